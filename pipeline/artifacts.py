@@ -1,0 +1,287 @@
+"""What stages hand to each other: frozen facts and paths, never live tensors or sessions."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Self
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class Dialect(StrEnum):
+    """How a Q/DQ graph is written; one file cannot serve both runtimes."""
+
+    FLOAT = "float"
+    ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+
+
+class Place(StrEnum):
+    """Where an artifact's accuracy was measured."""
+
+    HOST = "host"
+    IMAGE = "image"
+    EMULATED = "emulated"
+    SIMULATED = "simulated"
+    DEVICE = "device"
+
+
+class Verdict(StrEnum):
+    PASS = "pass"
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything needed to rebuild the network from plain weights, pruned or not."""
+
+    family: Literal["torchvision", "cifar", "custom"]
+    name: str
+    """As published, e.g. `resnet20` or `resnet50`; for a model of the user's own, its factory."""
+    block: Literal["basic", "bottleneck", "custom"]
+    depths: tuple[int, ...]
+    """Residual blocks per stage."""
+    stem: Literal["imagenet", "cifar", "custom"]
+    """`imagenet`: 7x7 stride 2 and max-pooling; `cifar`: 3x3 stride 1."""
+    shortcut: Literal["A", "B", "custom"]
+    """Option A (subsample, pad channels with zeros; He et al. 2015, section 4.2) or B (1x1 convolution)."""
+    groups: int = 1
+    input_shape: tuple[int, int, int]
+    """Channels, height, width of one preprocessed image."""
+    classes: tuple[str, ...]
+    """Class names in the order of the network's outputs."""
+    widths: dict[str, int] = field(default_factory=dict)
+    """Output channels of every convolution by module name; pruning changes them, nothing else does."""
+    factory: str | None = None
+    """`package.module:function` where the network is the user's own."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        raw = json.loads(text)
+        for name in ("depths", "input_shape", "classes"):
+            raw[name] = tuple(raw[name])
+        return cls(**raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A folder with `weights.safetensors`, `architecture.json` and, once quantized, `quantization.json`."""
+
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def architecture(self) -> Architecture:
+        return Architecture.from_json((self.folder / "architecture.json").read_text())
+
+    @property
+    def is_quantized(self) -> bool:
+        return (self.folder / "quantization.json").exists()
+
+    @property
+    def quantization(self) -> "Quantization":
+        return Quantization.from_json((self.folder / "quantization.json").read_text())
+
+    @property
+    def cost(self) -> "Cost":
+        return Cost(**json.loads((self.folder / "cost.json").read_text()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a network costs for one image: trained parameters, multiply-accumulates, bytes of fp32 weights.
+
+    The constant 1x1 convolution that stands for an option-A shortcut holds no trained parameters and is not
+    counted in `parameters`; its multiply-accumulates are not counted either, as the network has none there.
+    """
+
+    parameters: int
+    macs: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationRange:
+    """One tensor's symmetric clipping range; the integer grid is chosen by the dialect that is written."""
+
+    amax: float
+    signed: bool
+    """False where the tensor holds no negative value."""
+    post_relu: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Quantization parameters as data, independent of any file format.
+
+    Keys of `activations` are quantization points (see `pipeline.quantize`), keys of `weights` are module names
+    of Conv2d and Linear; a weight has one scale per output channel. Biases stay float: their int32 grid follows
+    from the input's scale when a dialect is written.
+    """
+
+    weight_bits: Literal[7, 8]
+    """8: weights in -127..127. 7: weights in -63..63: no saturation of 16-bit sums on CPUs without VNNI."""
+    activations: dict[str, ActivationRange]
+    weights: dict[str, tuple[float, ...]]
+    float_layers: tuple[str, ...] = ()
+    """Conv2d and Linear modules the recipe keeps in float."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        raw = json.loads(text)
+        return cls(
+            weight_bits=raw["weight_bits"],
+            activations={name: ActivationRange(**value) for name, value in raw["activations"].items()},
+            weights={name: tuple(scales) for name, scales in raw["weights"].items()},
+            float_layers=tuple(raw["float_layers"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """An ONNX file against the PyTorch model it was written from, on the same real images."""
+
+    images: int
+    max_abs_difference: float
+    mean_abs_difference: float
+    logit_range: float
+    """Largest minus smallest logit of the PyTorch model: the scale to read the differences on."""
+    argmax_agreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxModel:
+    """One ONNX file, written in one dialect and checked against PyTorch."""
+
+    path: Path
+    dialect: Dialect
+    precision: Precision
+    parity: Parity
+    quantized_layers: tuple[str, ...]
+    """Conv and Gemm nodes that the plan has in int8, by node name."""
+    float_layers: tuple[str, ...]
+    """Conv and Gemm nodes that the plan keeps in float, by node name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds for one inference, batch 1; ratios are taken on CPU time (wall time suffers from neighbours)."""
+
+    cpu_ms: float
+    wall_ms: float
+    wall_p90_ms: float
+    threads: int
+    runs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Conv and Gemm nodes of the runtime's own optimized graph, by what they really run in."""
+
+    int8_nodes: int
+    float_nodes: int
+    kept_float: tuple[str, ...] = ()
+    """Nodes in float because the plan says so."""
+    operators: dict[str, int] = field(default_factory=dict)
+    """Operator types of the optimized graph and how often each occurs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One precision of the compressed network, compiled and measured on the selection split."""
+
+    precision: Precision
+    folder: Path
+    """A complete artifact folder: the model file, `manifest.json`, `golden.npz`."""
+    latency: Latency
+    audit: Audit
+    selection_top1: float
+    selection_drop_points: float
+    """Top-1 of the float baseline minus this candidate's, in points, on the selection split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compilation:
+    """All candidates of one target, and the unpruned fp32 model timed in the same run."""
+
+    candidates: tuple[Candidate, ...]
+    float_latency: Latency
+    selection_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What would ship: the chosen candidate, and why it was chosen."""
+
+    folder: Path
+    target: str
+    precision: Precision
+    reason: str
+    candidate: Candidate
+    float_latency: Latency
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyReport:
+    """The artifact against the float baseline on the same images (see `pipeline.validate`)."""
+
+    target: str
+    place: Place
+    verdict: Verdict
+    images: int
+    float_top1: float
+    artifact_top1: float
+    float_top5: float | None
+    artifact_top5: float | None
+    lost: int
+    """Images the float model has right and the artifact wrong."""
+    won: int
+    """Images the artifact has right and the float model wrong."""
+    drop_points: float
+    """Loss of top-1 in points; a loss is positive."""
+    drop_interval_points: tuple[float, float]
+    """Two-sided 95 % interval of the drop."""
+    drop_bounds_points: tuple[float, float]
+    """One-sided 95 % bounds; the verdict compares them with the margin."""
+    max_drop_points: float
+    flip_rate: float
+    """Share of images whose predicted class changed."""
+    worst_class: str
+    worst_class_drop_points: float
+    gate_looks: int
+    """How many different artifacts of this model this gate set has judged, this one included."""
+    advice: str
+    """For `undecided`: how many images would decide, or that more cannot be expected to."""
+    shard_sha256: str
+    artifact_sha256: str
+    instruction_set: str
+    runtime: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A container image that answered like the artifact it holds."""
+
+    tag: str
+    id: str
+    bytes: int
+    platform: str

@@ -1,0 +1,176 @@
+"""`deploy.toml` and flags become one checked `Recipe`; nothing is corrected silently."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.artifacts import Place
+from pipeline.errors import RecipeError
+
+Share = Annotated[float, Field(gt=0, le=1)]
+NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PreprocessingRecipe(Section):
+    """How an image file becomes the network's input. What is left out follows from the model's family."""
+
+    resize: Annotated[int, Field(gt=0, description="shorter side in pixels before the crop")] | None = None
+    crop: (
+        Annotated[int, Field(gt=0, description="side of the centre crop in pixels: the network's input")]
+        | None
+    ) = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    color: Literal["rgb", "bgr"] | None = None
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+
+
+class PruneRecipe(Section):
+    """Structural channel pruning; at most one of `macs` and `params`."""
+
+    macs: Share = Field(default=1.0, description="share of multiply-accumulates to keep; 1.0 prunes nothing")
+    params: Share = Field(default=1.0, description="share of parameters to keep; 1.0 prunes nothing")
+    epochs: Annotated[int, Field(ge=0)] = Field(
+        default=10, description="recovery by distillation after pruning"
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.macs < 1 and self.params < 1:
+            raise ValueError(f"macs = {self.macs} and params = {self.params}: give one of them")
+        return self
+
+
+class QuantizeRecipe(Section):
+    qat_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="epochs of quantization-aware training; 0 = post-training quantization alone"
+    )
+    weight_bits: Literal["auto", 7, 8] = Field(
+        default="auto",
+        description="auto: 8 where the CPU has VNNI or dot products, else 7 (8 bits could saturate)",
+    )
+    keep_float: tuple[str, ...] = Field(
+        default=(), description="Conv2d and Linear modules to leave in float, by name"
+    )
+
+
+class ValidateRecipe(Section):
+    max_drop: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=1.0, description="points of top-1 the artifact may lose against the float baseline"
+    )
+    undecided: Literal["stop", "package"] = Field(
+        default="stop", description="what to do where the images are too few to tell"
+    )
+    required_place: Place | None = Field(
+        default=None, description="where the proof must come from to release"
+    )
+
+
+class PackageRecipe(Section):
+    image: bool = Field(default=True, description="build a container image")
+    base_image: str | None = Field(default=None, description="base image with Python 3 and venv in it")
+
+
+class Recipe(Section):
+    """Everything a build depends on."""
+
+    name: Annotated[str, Field(pattern=NAME, max_length=128)] = Field(
+        default="model", description="the model's name"
+    )
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}$")] = Field(
+        default="0.1.0", description="the image's version; its tag is name:version-target"
+    )
+    checkpoint: str | None = Field(default=None, description="trained weights: .pth .pt .th .safetensors")
+    model: str | None = Field(
+        default=None, pattern=r"^[\w.]+:\w+$", description="package.module:factory of your own nn.Module"
+    )
+    data: str = Field(
+        default="digits", description="folder or zip with train/<class> and val/<class>; cifar10:PATH; digits"
+    )
+    classes: tuple[str, ...] = Field(
+        default=(), description="class names in training order; default: alphabetical"
+    )
+    targets: tuple[str, ...] = Field(
+        default=("cpu",), min_length=1, description="names or paths of target files"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1, description="threads the artifact runs on, in the figures and on the device"
+    )
+    preprocessing: PreprocessingRecipe = PreprocessingRecipe()
+    prune: PruneRecipe = PruneRecipe()
+    quantize: QuantizeRecipe = QuantizeRecipe()
+    validate_: ValidateRecipe = Field(default=ValidateRecipe(), alias="validate")
+    package: PackageRecipe = PackageRecipe()
+
+
+def read_recipe(path: Path | None, flags: dict[str, Any]) -> Recipe:
+    """A recipe from `deploy.toml` (where given) overridden by `flags`, whose keys are dotted: `prune.macs`.
+
+    Relative paths in the file are taken from the file's folder. Raises `RecipeError` with every mistake found.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        raw = _parse(path)
+        for key in ("checkpoint", "data"):
+            if isinstance(raw.get(key), str):
+                raw[key] = _relative_to(path.parent, raw[key])
+    for dotted, value in flags.items():
+        if value is None:
+            continue
+        *sections, key = dotted.split(".")
+        place = raw
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        where = str(path) if path is not None else "the options"
+        raise RecipeError(_explain(where, error)) from None
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            f"the recipe {path} cannot be read: {error.strerror}. `deploy init` writes one."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe {path} is not valid TOML: {error}.") from None
+
+
+def _relative_to(folder: Path, value: str) -> str:
+    scheme, colon, rest = value.rpartition(":")
+    if value == "digits":
+        return value
+    return f"{scheme}{colon}{folder / rest}"
+
+
+def _explain(where: str, error: ValidationError) -> str:
+    lines = [f"{where}: {error.error_count()} mistake{'s' if error.error_count() > 1 else ''}:"]
+    for detail in error.errors():
+        place = ".".join(str(part) for part in detail["loc"]) or "recipe"
+        if detail["type"] == "extra_forbidden":
+            lines.append(f"  {place}: unknown key.{_did_you_mean(detail['loc'])}")
+        else:
+            lines.append(f"  {place} = {detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}.")
+    return "\n".join(lines)
+
+
+def _did_you_mean(location: tuple[int | str, ...]) -> str:
+    section: Any = Recipe
+    for part in location[:-1]:
+        names = {field.alias or name: field for name, field in section.model_fields.items()}
+        section = names[str(part)].annotation
+    known = [field.alias or name for name, field in section.model_fields.items()]
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f" Did you mean {close[0]}?" if close else f" Known: {', '.join(known)}."

@@ -1,0 +1,193 @@
+"""A content-addressed workspace: done work is never redone, a half-written folder is never taken for finished.
+
+Layout: `<root>/<stage>/<key>/` with the stage's files and `manifest.json`. A key is the hash of the stage's inputs
+(contents, never paths or times), its options and the source of the code that makes it. A folder appears by one
+rename after everything in it has reached the disk; work in progress lives in `<root>/tmp`.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.errors import WorkspaceError
+from pipeline.hashing import Json, sha256_of_file, sha256_of_folder, sha256_of_json
+from pipeline.sources import sources_digest
+
+SCHEMA = 1
+RECORD = "stage.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageKey:
+    """The identity of one piece of work."""
+
+    stage: str
+    inputs: Mapping[str, str]
+    options: Mapping[str, Json]
+    code: str
+
+    @property
+    def key(self) -> str:
+        return sha256_of_json(
+            {
+                "stage": self.stage,
+                "inputs": dict(self.inputs),
+                "options": dict(self.options),
+                "code": self.code,
+            }
+        )[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A finished stage."""
+
+    path: Path
+    digest: str
+    """Hash of its files, without the record: equal work gives equal digests."""
+    seconds: float
+    """How long the work took when it was done."""
+    was_cached: bool
+
+
+class Workspace:
+    """One `.deploy` folder; `locked()` must be held while stages are obtained."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def key(
+        self, stage: str, *, module: str, inputs: Mapping[str, str], options: Mapping[str, Json]
+    ) -> StageKey:
+        """The key of a stage whose code is `module` (a dotted name) and everything of ours that it imports."""
+        return StageKey(stage=stage, inputs=inputs, options=options, code=sources_digest(module))
+
+    def path(self, key: StageKey) -> Path:
+        return self.root / key.stage / key.key
+
+    def find(self, key: StageKey) -> Folder | None:
+        """The finished folder of this key, or None."""
+        path = self.path(key)
+        record = path / RECORD
+        if not record.is_file():
+            return None
+        try:
+            raw = json.loads(record.read_text())
+            return Folder(path=path, digest=raw["digest"], seconds=raw["seconds"], was_cached=True)
+        except (ValueError, KeyError) as error:
+            raise WorkspaceError(f"{record} is damaged ({error}). Remove {path} and run again.") from None
+
+    def obtain(self, key: StageKey, produce: Callable[[Path], None]) -> Folder:
+        """The stage's folder: found where it was done before, else produced and moved into place at once."""
+        found = self.find(key)
+        if found is not None:
+            return found
+        started = time.monotonic()
+        with _disk_errors(self.root):
+            working = self._working_folder(key)
+            try:
+                produce(working)
+                self._finish(key, working, time.monotonic() - started)
+            finally:
+                shutil.rmtree(working, ignore_errors=True)
+        done = self.find(key)
+        assert done is not None
+        return Folder(path=done.path, digest=done.digest, seconds=done.seconds, was_cached=False)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the workspace for one process; left-overs of killed ones are removed."""
+        with _disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / ".gitignore").write_text("*\n")
+            lock = (self.root / "lock").open("a+")
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise WorkspaceError(
+                    f"the workspace {self.root} is in use by process {owner}. "
+                    "Wait for it, or give another one with --workspace."
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            shutil.rmtree(self.root / "tmp", ignore_errors=True)
+            yield
+        finally:
+            lock.close()
+
+    def _working_folder(self, key: StageKey) -> Path:
+        (self.root / "tmp").mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{key.stage}-", dir=self.root / "tmp"))
+
+    def _finish(self, key: StageKey, working: Path, seconds: float) -> None:
+        record: Json = {
+            "schema": SCHEMA,
+            "stage": key.stage,
+            "inputs": dict(key.inputs),
+            "options": dict(key.options),
+            "code": key.code,
+            "tool": __version__,
+            "seconds": round(seconds, 3),
+            "digest": sha256_of_folder(working),
+        }
+        (working / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True))
+        for path in working.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        destination = self.path(key)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        working.rename(destination)
+        _sync(destination.parent)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` so that a reader sees the old or the new content, never a part."""
+    with _disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(text)
+        _sync(temporary)
+        temporary.rename(path)
+
+
+def digest_of(path: Path) -> str:
+    """Content hash of an input given by the user: a file or a folder."""
+    return sha256_of_file(path) if path.is_file() else sha256_of_folder(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise WorkspaceError(
+                f"the disk of {root} is full ({error.strerror}). Free some space (`deploy clean` removes old work) "
+                "and run again: finished stages are kept."
+            ) from None
+        if error.errno in (errno.EROFS, errno.EACCES) and str(error.filename or "").startswith(str(root)):
+            raise WorkspaceError(
+                f"{error.filename} cannot be written: {error.strerror}. Use --workspace."
+            ) from None
+        raise
