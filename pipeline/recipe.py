@@ -22,10 +22,9 @@ class PreprocessingRecipe(Section):
     """How an image file becomes the network's input. What is left out follows from the model's family."""
 
     resize: Annotated[int, Field(gt=0, description="shorter side in pixels before the crop")] | None = None
-    crop: (
-        Annotated[int, Field(gt=0, description="side of the centre crop in pixels: the network's input")]
-        | None
-    ) = None
+    crop: Annotated[int, Field(gt=0, description="side of the centre crop in pixels: the network's input")] | None = (
+        None
+    )
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     color: Literal["rgb", "bgr"] | None = None
@@ -37,9 +36,7 @@ class PruneRecipe(Section):
 
     macs: Share = Field(default=1.0, description="share of multiply-accumulates to keep; 1.0 prunes nothing")
     params: Share = Field(default=1.0, description="share of parameters to keep; 1.0 prunes nothing")
-    epochs: Annotated[int, Field(ge=0)] = Field(
-        default=10, description="recovery by distillation after pruning"
-    )
+    epochs: Annotated[int, Field(ge=0)] = Field(default=10, description="recovery by distillation after pruning")
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -56,9 +53,7 @@ class QuantizeRecipe(Section):
         default="auto",
         description="auto: 8 where the CPU has VNNI or dot products, else 7 (8 bits could saturate)",
     )
-    keep_float: tuple[str, ...] = Field(
-        default=(), description="Conv2d and Linear modules to leave in float, by name"
-    )
+    keep_float: tuple[str, ...] = Field(default=(), description="Conv2d and Linear modules to leave in float, by name")
 
 
 class ValidateRecipe(Section):
@@ -68,9 +63,7 @@ class ValidateRecipe(Section):
     undecided: Literal["stop", "package"] = Field(
         default="stop", description="what to do where the images are too few to tell"
     )
-    required_place: Place | None = Field(
-        default=None, description="where the proof must come from to release"
-    )
+    required_place: Place | None = Field(default=None, description="where the proof must come from to release")
 
 
 class PackageRecipe(Section):
@@ -81,9 +74,7 @@ class PackageRecipe(Section):
 class Recipe(Section):
     """Everything a build depends on."""
 
-    name: Annotated[str, Field(pattern=NAME, max_length=128)] = Field(
-        default="model", description="the model's name"
-    )
+    name: Annotated[str, Field(pattern=NAME, max_length=128)] = Field(default="model", description="the model's name")
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}$")] = Field(
         default="0.1.0", description="the image's version; its tag is name:version-target"
     )
@@ -94,12 +85,8 @@ class Recipe(Section):
     data: str = Field(
         default="digits", description="folder or zip with train/<class> and val/<class>; cifar10:PATH; digits"
     )
-    classes: tuple[str, ...] = Field(
-        default=(), description="class names in training order; default: alphabetical"
-    )
-    targets: tuple[str, ...] = Field(
-        default=("cpu",), min_length=1, description="names or paths of target files"
-    )
+    classes: tuple[str, ...] = Field(default=(), description="class names in training order; default: alphabetical")
+    targets: tuple[str, ...] = Field(default=("cpu",), min_length=1, description="names or paths of target files")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="threads the artifact runs on, in the figures and on the device"
@@ -141,9 +128,7 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(
-            f"the recipe {path} cannot be read: {error.strerror}. `deploy init` writes one."
-        ) from None
+        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}. `deploy init` writes one.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"the recipe {path} is not valid TOML: {error}.") from None
 

@@ -65,9 +65,7 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def key(
-        self, stage: str, *, module: str, inputs: Mapping[str, str], options: Mapping[str, Json]
-    ) -> StageKey:
+    def key(self, stage: str, *, module: str, inputs: Mapping[str, str], options: Mapping[str, Json]) -> StageKey:
         """The key of a stage whose code is `module` (a dotted name) and everything of ours that it imports."""
         return StageKey(stage=stage, inputs=inputs, options=options, code=sources_digest(module))
 
@@ -187,7 +185,5 @@ def _disk_errors(root: Path) -> Iterator[None]:
                 "and run again: finished stages are kept."
             ) from None
         if error.errno in (errno.EROFS, errno.EACCES) and str(error.filename or "").startswith(str(root)):
-            raise WorkspaceError(
-                f"{error.filename} cannot be written: {error.strerror}. Use --workspace."
-            ) from None
+            raise WorkspaceError(f"{error.filename} cannot be written: {error.strerror}. Use --workspace.") from None
         raise

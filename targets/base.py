@@ -70,18 +70,14 @@ def find_target(name: str) -> Target:
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
-            raise TargetError(
-                f"the target file {name} does not exist. Give a path to a TOML file, or a name."
-            )
+            raise TargetError(f"the target file {name} does not exist. Give a path to a TOML file, or a name.")
         return read_target(path)
     known = {target.name: target for target in catalogue()}
     if name in known:
         return known[name]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    raise TargetError(
-        f"there is no target {name!r}.{hint} Known: {', '.join(known)}; or the path of a TOML file."
-    )
+    raise TargetError(f"there is no target {name!r}.{hint} Known: {', '.join(known)}; or the path of a TOML file.")
 
 
 def read_target(path: Path) -> Target:
