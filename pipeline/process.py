@@ -21,7 +21,7 @@ class Run(Protocol):
 
 def run(command: Sequence[str], *, progress: Progress, environment: Mapping[str, str] | None = None) -> str:
     """Run `command`, return what it wrote to stdout; raise `ToolError` with the tail of its output if it fails."""
-    progress.line("+ " + shlex.join(command))
+    progress.detail("+ " + shlex.join(command))
     try:
         done = subprocess.run(
             list(command),

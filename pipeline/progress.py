@@ -14,6 +14,9 @@ class Progress(Protocol):
     def line(self, text: str) -> None:
         """One line for the user, printed once."""
 
+    def detail(self, text: str) -> None:
+        """One line for those who asked for details (`-v`), such as a command about to run."""
+
     def task(self, name: str, total: int) -> AbstractContextManager[Advance]:
         """A counted piece of work of `total` steps, shown with its remaining time."""
 
@@ -22,6 +25,9 @@ class Silent:
     """Says nothing: for tests and for callers that use the stages as a library."""
 
     def line(self, text: str) -> None:
+        del text
+
+    def detail(self, text: str) -> None:
         del text
 
     @contextmanager

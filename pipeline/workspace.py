@@ -24,6 +24,8 @@ from pipeline.sources import sources_digest
 
 SCHEMA = 1
 RECORD = "stage.json"
+# What differs between two runs of the same work: kept, but no part of a stage's digest.
+TIMINGS = "timings.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Folder:
 
     path: Path
     digest: str
-    """Hash of its files, without the record: equal work gives equal digests."""
+    """Hash of its files without record and timings: equal work gives equal digests."""
     seconds: float
     """How long the work took when it was done."""
     was_cached: bool
@@ -139,7 +141,7 @@ class Workspace:
             "code": key.code,
             "tool": __version__,
             "seconds": round(seconds, 3),
-            "digest": sha256_of_folder(working),
+            "digest": sha256_of_folder(working, leave_out=(TIMINGS,)),
         }
         (working / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True))
         for path in working.rglob("*"):

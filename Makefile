@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine with Python 3: `make demo` and `make test`.
+#
+#   make demo        set up, then the main job on embedded data, up to a running, answering container
+#   make test        set up, then lint, types and the tests (at most 20 minutes on 2 cores)
+#   make test-all    the long ones too: many kills, every reference network
+#   make lint        ruff, mypy, codespell
+#   make clean       remove what the above made
+#
+# Variables: PYTHON (an interpreter), VENV (default .venv), ENGINE=skip (never set up a Docker engine),
+# TORCH_INDEX (PyTorch's CPU wheels, e.g. https://download.pytorch.org/whl/cpu; the plain index may give CUDA builds).
+SHELL := /bin/bash
+VENV ?= .venv
+TORCH_INDEX ?=
+ENGINE ?=
+BIN := $(VENV)/bin
+export TORCH_INDEX PYTHON ENGINE
+
+.PHONY: demo test test-all lint setup setup-dev clean
+
+demo: setup
+	@scripts/demo.sh $(VENV)
+
+test: setup-dev lint
+	@scripts/engine.sh
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: setup-dev lint
+	@scripts/engine.sh
+	$(BIN)/python -m pytest
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+setup:
+	@scripts/setup.sh $(VENV)
+
+setup-dev:
+	@scripts/setup.sh $(VENV) dev
+
+clean:
+	rm -rf $(VENV) .deploy build dist .mypy_cache .ruff_cache .pytest_cache
