@@ -1,0 +1,282 @@
+"""The command line: names, options and help; the work is in `pipeline.commands`, imported when it is asked for."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import __version__
+from pipeline import options as o
+from pipeline.errors import EXIT_CODES, DeployError
+from pipeline.interrupt import Interrupted, raise_on_signals
+
+EPILOG = "Exit codes:  0 done · 1 a bug of ours · 2 wrong command line · " + " · ".join(
+    f"{error.exit_code} {error.meaning}" for error in EXIT_CODES
+)
+BUILDING, LOOKING, SETTING_UP = "Build", "Use and look", "Set up"
+
+app = typer.Typer(
+    name="deploy",
+    help="A trained ResNet goes in, a container image whose accuracy and speed are proven comes out, or nothing does.",
+    epilog=EPILOG + " · 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main() -> None:
+    """Run the command line; the only place that catches and prints our errors."""
+    raise_on_signals()
+    try:
+        app()
+    except DeployError as error:
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Interrupted as stop:
+        _say(f"stopped by {stop}. Finished stages are kept: the same command goes on from there.")
+        sys.exit(stop.exit_code)
+    except BrokenPipeError:
+        # The reader of our output went away (`deploy … | head`); what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the place that prints errors
+
+
+def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
+    """A command that takes every option of the recipe; `act` gets what was asked for."""
+
+    def command(
+        recipe: o.RecipeFile = None,
+        target: o.Targets = None,
+        checkpoint: o.CheckpointFile = None,
+        model: o.ModelFactory = None,
+        data: o.Data = None,
+        seed: o.Seed = None,
+        macs: o.Macs = None,
+        params: o.Params = None,
+        epochs: o.Epochs = None,
+        qat_epochs: o.QatEpochs = None,
+        weight_bits: o.WeightBits = None,
+        max_drop: o.MaxDrop = None,
+        undecided: o.Undecided = None,
+        threads: o.Threads = None,
+        name: o.Name = None,
+        image_version: o.Version = None,
+        base_image: o.BaseImage = None,
+        image: o.WithImage = None,
+        workspace: o.WorkspaceFolder = None,
+        as_json: o.AsJson = False,
+        verbose: o.Verbose = False,
+    ) -> None:
+        flags: dict[str, object] = {
+            "targets": target,
+            "checkpoint": checkpoint,
+            "model": model,
+            "data": data,
+            "seed": seed,
+            "prune.macs": macs,
+            "prune.params": params,
+            "prune.epochs": epochs,
+            "quantize.qat_epochs": qat_epochs,
+            "quantize.weight_bits": int(weight_bits) if weight_bits in ("7", "8") else weight_bits,
+            "validate.max_drop": max_drop,
+            "validate.undecided": undecided,
+            "threads": threads,
+            "name": name,
+            "version": image_version,
+            "package.base_image": base_image,
+            "package.image": image,
+        }
+        act(o.Request(recipe_file=recipe, flags=flags, workspace=workspace, as_json=as_json, is_verbose=verbose))
+
+    return command
+
+
+def _build_until(last_stage: str | None) -> Callable[[o.Request], None]:
+    def act(request: o.Request) -> None:
+        from pipeline.commands.build import run
+
+        run(request, until=last_stage)
+
+    return act
+
+
+def _plan(request: o.Request) -> None:
+    from pipeline.commands.plan import run
+
+    run(request)
+
+
+app.command("build", help="Take the checkpoint through all stages to a proven image.", rich_help_panel=BUILDING)(
+    _with_recipe(_build_until(None))
+)
+for _stage, _help in {
+    "load": "Load the checkpoint and measure its float accuracy, then stop.",
+    "prune": "Build up to the pruned and recovered network.",
+    "quantize": "Build up to the quantized network.",
+    "export": "Build up to the ONNX files, checked against PyTorch.",
+    "compile": "Build up to the compiled, timed and audited candidates.",
+    "package": "Build all of it: packaging is the last stage.",
+}.items():
+    app.command(_stage, help=_help, rich_help_panel=BUILDING)(_with_recipe(_build_until(_stage)))
+app.command(
+    "plan", help="Say what a build would do, what is done already, how long and how much.", rich_help_panel=BUILDING
+)(_with_recipe(_plan))
+
+
+@app.command(rich_help_panel=BUILDING)
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path("edge-deploy-demo"),
+    base_image: o.BaseImage = None,
+    image: o.WithImage = True,
+    verbose: o.Verbose = False,
+) -> None:
+    """Train a small ResNet on embedded digits, build its image, start it and ask it a question."""
+    from pipeline.commands.demo import run
+
+    run(folder=folder, base_image=base_image, with_image=bool(image), is_verbose=verbose)
+
+
+@app.command(rich_help_panel=BUILDING)
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write (.safetensors).")],
+    data: Annotated[str, typer.Option(help="Folder or zip, cifar10:PATH, digits.")] = "digits",
+    network: Annotated[
+        str, typer.Option(help="resnet8 … resnet110 (32 px), resnet18 … resnet152 (224 px).")
+    ] = "resnet8",
+    checkpoint: Annotated[Path | None, typer.Option(help="Fine-tune this one instead of starting anew.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
+    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    verbose: o.Verbose = False,
+) -> None:
+    """Train a float ResNet from scratch, or fine-tune one."""
+    from pipeline.commands.train import run
+
+    run(
+        output=output,
+        data=data,
+        network=network,
+        checkpoint=checkpoint,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        is_verbose=verbose,
+    )
+
+
+@app.command(rich_help_panel=LOOKING)
+def validate(
+    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|IMAGE", help="An artifact folder or an image's tag.")],
+    data: Annotated[str | None, typer.Option(help="Other images than the gate's: accuracy, but no verdict.")] = None,
+    max_drop: Annotated[float, typer.Option(min=0, max=100, help="Points of top-1 it may lose.")] = 1.0,
+    as_json: o.AsJson = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Measure an artifact or an image against the float baseline again."""
+    from pipeline.commands.validate import run
+
+    run(subject, data=data, max_drop=max_drop, as_json=as_json, is_verbose=verbose)
+
+
+@app.command(rich_help_panel=LOOKING)
+def predict(
+    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|IMAGE", help="An artifact folder or an image's tag.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 1,
+    as_json: o.AsJson = False,
+) -> None:
+    """Classify photos: class and score."""
+    from pipeline.commands.predict import run
+
+    run(subject, photos, top=top, as_json=as_json)
+
+
+@app.command(rich_help_panel=LOOKING)
+def bench(
+    models: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifact folders or ONNX files.")],
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    as_json: o.AsJson = False,
+) -> None:
+    """Time artifacts against each other, interleaved in one run, by CPU time."""
+    from pipeline.commands.bench import run
+
+    run(models, threads=threads, as_json=as_json)
+
+
+@app.command(rich_help_panel=LOOKING)
+def status(workspace: o.WorkspaceFolder = None) -> None:
+    """Show what the workspace holds."""
+    from pipeline.commands.status import run
+
+    run(workspace or Path(".deploy"))
+
+
+@app.command(rich_help_panel=SETTING_UP)
+def clean(
+    workspace: o.WorkspaceFolder = None,
+    everything: Annotated[bool, typer.Option("--all", help="Artifacts and reports too.")] = False,
+) -> None:
+    """Remove the stages' work; published artifacts and reports stay unless --all."""
+    from pipeline.commands.clean import run
+
+    run(workspace or Path(".deploy"), everything=everything)
+
+
+@app.command(rich_help_panel=SETTING_UP)
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("deploy.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
+) -> None:
+    """Write a commented deploy.toml."""
+    from pipeline.commands.init import run
+
+    run(path, force=force)
+
+
+@app.command(rich_help_panel=SETTING_UP)
+def schema(
+    of: Annotated[
+        str, typer.Argument(metavar="[recipe|build]", help="The recipe, or the document of --json.")
+    ] = "recipe",
+) -> None:
+    """Print a JSON Schema."""
+    from pipeline.commands.schema import run
+
+    run(of)
+
+
+@app.command(rich_help_panel=SETTING_UP)
+def targets(
+    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """List the targets, or explain one."""
+    from pipeline.commands.targets import run
+
+    run(name, as_json=as_json)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    del version
