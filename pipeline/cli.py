@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the place that prints errors
+    print(text, file=sys.stderr, flush=True)
 
 
 def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:

@@ -64,7 +64,7 @@ class Plain:
         self._is_verbose = is_verbose
 
     def line(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the place that prints
+        print(text, file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         if self._is_verbose:

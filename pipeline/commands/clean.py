@@ -1,0 +1,28 @@
+"""`deploy clean`: give the disk back."""
+
+import shutil
+from pathlib import Path
+
+from pipeline.commands.status import size_text
+from pipeline.errors import WorkspaceError
+from pipeline.workspace import RECORD, Workspace
+
+ARTIFACTS = "artifacts"
+
+
+def run(root: Path, *, everything: bool) -> None:
+    """Remove the stages under `root`; published artifacts stay unless `everything`."""
+    if not root.is_dir():
+        print(f"{root} does not exist: nothing to clean.")
+        return
+    # Only a folder that our own lock marks as a workspace is ever deleted from.
+    if not (root / "lock").is_file():
+        raise WorkspaceError(f"{root} is no workspace of ours (it has no lock file): nothing was removed.")
+    freed = size_text(root)
+    with Workspace(root).locked():
+        for folder in root.iterdir():
+            is_stage = any(folder.glob(f"*/{RECORD}")) if folder.is_dir() else False
+            if is_stage or (everything and folder.name == ARTIFACTS):
+                shutil.rmtree(folder)
+    kept = " Published artifacts and reports were kept (--all removes them)." if not everything else ""
+    print(f"cleaned {root}: {freed} before, {size_text(root)} now.{kept}")

@@ -1,0 +1,31 @@
+"""`deploy status`: what the workspace holds."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+from pipeline.table import print_table
+from pipeline.workspace import RECORD
+
+
+def run(root: Path) -> None:
+    """List every finished stage of the workspace at `root`, oldest first, and the published artifacts."""
+    if not root.is_dir():
+        print(f"{root} does not exist: nothing has been built here yet.")
+        return
+    stages = sorted(root.glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    rows = []
+    for record in stages:
+        raw = json.loads(record.read_text())
+        done = datetime.fromtimestamp(record.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        rows.append((raw["stage"], record.parent.name, done, f"{raw['seconds']:.1f} s", size_text(record.parent)))
+    print_table(str(root), ("stage", "key", "done", "took", "size"), rows)
+    for report in sorted(root.glob("artifacts/*/report.json")):
+        raw = json.loads(report.read_text())
+        print(f"{report.parent}: {raw['verdict']}, drop {raw['drop_points']:+.2f} points on {raw['images']} images")
+
+
+def size_text(folder: Path) -> str:
+    """Size of all files under `folder`, for people."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,73 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.init import TEMPLATE
+from pipeline.errors import RecipeError
+from pipeline.recipe import Recipe, read_recipe
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "deploy.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, 'name = "from-file"\n[prune]\nmacs = 0.5\nepochs = 3\n')
+    recipe = read_recipe(path, {"prune.macs": 0.7, "name": None})
+    assert (recipe.name, recipe.prune.macs, recipe.prune.epochs) == ("from-file", 0.7, 3)
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, 'checkpoint = "a.pth"\ndata = "cifar10:batches"\n'), {})
+    assert recipe.checkpoint == str(tmp_path / "a.pth")
+    assert recipe.data == f"cifar10:{tmp_path / 'batches'}"
+
+
+def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
+    assert read_recipe(written(tmp_path, 'data = "digits"\n'), {}).data == "digits"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("nmae = 'x'", r"nmae: unknown key\. Did you mean name\?", id="top-level-typo"),
+        pytest.param("[prune]\nmac = 0.5", r"prune\.mac: unknown key\. Did you mean macs\?", id="section-typo"),
+        pytest.param(
+            "[validate]\nmax_dorp = 1", r"validate\.max_dorp: unknown key\. Did you mean max_drop\?", id="alias"
+        ),
+        pytest.param("[prune]\nmacs = 1.5", r"prune\.macs = 1\.5: .*less than or equal to 1", id="out-of-range"),
+        pytest.param("[prune]\nmacs = 0.5\nparams = 0.5", r"give one of them", id="two-budgets"),
+        pytest.param("targets = []", r"targets = \[\]", id="no-target"),
+        pytest.param("name = 'Upper Case'", r"name = 'Upper Case'", id="bad-name"),
+        pytest.param("name = ", r"not valid TOML", id="not-toml"),
+        pytest.param("[quantize]\nweight_bits = 4", r"quantize\.weight_bits = 4", id="weight-bits"),
+        pytest.param("seed = -1\nthreads = 0", r"2 mistakes", id="all-mistakes-at-once"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(written(tmp_path, text), {})
+
+
+def test_a_missing_recipe_names_the_command_that_writes_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="deploy init"):
+        read_recipe(tmp_path / "deploy.toml", {})
+
+
+def test_the_template_states_the_defaults() -> None:
+    assert Recipe.model_validate(tomllib.loads(TEMPLATE)) == Recipe()
+
+
+def test_the_template_names_every_key() -> None:
+    def keys(section: type, prefix: str = "") -> set[str]:
+        found = set()
+        for name, field in section.model_fields.items():  # type: ignore[attr-defined]
+            nested = field.annotation if hasattr(field.annotation, "model_fields") else None
+            found |= keys(nested) if nested is not None else {field.alias or name}
+        return found
+
+    for key in keys(Recipe):
+        assert f"{key} = " in TEMPLATE, key

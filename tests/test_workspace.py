@@ -1,0 +1,140 @@
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import WorkspaceError
+from pipeline.workspace import RECORD, StageKey, Workspace, write_atomically
+
+
+def stage(**options: int) -> StageKey:
+    return StageKey(stage="prune", inputs={"a": "1"}, options=dict(options), code="c")
+
+
+def write(folder: Path) -> None:
+    (folder / "result").write_text("42")
+
+
+def test_done_work_is_not_redone(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    first = workspace.obtain(stage(), write)
+    second = workspace.obtain(stage(), lambda folder: pytest.fail("worked again"))
+    assert not first.was_cached
+    assert second.was_cached
+    assert second.path == first.path
+    assert second.digest == first.digest
+
+
+def test_another_option_is_another_key(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert workspace.obtain(stage(seed=0), write).path != workspace.obtain(stage(seed=1), write).path
+
+
+def test_the_key_depends_on_every_part() -> None:
+    base = StageKey(stage="s", inputs={"a": "1"}, options={"o": 1}, code="c")
+    others = [
+        StageKey(stage="t", inputs={"a": "1"}, options={"o": 1}, code="c"),
+        StageKey(stage="s", inputs={"a": "2"}, options={"o": 1}, code="c"),
+        StageKey(stage="s", inputs={"a": "1"}, options={"o": 2}, code="c"),
+        StageKey(stage="s", inputs={"a": "1"}, options={"o": 1}, code="d"),
+    ]
+    assert len({base.key, *(other.key for other in others)}) == 5
+
+
+def test_timings_are_no_part_of_the_digest(tmp_path: Path) -> None:
+    def timed(folder: Path, ms: str) -> None:
+        write(folder)
+        (folder / "timings.json").write_text(ms)
+
+    one = Workspace(tmp_path / "1").obtain(stage(), lambda folder: timed(folder, "1.0"))
+    two = Workspace(tmp_path / "2").obtain(stage(), lambda folder: timed(folder, "2.0"))
+    assert one.digest == two.digest
+
+
+def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+
+    def fail(folder: Path) -> None:
+        write(folder)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        workspace.obtain(stage(), fail)
+    assert workspace.find(stage()) is None
+    assert not any((tmp_path / "tmp").iterdir())
+
+
+def test_a_folder_without_its_record_is_not_taken_for_finished(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    done = workspace.obtain(stage(), write)
+    (done.path / RECORD).unlink()
+    assert workspace.find(stage()) is None
+
+
+def test_a_damaged_record_says_what_to_do(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    done = workspace.obtain(stage(), write)
+    (done.path / RECORD).write_text('{"digest":')
+    with pytest.raises(WorkspaceError, match=r"damaged.*Remove"):
+        workspace.find(stage())
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(WorkspaceError, match=r"disk of .* is full.*deploy clean"):
+        Workspace(tmp_path).obtain(stage(), fill)
+
+
+def test_only_one_process_works_in_a_workspace(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with (
+        workspace.locked(),
+        pytest.raises(WorkspaceError, match=f"in use by process {os.getpid()}"),
+        workspace.locked(),
+    ):
+        pytest.fail("locked twice")
+    with workspace.locked():
+        pass
+
+
+def _work_slowly(root: Path) -> None:
+    workspace = Workspace(root)
+
+    def produce(folder: Path) -> None:
+        for index in range(1000):
+            (folder / str(index)).write_text("x" * 1000)
+            time.sleep(0.002)
+
+    with workspace.locked():
+        workspace.obtain(stage(), produce)
+
+
+def test_a_killed_process_leaves_no_finished_folder_and_no_lock(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_work_slowly, args=(tmp_path,))
+    process.start()
+    while not list((tmp_path / "tmp").glob("*/10")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    workspace = Workspace(tmp_path)
+    with workspace.locked():
+        assert workspace.find(stage()) is None
+        assert not (tmp_path / "tmp").exists()
+        assert not workspace.obtain(stage(), write).was_cached
+
+
+def test_an_atomic_write_replaces_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "report.json"
+    write_atomically(path, "a longer text")
+    write_atomically(path, json.dumps({"n": 1}))
+    assert json.loads(path.read_text()) == {"n": 1}
+    assert list(path.parent.iterdir()) == [path]
