@@ -1,0 +1,132 @@
+"""Open an artifact and run it: the same code on the device, in the image and on the building host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Mapping, Optional, Tuple, Type
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from targets.device.manifest import Manifest, Option
+
+PROVIDER = "CPUExecutionProvider"
+# Images of one run: bounds the memory of activations, far above where larger batches stop paying on a CPU.
+BATCH = 32
+LEVELS = {
+    "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+MODES = {"sequential": ort.ExecutionMode.ORT_SEQUENTIAL, "parallel": ort.ExecutionMode.ORT_PARALLEL}
+# ONNX Runtime's own errors share no base class below Exception.
+ORT_ERRORS = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class SessionError(RuntimeError):
+    """The runtime cannot open or run the model as its manifest asks."""
+
+
+class OnnxRuntimeSession:
+    """One model, opened; safe to call from several threads."""
+
+    def __init__(self, model: Path, options: Mapping[str, Option]) -> None:
+        try:
+            session = ort.InferenceSession(str(model), ort_options(options), providers=[PROVIDER])
+        except ORT_ERRORS as error:
+            raise SessionError(f"ONNX Runtime {ort.__version__} cannot open {model}: {error}") from None
+        session.disable_fallback()
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise SessionError(
+                f"{model} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected."
+            )
+        self._session: Optional[ort.InferenceSession] = session
+        self._input = inputs[0].name
+        self._output = outputs[0].name
+        self._shape = tuple(inputs[0].shape[1:])
+        self._classes = int(outputs[0].shape[-1])
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [N, C] of preprocessed images [N, 3, H, W]."""
+        if self._session is None:
+            raise SessionError("the session is closed.")
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self._shape:
+            wanted = ", ".join(str(size) for size in self._shape)
+            raise ValueError(f"the model takes float32 [N, {wanted}]; got {images.dtype} {list(images.shape)}.")
+        logits = np.empty((len(images), self._classes), np.float32)
+        for start in range(0, len(images), BATCH):
+            chunk = np.ascontiguousarray(images[start : start + BATCH])
+            try:
+                logits[start : start + BATCH] = self._session.run([self._output], {self._input: chunk})[0]
+            except ORT_ERRORS as error:
+                raise SessionError(f"ONNX Runtime {ort.__version__} failed at run time: {error}") from None
+        return logits
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self._session = None
+
+    def __enter__(self) -> OnnxRuntimeSession:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+
+def open_session(folder: Path, manifest: Manifest) -> OnnxRuntimeSession:
+    """Open the model of an artifact folder as its manifest says; nothing is replaced by something similar."""
+    if manifest.runtime != "onnxruntime":
+        raise SessionError(f"the artifact {folder} needs the runtime {manifest.runtime!r}; this is onnxruntime.")
+    if _release(ort.__version__) < _release(manifest.runtime_version):
+        raise SessionError(
+            f"ONNX Runtime {ort.__version__} is older than {manifest.runtime_version}, with which the artifact "
+            f"{folder} was proven. Install onnxruntime>={manifest.runtime_version}."
+        )
+    session = OnnxRuntimeSession(manifest.model_path(folder), manifest.session_options)
+    if session._shape != manifest.input_shape or session._classes != len(manifest.classes):
+        raise SessionError(
+            f"the model of {folder} takes {list(session._shape)} and knows {session._classes} classes; "
+            f"its manifest says {list(manifest.input_shape)} and {len(manifest.classes)}."
+        )
+    return session
+
+
+def ort_options(options: Mapping[str, Option]) -> ort.SessionOptions:
+    """ONNX Runtime's options from the manifest's; names with a dot are its configuration entries."""
+    made = ort.SessionOptions()
+    made.log_severity_level = 3
+    for name, value in options.items():
+        if "." in name:
+            made.add_session_config_entry(name, str(value))
+        elif name == "graph_optimization_level":
+            made.graph_optimization_level = LEVELS[str(value)]
+        elif name == "execution_mode":
+            made.execution_mode = MODES[str(value)]
+        elif name in ("intra_op_num_threads", "inter_op_num_threads"):
+            setattr(made, name, int(value))
+        elif name in ("enable_cpu_mem_arena", "enable_mem_pattern"):
+            setattr(made, name, bool(value))
+        else:
+            raise SessionError(f"the session option {name!r} = {value!r} is unknown to this version.")
+    return made
+
+
+def _release(version: str) -> Tuple[int, ...]:
+    """(1, 32) of 1.32.0: patch releases keep kernels and file format."""
+    return tuple(int(part) for part in version.split(".")[:2])
