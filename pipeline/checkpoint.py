@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from pipeline.resnet import build_resnet
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
 FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
-NUMPY_SCALAR: Callable[..., object] = np.float64(0).__reduce__()[0]
+NUMPY_SCALAR = cast(Callable[..., object], np.float64(0).__reduce__()[0])
 # Containers of plain values that training scripts save beside the weights (torchvision's and timm's `args`, numpy's
 # best accuracy); making one runs no code of the file's.
 HARMLESS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [

@@ -16,20 +16,13 @@ from torch import Tensor
 from pipeline.artifacts import Architecture
 from pipeline.errors import CheckpointError
 from pipeline.naming import CURE, State, some, torchvision_names
+from pipeline.published import INPUT_SIZE, published_name
 from pipeline.resnet import build_resnet, constant_shortcut
 
 BLOCK = re.compile(r"^layer(\d+)\.(\d+)\.")
 CONVOLUTION = re.compile(r"(?:^|\.)(?:conv\d|downsample\.0)\.weight$")
 STEMS: dict[tuple[int, ...], Literal["imagenet", "cifar"]] = {(7, 7): "imagenet", (3, 3): "cifar"}
-INPUT_SIZE = {"imagenet": (224, 224), "cifar": (32, 32)}
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
-PUBLISHED: dict[tuple[str, tuple[int, ...]], str] = {
-    ("basic", (2, 2, 2, 2)): "18",
-    ("basic", (3, 4, 6, 3)): "34",
-    ("bottleneck", (3, 4, 6, 3)): "50",
-    ("bottleneck", (3, 4, 23, 3)): "101",
-    ("bottleneck", (3, 8, 36, 3)): "152",
-}
 
 
 def recognize(
@@ -58,7 +51,7 @@ def recognize(
         architecture = _with_constant_shortcuts(architecture, named)
     _check_channels(architecture)
     check_shapes(_shapes(architecture), named)
-    return replace(architecture, name=_published_name(architecture)), named
+    return replace(architecture, name=published_name(architecture)), named
 
 
 def name_classes(classes: tuple[str, ...], outputs: int) -> tuple[str, ...]:
@@ -225,17 +218,6 @@ def _shapes(architecture: Architecture) -> dict[str, torch.Size]:
     with torch.device("meta"):
         network = build_resnet(architecture)
     return {name: value.shape for name, value in network.state_dict().items() if value.dim() > 0}
-
-
-def _published_name(architecture: Architecture) -> str:
-    depths = architecture.depths
-    per_block = 3 if architecture.block == "bottleneck" else 2
-    number = PUBLISHED.get((architecture.block, depths), str(2 + per_block * sum(depths)))
-    inner = architecture.widths["layer1.0.conv1"]
-    if architecture.groups > 1:
-        return f"resnext{number}_{architecture.groups}x{inner // architecture.groups}d"
-    is_wide = len(depths) == 4 and architecture.block == "bottleneck" and inner == 2 * architecture.widths["conv1"]
-    return f"wide_resnet{number}_2" if is_wide else f"resnet{number}"
 
 
 def _text(shape: tuple[int, ...]) -> str:
