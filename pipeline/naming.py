@@ -1,7 +1,7 @@
 """The many names that training code gives the same ResNet's tensors, brought to torchvision's."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 
 from torch import Tensor
 
@@ -47,6 +47,11 @@ def some(names: Iterable[str], limit: int = 4) -> str:
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
+
+
+def counted(things: Sized, one: str, many: str) -> str:
+    """How many there are, in words that agree: `1 tensor is`, `3 tensors are`."""
+    return f"{len(things)} {one if len(things) == 1 else many}"
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str:

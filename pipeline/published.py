@@ -30,11 +30,13 @@ def published(name: str, *, classes: tuple[str, ...], input_size: tuple[int, int
         block, depths = DEPTHS[match[2]]
         groups, base = int(match[3] or 1), int(match[4] or 64)
         inner = 128 if match[1] else groups * base
-        return residual(
+        architecture = residual(
             block=block, depths=depths, stage_widths=(64, 128, 256, 512), inner=inner, groups=groups, stem="imagenet",
-            shortcut="B", classes=classes, input_size=input_size, name=name,
+            shortcut="B", classes=classes, input_size=input_size,
         )  # fmt: skip
-    if match and name == f"resnet{match[2]}" and (int(match[2]) - 2) % 6 == 0 and int(match[2]) > 2:
+        if architecture.name == name:
+            return architecture
+    elif match and name == f"resnet{match[2]}" and (int(match[2]) - 2) % 6 == 0 and int(match[2]) > 2:
         depths = ((int(match[2]) - 2) // 6,) * 3
         return residual(depths=depths, stage_widths=(16, 32, 64), classes=classes, input_size=input_size)
     raise CheckpointError(
@@ -54,7 +56,6 @@ def residual(
     groups: int = 1,
     inner: int | None = None,
     input_size: tuple[int, int] | None = None,
-    name: str | None = None,
 ) -> Architecture:
     """Any unpruned ResNet. `inner`: width of the first stage's 3x3 convolutions in bottlenecks, doubled per stage."""
     widths = {"conv1": stage_widths[0]}
@@ -73,7 +74,7 @@ def residual(
             channels = out
     architecture = Architecture(
         family="torchvision" if stem == "imagenet" else "cifar",
-        name=name or "",
+        name="",
         block=block,
         depths=depths,
         stem=stem,
@@ -83,7 +84,7 @@ def residual(
         classes=classes,
         widths=widths,
     )
-    return architecture if name else replace(architecture, name=published_name(architecture))
+    return replace(architecture, name=published_name(architecture))
 
 
 def published_name(architecture: Architecture) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.artifacts import Architecture
 from pipeline.errors import CheckpointError
-from pipeline.naming import CURE, State, some, torchvision_names
+from pipeline.naming import CURE, State, counted, some, torchvision_names
 from pipeline.published import INPUT_SIZE, published_name
 from pipeline.resnet import build_resnet, constant_shortcut
 
@@ -74,9 +74,9 @@ def check_names(expected: frozenset[str], given: Mapping[str, Tensor]) -> None:
         return
     parts = []
     if missing:
-        parts.append(f"{len(missing)} tensors are missing ({some(missing)})")
+        parts.append(f"{counted(missing, 'tensor is', 'tensors are')} missing ({some(missing)})")
     if surplus:
-        parts.append(f"{len(surplus)} do not belong to it ({some(surplus)})")
+        parts.append(f"{counted(surplus, 'does', 'do')} not belong to it ({some(surplus)})")
     raise CheckpointError(
         f"the checkpoint does not fit the network: {', and '.join(parts)}. "
         f"Save the whole state dict of the network that was trained. {CURE}"
@@ -91,8 +91,8 @@ def check_shapes(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor]
         if name in given and given[name].shape != shape
     ]
     if wrong:
-        count = f"{len(wrong)} tensors of the checkpoint have" if len(wrong) > 1 else "a tensor of the checkpoint has"
-        raise CheckpointError(f"{count} a shape that does not fit: {some(wrong, 3)}. {CURE}")
+        tensors = counted(wrong, "tensor has", "tensors have")
+        raise CheckpointError(f"{tensors} a shape that does not fit: {some(wrong, 3)}. {CURE}")
 
 
 def checked_values(state: Mapping[str, Tensor]) -> State:
@@ -108,8 +108,8 @@ def checked_values(state: Mapping[str, Tensor]) -> State:
     broken = [name for name, value in floats.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise CheckpointError(
-            f"{len(broken)} tensors hold values that are not finite ({some(broken)}): the training diverged, or the "
-            "file is damaged. Give an earlier checkpoint."
+            f"{counted(broken, 'tensor holds', 'tensors hold')} values that are not finite ({some(broken)}): the "
+            "training diverged, or the file is damaged. Give an earlier checkpoint."
         )
     negative = [name for name, value in floats.items() if name.endswith("running_var") and bool((value < 0).any())]
     if negative:
@@ -128,7 +128,8 @@ def _structure(state: State) -> Architecture:
         raise CheckpointError(f"no ResNet in this file: stages layer1, layer2, … are needed, found: {found}. {CURE}")
     kernel = tuple(state["conv1.weight"].shape[2:])
     if kernel not in STEMS:
-        raise CheckpointError(f"the stem's kernel is {_text(kernel)}; known are 7x7 and 3x3. {CURE}")
+        shape = _text(state["conv1.weight"].shape)
+        raise CheckpointError(f"the stem conv1.weight is {shape}; known are kernels of 7x7 and 3x3. {CURE}")
     if state["conv1.weight"].shape[1] != 3:
         channels = state["conv1.weight"].shape[1]
         raise CheckpointError(f"the network takes images of {channels} channels; only RGB (3) is supported.")
