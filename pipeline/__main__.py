@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `deploy`."""
+
+from pipeline.cli import main
+
+main()
