@@ -136,16 +136,17 @@ def _unpickle(source: Path) -> object:
 
 
 def _refusal(source: Path, message: str) -> str:
-    forbidden = FORBIDDEN.search(message)
-    if forbidden is None:
-        return (
-            f"{source} is not a checkpoint: neither safetensors nor written by torch.save, or it is damaged. "
-            "Give a .pth, .pt, .th or .safetensors file."
-        )
+    cure = (
+        "Refused: only plain weights are read. Where it was trained, save torch.save(model.state_dict(), …); for a "
+        "network of your own give its factory with --model package.module:factory, too."
+    )
+    if forbidden := FORBIDDEN.search(message):
+        return f"{source} wants to run code when it is loaded: it calls for {forbidden[1]}. {cure}"
+    if "Unsupported operand" in message:
+        return f"{source} holds pickled objects of a kind that may run code when they are loaded. {cure}"
     return (
-        f"{source} wants to run code when it is loaded: it calls for {forbidden[1]}. Refused: only plain weights are "
-        "read. If it holds a whole model, save torch.save(model.state_dict(), …) where it was trained, and for a "
-        "network of your own give its factory with --model package.module:factory."
+        f"{source} is not a checkpoint: neither safetensors nor written by torch.save, or it is damaged. "
+        "Give a .pth, .pt, .th or .safetensors file."
     )
 
 

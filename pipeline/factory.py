@@ -41,8 +41,9 @@ def adopt(
     network = call_factory(factory)
     own = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     named = _without_prefix(state, own)
-    check_names(frozenset(own), named)
-    check_shapes({name: value.shape for name, value in own.items()}, named)
+    cure = f"The factory {factory} must make the network that was trained."
+    check_names(frozenset(own), named, cure)
+    check_shapes({name: value.shape for name, value in own.items()}, named, cure)
     checked = checked_values({name: named[name] for name, value in own.items() if value.is_floating_point()})
     network.load_state_dict(named | checked, strict=False)  # only counters may be missing
     network.eval()

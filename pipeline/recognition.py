@@ -66,7 +66,7 @@ def name_classes(classes: tuple[str, ...], outputs: int) -> tuple[str, ...]:
     return classes
 
 
-def check_names(expected: frozenset[str], given: Mapping[str, Tensor]) -> None:
+def check_names(expected: frozenset[str], given: Mapping[str, Tensor], cure: str = CURE) -> None:
     """Every tensor there and none too many; counters of batch normalization do not matter."""
     names = {name for name in given if not name.endswith("num_batches_tracked")}
     missing, surplus = sorted(expected - names), sorted(names - expected)
@@ -76,14 +76,14 @@ def check_names(expected: frozenset[str], given: Mapping[str, Tensor]) -> None:
     if missing:
         parts.append(f"{counted(missing, 'tensor is', 'tensors are')} missing ({some(missing)})")
     if surplus:
-        parts.append(f"{counted(surplus, 'does', 'do')} not belong to it ({some(surplus)})")
+        parts.append(f"{counted(surplus, 'tensor does', 'tensors do')} not belong to it ({some(surplus)})")
     raise CheckpointError(
         f"the checkpoint does not fit the network: {', and '.join(parts)}. "
-        f"Save the whole state dict of the network that was trained. {CURE}"
+        f"Save the whole state dict of the network that was trained. {cure}"
     )
 
 
-def check_shapes(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor]) -> None:
+def check_shapes(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor], cure: str = CURE) -> None:
     """Every tensor in the shape that the network needs."""
     wrong = [
         f"{name} is {_text(given[name].shape)} instead of {_text(shape)}"
@@ -92,7 +92,7 @@ def check_shapes(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor]
     ]
     if wrong:
         tensors = counted(wrong, "tensor has", "tensors have")
-        raise CheckpointError(f"{tensors} a shape that does not fit: {some(wrong, 3)}. {CURE}")
+        raise CheckpointError(f"{tensors} a shape that does not fit: {some(wrong, 3)}. {cure}")
 
 
 def checked_values(state: Mapping[str, Tensor]) -> State:
