@@ -25,6 +25,7 @@ from pipeline.recognition import recognize
 from pipeline.resnet import build_resnet
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
+PICKLE = b"\x80"
 FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 NUMPY_SCALAR = cast(Callable[..., object], np.float64(0).__reduce__()[0])
 # Containers of plain values that training scripts save beside the weights (torchvision's and timm's `args`, numpy's
@@ -142,7 +143,7 @@ def _refusal(source: Path, message: str) -> str:
     )
     if forbidden := FORBIDDEN.search(message):
         return f"{source} wants to run code when it is loaded: it calls for {forbidden[1]}. {cure}"
-    if "Unsupported operand" in message:
+    if "Unsupported operand" in message and source.read_bytes()[:1] == PICKLE:
         return f"{source} holds pickled objects of a kind that may run code when they are loaded. {cure}"
     return (
         f"{source} is not a checkpoint: neither safetensors nor written by torch.save, or it is damaged. "

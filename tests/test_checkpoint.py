@@ -177,7 +177,7 @@ def test_a_truncated_safetensors_file(share: float, state: State, tmp_path: Path
         (b"", r"is empty \(0 bytes\)"),
         (b"<!DOCTYPE html><html>not found</html>", "is not a checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "is a Git LFS pointer"),
-        (pickle.dumps([1, 2]), "is (not a checkpoint|cut short or damaged)"),
+        (pickle.dumps([1, 2]), "holds pickled objects of a kind that may run code"),
     ],
 )
 def test_files_of_other_kinds(content: bytes, message: str, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_network_of_the_users_own_is_rebuilt_in_other_widths(factory_module: s
         ),
         ("own_network:broken", "did not work: RuntimeError: no such weights"),
         ("own_network:number", "returned a int, not a torch.nn.Module"),
-        ("own_network:small", r"9 tensors are missing \(0\.weight, .*and 10 do not belong to it"),
+        ("own_network:small", r"9 tensors are missing \(0\.weight, .*and 10 tensors do not belong to it"),
         ("own_network:picture", r"8 tensors do not belong to it .*The factory own_network:picture must make"),
     ],
 )
