@@ -1,0 +1,107 @@
+"""Batches of preprocessed images, the same ones for the same seed and epoch."""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data.decoding import WORKERS, decoded, stacked
+from pipeline.data.images import ImageSet
+from targets.device.preprocess import Preprocessing, normalize
+
+CACHE_BYTES = 2 * 2**30
+SHIFT_SHARE = 1 / 8
+"""Padding of the random crop: 4 pixels for 32 (He et al. 2015, section 4.2), in proportion for other sizes."""
+
+Pixels = NDArray[np.uint8]
+
+
+class Batches:
+    """Decoded once and kept in memory as uint8 where they fit into `cache_bytes`, else decoded batch by batch."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int = 128,
+        seed: int = 0,
+        shuffle: bool = False,
+        augment: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.images = images
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.is_shuffled = shuffle
+        self.is_augmented = augment
+        self._seed = seed
+        self._cache_bytes = cache_bytes
+        self._cached: Pixels | None = None
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images float32 [B, 3, H, W] and labels int64 [B]; sizes differ by one at most, no batch is tiny."""
+        if len(self.images) == 0:
+            return
+        generator = np.random.default_rng([self._seed, number])
+        order = np.arange(len(self.images))
+        if self.is_shuffled:
+            generator.shuffle(order)
+        chunks = np.array_split(order, len(self))
+        for chunk, pixels in zip(chunks, self._pixels(chunks), strict=True):
+            if self.is_augmented:
+                pixels = augmented(pixels, generator, mirror=self.images.mirrors)
+            yield torch.from_numpy(normalize(pixels, self.preprocessing)), torch.from_numpy(self.images.labels[chunk])
+
+    def _pixels(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
+        if self._cached is None and self._fits():
+            everything = list(range(len(self.images)))
+            self._cached = np.concatenate(list(self._decoded(np.array_split(everything, len(chunks)))))
+        if self._cached is None:
+            yield from self._decoded(chunks)
+        else:
+            for chunk in chunks:
+                yield self._cached[chunk]
+
+    def _fits(self) -> bool:
+        return len(self.images) * decoded(self.images, 0, self.preprocessing).nbytes <= self._cache_bytes
+
+    def _decoded(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
+        """Decode in order, the next chunk while the caller works on this one."""
+
+        def one(index: int) -> Pixels:
+            return decoded(self.images, index, self.preprocessing)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            ahead = pool.map(one, chunks[0].tolist())
+            for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+                current = ahead
+                if following is not None:
+                    ahead = pool.map(one, following.tolist())
+                yield stacked(self.images, chunk.tolist(), list(current))
+
+
+def augmented(pixels: Pixels, generator: np.random.Generator, *, mirror: bool) -> Pixels:
+    """Every image of uint8 [N, H, W, 3] shifted by its own random offset over black and mirrored by its own coin.
+
+    One offset for a whole batch, or gray borders, cost points of accuracy when a trained network is fine-tuned.
+    """
+    height, width = pixels.shape[1:3]
+    down, right = round(height * SHIFT_SHARE), round(width * SHIFT_SHARE)
+    padded = np.pad(pixels, ((0, 0), (down, down), (right, right), (0, 0)))
+    tops = generator.integers(0, 2 * down + 1, size=len(pixels))
+    lefts = generator.integers(0, 2 * right + 1, size=len(pixels))
+    coins = generator.integers(0, 2, size=len(pixels))
+    result = np.empty_like(pixels)
+    for index in range(len(pixels)):
+        crop = padded[index, tops[index] : tops[index] + height, lefts[index] : lefts[index] + width]
+        result[index] = crop[:, ::-1] if mirror and coins[index] else crop
+    return result

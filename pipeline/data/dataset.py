@@ -1,0 +1,104 @@
+"""The images of a build: training, a selection split of them for every choice, and the gate, used for nothing else."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.cifar10 import open_cifar10
+from pipeline.data.decoding import check_images
+from pipeline.data.defaults import preprocessing_from, usual_preprocessing
+from pipeline.data.digits import open_digits
+from pipeline.data.folder import open_folder
+from pipeline.data.images import ImageSet
+from pipeline.data.index import Index
+from pipeline.data.source import Source, first_few
+from pipeline.data.split import stratified
+from pipeline.errors import DataError
+
+__all__ = ["Dataset", "ImageSet", "check_images", "open_dataset", "preprocessing_from", "usual_preprocessing"]
+
+SELECTION_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    name: str
+    classes: tuple[str, ...]
+    """In the order of the network's outputs."""
+    training: ImageSet
+    selection: ImageSet
+    """10 % of the training images: for early stopping, calibration, search and every choice."""
+    gate: ImageSet
+    fingerprint: str
+    """Hash of contents, labels, class names and split; the same wherever the files lie."""
+    notes: tuple[str, ...]
+    """What the user should know before relying on this data, a sentence each."""
+
+
+def open_dataset(spec: str, *, classes: tuple[str, ...] = (), seed: int = 0, index: Path | None = None) -> Dataset:
+    """Open `digits`, `cifar10:PATH`, or a folder or zip; decodes nothing.
+
+    `classes` is the order in which the network was trained, where it is not the data set's own. `index` is a file
+    that remembers content hashes of unchanged files. Raises `DataError`.
+    """
+    source = _open(spec, Index(index))
+    if classes:
+        source = _in_training_order(source, classes)
+    labels = source.training.labels
+    rest, chosen = stratified(labels, count=round(len(labels) * SELECTION_SHARE), seed=seed)
+    training, selection = source.training.subset(rest), source.training.subset(chosen)
+    parts = [source.classes, training.fingerprint, selection.fingerprint, source.gate.fingerprint]
+    return Dataset(
+        name=source.name,
+        classes=source.classes,
+        training=training,
+        selection=selection,
+        gate=source.gate,
+        fingerprint=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        notes=source.notes + _notes_on_duplicates(source),
+    )
+
+
+def _open(spec: str, index: Index) -> Source:
+    if spec == "digits":
+        return open_digits()
+    if spec.startswith("cifar10:"):
+        return open_cifar10(Path(spec.removeprefix("cifar10:")), index=index)
+    return open_folder(Path(spec), index=index)
+
+
+def _in_training_order(source: Source, classes: tuple[str, ...]) -> Source:
+    if sorted(classes) != sorted(source.classes):
+        unknown = sorted(set(classes) - set(source.classes))
+        missing = sorted(set(source.classes) - set(classes))
+        twice = sorted({name for name in classes if classes.count(name) > 1})
+        problems = [
+            f"{what}: {', '.join(names)}"
+            for what, names in (("not in the data", unknown), ("missing", missing), ("named twice", twice))
+            if names
+        ]
+        raise DataError(
+            f"`classes` must name each of the {len(source.classes)} classes of {source.name} once, in training order; "
+            f"{'; '.join(problems)}."
+        )
+    new_label = [classes.index(name) for name in source.classes]
+    return Source(
+        name=source.name,
+        classes=classes,
+        training=source.training.relabelled(new_label),
+        gate=source.gate.relabelled(new_label),
+        notes=source.notes,
+    )
+
+
+def _notes_on_duplicates(source: Source) -> tuple[str, ...]:
+    known = set(source.training.digests)
+    leaked = [name for name, digest in zip(source.gate.names, source.gate.digests, strict=True) if digest in known]
+    if not leaked:
+        return ()
+    text = (
+        f"{len(leaked)} of the gate's {len(source.gate)} images are also among the training images, byte for byte: "
+        f"accuracy on them flatters both models. Remove them from one side:{first_few(leaked, limit=4)}"
+    )
+    return (text,)

@@ -1,0 +1,57 @@
+"""Encoded images to pixels, in parallel, with the name of every file that cannot be decoded."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.images import ImageSet
+from pipeline.data.source import first_few
+from pipeline.errors import DataError
+from pipeline.progress import Progress
+from targets.device.preprocess import ImageError, Preprocessing, crop_pixels, decode
+
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+def check_images(images: ImageSet, progress: Progress) -> None:
+    """Decode every image once; raises a `DataError` that names all that cannot be."""
+
+    def reason(index: int) -> str | None:
+        try:
+            decode(images.encoded(index))
+        except (ImageError, DataError) as error:
+            return f"{images.names[index]}: {error}"
+        return None
+
+    found: list[str] = []
+    with ThreadPoolExecutor(WORKERS) as pool, progress.task("check images", len(images)) as advance:
+        for bad in pool.map(reason, range(len(images))):
+            advance()
+            if bad is not None:
+                found.append(bad)
+    if found:
+        raise DataError(
+            f"{len(found)} of {len(images)} images cannot be used:{first_few(found)}\nReplace or remove them."
+        )
+
+
+def decoded(images: ImageSet, index: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """One image's pixels uint8 [H, W, 3] as the network gets them; raises a `DataError` with its name."""
+    try:
+        return crop_pixels(decode(images.encoded(index)), preprocessing)
+    except ImageError as error:
+        raise DataError(f"{images.names[index]}: {error}. Replace or remove it.") from None
+
+
+def stacked(images: ImageSet, indices: Sequence[int], pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """uint8 [N, H, W, 3]; images of different sizes (possible without a crop) are a `DataError`."""
+    for index, image in zip(indices, pixels, strict=True):
+        if image.shape != pixels[0].shape:
+            raise DataError(
+                f"{images.names[index]} is {image.shape[0]} x {image.shape[1]}, {images.names[indices[0]]} is "
+                f"{pixels[0].shape[0]} x {pixels[0].shape[1]}: give a crop in [preprocessing] to make them equal."
+            )
+    return np.stack(pixels)

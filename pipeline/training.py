@@ -1,0 +1,186 @@
+"""One training loop for everything that trains: from scratch, recovery after pruning, quantization-aware."""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.data.batches import Batches
+from pipeline.errors import CompressionError
+from pipeline.progress import Progress
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(logits [B, C], images [B, 3, H, W], labels [B]) -> scalar."""
+
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+WARM_UP_SHARE = 0.05
+LARGEST_GRADIENT = 5.0
+"""Norm at which gradients are clipped: far above healthy ones, so that it only stops explosions."""
+TEMPERATURE = 4.0
+SOFT_SHARE = 0.9
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch; equal results also need the same number of threads."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """The loss of training without a teacher."""
+    del images
+    return F.cross_entropy(logits, labels)
+
+
+def distillation(teacher: nn.Module, *, temperature: float = TEMPERATURE, soft_share: float = SOFT_SHARE) -> Loss:
+    """Learn the teacher's softened answers to the same augmented images, and the labels with what is left.
+
+    Hinton, Vinyals & Dean (2015), "Distilling the knowledge in a neural network": the soft term is multiplied by
+    T^2, so that its gradients keep their size whatever the temperature.
+    """
+    teacher.eval()
+
+    def loss(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = F.log_softmax(teacher(images) / temperature, dim=1)
+        given = F.log_softmax(logits / temperature, dim=1)
+        soft = F.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
+        return soft_share * soft + (1 - soft_share) * F.cross_entropy(logits, labels)
+
+    return loss
+
+
+def fit(
+    network: nn.Module,
+    batches: Batches,
+    *,
+    epochs: int,
+    learning_rate: float,
+    loss: Loss,
+    selection: Batches | None,
+    frozen_statistics: bool,
+    progress: Progress,
+    name: str,
+    weight_decay: float = WEIGHT_DECAY,
+) -> None:
+    """Train in place and leave the network in evaluation mode, with the weights of the last step.
+
+    SGD with Nesterov momentum, a short warm-up, then a cosine to zero: the last weights are the settled ones, and
+    picking the best of several epochs would fit the selection split. `frozen_statistics` leaves the running
+    statistics of batch normalization alone. Raises `CompressionError` where the numbers explode.
+    """
+    optimizer = torch.optim.SGD(
+        _decayed(network, weight_decay), lr=learning_rate, momentum=MOMENTUM, nesterov=True, foreach=True
+    )
+    total = epochs * len(batches)
+    with progress.task(name, total) as advance:
+        for epoch in range(epochs):
+            _train_mode(network, frozen_statistics=frozen_statistics)
+            seen, right, summed = 0, 0, 0.0
+            for number, (images, labels) in enumerate(batches.epoch(epoch)):
+                step = epoch * len(batches) + number
+                rate = rate_at(step, total, learning_rate)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                value, hits = _step(network, optimizer, loss, images, labels)
+                if not math.isfinite(value):
+                    raise CompressionError(_explosion(name, epoch, step, rate))
+                seen, right, summed = seen + len(labels), right + hits, summed + value * len(labels)
+                advance(note=f"loss {summed / seen:.3f}  top-1 {right / seen:.1%}")
+            progress.line(_epoch_line(name, epoch, epochs, summed / seen, right / seen, network, selection))
+    network.eval()
+
+
+def rate_at(step: int, total: int, peak: float) -> float:
+    """Linear warm-up over the first steps, then half a cosine that ends at zero after the last."""
+    warm = max(1, round(total * WARM_UP_SHARE))
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (total - warm + 1)))
+
+
+def logits_of(network: nn.Module, batches: Batches) -> NDArray[np.float32]:
+    """Logits [N, C] in the order of the images; the network is left in the mode it was in."""
+    assert not batches.is_shuffled
+    assert not batches.is_augmented
+    device = _device(network)
+    with _evaluating(network), torch.inference_mode():
+        parts = [network(images.to(device)).float().cpu().numpy() for images, _ in batches.epoch(0)]
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def top1_of(network: nn.Module, batches: Batches) -> float:
+    """Share of images whose label has the largest logit."""
+    return float((logits_of(network, batches).argmax(axis=1) == batches.images.labels).mean())
+
+
+def _step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, images: Tensor, labels: Tensor
+) -> tuple[float, int]:
+    """One update; returns the loss (not finite where the gradients are not) and the number of right answers."""
+    device = _device(network)
+    images, labels = images.to(device), labels.to(device)
+    logits = network(images)
+    value = loss(logits, images, labels)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(value)
+    norm = nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT, foreach=True)
+    if not math.isfinite(float(norm)):
+        return math.nan, 0
+    optimizer.step()
+    return float(value.detach()), int((logits.detach().argmax(dim=1) == labels).sum())
+
+
+def _decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay is for the weights of convolutions and the head: vectors are biases, norms and scales."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _train_mode(network: nn.Module, *, frozen_statistics: bool) -> None:
+    network.train()
+    if frozen_statistics:
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+
+
+def _epoch_line(
+    name: str, epoch: int, epochs: int, loss: float, top1: float, network: nn.Module, selection: Batches | None
+) -> str:
+    text = f"{name}: epoch {epoch + 1}/{epochs}  loss {loss:.3f}  top-1 {top1:.1%}"
+    return text if selection is None else f"{text}  selection {top1_of(network, selection):.1%}"
+
+
+def _explosion(name: str, epoch: int, step: int, rate: float) -> str:
+    return (
+        f"{name}: the loss is no longer a finite number at epoch {epoch + 1}, step {step + 1} (learning rate "
+        f"{rate:.2g}). Lower the learning rate, or check that preprocessing and weights belong together."
+    )
