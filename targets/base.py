@@ -48,12 +48,17 @@ class Session(Protocol):
 class Runtime(Protocol):
     """One way to run a model: how it is compiled, timed and looked into."""
 
+    @property
+    def version(self) -> str:
+        """Of the runtime that is installed here."""
+
+    def open(self, model: Path, *, options: Mapping[str, str | int]) -> Session:
+        """A session of a bare model file; raises `CompileError`."""
+
     def session_options(self, target: Target, *, threads: int) -> Mapping[str, str | int]:
         """The options the artifact is opened with everywhere, stored in its manifest."""
 
-    def time(
-        self, models: Sequence[Path], *, options: Mapping[str, str | int], input_shape: tuple[int, int, int]
-    ) -> list[Latency]:
+    def time(self, models: Sequence[Path], *, options: Mapping[str, str | int]) -> list[Latency]:
         """Latency of each model at batch 1, all interleaved in one run."""
 
     def audit(self, model: OnnxModel, *, options: Mapping[str, str | int]) -> Audit:

@@ -47,7 +47,7 @@ class Manifest:
     instruction_set: str
     """Best one of the CPU that computed the golden logits."""
     tolerance: float
-    """Largest difference from a golden logit on a CPU of the same instruction set."""
+    """Largest difference from a golden logit on a CPU of the same instruction set, as a share of their range."""
 
     def to_json(self) -> str:
         raw = asdict(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Mapping, Optional, Tuple, Type
+from typing import Mapping, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 import onnxruntime as ort
@@ -43,9 +43,13 @@ class SessionError(RuntimeError):
 class OnnxRuntimeSession:
     """One model, opened; safe to call from several threads."""
 
-    def __init__(self, model: Path, options: Mapping[str, Option]) -> None:
+    def __init__(self, model: Path, options: Mapping[str, Option], *, write_optimized: Optional[Path] = None) -> None:
+        """Open an ONNX file; `write_optimized` receives the graph as the runtime will run it, to be looked into."""
+        made = ort_options(options)
+        if write_optimized is not None:
+            made.optimized_model_filepath = str(write_optimized)
         try:
-            session = ort.InferenceSession(str(model), ort_options(options), providers=[PROVIDER])
+            session = ort.InferenceSession(str(model), made, providers=[PROVIDER])
         except ORT_ERRORS as error:
             raise SessionError(f"ONNX Runtime {ort.__version__} cannot open {model}: {error}") from None
         session.disable_fallback()
@@ -57,17 +61,18 @@ class OnnxRuntimeSession:
         self._session: Optional[ort.InferenceSession] = session
         self._input = inputs[0].name
         self._output = outputs[0].name
-        self._shape = tuple(inputs[0].shape[1:])
-        self._classes = int(outputs[0].shape[-1])
+        self.input_shape = _fixed_shape(model, inputs[0].shape)
+        """Channels, height, width."""
+        self.classes = _class_count(model, outputs[0].shape)
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, C] of preprocessed images [N, 3, H, W]."""
         if self._session is None:
             raise SessionError("the session is closed.")
-        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self._shape:
-            wanted = ", ".join(str(size) for size in self._shape)
+        if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self.input_shape:
+            wanted = ", ".join(str(size) for size in self.input_shape)
             raise ValueError(f"the model takes float32 [N, {wanted}]; got {images.dtype} {list(images.shape)}.")
-        logits = np.empty((len(images), self._classes), np.float32)
+        logits = np.empty((len(images), self.classes), np.float32)
         for start in range(0, len(images), BATCH):
             chunk = np.ascontiguousarray(images[start : start + BATCH])
             try:
@@ -99,9 +104,9 @@ def open_session(folder: Path, manifest: Manifest) -> OnnxRuntimeSession:
             f"{folder} was proven. Install onnxruntime>={manifest.runtime_version}."
         )
     session = OnnxRuntimeSession(manifest.model_path(folder), manifest.session_options)
-    if session._shape != manifest.input_shape or session._classes != len(manifest.classes):
+    if session.input_shape != manifest.input_shape or session.classes != len(manifest.classes):
         raise SessionError(
-            f"the model of {folder} takes {list(session._shape)} and knows {session._classes} classes; "
+            f"the model of {folder} takes {list(session.input_shape)} and knows {session.classes} classes; "
             f"its manifest says {list(manifest.input_shape)} and {len(manifest.classes)}."
         )
     return session
@@ -125,6 +130,22 @@ def ort_options(options: Mapping[str, Option]) -> ort.SessionOptions:
         else:
             raise SessionError(f"the session option {name!r} = {value!r} is unknown to this version.")
     return made
+
+
+def _fixed_shape(model: Path, shape: Sequence[Union[int, str, None]]) -> Tuple[int, int, int]:
+    sizes = [size for size in shape[1:] if isinstance(size, int)]
+    if len(shape) != 4 or len(sizes) != 3:
+        raise SessionError(
+            f"{model} takes {list(shape)}; images [N, channels, height, width] of a fixed size are expected."
+        )
+    return (sizes[0], sizes[1], sizes[2])
+
+
+def _class_count(model: Path, shape: Sequence[Union[int, str, None]]) -> int:
+    count = shape[1] if len(shape) == 2 else None
+    if not isinstance(count, int):
+        raise SessionError(f"{model} answers {list(shape)}; logits [N, classes] are expected.")
+    return count
 
 
 def _release(version: str) -> Tuple[int, ...]:

@@ -1,0 +1,80 @@
+"""An artifact folder: the model, its manifest, and golden images that prove it wherever it is opened."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifacts import OnnxModel
+from pipeline.data.images import ImageSet
+from pipeline.errors import CompileError
+from pipeline.selection import pixels_of, spread
+from targets.device.golden import check, write_golden
+from targets.device.manifest import Manifest, ManifestError, read_manifest
+from targets.device.preprocess import Preprocessing
+from targets.device.sessions import OnnxRuntimeSession, SessionError, open_session
+
+MODEL = "model.onnx"
+GOLDEN_BYTES = 1 << 20
+LEAST_GOLDEN, MOST_GOLDEN = 8, 64
+CLEAR_MARGIN = 0.05
+"""Golden images win by this share of the logits' range: another CPU's rounding shall not decide them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenArtifact:
+    """An artifact opened as the device opens it."""
+
+    folder: Path
+    manifest: Manifest
+    session: OnnxRuntimeSession
+
+
+def write_artifact(folder: Path, model: OnnxModel, manifest: Manifest) -> None:
+    """Model and manifest; golden images follow once the model has been run."""
+    folder.mkdir(parents=True)
+    shutil.copyfile(model.path, folder / manifest.model_file)
+    manifest.write(folder)
+
+
+@contextmanager
+def open_artifact(folder: Path) -> Iterator[OpenArtifact]:
+    """The artifact, closed at the end; raises `CompileError` where it does not open."""
+    try:
+        manifest = read_manifest(folder)
+        session = open_session(folder, manifest)
+    except (ManifestError, SessionError) as error:
+        raise CompileError(str(error)) from None
+    with session:
+        yield OpenArtifact(folder=folder, manifest=manifest, session=session)
+
+
+def input_shape(images: ImageSet, preprocessing: Preprocessing) -> tuple[int, int, int]:
+    """Channels, height, width of the network's input, as the first image comes out of the preprocessing."""
+    _, height, width, channels = pixels_of(images, [0], preprocessing).shape
+    return (channels, height, width)
+
+
+def add_golden(artifact: OpenArtifact, images: ImageSet, logits: NDArray[np.float32]) -> None:
+    """Choose golden images among `images`, whose `logits` [N, C] the artifact gave, and check them once here."""
+    _, height, width = artifact.manifest.input_shape
+    count = min(max(GOLDEN_BYTES // (3 * height * width), LEAST_GOLDEN), MOST_GOLDEN)
+    chosen = choose_golden(logits, count)
+    write_golden(artifact.folder, pixels_of(images, chosen, artifact.manifest.preprocessing), logits[chosen])
+    result = check(artifact.session, artifact.folder, artifact.manifest)
+    if not result.matched:
+        raise CompileError(f"{artifact.folder.name} does not repeat its own answers: {result.reason}.")
+
+
+def choose_golden(logits: NDArray[np.float32], count: int) -> list[int]:
+    """Indices of `count` images spread over those with a clear winner; the clearest ones where too few are clear."""
+    ordered = np.sort(logits, axis=1)
+    margin = ordered[:, -1] - ordered[:, -2] if logits.shape[1] > 1 else np.zeros(len(logits))
+    clear = np.flatnonzero(margin >= CLEAR_MARGIN * np.ptp(logits))
+    if len(clear) < count:
+        clear = np.sort(np.argsort(-margin, kind="stable")[:count])
+    return [int(clear[index]) for index in spread(len(clear), count)]

@@ -1,0 +1,133 @@
+"""Which candidate ships: read what was measured once, decide in an instant."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Latency, Precision
+from pipeline.errors import WorkspaceError
+from targets.base import Target
+
+SCHEMA = 1
+DECISIONS = "compilation.json"
+TIMINGS = "timings.json"
+"""Kept apart from all else: two runs of the same work differ in nothing but this file."""
+BASELINE = "float baseline"
+TIE = 0.05
+"""int8 may be this much slower than the fastest: it is smaller, and a difference of 5 % is within the noise."""
+
+
+def write_compilation(compilation: Compilation, folder: Path) -> None:
+    """Facts that repeat go to `compilation.json`, timings to `timings.json`."""
+    candidates = compilation.candidates
+    decisions = {
+        "schema": SCHEMA,
+        "selection_images": compilation.selection_images,
+        "candidates": [
+            {
+                "precision": candidate.precision,
+                "folder": candidate.folder.relative_to(folder).as_posix(),
+                "audit": asdict(candidate.audit),
+                "selection_top1": candidate.selection_top1,
+                "selection_drop_points": candidate.selection_drop_points,
+            }
+            for candidate in candidates
+        ],
+    }
+    timings = {candidate.precision.value: asdict(candidate.latency) for candidate in candidates}
+    timings[BASELINE] = asdict(compilation.float_latency)
+    (folder / DECISIONS).write_text(json.dumps(decisions, indent=2, sort_keys=True) + "\n")
+    (folder / TIMINGS).write_text(json.dumps(timings, indent=2, sort_keys=True) + "\n")
+
+
+def read_compilation(folder: Path) -> Compilation:
+    """The candidates of a compile folder; raises `WorkspaceError` where it is damaged."""
+    try:
+        decisions = json.loads((folder / DECISIONS).read_text())
+        timings = json.loads((folder / TIMINGS).read_text())
+        return Compilation(
+            candidates=tuple(_candidate(folder, raw, timings) for raw in decisions["candidates"]),
+            float_latency=Latency(**timings[BASELINE]),
+            selection_images=decisions["selection_images"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkspaceError(f"{folder} is damaged ({error!r}). Remove it and run again.") from None
+
+
+def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Artifact:
+    """The fastest candidate whose selection accuracy is within `max_drop` points; a tie goes to int8.
+
+    Where none is, the most accurate one: the gate will judge it on images that no choice has seen.
+    """
+    within = [candidate for candidate in compilation.candidates if candidate.selection_drop_points <= max_drop]
+    if within:
+        chosen = _fastest(within)
+        reason = _reason(chosen, compilation, within, max_drop)
+    else:
+        chosen = min(compilation.candidates, key=lambda candidate: candidate.selection_drop_points)
+        reason = (
+            f"{chosen.precision}: no candidate is within {max_drop:g} points on the selection split; "
+            f"this one loses least ({_accuracy(chosen)})"
+        )
+    return Artifact(
+        folder=chosen.folder,
+        target=target.name,
+        precision=chosen.precision,
+        reason=reason,
+        candidate=chosen,
+        float_latency=compilation.float_latency,
+    )
+
+
+def _fastest(candidates: list[Candidate]) -> Candidate:
+    fastest = min(candidates, key=lambda candidate: candidate.latency.cpu_ms)
+    limit = fastest.latency.cpu_ms * (1 + TIE)
+    ties = [c for c in candidates if c.precision is Precision.INT8 and c.latency.cpu_ms <= limit]
+    return ties[0] if ties else fastest
+
+
+def _reason(chosen: Candidate, compilation: Compilation, within: list[Candidate], max_drop: float) -> str:
+    """`int8: 0.48 of fp32 latency (0.44 ms against 0.92 ms), selection top-1 99.4 % (…)`."""
+    others = [candidate for candidate in compilation.candidates if candidate is not chosen]
+    if not others:
+        return f"{chosen.precision}: the only precision of this target, {_accuracy(chosen)}"
+    parts = [_against(chosen, other) for other in others]
+    parts.append(_accuracy(chosen))
+    parts += [
+        f"{other.precision} loses {other.selection_drop_points:.2f} points, more than the {max_drop:g} allowed"
+        for other in others
+        if other not in within
+    ]
+    return f"{chosen.precision}: " + "; ".join(parts)
+
+
+def _against(chosen: Candidate, other: Candidate) -> str:
+    ratio = chosen.latency.cpu_ms / other.latency.cpu_ms
+    figures = f"{chosen.latency.cpu_ms:.3g} ms against {other.latency.cpu_ms:.3g} ms CPU time"
+    if ratio <= 1:
+        text = f"{ratio:.2f} of {other.precision} latency ({figures})"
+    elif ratio <= 1 + TIE and chosen.precision is Precision.INT8:
+        text = f"as fast as {other.precision} within {TIE:.0%} ({figures}) and smaller"
+    else:
+        text = f"{ratio:.2f} times {other.precision} latency ({figures})"
+    if chosen.precision is not Precision.INT8 and other.precision is Precision.INT8 and ratio < 1:
+        text += "; int8 is slower on this CPU"
+    return text
+
+
+def _accuracy(candidate: Candidate) -> str:
+    baseline = candidate.selection_top1 + candidate.selection_drop_points / 100
+    return f"selection top-1 {candidate.selection_top1:.1%}, float {baseline:.1%}"
+
+
+def _candidate(folder: Path, raw: dict[str, Any], timings: dict[str, Any]) -> Candidate:
+    audit = raw["audit"]
+    return Candidate(
+        precision=Precision(raw["precision"]),
+        folder=folder / raw["folder"],
+        latency=Latency(**timings[raw["precision"]]),
+        audit=Audit(**{**audit, "kept_float": tuple(audit["kept_float"])}),
+        selection_top1=raw["selection_top1"],
+        selection_drop_points=raw["selection_drop_points"],
+    )

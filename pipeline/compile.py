@@ -1,0 +1,134 @@
+"""Every precision of the compressed network as a complete artifact, audited, measured and timed on this host."""
+
+import platform
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from pipeline.artifacts import Candidate, Compilation, OnnxModel, Precision
+from pipeline.assemble import MODEL, add_golden, input_shape, open_artifact, write_artifact
+from pipeline.choice import write_compilation
+from pipeline.data.dataset import Dataset
+from pipeline.data.images import ImageSet
+from pipeline.errors import TargetError
+from pipeline.hashing import sha256_of_file
+from pipeline.progress import Progress
+from pipeline.selection import at_most, logits_of_each, top1
+from targets.base import Session, Target
+from targets.device.cpu import instruction_set, instruction_sets
+from targets.device.manifest import SCHEMA, Manifest
+from targets.device.preprocess import Preprocessing
+from targets.runtimes import RUNTIMES
+
+MACHINES = {"linux/amd64": ("x86_64", "amd64"), "linux/arm64": ("aarch64", "arm64")}
+TOLERANCE = 1e-3
+"""Share of the logits' range. On one instruction set only sums split among other threads can differ at all."""
+
+
+def compile_candidates(
+    models: Mapping[Precision, OnnxModel],
+    baseline: OnnxModel,
+    *,
+    target: Target,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    name: str,
+    version: str,
+    classes: tuple[str, ...],
+    weight_bits: int,
+    threads: int,
+    progress: Progress,
+    folder: Path,
+) -> None:
+    """Write one artifact folder per precision, `compilation.json` and `timings.json`.
+
+    `baseline` is the unpruned float network: its accuracy is what candidates lose against, its latency what they
+    are compared with. Raises `TargetError` where this host cannot stand for the target, and `CompileError`.
+    """
+    check_host(target)
+    runtime = RUNTIMES[target.runtime]
+    options = runtime.session_options(target, threads=threads)
+    selection = at_most(dataset.selection)
+    describe = partial(
+        Manifest,
+        schema=SCHEMA,
+        name=name,
+        version=version,
+        target=target.name,
+        runtime=target.runtime,
+        runtime_version=runtime.version,
+        model_file=MODEL,
+        input_shape=input_shape(selection, preprocessing),
+        classes=classes,
+        preprocessing=preprocessing,
+        session_options=dict(options),
+        instruction_set=instruction_set(),
+        tolerance=TOLERANCE,
+    )
+    for precision, model in models.items():
+        manifest = describe(
+            precision=precision.value,
+            weight_bits=weight_bits if precision is Precision.INT8 else None,
+            model_sha256=sha256_of_file(model.path),
+        )
+        write_artifact(folder / precision, model, manifest)
+    write_compilation(_measured(models, baseline, target, threads, selection, progress, folder), folder)
+
+
+def check_host(target: Target) -> None:
+    """Raise `TargetError` where timings and audits made here would say nothing about the target."""
+    machine = platform.machine().lower()
+    if machine not in MACHINES[target.platform]:
+        raise TargetError(
+            f"the target {target.name} is {target.platform}, this machine is {machine}: speed and int8 kernels "
+            "cannot be measured here. Build on a machine of that platform."
+        )
+    here = instruction_sets()
+    if not set(here) & set(target.instruction_sets):
+        raise TargetError(
+            f"the target {target.name} relies on {' or '.join(target.instruction_sets)}; this CPU has only "
+            f"{', '.join(here)}. Build on a machine that has one of them."
+        )
+
+
+def _measured(
+    models: Mapping[Precision, OnnxModel],
+    baseline: OnnxModel,
+    target: Target,
+    threads: int,
+    selection: ImageSet,
+    progress: Progress,
+    folder: Path,
+) -> Compilation:
+    runtime = RUNTIMES[target.runtime]
+    options = runtime.session_options(target, threads=threads)
+    audits = [runtime.audit(model, options=options) for model in models.values()]
+    folders = [folder / precision for precision in models]
+    float_top1, *top1s = _selection_top1s(runtime.open(baseline.path, options=options), folders, selection, progress)
+    progress.detail(f"timing {len(models) + 1} models in one run on {threads} thread{'s' if threads > 1 else ''}")
+    float_latency, *latencies = runtime.time([baseline.path, *(path / MODEL for path in folders)], options=options)
+    candidates = tuple(
+        Candidate(
+            precision=precision,
+            folder=path,
+            latency=latency,
+            audit=audit,
+            selection_top1=accuracy,
+            selection_drop_points=100 * (float_top1 - accuracy),
+        )
+        for precision, path, latency, audit, accuracy in zip(models, folders, latencies, audits, top1s, strict=True)
+    )
+    return Compilation(candidates=candidates, float_latency=float_latency, selection_images=len(selection))
+
+
+def _selection_top1s(baseline: Session, folders: list[Path], selection: ImageSet, progress: Progress) -> list[float]:
+    """Top-1 of the baseline and of every artifact, opened as the device opens it; golden images on the way."""
+    with ExitStack() as stack:
+        artifacts = [stack.enter_context(open_artifact(path)) for path in folders]
+        sessions = [baseline, *(artifact.session for artifact in artifacts)]
+        preprocessing = artifacts[0].manifest.preprocessing
+        logits = logits_of_each(sessions, selection, preprocessing, progress)
+        for artifact, answers in zip(artifacts, logits[1:], strict=True):
+            add_golden(artifact, selection, answers)
+    return [top1(answers, selection.labels) for answers in logits]

@@ -1,0 +1,86 @@
+"""`golden.npz`: images with the logits the artifact gave when it was built; proof that it still computes the same."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.device.cpu import instruction_set
+from targets.device.manifest import Manifest
+from targets.device.measure import Session
+from targets.device.preprocess import normalize
+
+FILE = "golden.npz"
+# Other instruction sets round float sums differently, so logits move; the class of a clear image must not.
+AGREEMENT_ELSEWHERE = 0.995
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """What came out when the golden images were run here."""
+
+    matched: bool
+    reason: str
+    """One sentence with the figures, for the log and for the readiness answer."""
+    images: int
+    agreement: float
+    """Share of images with the expected class."""
+    max_difference: float
+    """Largest absolute difference of a logit."""
+
+
+def write_golden(folder: Path, pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
+    """Keep `pixels` [N, H, W, 3], before normalization: a quarter of the bytes, and normalization is proven, too."""
+    np.savez_compressed(folder / FILE, pixels=pixels, logits=logits)
+
+
+def read_golden(folder: Path) -> Tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Pixels [N, H, W, 3] and logits [N, C]; raises ValueError or OSError for a file that is none of ours."""
+    try:
+        with np.load(folder / FILE, allow_pickle=False) as file:
+            pixels, logits = file["pixels"], file["logits"]
+    except (KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{folder / FILE} is damaged: {error}") from None
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) != len(logits) or len(pixels) == 0:
+        raise ValueError(f"{folder / FILE} is damaged: pixels {pixels.shape}, logits {logits.shape}")
+    return pixels, logits
+
+
+def check(session: Session, folder: Path, manifest: Manifest) -> GoldenResult:
+    """Run the golden images through `session` and compare.
+
+    On a CPU of the instruction set the artifact was built on every class must be equal and every logit within the
+    manifest's tolerance; elsewhere 99.5 % of the classes must be equal.
+    """
+    try:
+        pixels, expected = read_golden(folder)
+    except (ValueError, OSError) as error:
+        return GoldenResult(False, f"the golden images cannot be read: {error}", 0, 0.0, float("inf"))
+    found = session.infer(normalize(pixels, manifest.preprocessing))
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        reason = f"the model answers {list(found.shape)}, not {list(expected.shape)} finite logits"
+        return GoldenResult(False, reason, len(expected), 0.0, float("inf"))
+    return _compare(expected, found, manifest, here=instruction_set())
+
+
+def _compare(expected: NDArray[np.float32], found: NDArray[np.float32], manifest: Manifest, here: str) -> GoldenResult:
+    agreement = float(np.mean(expected.argmax(1) == found.argmax(1)))
+    difference = float(np.abs(expected - found).max())
+    limit = manifest.tolerance * float(np.ptp(expected))
+    if here == manifest.instruction_set:
+        matched = agreement == 1.0 and difference <= limit
+        rule = f"all classes and {limit:.3g} are asked for on {here}"
+    else:
+        matched = agreement >= AGREEMENT_ELSEWHERE
+        rule = f"{AGREEMENT_ELSEWHERE:.1%} are asked for on {here}, as it was built on {manifest.instruction_set}"
+    verb = "match" if matched else "do not match"
+    reason = (
+        f"{len(expected)} golden images {verb}: {agreement:.1%} of the classes agree, logits differ by at most "
+        f"{difference:.3g}; {rule}"
+    )
+    return GoldenResult(matched, reason, len(expected), agreement, difference)
