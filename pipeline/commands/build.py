@@ -1,0 +1,109 @@
+"""`deploy build`, and the same up to one stage."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline.build import Build, Outcome
+from pipeline.console import progress_for
+from pipeline.data.dataset import Dataset, open_dataset
+from pipeline.errors import DeployError, EngineMissing, GateFailed, GateUndecided
+from pipeline.options import Request
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe, read_recipe
+from pipeline.statistics import too_small_warning
+from pipeline.steps import Steps
+from pipeline.workspace import Workspace
+from targets.base import Target, find_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The checked recipe with its targets and data, in a workspace that is ours."""
+
+    recipe: Recipe
+    targets: tuple[Target, ...]
+    dataset: Dataset
+    workspace: Workspace
+    progress: Progress
+
+    def steps(self, target: Target) -> Steps:
+        return Steps(
+            recipe=self.recipe,
+            target=target,
+            dataset=self.dataset,
+            workspace=self.workspace,
+            progress=self.progress,
+        )
+
+
+@contextmanager
+def prepare(request: Request) -> Iterator[Prepared]:
+    """Check recipe, targets and data, and hold the workspace."""
+    progress = progress_for(is_verbose=request.is_verbose)
+    recipe = read_recipe(request.existing_recipe_file, request.flags)
+    targets = tuple(find_target(name) for name in dict.fromkeys(recipe.targets))
+    workspace = Workspace(request.workspace_folder)
+    with workspace.locked():
+        index = workspace.root / "index.json"
+        dataset = open_dataset(recipe.data, classes=recipe.classes, seed=recipe.seed, index=index)
+        for note in dataset.notes:
+            progress.line(f"note: {note}")
+        warning = too_small_warning(len(dataset.gate), recipe.validate_.max_drop)
+        if warning:
+            progress.line(f"warning: {warning}")
+        yield Prepared(recipe=recipe, targets=targets, dataset=dataset, workspace=workspace, progress=progress)
+
+
+def run(request: Request, *, until: str | None) -> None:
+    """Build all targets; every one is attempted, and the worst failure decides the exit code."""
+    try:
+        with prepare(request) as prepared:
+            outcomes = [build_one(prepared, target, until=until) for target in prepared.targets]
+    except DeployError as error:
+        if request.as_json:
+            print_document([], error=error)
+        raise
+    if request.as_json:
+        print_document(outcomes, error=None)
+    elif until is None or until == "package":
+        print_summary(outcomes)
+    if not any(outcome.did_work for outcome in outcomes):
+        prepared.progress.line("everything was done before: nothing to do")
+    worst = worst_of([outcome.error for outcome in outcomes if outcome.error is not None])
+    for outcome in outcomes:
+        if outcome.error is not None and outcome.error is not worst:
+            prepared.progress.line(f"error: {outcome.target.name}: {outcome.error}")
+    if worst is not None:
+        raise worst
+
+
+def build_one(prepared: Prepared, target: Target, *, until: str | None) -> Outcome:
+    """Take one target through the stages."""
+    prepared.progress.line(f"target {target.name}: {target.description}")
+    return Build(prepared.steps(target), until=until).run()
+
+
+def worst_of(errors: Sequence[DeployError]) -> DeployError | None:
+    """The failure that matters most: any other above a failed gate, above an undecided one, above a missing engine."""
+    mildest_first = (EngineMissing, GateUndecided, GateFailed)
+
+    def severity(error: DeployError) -> int:
+        return mildest_first.index(type(error)) if type(error) in mildest_first else len(mildest_first)
+
+    return max(errors, key=severity, default=None)
+
+
+def print_document(outcomes: Sequence[Outcome], *, error: DeployError | None) -> None:
+    """Exactly one JSON document on stdout."""
+    from pipeline.summary import document
+
+    print(document(outcomes, error=error))
+
+
+def print_summary(outcomes: Sequence[Outcome]) -> None:
+    """The table before -> after, one line per target."""
+    from pipeline.summary import table_header, table_rows
+    from pipeline.table import print_table
+
+    print_table("", table_header(), table_rows(outcomes))

@@ -1,0 +1,46 @@
+"""`deploy plan`: look before hours of training."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+from pipeline.commands.build import prepare
+from pipeline.options import Request
+from pipeline.plan import Plan, plan
+from pipeline.table import print_table
+
+
+def run(request: Request) -> None:
+    """Print what `deploy build` with the same options would do."""
+    with prepare(request) as prepared:
+        plans = [plan(prepared.steps(target)) for target in prepared.targets]
+        free = shutil.disk_usage(prepared.workspace.root).free
+    if request.as_json:
+        print(json.dumps([{**asdict(each), "seconds_left": each.seconds_left} for each in plans], indent=2))
+        return
+    for each in plans:
+        _print(each, free)
+
+
+def _print(found: Plan, free: int) -> None:
+    rows = [
+        (stage.stage, "done" if stage.is_done else "to do", _duration(stage.seconds, is_estimate=not stage.is_done))
+        for stage in found.stages
+    ]
+    print_table(f"target {found.target}", ("stage", "state", "time"), rows)
+    if found.seconds_left > 0:
+        print(
+            f"left: {_duration(found.seconds_left, is_estimate=True)} on this machine, "
+            f"{found.disk_bytes / 1e6:,.0f} MB in the workspace ({free / 1e9:,.0f} GB free)"
+        )
+    else:
+        print("nothing to do: `deploy build` would answer at once")
+
+
+def _duration(seconds: float, *, is_estimate: bool) -> str:
+    about = "about " if is_estimate else ""
+    if seconds < 90:
+        return f"{about}{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{about}{seconds / 60:.0f} min"
+    return f"{about}{seconds / 3600:.1f} h"

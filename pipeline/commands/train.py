@@ -1,0 +1,46 @@
+"""`deploy train`: a float checkpoint that `deploy build` can load."""
+
+from pathlib import Path
+
+from pipeline.console import progress_for
+from pipeline.data.dataset import open_dataset
+from pipeline.recipe import PreprocessingRecipe
+
+
+def run(
+    *,
+    output: Path,
+    data: str,
+    network: str,
+    checkpoint: Path | None,
+    epochs: int,
+    learning_rate: float | None,
+    batch_size: int,
+    seed: int,
+    is_verbose: bool,
+) -> None:
+    """Train, write the checkpoint and say how good it is on images it has not seen."""
+    progress = progress_for(is_verbose=is_verbose)
+    dataset = open_dataset(data, seed=seed)
+    for note in dataset.notes:
+        progress.line(f"note: {note}")
+
+    from pipeline.train import train
+
+    trained = train(
+        dataset,
+        PreprocessingRecipe(),
+        network=network,
+        checkpoint=checkpoint,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+        output=output,
+    )
+    print(
+        f"wrote {trained.path}: {trained.architecture.name}, top-1 {trained.selection_top1:.2%} on "
+        f"{trained.selection_images} images kept apart from training. Next: deploy build --checkpoint {trained.path} "
+        f"--data {data}"
+    )

@@ -1,0 +1,65 @@
+"""Load: the trained network and the data it was trained on, checked against each other before hours of work."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from pipeline.artifacts import Checkpoint
+from pipeline.checkpoint import build_network, load_checkpoint
+from pipeline.data.batches import Batches
+from pipeline.data.dataset import Dataset, check_images, preprocessing_from
+from pipeline.progress import Progress
+from pipeline.recipe import PreprocessingRecipe
+from pipeline.statistics import check_above_chance
+from pipeline.training import logits_of
+from targets.device.preprocess import Preprocessing
+
+BASELINE = "baseline.json"
+PREPROCESSING = "preprocessing.json"
+
+
+def load(
+    source: Path,
+    *,
+    factory: str | None,
+    dataset: Dataset,
+    preprocessing: PreprocessingRecipe,
+    progress: Progress,
+    folder: Path,
+) -> None:
+    """Write the checkpoint of `source`, its preprocessing and its float accuracy on the selection split to `folder`.
+
+    Every image is decoded once. Raises `CheckpointError`, or `DataError` for images that cannot be used and for a
+    float accuracy near chance.
+    """
+    given_size = None if preprocessing.crop is None else (preprocessing.crop, preprocessing.crop)
+    load_checkpoint(source, factory=factory, classes=dataset.classes, input_size=given_size, folder=folder)
+    checkpoint = Checkpoint(folder=folder)
+    architecture = checkpoint.architecture
+    settled, assumed = preprocessing_from(
+        preprocessing,
+        family=architecture.family,
+        input_size=architecture.input_shape[1:],
+        stored=stored_preprocessing(source),
+    )
+    if assumed:
+        progress.line(f"assumed, as usual for {architecture.name}: {'; '.join(assumed)}")
+    (folder / PREPROCESSING).write_text(json.dumps(settled.to_dict(), indent=2, sort_keys=True))
+    for images in (dataset.training, dataset.selection, dataset.gate):
+        check_images(images, progress=progress)
+    selection = Batches(dataset.selection, settled)
+    predicted = np.argmax(logits_of(build_network(checkpoint), selection), axis=1)
+    top1 = float(np.mean(predicted == dataset.selection.labels))
+    check_above_chance(top1, classes=len(dataset.classes), images=len(dataset.selection))
+    (folder / BASELINE).write_text(json.dumps({"selection_top1": top1, "selection_images": len(dataset.selection)}))
+
+
+def stored_preprocessing(source: Path) -> Preprocessing | None:
+    """What `deploy train` wrote beside the weights, if it did."""
+    if source.suffix != ".safetensors":
+        return None
+    with safe_open(source, framework="numpy") as file:
+        metadata = file.metadata() or {}
+    return Preprocessing.from_dict(json.loads(metadata["preprocessing"])) if "preprocessing" in metadata else None

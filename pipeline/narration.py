@@ -1,0 +1,74 @@
+"""One line per stage: what it did, in figures."""
+
+import json
+from pathlib import Path
+
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Image, Parity, Verdict
+
+STAGE_WIDTH = 10
+
+
+def stage_line(stage: str, facts: str, *, seconds: float, was_cached: bool) -> str:
+    """`quantize    7-bit weights, 2 epochs   12.1 s`, or `done before` in place of the time."""
+    took = "done before" if was_cached else f"{seconds:.1f} s"
+    return f"{stage:<{STAGE_WIDTH}}{facts}   {took}"
+
+
+def cost_text(cost: Cost) -> str:
+    return f"{cost.parameters:,} parameters, {cost.macs / 1e6:,.1f} M MACs"
+
+
+def load_text(folder: Path) -> str:
+    checkpoint = Checkpoint(folder=folder)
+    baseline = json.loads((folder / "baseline.json").read_text())
+    return (
+        f"{checkpoint.architecture.name}, {cost_text(checkpoint.cost)}, float top-1 "
+        f"{baseline['selection_top1']:.2%} on the {baseline['selection_images']} images of the selection split"
+    )
+
+
+def prune_text(before: Cost, after: Cost) -> str:
+    if before == after:
+        return "nothing to prune"
+    return (
+        f"MACs {before.macs / 1e6:,.1f} M -> {after.macs / 1e6:,.1f} M ({after.macs / before.macs:.0%}), "
+        f"parameters {before.parameters:,} -> {after.parameters:,} ({after.parameters / before.parameters:.0%})"
+    )
+
+
+def quantize_text(checkpoint: Checkpoint) -> str:
+    quantization = checkpoint.quantization
+    kept = f", {len(quantization.float_layers)} layers kept in float" if quantization.float_layers else ""
+    return f"{len(quantization.weights)} layers, {quantization.weight_bits}-bit weights, 8-bit activations{kept}"
+
+
+def parity_text(parity: Parity) -> str:
+    return (
+        f"argmax agrees on {parity.argmax_agreement:.2%} of {parity.images} images, largest difference "
+        f"{parity.max_abs_difference:.3g} on logits spanning {parity.logit_range:.3g}"
+    )
+
+
+def compile_text(artifact: Artifact) -> str:
+    audit = artifact.candidate.audit
+    return f"{artifact.reason}; {audit.int8_nodes} Conv and Gemm in int8, {audit.float_nodes} in float"
+
+
+def verdict_text(report: AccuracyReport) -> str:
+    """The gate's sentence, for the log and for the error of a build that stops here."""
+    low, high = report.drop_interval_points
+    figures = (
+        f"top-1 {report.float_top1:.2%} -> {report.artifact_top1:.2%} on {report.images} images: "
+        f"drop {report.drop_points:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}] "
+        f"({report.lost} lost, {report.won} won), {report.max_drop_points:g} allowed"
+    )
+    lower, upper = report.drop_bounds_points
+    if report.verdict is Verdict.PASS:
+        return f"pass: {figures}; upper bound {upper:+.2f}"
+    if report.verdict is Verdict.FAIL:
+        return f"fail: {figures}; lower bound {lower:+.2f}"
+    return f"undecided: {figures}; bounds [{lower:+.2f}, {upper:+.2f}]. {report.advice}"
+
+
+def image_text(image: Image) -> str:
+    return f"{image.tag}, {image.bytes / 1e6:,.0f} MB, answers like the artifact"

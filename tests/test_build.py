@@ -1,0 +1,144 @@
+"""The whole chain on the embedded digits, as a user runs it: real training, real ONNX Runtime, no image."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.summary import Document
+
+ROOT = Path(__file__).parent.parent
+# Quick, not good: the chain is what is tested; the margin is wide so that the verdict is known.
+FAST = ("--macs", "0.8", "--epochs", "1", "--qat-epochs", "1", "--max-drop", "30", "--no-image")
+
+
+def deploy(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=500,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `digits.safetensors` in it, trained in seconds."""
+    folder = tmp_path_factory.mktemp("trained")
+    deploy("train", "--epochs", "3", "-o", "digits.safetensors", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(trained: Path) -> Document:
+    done = deploy("build", "--checkpoint", "digits.safetensors", *FAST, "--json", cwd=trained)
+    return Document.model_validate_json(done.stdout)
+
+
+def test_the_document_says_it_all(built: Document) -> None:
+    (target,) = built.targets
+    assert target.target == "cpu"
+    assert target.verdict == "pass"
+    assert target.place == "host"
+    assert target.images == 800
+    assert target.float_top1 is not None
+    assert target.float_top1 > 0.8
+    assert target.artifact_top1 is not None
+    assert target.drop_points == pytest.approx(100 * (target.float_top1 - target.artifact_top1))
+    assert target.macs_before is not None
+    assert target.macs_after is not None
+    assert target.macs_after <= 0.8 * target.macs_before
+    assert target.params_after < target.params_before  # type: ignore[operator]
+    assert target.float_latency_ms > 0  # type: ignore[operator]
+    assert target.artifact_latency_ms > 0  # type: ignore[operator]
+    assert target.image is None
+
+
+def test_the_artifact_is_published_with_all_it_needs(built: Document, trained: Path) -> None:
+    (folder,) = (trained / ".deploy" / "artifacts").iterdir()
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.onnx", "manifest.json", "golden.npz", "shard.zip", "predictions.npz", "report.json"} <= names
+    assert json.loads((folder / "report.json").read_text())["verdict"] == "pass"
+
+
+def test_a_second_build_does_nothing_and_needs_no_heavy_library(built: Document, trained: Path) -> None:
+    code = (
+        "import sys\nsys.argv = ['deploy', *sys.argv[1:]]\nfrom pipeline.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'scipy', 'sklearn', 'docker'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "build", "--checkpoint", "digits.safetensors", *FAST],
+        cwd=trained,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert "everything was done before: nothing to do" in done.stderr
+    assert done.stderr.strip().endswith("[]")
+
+
+def test_another_margin_judges_the_stored_predictions_again(built: Document, trained: Path) -> None:
+    before = {path for path in (trained / ".deploy").glob("*/*/stage.json")}
+    arguments = [argument if argument != "30" else "20" for argument in FAST]
+    done = deploy("build", "--checkpoint", "digits.safetensors", *arguments, "--json", cwd=trained)
+    (target,) = Document.model_validate_json(done.stdout).targets
+    assert {path for path in (trained / ".deploy").glob("*/*/stage.json")} == before
+    assert target.drop_points == built.targets[0].drop_points
+    assert "20 allowed" in done.stderr
+
+
+def test_a_failed_gate_still_prints_the_document_and_keeps_the_artifact(trained: Path, tmp_path: Path) -> None:
+    """Post-training quantization of a network pruned to a tenth without recovery cannot pass at 0.1 points."""
+    arguments = ["--macs", "0.15", "--epochs", "0", "--qat-epochs", "0", "--max-drop", "0.1", "--no-image"]
+    checkpoint = str(trained / "digits.safetensors")
+    done = deploy("build", "--checkpoint", checkpoint, *arguments, "--json", cwd=tmp_path, code=10)
+    (target,) = Document.model_validate_json(done.stdout).targets
+    assert target.verdict == "fail"
+    assert target.image is None
+    assert "No image was built; artifact and report are kept" in done.stderr
+    (folder,) = (tmp_path / ".deploy" / "artifacts").iterdir()
+    assert json.loads((folder / "report.json").read_text())["verdict"] == "fail"
+
+
+def test_one_stage_alone_stops_after_it(trained: Path, tmp_path: Path) -> None:
+    deploy("load", "--checkpoint", str(trained / "digits.safetensors"), cwd=tmp_path)
+    stages = {path.parent.parent.name for path in (tmp_path / ".deploy").glob("*/*/stage.json")}
+    assert stages == {"load"}
+
+
+def test_a_plan_names_what_is_done_and_what_is_not(built: Document, trained: Path, tmp_path: Path) -> None:
+    checkpoint = str(trained / "digits.safetensors")
+    fresh = json.loads(deploy("plan", "--checkpoint", checkpoint, *FAST, "--json", cwd=tmp_path).stdout)
+    assert [stage["stage"] for stage in fresh[0]["stages"] if stage["is_done"]] == ["load"]
+    assert fresh[0]["seconds_left"] > 0
+    assert fresh[0]["disk_bytes"] > 0
+    assert "quantize" in deploy("plan", "--checkpoint", checkpoint, *FAST, cwd=tmp_path).stdout
+
+
+def test_status_shows_the_stages_and_clean_removes_them(trained: Path, tmp_path: Path) -> None:
+    deploy("load", "--checkpoint", str(trained / "digits.safetensors"), cwd=tmp_path)
+    assert "load" in deploy("status", cwd=tmp_path).stdout
+    deploy("clean", cwd=tmp_path)
+    assert not list((tmp_path / ".deploy").glob("*/*/stage.json"))
+
+
+def test_two_targets_share_their_work(trained: Path, tmp_path: Path) -> None:
+    own = tmp_path / "gateway.toml"
+    own.write_text((ROOT / "targets/catalogue/cpu.toml").read_text())
+    checkpoint = str(trained / "digits.safetensors")
+    arguments = ["--qat-epochs", "0", "--max-drop", "30", "--no-image", "--target", "cpu", "--target", str(own)]
+    done = deploy("build", "--checkpoint", checkpoint, *arguments, "--json", cwd=tmp_path)
+    document = Document.model_validate_json(done.stdout)
+    assert [target.target for target in document.targets] == ["cpu", "gateway"]
+    assert len(list((tmp_path / ".deploy" / "quantize").iterdir())) == 1
+    assert len(list((tmp_path / ".deploy" / "compile").iterdir())) == 2
