@@ -1,0 +1,84 @@
+"""Make the image's Python environment from the wheels beside this file: python3 install.py ENVIRONMENT LAYER
+
+Runs inside the image's build, without network. What a model server never opens is left out. The environment is
+made where it will be, then moved below LAYER with its parent folders, all times fixed: so the layer that is copied
+from there is the same, bit for bit, wherever it is made from the same wheels.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+WHEELS = Path(__file__).parent / "wheels"
+# Relative to the environment's site-packages.
+SURPLUS = (
+    "pip",
+    "pip-*",
+    "setuptools",
+    "setuptools-*",
+    "pkg_resources",
+    "_distutils_hack",
+    "distutils-precedence.pth",
+    # The Python binding holds the runtime itself; this second copy serves C programs (35 MB).
+    "onnxruntime/capi/libonnxruntime.so.*",
+    "onnxruntime/backend",
+    "onnxruntime/datasets",
+    "onnxruntime/quantization",
+    "onnxruntime/tools",
+    "onnxruntime/transformers",
+    "numpy/**/tests",
+    "numpy/distutils",
+    "numpy/f2py",
+    "numpy/_core/include",
+    "numpy/**/*.a",
+    "numpy/**/*.pyi",
+    # AVIF is no format the device decodes (5 MB).
+    "PIL/_avif*",
+    "pillow.libs/libavif*",
+    "**/__pycache__",
+)
+SCRIPTS = ("bin/[!p]*", "bin/pip*")
+IMPORTS = "import numpy, onnxruntime, PIL.Image, starlette.applications, uvicorn"
+FIXED_TIME = 315532800  # 1980-01-01, the earliest that a zip archive can hold
+
+
+def main() -> None:
+    environment, layer = map(Path, sys.argv[1:])
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = str(environment / "bin" / "python")
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+        "--no-index",
+    ]
+    install += ["--no-deps", "--no-compile", "--require-hashes", "--find-links", str(WHEELS)]
+    subprocess.run([*install, "--requirement", str(WHEELS / "requirements.txt")], check=True)
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    remove(packages, SURPLUS)
+    remove(environment, SCRIPTS)
+    subprocess.run([python, "-B", "-c", IMPORTS], check=True, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"})
+    place = layer / environment.relative_to("/")
+    place.parent.mkdir(parents=True)
+    shutil.move(str(environment), str(place))
+    for path in [layer, *layer.rglob("*")]:
+        os.utime(str(path), (FIXED_TIME, FIXED_TIME), follow_symlinks=False)
+
+
+def remove(folder: Path, patterns: "tuple[str, ...]") -> None:
+    for pattern in patterns:
+        for path in list(folder.glob(pattern)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(str(path))
+            elif path.exists() or path.is_symlink():
+                path.unlink()
+
+
+if __name__ == "__main__":
+    main()

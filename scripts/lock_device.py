@@ -1,0 +1,69 @@
+"""Resolve `docker/requirements.in` for every platform and Python an image may have; needs `uv` on PATH.
+
+    python scripts/lock_device.py            writes docker/locks/<os>-<arch>-cp<version>.txt
+    python scripts/lock_device.py --check    fails where a lock is not what it would write
+
+Versions follow constraints.txt, so that the device runs what the host was tested with.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ROOT / "docker" / "locks"
+PYTHONS = {"linux-amd64": ("3.11", "3.12", "3.13"), "linux-arm64": ("3.11", "3.12")}
+# glibc 2.28 is what ONNX Runtime's own wheels ask for.
+PLATFORMS = {"linux-amd64": "x86_64-manylinux_2_28", "linux-arm64": "aarch64-manylinux_2_28"}
+# Asked for by ONNX Runtime's metadata, imported by its tools alone, never by a session.
+NOT_AT_RUN_TIME = ("coloredlogs", "flatbuffers", "mpmath", "packaging", "protobuf", "sympy")
+# A lock must serve behind any mirror: names, versions and hashes, nothing about where they came from.
+FOREIGN = re.compile(r"://|^\s*-[-a-z]*(index|find-links|trusted)|^\s*-[if]\b|\bfile:|@ ", re.MULTILINE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a lock is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for platform, pythons in PYTHONS.items():
+        for python in pythons:
+            path = LOCKS / f"{platform}-cp{python.replace('.', '')}.txt"
+            text = resolve(platform, python)
+            if path.exists() and path.read_text() == text:
+                print(f"{path.relative_to(ROOT)} is up to date")
+            elif check:
+                stale.append(path.name)
+            else:
+                path.write_text(text)
+                print(f"{path.relative_to(ROOT)} written: {text.count('==')} packages")
+    if stale:
+        sys.exit(f"out of date: {', '.join(stale)}. Run scripts/lock_device.py and commit what it writes.")
+
+
+def resolve(platform: str, python: str) -> str:
+    """The lock's text: `name==version` with the hashes of every published file of that version."""
+    with tempfile.TemporaryDirectory() as scratch:
+        excluded = Path(scratch) / "excluded.txt"
+        excluded.write_text("\n".join(NOT_AT_RUN_TIME))
+        command = ["uv", "pip", "compile", str(ROOT / "docker" / "requirements.in"), "--quiet"]
+        command += ["--python-platform", PLATFORMS[platform], "--python-version", python]
+        command += ["--constraints", str(ROOT / "constraints.txt"), "--excludes", str(excluded)]
+        command += ["--only-binary", ":all:", "--generate-hashes", "--no-annotate", "--no-header"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            sys.exit("uv is not on PATH; install it: pip install uv")
+    if done.returncode != 0:
+        sys.exit(f"uv could not resolve for {platform}, Python {python}:\n{done.stderr}")
+    stray = FOREIGN.search(done.stdout)
+    if stray is not None:
+        sys.exit(f"the lock for {platform}, Python {python} names a place: {stray.group()!r} in\n{done.stdout}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""python -m targets.device serve | selftest | healthcheck"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import List
+
+USAGE = """usage: python -m targets.device COMMAND
+
+  serve                     answer requests (Open Inference Protocol v2) on PORT (8000) until SIGTERM
+  selftest [SHARD]          prove the model on its golden images and, where given, on a shard; JSON on stdout
+  healthcheck               status 0 if the server of this container is ready, else 1
+"""
+
+
+def main(arguments: List[str]) -> int:
+    """The exit status: 0 done, 1 not proven or not ready, 2 wrong use or setting."""
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if command == "healthcheck" and not rest:
+        return _healthcheck()
+    if command == "selftest" and len(rest) <= 1:
+        return _selftest(rest)
+    if command == "serve" and not rest:
+        return _serve()
+    sys.stderr.write(USAGE)
+    return 2
+
+
+def _healthcheck() -> int:
+    from targets.device.healthcheck import is_ready
+
+    port = os.environ.get("PORT", "8000")
+    return 0 if port.isdigit() and is_ready(int(port)) else 1
+
+
+def _serve() -> int:
+    from targets.device.log import log_as_json
+    from targets.device.server import serve
+    from targets.device.settings import SettingError, read_settings
+
+    try:
+        settings = read_settings()
+    except SettingError as error:
+        return _fail(error, 2)
+    log_as_json(settings.log_level)
+    serve(settings)
+    return 0
+
+
+def _selftest(arguments: List[str]) -> int:
+    import json
+    from pathlib import Path
+
+    from targets.device.manifest import ManifestError
+    from targets.device.measure import MeasureError
+    from targets.device.preprocess import ImageError
+    from targets.device.selftest import selftest
+    from targets.device.sessions import SessionError
+    from targets.device.settings import SettingError, read_settings
+    from targets.device.shard import ShardError
+
+    try:
+        folder = read_settings().model_folder
+        report = selftest(folder, Path(arguments[0]) if arguments else None)
+    except SettingError as error:
+        return _fail(error, 2)
+    except (ManifestError, SessionError, ShardError, ImageError, MeasureError) as error:
+        return _fail(error, 1)
+    sys.stdout.write(json.dumps(report) + "\n")
+    return 0 if report["passed"] else 1
+
+
+def _fail(error: Exception, status: int) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,227 @@
+"""Open Inference Protocol v2 over HTTP: requests and responses as bytes, with the binary tensor extension.
+
+A body is JSON, or JSON followed by the tensors' raw bytes (little-endian, in the order of the JSON); then a header
+gives the length of the JSON. Knows nothing of HTTP servers and models.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+LENGTH_HEADER = "Inference-Header-Content-Length"
+BINARY_EXTENSION = "binary_tensor_data"
+DATATYPES: Dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4")}
+MAX_DIMENSIONS = 8
+
+
+class RequestError(ValueError):
+    """The request cannot be answered; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    name: str
+    binary: bool
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    id: Optional[str]
+    inputs: Mapping[str, NDArray[Any]]
+    outputs: Optional[Tuple[RequestedOutput, ...]]
+    """None: all of them."""
+    binary: bool
+    """How outputs are written whose request does not say it."""
+
+
+def parse_request(body: bytes, json_length: Optional[str] = None) -> InferRequest:
+    """The request in `body`; `json_length` is the value of the length header where there is one."""
+    header, tail = _split(body, json_length)
+    raw = _object(header)
+    request_id = raw.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise RequestError(f"'id' must be a string, not {_shown(request_id)}")
+    binary = _flag(_parameters(raw, "the request"), "binary_data_output")
+    return InferRequest(
+        id=request_id,
+        inputs=_inputs(raw.get("inputs"), tail),
+        outputs=_outputs(raw.get("outputs"), binary),
+        binary=binary,
+    )
+
+
+def render_response(
+    *,
+    model_name: str,
+    model_version: str,
+    request_id: Optional[str],
+    outputs: Sequence[Tuple[str, NDArray[np.float32], bool]],
+) -> Tuple[bytes, Optional[int]]:
+    """The body, and the length of its JSON where binary tensors follow it; an output is (name, values, binary)."""
+    described: List[Dict[str, Any]] = []
+    tail: List[bytes] = []
+    for name, values, binary in outputs:
+        entry: Dict[str, Any] = {"name": name, "shape": list(values.shape), "datatype": "FP32"}
+        if binary:
+            tail.append(np.ascontiguousarray(values, DATATYPES["FP32"]).tobytes())
+            entry["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            entry["data"] = values.ravel().tolist()
+        described.append(entry)
+    raw: Dict[str, Any] = {"model_name": model_name, "model_version": model_version, "outputs": described}
+    if request_id is not None:
+        raw["id"] = request_id
+    header = json.dumps(raw, separators=(",", ":"), allow_nan=False).encode()
+    return b"".join([header, *tail]), len(header) if tail else None
+
+
+def _split(body: bytes, json_length: Optional[str]) -> Tuple[bytes, memoryview]:
+    if json_length is None:
+        return body, memoryview(b"")
+    # isdecimal() accepts digits of other scripts, too.
+    if not (json_length.isascii() and json_length.isdecimal()) or len(json_length) > 12:
+        raise RequestError(f"{LENGTH_HEADER} must be a number of bytes, not {_shown(json_length)}")
+    length = int(json_length)
+    if length > len(body):
+        raise RequestError(f"{LENGTH_HEADER} is {length}, but the body has {len(body)} bytes")
+    return body[:length], memoryview(body)[length:]
+
+
+def _object(header: bytes) -> Dict[str, Any]:
+    try:
+        raw = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise RequestError(f"the body must be a JSON object, not {_shown(raw)}")
+    return raw
+
+
+def _inputs(raw: Any, tail: memoryview) -> Dict[str, NDArray[Any]]:
+    found: Dict[str, NDArray[Any]] = {}
+    for entry in _objects(raw, "inputs"):
+        name = _name(entry, "an input")
+        if name in found:
+            raise RequestError(f"the input {_shown(name)} is given twice")
+        shape, dtype = _shape(entry, name), _dtype(entry, name)
+        size = _parameters(entry, f"the input {_shown(name)}").get("binary_data_size")
+        if size is None:
+            found[name] = _from_json(entry, name, shape, dtype)
+        else:
+            if "data" in entry:
+                raise RequestError(f"the input {_shown(name)} has both 'data' and 'binary_data_size'")
+            found[name] = _from_bytes(tail, name, shape, dtype, size)
+            tail = tail[size:]
+    if len(tail):
+        raise RequestError(f"{len(tail)} bytes follow the last binary tensor")
+    return found
+
+
+def _from_json(entry: Mapping[str, Any], name: str, shape: Tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if "data" not in entry:
+        raise RequestError(f"the input {_shown(name)} has neither 'data' nor the parameter 'binary_data_size'")
+    try:
+        values = np.asarray(entry["data"])
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise RequestError(f"the data of the input {_shown(name)} is no array of numbers: {error}") from None
+    if values.dtype.kind not in "iuf":
+        raise RequestError(f"the data of the input {_shown(name)} is no array of numbers")
+    _check_count(values.size, name, shape)
+    with np.errstate(over="ignore"):
+        return values.astype(dtype).reshape(shape)
+
+
+def _from_bytes(tail: memoryview, name: str, shape: Tuple[int, ...], dtype: np.dtype[Any], size: Any) -> NDArray[Any]:
+    if type(size) is not int or size < 0:
+        raise RequestError(f"binary_data_size of the input {_shown(name)} must be a number of bytes")
+    if size > len(tail):
+        raise RequestError(f"the input {_shown(name)} has {size} binary bytes, but only {len(tail)} are left")
+    if size % dtype.itemsize:
+        raise RequestError(f"the input {_shown(name)} has {size} binary bytes, no multiple of {dtype.itemsize}")
+    _check_count(size // dtype.itemsize, name, shape)
+    return np.frombuffer(tail[:size], dtype).reshape(shape)
+
+
+def _check_count(found: int, name: str, shape: Tuple[int, ...]) -> None:
+    wanted = 1
+    for size in shape:
+        wanted *= size
+    if found != wanted:
+        raise RequestError(f"the input {_shown(name)} of shape {list(shape)} needs {wanted} values; it has {found}")
+
+
+def _shape(entry: Mapping[str, Any], name: str) -> Tuple[int, ...]:
+    shape = entry.get("shape")
+    # A bool is an int for isinstance().
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise RequestError(f"the shape of the input {_shown(name)} must be a list of sizes, not {_shown(shape)}")
+    if len(shape) > MAX_DIMENSIONS:
+        raise RequestError(f"the input {_shown(name)} has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are taken")
+    return tuple(shape)
+
+
+def _dtype(entry: Mapping[str, Any], name: str) -> np.dtype[Any]:
+    datatype = entry.get("datatype")
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        known = ", ".join(DATATYPES)
+        raise RequestError(f"the datatype of the input {_shown(name)} must be {known}, not {_shown(datatype)}")
+    return DATATYPES[datatype]
+
+
+def _outputs(raw: Any, binary: bool) -> Optional[Tuple[RequestedOutput, ...]]:
+    if raw is None or raw == []:
+        return None
+    found: List[RequestedOutput] = []
+    for entry in _objects(raw, "outputs"):
+        name = _name(entry, "an output")
+        parameters = _parameters(entry, f"the output {_shown(name)}")
+        if "classification" in parameters:
+            raise RequestError("the parameter 'classification' is not supported: ask for the logits")
+        if name in [output.name for output in found]:
+            raise RequestError(f"the output {_shown(name)} is asked for twice")
+        found.append(RequestedOutput(name, _flag(parameters, "binary_data", binary)))
+    return tuple(found)
+
+
+def _objects(raw: Any, what: str) -> List[Dict[str, Any]]:
+    if not isinstance(raw, list) or not raw or not all(isinstance(entry, dict) for entry in raw):
+        raise RequestError(f"'{what}' must be a list of objects, not {_shown(raw)}")
+    return raw
+
+
+def _name(entry: Mapping[str, Any], what: str) -> str:
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise RequestError(f"{what} needs a 'name'")
+    return name
+
+
+def _parameters(raw: Mapping[str, Any], what: str) -> Dict[str, Any]:
+    parameters = raw.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise RequestError(f"the parameters of {what} must be an object, not {_shown(parameters)}")
+    return parameters
+
+
+def _flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise RequestError(f"the parameter '{name}' must be true or false, not {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A foreign value in a message, cut short."""
+    text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,240 @@
+"""The Open Inference Protocol v2 over HTTP, for the one model of this device."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from typing import Any, AsyncIterator, Dict, List, Optional, Tuple
+
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from targets.device.manifest import Manifest
+from targets.device.protocol import (
+    BINARY_EXTENSION,
+    LENGTH_HEADER,
+    InferRequest,
+    RequestError,
+    parse_request,
+    render_response,
+)
+from targets.device.service import NotReady, Service
+from targets.device.settings import Settings
+
+LOG = logging.getLogger(__name__)
+INPUT, OUTPUT = "images", "logits"
+
+
+class Server:
+    """The protocol's answers; one of it serves one `Service`."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self._service = service
+        self._settings = settings
+        self._waiting = 0
+
+    def application(self) -> Starlette:
+        model = "/v2/models/{model}"
+        routes: List[Route] = [
+            Route("/v2", self.server_metadata),
+            Route("/v2/health/live", self.live),
+            Route("/v2/health/ready", self.ready),
+        ]
+        for path in (model, model + "/versions/{version}"):
+            routes += [
+                Route(path, self.model_metadata),
+                Route(path + "/ready", self.model_ready),
+                Route(path + "/infer", self.infer, methods=["POST"]),
+            ]
+
+        @asynccontextmanager
+        async def lifespan(_application: Starlette) -> AsyncIterator[None]:
+            yield
+            self._service.close()
+
+        # Exceptions that are not named here end as a bug of ours: logged with traceback, answered with status 500.
+        handlers: Any = {
+            HTTPException: _on_http_error,
+            RequestError: _on_request_error,
+            NotReady: _on_not_ready,
+            500: _on_bug,
+        }
+        return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+
+    async def server_metadata(self, _request: Request) -> Response:
+        manifest = self._service.manifest
+        version = manifest.version if manifest is not None else ""
+        return JSONResponse({"name": "edge-deploy", "version": version, "extensions": [BINARY_EXTENSION]})
+
+    async def live(self, _request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, _request: Request) -> Response:
+        readiness = self._service.readiness
+        if readiness.ready:
+            return JSONResponse({"ready": True})
+        return JSONResponse({"ready": False, "error": readiness.reason}, status_code=503)
+
+    async def model_ready(self, request: Request) -> Response:
+        manifest = self._asked_for(request)
+        readiness = self._service.readiness
+        if readiness.ready:
+            return JSONResponse({"name": manifest.name, "ready": True})
+        return JSONResponse({"name": manifest.name, "ready": False, "error": readiness.reason}, status_code=503)
+
+    async def model_metadata(self, request: Request) -> Response:
+        manifest = self._asked_for(request)
+        return JSONResponse(
+            {
+                "name": manifest.name,
+                "versions": [manifest.version],
+                "platform": "onnx_onnxv1",
+                "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, *manifest.input_shape]}],
+                "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(manifest.classes)]}],
+                "parameters": {
+                    "classes": list(manifest.classes),
+                    "target": manifest.target,
+                    "precision": manifest.precision,
+                    "model_sha256": manifest.model_sha256,
+                    "runs_on": self._service.place,
+                },
+            }
+        )
+
+    async def infer(self, request: Request) -> Response:
+        manifest = self._asked_for(request)
+        readiness = self._service.readiness
+        if not readiness.ready:
+            raise NotReady(readiness.reason)
+        if self._waiting >= self._settings.max_waiting:
+            raise RequestError(f"{self._waiting} requests are being answered already; try again", status=503)
+        self._waiting += 1
+        try:
+            body = await self._body(request)
+            json_length = request.headers.get(LENGTH_HEADER)
+            answer = self._service.submit(lambda: self._answer(manifest, body, json_length))
+            content, length = await asyncio.wrap_future(answer)
+        finally:
+            self._waiting -= 1
+        if length is None:
+            return Response(content, media_type="application/json")
+        return Response(content, headers={LENGTH_HEADER: str(length)}, media_type="application/octet-stream")
+
+    def _asked_for(self, request: Request) -> Manifest:
+        manifest = self._service.manifest
+        if manifest is None:
+            raise NotReady(self._service.readiness.reason)
+        name, version = request.path_params["model"], request.path_params.get("version")
+        if name != manifest.name:
+            raise RequestError(f"there is no model {name!r} here; this server has {manifest.name!r}", status=404)
+        if version is not None and version != manifest.version:
+            raise RequestError(
+                f"there is no version {version!r} of {name!r} here; this server has {manifest.version!r}", status=404
+            )
+        return manifest
+
+    async def _body(self, request: Request) -> bytes:
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise RequestError(f"Content-Encoding {encoding!r} is not supported; send the body as it is", status=415)
+        limit = self._settings.max_body_bytes
+        too_large = RequestError(
+            f"the body is larger than the {limit} bytes that are taken (MAX_BODY_MIB)", status=413
+        )
+        # A chunked body announces no length; a false one is caught by the HTTP parser.
+        if int(request.headers.get("content-length", "0")) > limit:
+            raise too_large
+        chunks: List[bytes] = []
+        size = 0
+        try:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise too_large
+                chunks.append(chunk)
+        except ClientDisconnect:
+            raise RequestError("the client went away before its request was complete") from None
+        return b"".join(chunks)
+
+    def _answer(self, manifest: Manifest, body: bytes, json_length: Optional[str]) -> Tuple[bytes, Optional[int]]:
+        """Everything that takes time, in the model's thread: parse, infer, write."""
+        request = parse_request(body, json_length)
+        images = checked_images(request, manifest, self._settings.max_batch)
+        binary = _binary_output(request)
+        logits = self._service.infer(images)
+        return render_response(
+            model_name=manifest.name,
+            model_version=manifest.version,
+            request_id=request.id,
+            outputs=[(OUTPUT, logits, binary)],
+        )
+
+
+def checked_images(request: InferRequest, manifest: Manifest, max_batch: int) -> NDArray[np.float32]:
+    """The request's `images` [N, 3, H, W]; raises `RequestError`."""
+    if list(request.inputs) != [INPUT]:
+        given = ", ".join(map(repr, request.inputs))
+        raise RequestError(f"exactly one input, {INPUT!r}, is taken; the request has {given[:200]}")
+    images: NDArray[np.float32] = request.inputs[INPUT]
+    if images.ndim != 4 or images.shape[1:] != manifest.input_shape:
+        wanted = ", ".join(map(str, manifest.input_shape))
+        raise RequestError(f"{INPUT!r} must have the shape [N, {wanted}], not {list(images.shape)}")
+    if not 1 <= len(images) <= max_batch:
+        raise RequestError(f"{len(images)} images in one request; 1 to {max_batch} are taken (MAX_BATCH)")
+    if not np.isfinite(images).all():
+        raise RequestError(f"{INPUT!r} holds values that are not finite float32 numbers")
+    return images
+
+
+def _binary_output(request: InferRequest) -> bool:
+    for output in request.outputs or ():
+        if output.name != OUTPUT:
+            raise RequestError(f"there is no output {output.name[:60]!r}; the model has {OUTPUT!r}")
+        return output.binary
+    return request.binary
+
+
+async def _on_http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+async def _on_request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    headers: Dict[str, str] = {"Retry-After": "1"} if error.status == 503 else {}
+    fields = {"path": request.url.path, "status": error.status, "error": str(error)}
+    LOG.warning("request refused", extra={"fields": fields})
+    return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)
+
+
+async def _on_not_ready(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=503, headers={"Retry-After": "1"})
+
+
+async def _on_bug(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": "internal error; the server's log has the details"}, status_code=500)
+
+
+def serve(settings: Settings) -> None:
+    """Answer until SIGTERM or SIGINT; requests at hand are finished first."""
+    service = Service(settings.model_folder)
+    LOG.info("listening", extra={"fields": {"host": settings.host, "port": settings.port}})
+    uvicorn.run(
+        Server(service, settings).application(),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+    )

@@ -1,0 +1,63 @@
+"""What a container's environment may set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Mapping
+
+MEBIBYTE = 1 << 20
+
+
+class SettingError(ValueError):
+    """An environment variable has a value that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Read from the environment; every one has a default."""
+
+    port: int = 8000
+    """PORT"""
+    host: str = "0.0.0.0"
+    """HOST: the address to listen on."""
+    model_folder: Path = Path("/opt/edge-deploy/model")
+    """MODEL_FOLDER"""
+    max_batch: int = 64
+    """MAX_BATCH: images of one request."""
+    max_body_bytes: int = 64 * MEBIBYTE
+    """MAX_BODY_MIB: mebibytes of one request's body."""
+    max_waiting: int = 16
+    """MAX_WAITING: requests held at a time, waiting or being answered; bounds the memory together with the body's."""
+    log_level: str = "info"
+    """LOG_LEVEL: debug, info, warning or error."""
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Raises `SettingError` that names the variable."""
+    default = Settings()
+    level = environment.get("LOG_LEVEL", default.log_level).lower()
+    if level not in ("debug", "info", "warning", "error"):
+        raise SettingError(f"LOG_LEVEL is {level!r}; use debug, info, warning or error")
+    body = _number(environment, "MAX_BODY_MIB", default.max_body_bytes // MEBIBYTE, 1, 4096)
+    return Settings(
+        port=_number(environment, "PORT", default.port, 1, 65535),
+        host=environment.get("HOST", default.host),
+        model_folder=Path(environment.get("MODEL_FOLDER", default.model_folder)),
+        max_batch=_number(environment, "MAX_BATCH", default.max_batch, 1, 4096),
+        max_body_bytes=body * MEBIBYTE,
+        max_waiting=_number(environment, "MAX_WAITING", default.max_waiting, 1, 4096),
+        log_level=level,
+    )
+
+
+def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = environment.get(name, str(default))
+    try:
+        value = int(text)
+    except ValueError:
+        raise SettingError(f"{name} is {text!r}; it must be a whole number") from None
+    if not least <= value <= most:
+        raise SettingError(f"{name} is {value}; it must be from {least} to {most}")
+    return value
