@@ -165,7 +165,8 @@ def _open(data: bytes) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image has too many pixels ({error}); at most {MAX_PIXELS} are decoded") from None
     except UnidentifiedImageError:
-        raise ImageError(f"the file is not an image of a known format ({', '.join(FORMATS)})") from None
+        known = ", ".join(FORMATS)
+        raise ImageError(f"the file is cut short in its header, or not an image of a known format ({known})") from None
     except _MALFORMED as error:
         raise ImageError(f"the file's header is damaged: {error}") from None
     if image.width * image.height > MAX_PIXELS:

@@ -1,0 +1,137 @@
+"""`deploy train`: a float ResNet from scratch, or one that is fine-tuned, as a checkpoint `deploy build` can load."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.artifacts import Architecture
+from pipeline.checkpoint import read_state
+from pipeline.data.batches import Batches
+from pipeline.data.dataset import Dataset, check_images, preprocessing_from
+from pipeline.data.defaults import Given
+from pipeline.errors import CheckpointError, DataError, RecipeError
+from pipeline.progress import Progress
+from pipeline.published import published
+from pipeline.recognition import recognize
+from pipeline.resnet import ResNet, build_resnet
+from pipeline.training import cross_entropy, fit, seed_everything, top1_of
+from targets.device.preprocess import Preprocessing
+
+LEARNING_RATE = 0.1
+FINE_TUNING_RATE = 0.01
+"""Trained weights are moved gently: a tenth of what fresh ones stand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What was written. The gate's images have not been looked at."""
+
+    path: Path
+    architecture: Architecture
+    preprocessing: Preprocessing
+    selection_top1: float
+    selection_images: int
+
+
+def train(
+    dataset: Dataset,
+    preprocessing: Given,
+    *,
+    network: str,
+    checkpoint: Path | None,
+    epochs: int,
+    learning_rate: float | None,
+    batch_size: int,
+    seed: int,
+    progress: Progress,
+    output: Path,
+) -> Trained:
+    """Train `network` (a published name), or fine-tune `checkpoint`, and write `output` (.safetensors).
+
+    Classes and preprocessing are stored with the weights, as JSON in the file's metadata. `learning_rate` None:
+    `LEARNING_RATE`, or `FINE_TUNING_RATE` for a checkpoint. Raises `RecipeError`, `DataError`, `CheckpointError`,
+    `CompressionError`.
+    """
+    _check_output(output)
+    seed_everything(seed)
+    model, architecture = _start(dataset, network, checkpoint, progress)
+    settled, assumed = preprocessing_from(
+        preprocessing, family=architecture.family, input_size=architecture.input_shape[1:]
+    )
+    progress.line(f"{architecture.name}, {len(dataset.training)} training images; assumed: {'; '.join(assumed)}")
+    if len(dataset.training) < 2 or len(dataset.selection) == 0:
+        raise DataError(f"{len(dataset.training)} training images are too few; two of each class are the least.")
+    check_images(dataset.training, progress)
+    check_images(dataset.selection, progress)
+    selection = Batches(dataset.selection, settled, batch_size=batch_size, seed=seed)
+    fit(
+        model,
+        Batches(dataset.training, settled, batch_size=batch_size, seed=seed, shuffle=True, augment=True),
+        epochs=epochs,
+        learning_rate=learning_rate or (LEARNING_RATE if checkpoint is None else FINE_TUNING_RATE),
+        loss=cross_entropy,
+        selection=selection,
+        frozen_statistics=False,
+        progress=progress,
+        name="train",
+    )
+    _save(model, output, classes=dataset.classes, preprocessing=settled)
+    return Trained(
+        path=output,
+        architecture=architecture,
+        preprocessing=settled,
+        selection_top1=top1_of(model, selection),
+        selection_images=len(dataset.selection),
+    )
+
+
+def _check_output(output: Path) -> None:
+    """Before the training, not after it."""
+    if output.suffix != ".safetensors":
+        raise RecipeError(f"the output {output} must be a .safetensors file: plain weights that anybody can load.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(output.parent, os.W_OK) and not output.is_dir()
+    except OSError as error:
+        raise RecipeError(f"the folder of {output} cannot be made: {error.strerror}.") from None
+    if not writable:
+        raise RecipeError(f"{output} cannot be written. Give another file with --output.")
+
+
+def _start(dataset: Dataset, network: str, checkpoint: Path | None, progress: Progress) -> tuple[ResNet, Architecture]:
+    if checkpoint is None:
+        architecture = published(network, classes=dataset.classes)
+        return build_resnet(architecture), architecture
+    try:
+        found, state = recognize(read_state(checkpoint), classes=(), input_size=None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error.__cause__
+    architecture = replace(found, classes=dataset.classes)
+    model = build_resnet(architecture)
+    if len(found.classes) != len(dataset.classes):
+        progress.line(f"new head: {len(dataset.classes)} classes instead of the {len(found.classes)} of {checkpoint}")
+        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    model.load_state_dict(state, strict=False)  # all but the head is there: `recognize` has checked
+    return model, architecture
+
+
+def _save(model: nn.Module, output: Path, *, classes: tuple[str, ...], preprocessing: Preprocessing) -> None:
+    """Write the state dict so that a reader sees the whole file or none."""
+    weights = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+    metadata = {
+        "format": "pt",
+        "classes": json.dumps(classes),
+        "preprocessing": json.dumps(preprocessing.to_dict()),
+    }
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        save_file(weights, temporary, metadata=metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
