@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Tuple
@@ -42,9 +43,11 @@ def write_golden(folder: Path, pixels: NDArray[np.uint8], logits: NDArray[np.flo
 def read_golden(folder: Path) -> Tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Pixels [N, H, W, 3] and logits [N, C]; raises ValueError or OSError for a file that is none of ours."""
     try:
-        with np.load(folder / FILE, allow_pickle=False) as file:
+        # Opened here, since NumPy leaves its own handle open on a damaged file.
+        with (folder / FILE).open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
             pixels, logits = file["pixels"], file["logits"]
-    except (KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{folder / FILE} is damaged: {error}") from None
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) != len(logits) or len(pixels) == 0:
         raise ValueError(f"{folder / FILE} is damaged: pixels {pixels.shape}, logits {logits.shape}")

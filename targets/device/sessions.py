@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Mapping, Optional, Sequence, Tuple, Type, Union
+from typing import Callable, Mapping, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 import onnxruntime as ort
@@ -23,6 +23,12 @@ LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 MODES = {"sequential": ort.ExecutionMode.ORT_SEQUENTIAL, "parallel": ort.ExecutionMode.ORT_PARALLEL}
+SIMPLE: Mapping[str, Callable[[Option], Option]] = {
+    "intra_op_num_threads": int,
+    "inter_op_num_threads": int,
+    "enable_cpu_mem_arena": bool,
+    "enable_mem_pattern": bool,
+}
 # ONNX Runtime's own errors share no base class below Exception.
 ORT_ERRORS = (
     ort_errors.EPFail,
@@ -117,19 +123,22 @@ def ort_options(options: Mapping[str, Option]) -> ort.SessionOptions:
     made = ort.SessionOptions()
     made.log_severity_level = 3
     for name, value in options.items():
-        if "." in name:
-            made.add_session_config_entry(name, str(value))
-        elif name == "graph_optimization_level":
-            made.graph_optimization_level = LEVELS[str(value)]
-        elif name == "execution_mode":
-            made.execution_mode = MODES[str(value)]
-        elif name in ("intra_op_num_threads", "inter_op_num_threads"):
-            setattr(made, name, int(value))
-        elif name in ("enable_cpu_mem_arena", "enable_mem_pattern"):
-            setattr(made, name, bool(value))
-        else:
-            raise SessionError(f"the session option {name!r} = {value!r} is unknown to this version.")
+        try:
+            _set(made, name, value)
+        except KeyError:
+            raise SessionError(f"the session option {name!r} = {value!r} is unknown to this version.") from None
     return made
+
+
+def _set(made: ort.SessionOptions, name: str, value: Option) -> None:
+    if "." in name:
+        made.add_session_config_entry(name, str(value))
+    elif name == "graph_optimization_level":
+        made.graph_optimization_level = LEVELS[str(value)]
+    elif name == "execution_mode":
+        made.execution_mode = MODES[str(value)]
+    else:
+        setattr(made, name, SIMPLE[name](value))
 
 
 def _fixed_shape(model: Path, shape: Sequence[Union[int, str, None]]) -> Tuple[int, int, int]:

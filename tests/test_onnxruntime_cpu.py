@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from tiny_onnx import CLASSES, LAYERS, SIDE, write_float, write_int8
+
+from pipeline.errors import CompileError
+from targets.base import Runtime, Target, catalogue, find_target
+from targets.runtimes import RUNTIMES, timing
+from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return OnnxRuntimeCpu()
+
+
+@pytest.fixture
+def target() -> Target:
+    return find_target("cpu")
+
+
+@pytest.fixture
+def options(runtime: Runtime, target: Target) -> dict[str, str | int]:
+    return dict(runtime.session_options(target, threads=1))
+
+
+def test_every_target_of_the_catalogue_has_its_runtime() -> None:
+    assert {target.runtime for target in catalogue()} <= set(RUNTIMES)
+
+
+def test_it_names_the_version_that_runs(runtime: Runtime) -> None:
+    assert runtime.version == onnxruntime.__version__
+
+
+def test_options_follow_the_threads_and_never_spin(runtime: Runtime, target: Target) -> None:
+    options = runtime.session_options(target, threads=3)
+    assert options["intra_op_num_threads"] == 3
+    assert options["execution_mode"] == "sequential"
+    assert options["graph_optimization_level"] == "all"
+    assert options["session.intra_op.allow_spinning"] == "0"
+
+
+def test_a_bare_model_is_opened_and_answers(runtime: Runtime, options: dict[str, str | int], tmp_path: Path) -> None:
+    session = runtime.open(write_float(tmp_path / "model.onnx").path, options=options)
+    assert session.infer(np.zeros((2, 3, SIDE, SIDE), np.float32)).shape == (2, CLASSES)
+
+
+def test_what_does_not_open_is_a_compile_error(
+    runtime: Runtime, options: dict[str, str | int], tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"something else")
+    with pytest.raises(CompileError, match="cannot open"):
+        runtime.open(tmp_path / "model.onnx", options=options)
+    with pytest.raises(CompileError, match="cannot open"):
+        runtime.time([tmp_path / "absent.onnx"], options=options)
+
+
+def test_models_are_timed_in_the_order_given(
+    runtime: Runtime, options: dict[str, str | int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "MODEL_SECONDS", 0.02)
+    paths = [write_float(tmp_path / "a.onnx").path, write_int8(tmp_path / "b.onnx").path]
+    latencies = runtime.time(paths, options={**options, "intra_op_num_threads": 2})
+    assert len(latencies) == 2
+    assert all(latency.cpu_ms > 0 and latency.threads == 2 for latency in latencies)
+
+
+def test_the_audit_looks_into_the_optimized_graph_and_leaves_nothing_behind(
+    runtime: Runtime,
+    options: dict[str, str | int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    int8 = runtime.audit(write_int8(tmp_path / "int8.onnx"), options=options)
+    float32 = runtime.audit(write_float(tmp_path / "float.onnx"), options=options)
+    assert (int8.int8_nodes, int8.float_nodes) == (len(LAYERS), 0)
+    assert (float32.int8_nodes, float32.float_nodes) == (0, len(LAYERS))
+    assert list(scratch.iterdir()) == []
+
+
+def test_an_audit_of_a_plan_that_is_not_met_fails(
+    runtime: Runtime, options: dict[str, str | int], tmp_path: Path
+) -> None:
+    model = write_int8(tmp_path / "model.onnx", unquantized=("mean",))
+    with pytest.raises(CompileError, match=rf"ONNX Runtime {onnxruntime.__version__} runs 1 of the 4 layers"):
+        runtime.audit(model, options=options)
