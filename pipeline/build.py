@@ -12,7 +12,6 @@ from pipeline.validate import judge_predictions
 from pipeline.workspace import Folder
 from targets.base import Target
 
-
 STAGES = ("load", "prune", "quantize", "export", "compile", "validate", "package")
 
 
@@ -82,7 +81,7 @@ class Build:
     def _export(self, loaded: Folder, quantized: Folder) -> tuple[Folder, Folder]:
         baseline = self._steps.export(loaded, loaded, (Dialect.FLOAT,))
         models = self._steps.export(loaded, quantized, tuple(Dialect))
-        self._done("export", narration.export_text(models.path, self._steps.target.dialect), baseline, models)
+        self._done("export", narration.export_text(read_export(models.path)[self._steps.target.dialect]), baseline, models)
         return baseline, models
 
     def _compile(self, loaded: Folder, baseline: Folder, models: Folder) -> Artifact:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Image, Parity, Verdict
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Image, OnnxModel, Parity, Verdict
 
 STAGE_WIDTH = 10
 
@@ -40,6 +40,10 @@ def quantize_text(checkpoint: Checkpoint) -> str:
     quantization = checkpoint.quantization
     kept = f", {len(quantization.float_layers)} layers kept in float" if quantization.float_layers else ""
     return f"{len(quantization.weights)} layers, {quantization.weight_bits}-bit weights, 8-bit activations{kept}"
+
+
+def export_text(model: OnnxModel) -> str:
+    return f"{model.dialect} dialect and PyTorch: {parity_text(model.parity)}"
 
 
 def parity_text(parity: Parity) -> str:

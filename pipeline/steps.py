@@ -20,6 +20,7 @@ from pipeline.recipe import Recipe
 from pipeline.workspace import Folder, Workspace
 from targets.base import Target
 from targets.device.cpu import saturates_8bit
+from targets.device.manifest import read_manifest
 from targets.device.preprocess import Preprocessing
 
 
@@ -219,7 +220,7 @@ class Steps:
         file = self._workspace.root / "looks.json"
         if self._only_look:
             return looks_at(file, **names)
-        return look(file, **names, artifact=sha256_of_file(artifact.manifest))
+        return look(file, **names, artifact=read_manifest(artifact.folder).model_sha256)
 
     def publish(self, artifact: Artifact, shard: Folder, predictions: Folder, report: AccuracyReport) -> Path:
         """Put artifact, shard, predictions and report where the user looks for them; returns the folder."""

@@ -102,7 +102,7 @@ def print_document(outcomes: Sequence[Outcome], *, error: DeployError | None) ->
 
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
-    """The table before -> after, one line per target."""
+    """The table before -> after."""
     from pipeline.summary import table_header, table_rows
     from pipeline.table import print_table
 
