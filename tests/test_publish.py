@@ -1,0 +1,89 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts import AccuracyReport, Place, Verdict
+from pipeline.publish import is_published, publish, rewrite_report
+
+
+@pytest.fixture
+def report() -> AccuracyReport:
+    return AccuracyReport(
+        target="cpu",
+        place=Place.HOST,
+        verdict=Verdict.PASS,
+        images=800,
+        float_top1=0.99,
+        artifact_top1=0.985,
+        float_top5=None,
+        artifact_top5=None,
+        lost=5,
+        won=1,
+        drop_points=0.5,
+        drop_interval_points=(0.0, 1.1),
+        drop_bounds_points=(0.1, 0.98),
+        max_drop_points=1.0,
+        flip_rate=0.01,
+        worst_class="3",
+        worst_class_drop_points=2.0,
+        gate_looks=1,
+        advice="",
+        shard_sha256="s",
+        artifact_sha256="a",
+        instruction_set="avx2",
+        runtime="onnxruntime 1.32.0",
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    made = [tmp_path / "work" / name for name in ("model.onnx", "manifest.json")]
+    made[0].parent.mkdir()
+    for path in made:
+        path.write_text(path.name)
+    return made
+
+
+def test_files_and_report_appear_together(tmp_path: Path, files: list[Path], report: AccuracyReport) -> None:
+    destination = tmp_path / "artifacts" / "model-0.1.0-cpu"
+    assert not is_published(destination, files, report)
+    publish(destination, files, report, scratch=tmp_path / "tmp")
+    assert {path.name for path in destination.iterdir()} == {"model.onnx", "manifest.json", "report.json"}
+    assert json.loads((destination / "report.json").read_text())["lost"] == 5
+    assert is_published(destination, files, report)
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_an_earlier_build_is_replaced_whole(tmp_path: Path, files: list[Path], report: AccuracyReport) -> None:
+    destination = tmp_path / "artifacts" / "model-0.1.0-cpu"
+    publish(destination, files, report, scratch=tmp_path / "tmp")
+    (destination / "left-over").write_text("of an older version")
+    publish(destination, files[:1], replace(report, lost=6), scratch=tmp_path / "tmp")
+    assert {path.name for path in destination.iterdir()} == {"model.onnx", "report.json"}
+    assert not is_published(destination, files[:1], report)
+
+
+def test_what_a_killed_build_left_in_the_scratch_folder_is_no_hindrance(
+    tmp_path: Path, files: list[Path], report: AccuracyReport
+) -> None:
+    destination = tmp_path / "artifacts" / "model-0.1.0-cpu"
+    for leftover in (".new", ".old"):
+        (tmp_path / "tmp" / f"{destination.name}{leftover}").mkdir(parents=True)
+    publish(destination, files, report, scratch=tmp_path / "tmp")
+    assert is_published(destination, files, report)
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path, files: list[Path], report: AccuracyReport) -> None:
+    destination = tmp_path / "a"
+    publish(destination, files, report, scratch=tmp_path / "tmp")
+    (destination / "model.onnx").write_text("another model")
+    assert not is_published(destination, files, report)
+
+
+def test_the_report_alone_can_be_replaced(tmp_path: Path, files: list[Path], report: AccuracyReport) -> None:
+    destination = tmp_path / "a"
+    publish(destination, files, report, scratch=tmp_path / "tmp")
+    rewrite_report(destination, replace(report, place=Place.IMAGE))
+    assert json.loads((destination / "report.json").read_text())["place"] == "image"
