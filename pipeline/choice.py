@@ -108,7 +108,7 @@ def _against(chosen: Candidate, other: Candidate) -> str:
     if ratio <= 1:
         text = f"{ratio:.2f} of {other.precision} latency ({figures})"
     elif ratio <= 1 + TIE and chosen.precision is Precision.INT8:
-        text = f"as fast as {other.precision} within {TIE:.0%} ({figures}) and smaller"
+        text = f"as fast as {other.precision} within {TIE * 100:.0f} % ({figures}) and smaller"
     else:
         text = f"{ratio:.2f} times {other.precision} latency ({figures})"
     if chosen.precision is not Precision.INT8 and other.precision is Precision.INT8 and ratio < 1:
@@ -118,7 +118,7 @@ def _against(chosen: Candidate, other: Candidate) -> str:
 
 def _accuracy(candidate: Candidate) -> str:
     baseline = candidate.selection_top1 + candidate.selection_drop_points / 100
-    return f"selection top-1 {candidate.selection_top1:.1%}, float {baseline:.1%}"
+    return f"selection top-1 {100 * candidate.selection_top1:.1f} %, float {100 * baseline:.1f} %"
 
 
 def _candidate(folder: Path, raw: dict[str, Any], timings: dict[str, Any]) -> Candidate:

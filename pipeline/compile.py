@@ -14,7 +14,7 @@ from pipeline.data.images import ImageSet
 from pipeline.errors import TargetError
 from pipeline.hashing import sha256_of_file
 from pipeline.progress import Progress
-from pipeline.selection import at_most, logits_of_each, top1
+from pipeline.selection import at_most, count_right, logits_of_each
 from targets.base import Session, Target
 from targets.device.cpu import instruction_set, instruction_sets
 from targets.device.manifest import SCHEMA, Manifest
@@ -105,7 +105,7 @@ def _measured(
     options = runtime.session_options(target, threads=threads)
     audits = [runtime.audit(model, options=options) for model in models.values()]
     folders = [folder / precision for precision in models]
-    float_top1, *top1s = _selection_top1s(runtime.open(baseline.path, options=options), folders, selection, progress)
+    float_right, *rights = _count_right(runtime.open(baseline.path, options=options), folders, selection, progress)
     progress.detail(f"timing {len(models) + 1} models in one run on {threads} thread{'s' if threads > 1 else ''}")
     float_latency, *latencies = runtime.time([baseline.path, *(path / MODEL for path in folders)], options=options)
     candidates = tuple(
@@ -114,21 +114,21 @@ def _measured(
             folder=path,
             latency=latency,
             audit=audit,
-            selection_top1=accuracy,
-            selection_drop_points=100 * (float_top1 - accuracy),
+            selection_top1=right / len(selection),
+            # From counts: a drop of just the margin must not exceed it by a rounding error.
+            selection_drop_points=100 * (float_right - right) / len(selection),
         )
-        for precision, path, latency, audit, accuracy in zip(models, folders, latencies, audits, top1s, strict=True)
+        for precision, path, latency, audit, right in zip(models, folders, latencies, audits, rights, strict=True)
     )
     return Compilation(candidates=candidates, float_latency=float_latency, selection_images=len(selection))
 
 
-def _selection_top1s(baseline: Session, folders: list[Path], selection: ImageSet, progress: Progress) -> list[float]:
-    """Top-1 of the baseline and of every artifact, opened as the device opens it; golden images on the way."""
+def _count_right(baseline: Session, folders: list[Path], selection: ImageSet, progress: Progress) -> list[int]:
+    """Images the baseline and every artifact, opened as the device opens it, have right; golden images on the way."""
     with ExitStack() as stack:
         artifacts = [stack.enter_context(open_artifact(path)) for path in folders]
         sessions = [baseline, *(artifact.session for artifact in artifacts)]
-        preprocessing = artifacts[0].manifest.preprocessing
-        logits = logits_of_each(sessions, selection, preprocessing, progress)
+        logits = logits_of_each(sessions, selection, artifacts[0].manifest.preprocessing, progress)
         for artifact, answers in zip(artifacts, logits[1:], strict=True):
             add_golden(artifact, selection, answers)
-    return [top1(answers, selection.labels) for answers in logits]
+    return [count_right(answers, selection.labels) for answers in logits]

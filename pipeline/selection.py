@@ -45,9 +45,9 @@ def pixels_of(images: ImageSet, indices: Sequence[int], preprocessing: Preproces
     return stacked(images, indices, [decoded(images, index, preprocessing) for index in indices])
 
 
-def top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Share of images whose largest logit is their label's."""
-    return float(np.mean(logits.argmax(axis=1) == labels))
+def count_right(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> int:
+    """Images whose largest logit is their label's."""
+    return int(np.count_nonzero(logits.argmax(axis=1) == labels))
 
 
 def _batches(images: ImageSet, preprocessing: Preprocessing) -> Iterator[NDArray[np.uint8]]:
