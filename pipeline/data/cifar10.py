@@ -92,6 +92,8 @@ def _image_set(part: str, raw: Mapping[str, str], pixels: _Pixels) -> ImageSet:
 
 def _paths(path: Path) -> list[Path]:
     """The files that hold the data: the archive, or the batches."""
+    if not path.exists():
+        raise DataError(f"the CIFAR-10 data {path} does not exist. Give the folder of its batches or its tar.gz.")
     if path.is_file():
         return [path]
     folder = path / FOLDER if (path / FOLDER).is_dir() else path

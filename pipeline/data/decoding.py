@@ -22,8 +22,10 @@ def check_images(images: ImageSet, progress: Progress) -> None:
     def reason(index: int) -> str | None:
         try:
             decode(images.encoded(index))
-        except (ImageError, DataError) as error:
+        except ImageError as error:
             return f"{images.names[index]}: {error}"
+        except DataError as error:
+            return str(error)
         return None
 
     found: list[str] = []

@@ -35,7 +35,7 @@ def open_folder(path: Path, *, index: Index) -> Source:
     _check_sizes(path, tree, names)
     digests = _digests(path, tree, names, index)
     return Source(
-        name=path.name,
+        name=Path(tree.root).name.removesuffix(".zip"),
         classes=classes,
         training=_image_set(tree, training, classes, digests),
         gate=_image_set(tree, gate, classes, digests),

@@ -28,7 +28,10 @@ class Index:
         self._path = path
 
     def facts(self, root: str, stamps: Mapping[str, Stamp], find_out: Callable[[str], str]) -> dict[str, str]:
-        """The fact of every name: remembered where the stamp is unchanged, else by `find_out(name)`, in parallel."""
+        """The fact of every name: remembered where the stamp is unchanged, else by `find_out(name)`, in parallel.
+
+        An empty fact says that nothing could be found out; it is not remembered.
+        """
         roots = self._read()
         known = roots.get(root, {})
         facts: dict[str, str] = {}
@@ -41,7 +44,9 @@ class Index:
             facts |= zip(missing, pool.map(find_out, missing), strict=True)
         if missing or len(known) != len(facts):
             # The times are by far the largest numbers of a stamp, so its maximum is the newest of them.
-            settled = {name: (list(s), facts[name]) for name, s in stamps.items() if max(s) < settled_before}
+            settled = {
+                name: (list(s), facts[name]) for name, s in stamps.items() if facts[name] and max(s) < settled_before
+            }
             self._write(roots | {root: settled})
         return facts
 
