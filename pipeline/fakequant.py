@@ -1,0 +1,174 @@
+"""Layers and activations that compute as the device's integers will, in floats that can be trained.
+
+Rounding has no useful gradient; the straight-through estimator (Bengio et al. 2013) lets it pass unchanged inside
+the range and stops it outside. Weights and activations then learn around their own rounding (Jacob et al. 2018).
+"""
+
+from enum import StrEnum
+from typing import Literal, assert_never
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.artifacts import ActivationRange, Dialect
+from pipeline.ranges import Histogram
+from targets.grids import activation_grid, weight_limit
+from targets.markers import DOMAIN, POINT, WEIGHT
+
+# Half of int32: what remains holds the sum of the products, at most 255 * 127 for each of the filter's weights.
+LARGEST_BIAS = 2.0**30
+
+
+class Mode(StrEnum):
+    """What points and layers compute."""
+
+    FLOAT = "float"
+    CALIBRATE = "calibrate"
+    ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    MARKED = "marked"
+
+
+class Point(nn.Module):
+    """One tensor's quantization point; called again where pooling or reshaping hands the same values on."""
+
+    def __init__(self, name: str, *, post_relu: bool) -> None:
+        super().__init__()
+        self.name = name
+        self.post_relu = post_relu
+        self.mode = Mode.FLOAT
+        self.range: ActivationRange | None = None
+        self.histogram = Histogram()
+
+    def forward(self, x: Tensor, tensorrt: bool) -> Tensor:
+        """`tensorrt`: whether the TensorRT dialect quantizes at this place."""
+        match self.mode:
+            case Mode.FLOAT:
+                return x
+            case Mode.CALIBRATE:
+                self.histogram.observe(x.detach())
+                return x
+            case Mode.ONNXRUNTIME:
+                return self._fake_quantized(x, Dialect.ONNXRUNTIME)
+            case Mode.TENSORRT:
+                return self._fake_quantized(x, Dialect.TENSORRT) if tensorrt else x
+            case Mode.MARKED:
+                return _marker(POINT, x, {"name": self.name, "tensorrt": int(tensorrt)})
+            case _:
+                assert_never(self.mode)
+
+    def known_range(self) -> ActivationRange:
+        assert self.range is not None, f"{self.name} has not been calibrated"
+        return self.range
+
+    def _fake_quantized(self, x: Tensor, dialect: Dialect) -> Tensor:
+        grid = activation_grid(self.known_range(), dialect)
+        return torch.fake_quantize_per_tensor_affine(x, grid.scale, grid.zero_point, grid.low, grid.high)
+
+
+class Quantizer:
+    """How one layer's weight and bias are quantized; `source` is the point its input comes from."""
+
+    def __init__(self, name: str, source: Point, bits: Literal[7, 8]) -> None:
+        self.name = name
+        self.source = source
+        self.limit = weight_limit(bits)
+        self.mode = Mode.FLOAT
+        self.scales: Tensor | None = None
+        """One per output channel [C]; None while training, where they follow the weights."""
+
+    def __call__(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        match self.mode:
+            case Mode.FLOAT | Mode.CALIBRATE:
+                return weight, bias
+            case Mode.ONNXRUNTIME:
+                scales = self.current_scales(weight, bias)
+                return self._weight(weight, scales), None if bias is None else self._bias(bias, scales)
+            case Mode.TENSORRT:
+                return self._weight(weight, self.current_scales(weight, bias)), bias
+            case Mode.MARKED:
+                return _marker(WEIGHT, weight, {"name": self.name}), bias
+            case _:
+                assert_never(self.mode)
+
+    def current_scales(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Scales [C] that use the whole integer range, but never so small that a bias would leave int32.
+
+        A channel of zeros (pruned away, or padding of an option-A shortcut) gets the scale 1.
+        """
+        if self.scales is not None:
+            return self.scales
+        scales = weight.detach().abs().flatten(1).amax(1) / self.limit
+        if bias is not None:
+            # The finest grid of the input that any dialect uses.
+            input_scale = activation_grid(self.source.known_range(), Dialect.ONNXRUNTIME).scale
+            scales = torch.maximum(scales, bias.detach().abs() / (input_scale * LARGEST_BIAS))
+        return torch.where(scales > 0, scales, torch.ones_like(scales))
+
+    def _weight(self, weight: Tensor, scales: Tensor) -> Tensor:
+        per_channel = scales.reshape(-1, *[1] * (weight.dim() - 1))
+        integers = (weight.detach() / per_channel).round().clamp(-self.limit, self.limit)
+        return _straight_through(weight, integers * per_channel)
+
+    def _bias(self, bias: Tensor, scales: Tensor) -> Tensor:
+        """On the grid of the int32 sums: ONNX Runtime rounds it so, and parity is eight times better for it."""
+        input_scale = activation_grid(self.source.known_range(), Dialect.ONNXRUNTIME).scale
+        sums = torch.tensor(input_scale, dtype=scales.dtype) * scales
+        return _straight_through(bias, (bias.detach() / sums).round() * sums)
+
+
+class QuantizedConv2d(nn.Conv2d):
+    """A Conv2d with the weights of another; its state dict stays that of the float layer."""
+
+    def __init__(self, layer: nn.Conv2d, quantizer: Quantizer) -> None:
+        super().__init__(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,  # type: ignore[arg-type]
+            stride=layer.stride,  # type: ignore[arg-type]
+            padding=layer.padding,  # type: ignore[arg-type]
+            dilation=layer.dilation,  # type: ignore[arg-type]
+            groups=layer.groups,
+            bias=layer.bias is not None,
+            padding_mode=layer.padding_mode,
+            device="meta",
+        )
+        self.weight, self.bias = layer.weight, layer.bias
+        self.quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.quantizer(self.weight, self.bias)
+        return self._conv_forward(x, weight, bias)
+
+
+class QuantizedLinear(nn.Linear):
+    """A Linear with the weights of another; its state dict stays that of the float layer."""
+
+    def __init__(self, layer: nn.Linear, quantizer: Quantizer) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.quantizer(self.weight, self.bias)
+        return nn.functional.linear(x, weight, bias)
+
+
+def set_mode(network: nn.Module, mode: Mode) -> None:
+    """Let every point and layer of `network` compute in `mode`."""
+    for module in network.modules():
+        if isinstance(module, Point):
+            module.mode = mode
+        elif isinstance(module, QuantizedConv2d | QuantizedLinear):
+            module.quantizer.mode = mode
+
+
+def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:
+    return value + (rounded - value).detach()
+
+
+def _marker(operator: str, x: Tensor, attributes: dict[str, str | int]) -> Tensor:
+    """A node that the exporter writes as it is and `targets.dialects` replaces."""
+    return torch.onnx.ops.symbolic(  # type: ignore[no-any-return]
+        f"{DOMAIN}::{operator}", (x,), attributes, dtype=x.dtype, shape=x.shape, version=1
+    )

@@ -1,0 +1,58 @@
+"""Where to clip a tensor: a histogram of its magnitudes, and the range that loses least by rounding it."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.artifacts import ActivationRange
+
+BINS = 2048
+CANDIDATES = 128
+
+
+class Histogram:
+    """Counts of |x| over all batches seen; the bins' width doubles whenever a larger value comes along."""
+
+    def __init__(self) -> None:
+        self.counts: NDArray[np.float64] = np.zeros(BINS)
+        self.limit = 0.0
+        self.largest = 0.0
+        self.has_negative = False
+        self.is_finite = True
+
+    def observe(self, x: Tensor) -> None:
+        """Add one batch of any shape."""
+        magnitudes = x.abs().flatten()
+        largest = float(magnitudes.max())
+        if not np.isfinite(largest):
+            self.is_finite = False
+            return
+        self.largest = max(self.largest, largest)
+        self.has_negative = self.has_negative or bool(x.min() < 0)
+        if self.limit == 0.0:
+            self.limit = largest
+        while self.limit and largest > self.limit:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
+            self.limit *= 2
+        if self.limit:
+            self.counts += torch.histc(magnitudes.float(), BINS, 0.0, self.limit).double().numpy()
+
+    def best_range(self, *, post_relu: bool) -> ActivationRange:
+        """The clipping range of least mean squared error on ONNX Runtime's grid; 1.0 for a tensor of zeros."""
+        steps = 127 if self.has_negative else 255
+        amax = self._least_error(steps) if self.largest > 0 else 1.0
+        return ActivationRange(amax=float(np.float32(amax)), signed=self.has_negative, post_relu=post_relu)
+
+    def _least_error(self, steps: int) -> float:
+        width = self.limit / BINS
+        centers = (np.arange(BINS) + 0.5) * width
+        # Exact zeros lie in the first bin and are represented exactly, whatever the scale.
+        candidates = np.linspace(self.largest / CANDIDATES, self.largest, CANDIDATES)
+        errors = [self._error(centers, amax, steps) for amax in candidates]
+        return float(candidates[int(np.argmin(errors))])
+
+    def _error(self, centers: NDArray[np.float64], amax: float, steps: int) -> float:
+        scale = amax / steps
+        rounded = np.minimum(np.rint(centers / scale), steps) * scale
+        return float(self.counts[1:] @ (centers - rounded)[1:] ** 2)
