@@ -60,8 +60,8 @@ class Build:
         quantized = self._quantize(loaded, pruned)
         baseline, models = self._export(loaded, quantized)
         artifact = self._compile(loaded, baseline, models)
-        report = self._validate(loaded, artifact)
-        self._package(artifact, report)
+        shard, predictions, report = self._validate(loaded, artifact)
+        self._package(artifact, report, shard, predictions)
 
     def _load(self) -> Folder:
         loaded = self._steps.load()
@@ -92,7 +92,7 @@ class Build:
         self._done("compile", narration.compile_text(artifact), compiled)
         return artifact
 
-    def _validate(self, loaded: Folder, artifact: Artifact) -> AccuracyReport:
+    def _validate(self, loaded: Folder, artifact: Artifact) -> tuple[Folder, Folder, AccuracyReport]:
         recipe = self._steps.recipe
         shard = self._steps.shard(loaded)
         predictions = self._steps.predict(artifact, shard)
@@ -107,17 +107,19 @@ class Build:
         self.outcome.report = report
         self.outcome.published = self._steps.publish(artifact, shard, predictions, report)
         self._done("validate", narration.verdict_text(report), shard, predictions)
-        return report
+        return shard, predictions, report
 
-    def _package(self, artifact: Artifact, report: AccuracyReport) -> None:
+    def _package(self, artifact: Artifact, report: AccuracyReport, shard: Folder, predictions: Folder) -> None:
         recipe = self._steps.recipe
         stop_if_not_proven(report, package_undecided=recipe.validate_.undecided == "package")
         if not recipe.package.image:
             self._steps.progress.line("package   skipped: no image was asked for")
             return
-        packaged, image = self._steps.package(artifact, report)
+        packaged, image = self._steps.package(artifact, report, shard, predictions)
         self.outcome.image = image
+        # The container has given the same answers to the same images, so the report is now about the image, too.
         self.outcome.report = replace(report, place=Place.IMAGE)
+        self._steps.publish(artifact, shard, predictions, self.outcome.report)
         self._done("package", narration.image_text(image), packaged)
 
     def _done(self, stage: str, facts: str, *folders: Folder) -> Folder:

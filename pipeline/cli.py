@@ -179,14 +179,24 @@ def train(
 def validate(
     subject: Annotated[str, typer.Argument(metavar="ARTIFACT|IMAGE", help="An artifact folder or an image's tag.")],
     data: Annotated[str | None, typer.Option(help="Other images than the gate's: accuracy, but no verdict.")] = None,
+    shard: Annotated[Path | None, typer.Option(help="The shard.zip written beside the artifact.")] = None,
     max_drop: Annotated[float, typer.Option(min=0, max=100, help="Points of top-1 it may lose.")] = 1.0,
+    workspace: o.WorkspaceFolder = None,
     as_json: o.AsJson = False,
     verbose: o.Verbose = False,
 ) -> None:
     """Measure an artifact or an image against the float baseline again."""
     from pipeline.commands.validate import run
 
-    run(subject, data=data, max_drop=max_drop, as_json=as_json, is_verbose=verbose)
+    run(
+        subject,
+        data=data,
+        shard=shard,
+        workspace=workspace or Path(".deploy"),
+        max_drop=max_drop,
+        as_json=as_json,
+        is_verbose=verbose,
+    )
 
 
 @app.command(rich_help_panel=LOOKING)

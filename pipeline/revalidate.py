@@ -1,50 +1,41 @@
-"""Measure a finished artifact again: with its shard the gate's report, with other images accuracy alone."""
+"""Measure what was built again: with its shard the gate's report, with other images accuracy alone."""
 
 import tempfile
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Place
+from pipeline.artifacts import AccuracyReport
 from pipeline.data.dataset import Dataset
 from pipeline.errors import CompileError, DataError
-from pipeline.measure import measure_artifact
-from pipeline.predictions import PREDICTIONS
+from pipeline.measure import measure_session
+from pipeline.predictions import PREDICTIONS, read_predictions
 from pipeline.progress import Progress
-from pipeline.validate import Accuracy, accuracy_of, judge_predictions
-from targets.device.manifest import Manifest, ManifestError, read_manifest
-from targets.device.measure import MeasureError, Session, measure
+from pipeline.subject import Subject
+from pipeline.validate import Accuracy, accuracy_of, judge_with
+from targets.device.measure import MeasureError, measure
 from targets.device.preprocess import ImageError
-from targets.device.sessions import SessionError, open_session
 
 
-def validate(
-    artifact: Path, *, shard: Path | None = None, max_drop: float, gate_looks: int, progress: Progress
-) -> AccuracyReport:
-    """Run the artifact folder's model over the shard (the one written beside it, unless given) on this machine."""
-    shard = artifact / "shard.zip" if shard is None else shard
+def validate(subject: Subject, shard: Path, *, max_drop: float, gate_looks: int, progress: Progress) -> AccuracyReport:
+    """Answer the shard's images through `subject`, wherever it runs, and judge the answers."""
     with tempfile.TemporaryDirectory() as scratch:
-        measure_artifact(artifact, shard, Path(scratch), progress=progress)
-        return judge_predictions(
+        measure_session(
+            subject.session,
+            subject.manifest,
             shard,
-            Path(scratch) / PREDICTIONS,
-            artifact=artifact,
-            place=Place.HOST,
-            max_drop=max_drop,
-            gate_looks=gate_looks,
+            Path(scratch),
+            instruction_set=subject.instruction_set,
+            runtime=subject.runtime,
+            progress=progress,
         )
+        stored = read_predictions(Path(scratch) / PREDICTIONS)
+    return judge_with(
+        shard, stored, target=subject.manifest.target, place=subject.place, max_drop=max_drop, gate_looks=gate_looks
+    )
 
 
-def measure_accuracy(artifact: Path, dataset: Dataset, *, progress: Progress) -> Accuracy:
-    """The artifact's accuracy on a data set's gate images; there is no verdict without the float baseline."""
-    try:
-        manifest = read_manifest(artifact)
-        with open_session(artifact, manifest) as session:
-            return session_accuracy(session, manifest, dataset, progress=progress)
-    except (ManifestError, SessionError) as error:
-        raise CompileError(str(error)) from None
-
-
-def session_accuracy(session: Session, manifest: Manifest, dataset: Dataset, *, progress: Progress) -> Accuracy:
-    """The same through any session, such as a container's port."""
+def measure_accuracy(subject: Subject, dataset: Dataset, *, progress: Progress) -> Accuracy:
+    """Accuracy on a data set's gate images; there is no verdict without the float baseline."""
+    manifest = subject.manifest
     if dataset.classes != manifest.classes:
         raise DataError(
             f"{dataset.name} has the classes {', '.join(dataset.classes)}; the artifact has "
@@ -54,7 +45,7 @@ def session_accuracy(session: Session, manifest: Manifest, dataset: Dataset, *, 
         with progress.task("images", len(dataset.gate)) as advance:
             logits = measure(
                 dataset.gate,
-                session,
+                subject.session,
                 preprocessing=manifest.preprocessing,
                 classes=len(manifest.classes),
                 advance=advance,

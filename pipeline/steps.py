@@ -9,19 +9,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Dialect, Precision
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Dialect, Image, Precision
 from pipeline.data.dataset import Dataset
 from pipeline.errors import CheckpointError, RecipeError
-from pipeline.hashing import Json, sha256_of_file
+from pipeline.hashing import Json, sha256_of_file, sha256_of_folder, sha256_of_json
+from pipeline.image import is_present, read_image
 from pipeline.looks import look, looks_at
 from pipeline.progress import Progress, Silent
 from pipeline.publish import is_published, publish
 from pipeline.recipe import Recipe
-from pipeline.workspace import Folder, Workspace
+from pipeline.shipped import shipped
+from pipeline.workspace import Folder, StageKey, Workspace
+from targets import device
 from targets.base import Target
 from targets.device.cpu import saturates_8bit
 from targets.device.manifest import read_manifest
 from targets.device.preprocess import Preprocessing
+
+
+RECIPE_LABEL = "dev.edge-deploy.recipe.sha256"
 
 
 class NotDone(Exception):
@@ -214,6 +220,54 @@ class Steps:
         inputs = {"manifest": sha256_of_file(artifact.manifest), "shard": shard.digest}
         return self._obtain("validate", "pipeline.measure", inputs, {}, produce)
 
+    def package(
+        self, artifact: Artifact, report: AccuracyReport, shard: Folder, predictions: Folder
+    ) -> tuple[Folder, Image]:
+        """The image; one that the engine has lost since is built again."""
+        recipe = self.recipe
+        key = self._workspace.key(
+            "package",
+            module="pipeline.package",
+            inputs={
+                "manifest": sha256_of_file(artifact.manifest),
+                "shard": shard.digest,
+                "predictions": predictions.digest,
+                "docker": sha256_of_folder(shipped("")),
+                "device": sha256_of_folder(Path(device.__file__).parent, leave_out=("__pycache__",)),
+            },
+            # The margin is no part of it: another one changes the image only if it changes the verdict.
+            options={
+                "name": recipe.name,
+                "version": recipe.version,
+                "target": self.target.name,
+                "base_image": recipe.package.base_image,
+                "verdict": report.verdict.value,
+            },
+        )
+        found = self._workspace.find(key)
+        if found is not None and not is_present(read_image(found.path)):
+            self._workspace.forget(key)
+
+        def produce(folder: Path) -> None:
+            from pipeline.package import Proof, package
+
+            package(
+                artifact,
+                report,
+                proof=Proof(shard=shard.path / "shard.zip", predictions=predictions.path / "predictions.npz"),
+                name=recipe.name,
+                version=recipe.version,
+                target=self.target,
+                base_image=recipe.package.base_image,
+                labels={RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))},
+                context=self._workspace.root / "context" / f"{recipe.name}-{recipe.version}-{self.target.name}",
+                progress=self.progress,
+                folder=folder,
+            )
+
+        packaged = self._get(key, produce)
+        return packaged, read_image(packaged.path)
+
     def count_look(self, loaded: Folder, artifact: Artifact) -> int:
         """How many different artifacts of this model the gate has judged, this one included."""
         names = {"model": loaded.digest, "gate": self.dataset.gate.fingerprint}
@@ -258,11 +312,13 @@ class Steps:
         options: Mapping[str, Json],
         produce: Callable[[Path], None],
     ) -> Folder:
-        key = self._workspace.key(stage, module=module, inputs=inputs, options=options)
+        return self._get(self._workspace.key(stage, module=module, inputs=inputs, options=options), produce)
+
+    def _get(self, key: StageKey, produce: Callable[[Path], None]) -> Folder:
         if self._only_look:
             found = self._workspace.find(key)
             if found is None:
-                raise NotDone(stage)
+                raise NotDone(key.stage)
             return found
         return self._workspace.obtain(key, produce)
 

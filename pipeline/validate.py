@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import CompileError, DataError
-from pipeline.predictions import read_predictions
+from pipeline.predictions import Predictions, read_predictions
 from pipeline.statistics import check_above_chance, drop_bounds, drop_interval, images_needed
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.shard import Shard, ShardError
@@ -55,23 +55,24 @@ def judge_predictions(
     stored = read_predictions(predictions)
     try:
         manifest = read_manifest(artifact)
-        with Shard(shard) as images:
-            labels, float_logits, classes, sha256 = images.labels, images.logits, images.classes, images.sha256
     except ManifestError as error:
         raise CompileError(str(error)) from None
+    _check_same("artifact", made_with=stored.artifact_sha256, given=manifest.model_sha256)
+    return judge_with(shard, stored, target=manifest.target, place=place, max_drop=max_drop, gate_looks=gate_looks)
+
+
+def judge_with(
+    shard: Path, stored: Predictions, *, target: str, place: Place, max_drop: float, gate_looks: int
+) -> AccuracyReport:
+    """Judge predictions by the shard they were made with; raises `DataError` where it is another one."""
+    try:
+        with Shard(shard) as images:
+            labels, float_logits, classes, sha256 = images.labels, images.logits, images.classes, images.sha256
     except ShardError as error:
         raise DataError(str(error)) from None
-    for what, made_with, given in (
-        ("shard", stored.shard_sha256, sha256),
-        ("artifact", stored.artifact_sha256, manifest.model_sha256),
-    ):
-        if made_with != given:
-            raise DataError(
-                f"the predictions {predictions} were made with the {what} {made_with[:16]}..., this {what} is "
-                f"{given[:16]}.... Validate the artifact again."
-            )
+    _check_same("shard", made_with=stored.shard_sha256, given=sha256)
     origin = Origin(
-        target=manifest.target,
+        target=target,
         place=place,
         shard_sha256=stored.shard_sha256,
         artifact_sha256=stored.artifact_sha256,
@@ -81,6 +82,14 @@ def judge_predictions(
     return judge(
         labels, float_logits, stored.logits, classes=classes, max_drop=max_drop, gate_looks=gate_looks, origin=origin
     )
+
+
+def _check_same(what: str, *, made_with: str, given: str) -> None:
+    if made_with != given:
+        raise DataError(
+            f"the predictions were made with the {what} {made_with[:16]}..., this {what} is {given[:16]}.... "
+            "Validate the artifact again."
+        )
 
 
 def judge(

@@ -103,6 +103,10 @@ class Workspace:
         assert done is not None
         return Folder(path=done.path, digest=done.digest, seconds=done.seconds, was_cached=False)
 
+    def forget(self, key: StageKey) -> None:
+        """Remove a finished folder whose result is no longer there, such as an image the engine has lost."""
+        shutil.rmtree(self.path(key), ignore_errors=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the workspace for one process; left-overs of killed ones are removed."""

@@ -11,14 +11,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.artifacts import Place, Verdict
+from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.data.dataset import Dataset, ImageSet, open_dataset
 from pipeline.errors import CompileError, DataError
 from pipeline.measure import measure_artifact
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
-from pipeline.revalidate import measure_accuracy, validate
+from pipeline.revalidate import measure_accuracy
+from pipeline.revalidate import validate as validate_subject
 from pipeline.shard import SHARD, pack_shard
+from pipeline.subject import answering
 from targets.device.manifest import Manifest, sha256_of
 from targets.device.measure import MeasureError, measure
 from targets.device.preprocess import ImageError, Preprocessing, decode, preprocess
@@ -26,6 +28,13 @@ from targets.device.shard import Shard
 
 Array = NDArray[np.float32]
 PREPROCESSING = Preprocessing(resize=None, crop=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 1.0))
+
+
+def validate(artifact: Path, *, shard: Path | None = None, max_drop: float, gate_looks: int) -> AccuracyReport:
+    with answering(str(artifact), progress=Silent()) as subject:
+        return validate_subject(
+            subject, shard or artifact / SHARD, max_drop=max_drop, gate_looks=gate_looks, progress=Silent()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +181,7 @@ def test_an_image_that_cannot_be_decoded_is_named(digits: Dataset) -> None:
 
 
 def test_validate_again_gives_the_gates_report(artifact: Path, shard: Path, digits: Dataset) -> None:
-    report = validate(artifact, max_drop=5.0, gate_looks=3, progress=Silent())
+    report = validate(artifact, max_drop=5.0, gate_looks=3)
     with Shard(shard) as read:
         float_right = read.logits.argmax(axis=1) == read.labels
     assert report.place is Place.HOST
@@ -185,17 +194,18 @@ def test_validate_again_gives_the_gates_report(artifact: Path, shard: Path, digi
     assert report.flip_rate > 0
     assert report.verdict is Verdict.PASS
     elsewhere = shard.rename(artifact.parent / "elsewhere.zip")
-    assert validate(artifact, shard=elsewhere, max_drop=5.0, gate_looks=3, progress=Silent()) == report
+    assert validate(artifact, shard=elsewhere, max_drop=5.0, gate_looks=3) == report
 
 
 def test_other_images_give_accuracy_but_no_verdict(artifact: Path, shard: Path, digits: Dataset) -> None:
-    report = validate(artifact, max_drop=5.0, gate_looks=1, progress=Silent())
-    accuracy = measure_accuracy(artifact, digits, progress=Silent())
+    report = validate(artifact, max_drop=5.0, gate_looks=1)
+    with answering(str(artifact), progress=Silent()) as subject:
+        accuracy = measure_accuracy(subject, digits, progress=Silent())
     assert (accuracy.images, accuracy.top5) == (300, None)
     assert accuracy.top1 == report.artifact_top1
     renamed = replace(digits, classes=tuple("abcdefghij"))
-    with pytest.raises(DataError, match="same classes"):
-        measure_accuracy(artifact, renamed, progress=Silent())
+    with answering(str(artifact), progress=Silent()) as subject, pytest.raises(DataError, match="same classes"):
+        measure_accuracy(subject, renamed, progress=Silent())
 
 
 def remove(folder: Path, name: str) -> None:
@@ -222,7 +232,7 @@ def test_damaged_artifacts_are_refused(
 ) -> None:
     damage(artifact)
     with pytest.raises(error, match=message):
-        validate(artifact, max_drop=1.0, gate_looks=1, progress=Silent())
+        validate(artifact, max_drop=1.0, gate_looks=1)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +247,7 @@ def test_the_shard_of_another_model_is_refused(
 ) -> None:
     other = write_artifact(tmp_path / "other", weights, **changes)
     with pytest.raises(DataError, match=message):
-        validate(other, shard=shard, max_drop=1.0, gate_looks=1, progress=Silent())
+        validate(other, shard=shard, max_drop=1.0, gate_looks=1)
 
 
 def test_an_artifact_that_answers_nonsense_is_refused(weights: Array, shard: Path, tmp_path: Path) -> None:
@@ -245,7 +255,7 @@ def test_an_artifact_that_answers_nonsense_is_refused(weights: Array, shard: Pat
     broken[-1, 4] = np.nan
     other = write_artifact(tmp_path / "other", broken)
     with pytest.raises(CompileError, match="300 of 300 images is no finite number"):
-        validate(other, shard=shard, max_drop=1.0, gate_looks=1, progress=Silent())
+        validate(other, shard=shard, max_drop=1.0, gate_looks=1)
 
 
 def test_predictions_cut_short_or_missing_are_refused(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class Server:
         readiness = self._service.readiness
         if readiness.ready:
             return JSONResponse({"ready": True})
-        return JSONResponse({"ready": False, "error": readiness.reason}, status_code=503)
+        return JSONResponse({"ready": False, "loading": readiness.loading, "error": readiness.reason}, status_code=503)
 
     async def model_ready(self, request: Request) -> Response:
         manifest = self._asked_for(request)

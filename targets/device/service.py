@@ -29,6 +29,8 @@ class NotReady(RuntimeError):
 @dataclass(frozen=True)
 class Readiness:
     ready: bool
+    loading: bool
+    """False once the outcome is known."""
     reason: str
     """What is being waited for, or why the model will not answer; empty once it is ready."""
 
@@ -55,11 +57,11 @@ class Service:
     @property
     def readiness(self) -> Readiness:
         if not self._loading.done():
-            return Readiness(False, "the model is being loaded and checked against its golden images")
+            return Readiness(False, True, "the model is being loaded and checked against its golden images")
         error = self._loading.exception()
         if error is not None:
-            return Readiness(False, str(error) or type(error).__name__)
-        return Readiness(True, "")
+            return Readiness(False, False, str(error) or type(error).__name__)
+        return Readiness(True, False, "")
 
     @property
     def place(self) -> str:

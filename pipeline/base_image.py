@@ -1,0 +1,109 @@
+"""The image that ours stands on: named by the target or the user, here or pulled, and asked for its Python."""
+
+import json
+import tomllib
+from dataclasses import dataclass, replace
+
+from pipeline.container import output_of
+from pipeline.engine import Engine
+from pipeline.errors import PackageError, TargetError
+from pipeline.progress import Progress
+from pipeline.shipped import shipped
+from targets.base import Target
+
+QUESTION = """
+import json, platform, sys
+try:
+    import ensurepip, venv
+    has_venv = True
+except ImportError:
+    has_venv = False
+print(json.dumps([platform.python_implementation(), list(sys.version_info[:2]), has_venv]))
+"""
+OWN = "edge-deploy-base:bookworm"
+HINT = (
+    f"Name an image you have with --base-image (any with Python 3 and venv in it), or make {OWN} with "
+    f"scripts/base_image.sh and say --base-image {OWN}."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseImage:
+    tag: str
+    platform: str
+    python: str
+    """Major and minor, e.g. `3.12`."""
+
+
+def known_bases() -> dict[str, BaseImage]:
+    """The entries of `docker/images.toml` by key."""
+    raw = tomllib.loads(shipped("images.toml").read_text())
+    return {
+        key: BaseImage(tag=value["tag"], platform=value["platform"], python=value["python"])
+        for key, value in raw.items()
+    }
+
+
+def stated_base(target: Target, base_image: str | None) -> BaseImage | None:
+    """What is known of the base without asking it; None for an image that only the user knows."""
+    known = known_bases()
+    if base_image is not None:
+        return next(
+            (base for base in known.values() if (base.tag, base.platform) == (base_image, target.platform)), None
+        )
+    if target.base_image not in known:
+        raise TargetError(
+            f"the target {target.name} names the base image {target.base_image!r}; docker/images.toml has "
+            f"{', '.join(known)}."
+        )
+    return known[target.base_image]
+
+
+def find_base(engine: Engine, target: Target, base_image: str | None, *, progress: Progress) -> BaseImage:
+    """The base image, pulled where it is not here; raises `PackageError` where it cannot carry our image."""
+    stated = stated_base(target, base_image)
+    tag = base_image if stated is None else stated.tag
+    assert tag is not None
+    platform = engine.platform_of(tag)
+    if platform is None:
+        platform = _pulled(engine, tag, target.platform, progress)
+    if platform != target.platform:
+        raise PackageError(
+            f"the base image {tag} is for {platform}, the target {target.name} for {target.platform}. "
+            "Name another with --base-image."
+        )
+    python = _python_in(engine, tag, target.platform)
+    if stated is not None:
+        return replace(stated, python=python)
+    return BaseImage(tag=tag, platform=platform, python=python)
+
+
+def _pulled(engine: Engine, tag: str, platform: str, progress: Progress) -> str:
+    try:
+        engine.pull(tag, platform, progress)
+    except PackageError as error:
+        raise PackageError(f"the base image {tag} is not here and cannot be pulled: {error}. {HINT}") from None
+    found = engine.platform_of(tag)
+    assert found is not None
+    return found
+
+
+def _python_in(engine: Engine, tag: str, platform: str) -> str:
+    """`3.12`, from the `python3` that the image's own PATH finds."""
+    try:
+        implementation, version, has_venv = json.loads(output_of(engine, tag, ["python3", "-c", QUESTION]))
+    except PackageError as error:
+        if "exec format error" in str(error):
+            raise PackageError(
+                f"this machine cannot run programs of {platform}, and with them no image for it. Build on a machine "
+                "that can, or install an emulator: sudo apt-get install qemu-user-static binfmt-support."
+            ) from None
+        raise PackageError(f"the base image {tag} cannot carry the model: {error} {HINT}") from None
+    except ValueError:
+        raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {HINT}") from None
+    python = ".".join(map(str, version))
+    if implementation != "CPython":
+        raise PackageError(f"the base image {tag} has {implementation}; CPython is needed. {HINT}")
+    if not has_venv:
+        raise PackageError(f"the base image {tag} has Python {python} without venv (Debian: python3-venv). {HINT}")
+    return python

@@ -1,0 +1,48 @@
+"""`deploy predict`: class and score of photos."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.console import progress_for
+from pipeline.errors import DataError
+from pipeline.subject import answering
+from targets.device.preprocess import ImageError, Preprocessing, decode, preprocess
+
+
+def run(name: str, photos: list[Path], *, top: int, as_json: bool) -> None:
+    """Print the `top` classes of each photo with their softmax scores."""
+    progress = progress_for(is_verbose=False)
+    with answering(name, progress=progress) as subject:
+        manifest = subject.manifest
+        # One at a time: photos of different sizes need no common crop then.
+        logits = [subject.session.infer(read(photo, manifest.preprocessing)[None])[0] for photo in photos]
+    answers = [(photo, ranked(row, manifest.classes, top)) for photo, row in zip(photos, logits, strict=True)]
+    if as_json:
+        document = [
+            {"photo": str(photo), "classes": [{"class": name, "score": score} for name, score in classes]}
+            for photo, classes in answers
+        ]
+        print(json.dumps(document, indent=2))
+        return
+    for photo, classes in answers:
+        print(f"{photo}: {', '.join(f'{name} {score:.1%}' for name, score in classes)}")
+
+
+def read(photo: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """The network's input [3, H, W] of an image file; raises `DataError` with its name."""
+    try:
+        return preprocess(decode(photo.read_bytes()), preprocessing)
+    except OSError as error:
+        raise DataError(f"{photo} cannot be read: {error.strerror}.") from None
+    except ImageError as error:
+        raise DataError(f"{photo} cannot be used: {error}.") from None
+
+
+def ranked(logits: NDArray[np.float32], classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:
+    """The `top` classes by softmax score, best first."""
+    powers = np.exp(logits - logits.max())
+    scores = powers / powers.sum()
+    return [(classes[index], float(scores[index])) for index in np.argsort(-scores, kind="stable")[:top]]

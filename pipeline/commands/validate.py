@@ -1,0 +1,78 @@
+"""`deploy validate`: the proof again, for any artifact or image that we built."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.build import stop_if_not_proven
+from pipeline.console import progress_for
+from pipeline.data.dataset import open_dataset
+from pipeline.errors import DataError
+from pipeline.narration import verdict_text
+from pipeline.progress import Progress
+from pipeline.publish import REPORT
+from pipeline.revalidate import measure_accuracy, validate
+from pipeline.subject import Subject, answering
+from targets.device.manifest import ManifestError, read_manifest
+
+SHARD = "shard.zip"
+
+
+def run(
+    name: str,
+    *,
+    data: str | None,
+    shard: Path | None,
+    workspace: Path,
+    max_drop: float,
+    as_json: bool,
+    is_verbose: bool,
+) -> None:
+    """Print the gate's report from the shard, or with `data` the accuracy alone."""
+    progress = progress_for(is_verbose=is_verbose)
+    with answering(name, progress=progress) as subject:
+        if data is not None:
+            print_accuracy(subject, data, as_json=as_json, progress=progress)
+            return
+        folder = Path(name) if Path(name).is_dir() else published_as(subject, workspace)
+        found = shard or (folder / SHARD if folder is not None else None)
+        if found is None or not found.is_file():
+            raise DataError(
+                f"the shard with the gate's images and float answers of {name} is not found "
+                f"{'at ' + str(found) if found is not None else 'in ' + str(workspace)}. Name it with --shard, "
+                "or give images with --data (accuracy, but no verdict)."
+            )
+        report = validate(subject, found, max_drop=max_drop, gate_looks=looks_of(folder), progress=progress)
+    print(json.dumps(asdict(report), indent=2) if as_json else f"{report.place}: {verdict_text(report)}")
+    stop_if_not_proven(report, package_undecided=False)
+
+
+def print_accuracy(subject: Subject, data: str, *, as_json: bool, progress: Progress) -> None:
+    """Accuracy on other images than the gate's: there are no float answers to judge it by."""
+    dataset = open_dataset(data, classes=subject.manifest.classes)
+    found = measure_accuracy(subject, dataset, progress=progress)
+    if as_json:
+        print(json.dumps({"place": subject.place, **asdict(found)}, indent=2))
+    else:
+        print(
+            f"{subject.place}: top-1 {found.top1:.2%} on {found.images} images of {data}; no float answers: no verdict"
+        )
+
+
+def published_as(subject: Subject, workspace: Path) -> Path | None:
+    """The workspace's artifact that holds the same model as the image."""
+    for folder in sorted((workspace / "artifacts").glob("*/")):
+        try:
+            if read_manifest(folder).model_sha256 == subject.manifest.model_sha256:
+                return folder
+        except ManifestError:
+            continue
+    return None
+
+
+def looks_of(folder: Path | None) -> int:
+    """The looks the build's own report counted; asking the same artifact again is no further look."""
+    report = None if folder is None else folder / REPORT
+    if report is None or not report.is_file():
+        return 1
+    return int(json.loads(report.read_text())["gate_looks"])

@@ -1,0 +1,211 @@
+"""Containers of an image: started with no rights, asked over HTTP, and always removed."""
+
+import io
+import json
+import os
+import socket
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
+
+from pipeline.engine import LOG_LINES, Engine, speaking
+from pipeline.errors import PackageError
+from pipeline.inference import InferenceClient
+from pipeline.progress import Progress
+from targets.device.manifest import FILE, Manifest, ManifestError, read_manifest
+
+OWNER = "dev.edge-deploy.owner"
+MODEL_FOLDER = "/opt/edge-deploy/model"
+PORT = "8000/tcp"
+ANY_PORT = 0
+READY_SECONDS = 120.0
+POLL_SECONDS = 0.05
+
+
+@contextmanager
+def running(engine: Engine, image: str, *, progress: Progress) -> Iterator[InferenceClient]:
+    """A server of `image`, ready to answer; raises `PackageError` with the end of its log where it does not start.
+
+    The container is gone when this is left, also by Ctrl-C or SIGTERM (see `pipeline.interrupt`).
+    """
+    bind, connect_to = _addresses(engine)
+    with created(engine, image, ports={PORT: (bind, ANY_PORT)}) as container:
+        manifest = _manifest_in(container, image)
+        started = time.monotonic()
+        with speaking(f"start a container of {image}"):
+            container.start()
+            container.reload()
+        port = int(container.attrs["NetworkSettings"]["Ports"][PORT][0]["HostPort"])
+        client = InferenceClient(connect_to, port, manifest)
+        try:
+            _wait_until_ready(client, container, image)
+            progress.detail(f"the image is ready after {time.monotonic() - started:.1f} s")
+            yield client
+        finally:
+            client.close()
+
+
+def output_of(engine: Engine, image: str, command: Sequence[str]) -> str:
+    """What `command` prints to stdout in a container of `image`; raises `PackageError` where it fails."""
+    with (
+        created(engine, image, entrypoint=list(command), network_mode="none") as container,
+        speaking(f"run {command[0]} in {image}"),
+    ):
+        container.start()
+        status = int(container.wait()["StatusCode"])
+        text = container.logs(stdout=True, stderr=False).decode(errors="replace")
+        errors = container.logs(stdout=False, stderr=True).decode(errors="replace")
+    if status != 0:
+        raise PackageError(f"{command[0]} ended with status {status} in a container of {image}: {errors.strip()}")
+    return text
+
+
+@contextmanager
+def created(
+    engine: Engine,
+    image: str,
+    *,
+    entrypoint: list[str] | None = None,
+    network_mode: str | None = None,
+    ports: Mapping[str, tuple[str, int]] | None = None,
+) -> Iterator[Container]:
+    """A container without rights, not yet started; always removed."""
+    name = f"edge-deploy-{uuid.uuid4().hex[:12]}"
+
+    def create() -> Container:
+        with speaking(f"create a container of {image}"):
+            return engine.client.containers.create(
+                image,
+                name=name,
+                entrypoint=entrypoint,
+                labels={OWNER: owner()},
+                network_mode=network_mode,
+                ports=ports,
+                read_only=True,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges:true"],
+                tmpfs={"/tmp": "rw,noexec,nosuid,nodev,size=16m"},
+                pids_limit=256,
+            )
+
+    # In a thread of its own: an interrupt ends our waiting, not the making, so that it is known what to remove.
+    thread = ThreadPoolExecutor(max_workers=1)
+    try:
+        yield thread.submit(create).result()
+    finally:
+        thread.shutdown(wait=True)
+        remove(engine, name)
+
+
+def remove(engine: Engine, name: str) -> None:
+    """Remove a container, running or not; one that is gone is gone."""
+    try:
+        engine.client.api.remove_container(name, force=True, v=True)
+    except NotFound:
+        pass
+    except APIError as error:
+        # Another process is removing it already.
+        if error.status_code != 409:
+            raise PackageError(f"the container {name} could not be removed: {error.explanation}.") from None
+
+
+def sweep(engine: Engine) -> list[str]:
+    """Remove containers that builds killed on this machine left behind; returns their names."""
+    swept = []
+    for container in engine.client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True):
+        if is_orphan(container.labels[OWNER]):
+            swept.append(str(container.name))
+            remove(engine, swept[-1])
+    return swept
+
+
+def owner() -> str:
+    """This process: the machine it runs on, its number, and when it started."""
+    return json.dumps([socket.gethostname(), os.getpid(), _start_of(os.getpid())])
+
+
+def is_orphan(label: str) -> bool:
+    """Whether the process that `label` names was on this machine, and is gone."""
+    try:
+        host, process, start = json.loads(label)
+    except ValueError:
+        return False
+    return bool(host == socket.gethostname() and _start_of(int(process)) != start)
+
+
+def _start_of(process: int) -> str | None:
+    """When a process started, in ticks since boot, and which boot: numbers of processes are used again."""
+    try:
+        # The name in parentheses may hold spaces; start time is field 22, the 20th behind it.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {fields[19]}"
+    except OSError:
+        return None
+
+
+def _addresses(engine: Engine) -> tuple[str, str]:
+    """Where the container's port is bound, and where we reach it: an engine elsewhere publishes on its own host."""
+    url = urlsplit(engine.client.api.base_url)
+    if url.scheme == "ssh" or os.environ.get("DOCKER_HOST", "").startswith("ssh://"):
+        raise PackageError(
+            f"the engine at {os.environ.get('DOCKER_HOST')} is reached through SSH, its containers are not. "
+            "Build on that machine, or give its address as DOCKER_HOST=tcp://…"
+        )
+    host = urlsplit(os.environ.get("DOCKER_HOST", "")).hostname
+    if host in (None, "localhost", "127.0.0.1", "::1") or os.environ["DOCKER_HOST"].startswith("unix"):
+        return "127.0.0.1", "127.0.0.1"
+    assert host is not None
+    return "0.0.0.0", host
+
+
+def _manifest_in(container: Container, image: str) -> Manifest:
+    path = f"{MODEL_FOLDER}/{FILE}"
+    try:
+        chunks, _ = container.get_archive(path)
+        archive = io.BytesIO(b"".join(chunks))
+    except APIError:
+        raise PackageError(f"{image} is no image that `deploy build` made: it holds no {path}.") from None
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=archive) as tar:
+            tar.extract(FILE, folder, filter="data")
+        try:
+            return read_manifest(Path(folder))
+        except ManifestError as error:
+            raise PackageError(f"the image {image} cannot be used: {error}") from None
+
+
+def _wait_until_ready(client: InferenceClient, container: Container, image: str) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    reason = "it does not answer"
+    while time.monotonic() < deadline:
+        state = client.readiness()
+        if state.is_ready:
+            return
+        reason = state.reason or reason
+        with speaking(f"look after a container of {image}"):
+            container.reload()
+        if state.has_failed or container.status != "running":
+            break
+        time.sleep(POLL_SECONDS)
+    else:
+        reason += f" (after {READY_SECONDS:.0f} s)"
+    raise PackageError(f"a container of {image} does not become ready: {reason}.{_end_of_log(container)}")
+
+
+def _end_of_log(container: Container) -> str:
+    state: Mapping[str, object] = container.attrs["State"]
+    ended = "" if state["Running"] else f" It ended with status {state['ExitCode']}."
+    try:
+        lines = container.logs(tail=LOG_LINES).decode(errors="replace").strip()
+    except APIError:
+        lines = ""
+    return f"{ended} Its last lines:\n{lines}" if lines else ended

@@ -1,0 +1,68 @@
+"""The build context: one folder with everything an image is made of, to be built here or on another machine."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import targets
+from pipeline.base_image import BaseImage
+from pipeline.engine import FIXED_TIME
+from pipeline.shipped import shipped
+from targets.device import golden, manifest
+from targets.device.manifest import read_manifest
+
+DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile"}
+# In the context lies what an image has below its root, parents included; see the Dockerfile.
+DEVICE = Path("device/opt/edge-deploy/device")
+MODEL = Path("model/opt/edge-deploy/model")
+
+
+def write_context(
+    folder: Path, *, artifact: Path, base: BaseImage, wheels: Path, lock: Path, labels: Mapping[str, str]
+) -> None:
+    """Write the folder, replacing what is there; the same content gives the same bytes and times."""
+    described = read_manifest(artifact)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "wheels").mkdir(parents=True)
+    for wheel in sorted(wheels.glob("*.whl")):
+        shutil.copyfile(wheel, folder / "wheels" / wheel.name)
+    shutil.copyfile(lock, folder / "wheels" / "requirements.txt")
+    shutil.copyfile(shipped("install.py"), folder / "install.py")
+    _copy_device_code(folder / DEVICE)
+    (folder / MODEL).mkdir(parents=True)
+    for name in (manifest.FILE, described.model_file, golden.FILE):
+        shutil.copyfile(artifact / name, folder / MODEL / name)
+    template = shipped(DOCKERFILES[described.runtime]).read_text()
+    (folder / "Dockerfile").write_text(_completed(template, base, labels))
+    for path in [*folder.rglob("*"), folder]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        os.utime(path, (FIXED_TIME, FIXED_TIME))
+
+
+def build_command(context: Path, tag: str) -> str:
+    """What builds the context elsewhere."""
+    return f"docker build --network none --tag {tag} {context}"
+
+
+def _copy_device_code(folder: Path) -> None:
+    package = Path(targets.__path__[0])
+    device = folder / "targets" / "device"
+    device.mkdir(parents=True)
+    shutil.copyfile(package / "__init__.py", folder / "targets" / "__init__.py")
+    for source in sorted((package / "device").glob("*.py")):
+        shutil.copyfile(source, device / source.name)
+
+
+def _completed(template: str, base: BaseImage, labels: Mapping[str, str]) -> str:
+    """The Dockerfile with its base and, last, its labels: they change most often and hold no file."""
+    if "\nARG BASE\n" not in template:
+        raise AssertionError("the Dockerfile has no line ARG BASE")
+    text = template.replace("\nARG BASE\n", f"\nARG BASE={base.tag}\n", 1)
+    return text + "".join(f"LABEL {key}={_quoted(value)}\n" for key, value in sorted(labels.items()))
+
+
+def _quoted(value: str) -> str:
+    """A Dockerfile's string: quoted as in JSON, and no variable is meant by a dollar sign."""
+    return json.dumps(value, ensure_ascii=False).replace("$", "\\$")

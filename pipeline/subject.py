@@ -1,0 +1,69 @@
+"""What `deploy predict` and `deploy validate` are asked about: an artifact's folder, or an image by its tag."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime
+
+from pipeline.artifacts import Place
+from pipeline.container import running
+from pipeline.engine import connect
+from pipeline.errors import CompileError, PackageError
+from pipeline.progress import Progress
+from targets.base import Session
+from targets.device.cpu import instruction_set
+from targets.device.manifest import Manifest, ManifestError, read_manifest
+from targets.device.sessions import SessionError, open_session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model that answers, and where it does."""
+
+    session: Session
+    manifest: Manifest
+    place: Place
+    runtime: str
+    instruction_set: str
+
+
+@contextmanager
+def answering(name: str, *, progress: Progress) -> Iterator[Subject]:
+    """Open the artifact folder `name`, or start a container of the image `name`."""
+    folder = Path(name)
+    if folder.is_dir():
+        with _artifact(folder) as subject:
+            yield subject
+        return
+    if folder.exists() or name.endswith("/"):
+        raise CompileError(f"{name} is no artifact folder. Give a folder that `deploy build` published, or an image.")
+    engine = connect()
+    if engine.id_of(name) is None:
+        raise PackageError(f"there is neither a folder nor an image {name}. `deploy status` lists the artifacts.")
+    with running(engine, name, progress=progress) as client:
+        runtime, instructions = client.runs_on()
+        yield Subject(
+            session=client,
+            manifest=client.manifest,
+            place=Place.IMAGE,
+            runtime=runtime,
+            instruction_set=instructions,
+        )
+
+
+@contextmanager
+def _artifact(folder: Path) -> Iterator[Subject]:
+    try:
+        manifest = read_manifest(folder)
+        with open_session(folder, manifest) as session:
+            yield Subject(
+                session=session,
+                manifest=manifest,
+                place=Place.HOST,
+                runtime=f"{manifest.runtime} {onnxruntime.__version__}",
+                instruction_set=instruction_set(),
+            )
+    except (ManifestError, SessionError) as error:
+        raise CompileError(str(error)) from None
