@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -62,17 +63,28 @@ class Batches:
             yield torch.from_numpy(normalize(pixels, self.preprocessing)), torch.from_numpy(self.images.labels[chunk])
 
     def _pixels(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
-        if self._cached is None and self._fits():
-            everything = list(range(len(self.images)))
-            self._cached = np.concatenate(list(self._decoded(np.array_split(everything, len(chunks)))))
+        if self._cached is None:
+            self._cached = self._all_decoded()
         if self._cached is None:
             yield from self._decoded(chunks)
         else:
             for chunk in chunks:
                 yield self._cached[chunk]
 
-    def _fits(self) -> bool:
-        return len(self.images) * decoded(self.images, 0, self.preprocessing).nbytes <= self._cache_bytes
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        return decoded(self.images, 0, self.preprocessing).shape
+
+    def _all_decoded(self) -> Pixels | None:
+        """uint8 [N, H, W, 3], or None where that is more than the cache may hold."""
+        count = len(self.images)
+        if count * math.prod(self._shape) > self._cache_bytes:
+            return None
+        everything: Pixels = np.empty((count, *self._shape), dtype=np.uint8)
+        chunks = np.array_split(np.arange(count), len(self))
+        for chunk, pixels in zip(chunks, self._decoded(chunks), strict=True):
+            everything[chunk] = pixels
+        return everything
 
     def _decoded(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
         """Decode in order, the next chunk while the caller works on this one."""
@@ -86,7 +98,7 @@ class Batches:
                 current = ahead
                 if following is not None:
                     ahead = pool.map(one, following.tolist())
-                yield stacked(self.images, chunk.tolist(), list(current))
+                yield stacked(self.images, chunk.tolist(), list(current), shape=self._shape)
 
 
 def augmented(pixels: Pixels, generator: np.random.Generator, *, mirror: bool) -> Pixels:

@@ -48,12 +48,14 @@ def decoded(images: ImageSet, index: int, preprocessing: Preprocessing) -> NDArr
         raise DataError(f"{images.names[index]}: {error}. Replace or remove it.") from None
 
 
-def stacked(images: ImageSet, indices: Sequence[int], pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, 3]; images of different sizes (possible without a crop) are a `DataError`."""
+def stacked(
+    images: ImageSet, indices: Sequence[int], pixels: Sequence[NDArray[np.uint8]], *, shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """uint8 [N, H, W, 3]; an image of another size than the first (possible without a crop) is a `DataError`."""
     for index, image in zip(indices, pixels, strict=True):
-        if image.shape != pixels[0].shape:
+        if image.shape != shape:
             raise DataError(
-                f"{images.names[index]} is {image.shape[0]} x {image.shape[1]}, {images.names[indices[0]]} is "
-                f"{pixels[0].shape[0]} x {pixels[0].shape[1]}: give a crop in [preprocessing] to make them equal."
+                f"{images.names[index]} is {image.shape[1]} x {image.shape[0]}, {images.names[0]} is "
+                f"{shape[1]} x {shape[0]} pixels: give a crop in [preprocessing] to make them equal."
             )
     return np.stack(pixels)
