@@ -1,0 +1,199 @@
+"""Which channels of a network stand and fall together, and how to take them out.
+
+A *group* is a set of channels that many layers share: all that write them (a convolution's rows, its batch
+normalization) and all that read them (the next convolutions' columns). In a residual stage one group holds the
+stem or the shortcut and the last convolution of every block, because their outputs are added; the inside of a
+block is a group of its own. Groups come from torch-pruning's dependency graph (Fang et al. 2023,
+https://arxiv.org/abs/2301.12900). As that graph can be wrong about operations which it does not know (it takes
+`F.pad` of channels for an elementwise one), no removal is trusted: it must compute what zeroing the same
+channels computes.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch_pruning
+from torch import nn
+
+from pipeline.errors import CompressionError
+
+Removal = Mapping[str, tuple[int, ...]]
+"""Channels to take out, by their group's root."""
+
+PRUNABLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d)
+TOLERANCE = 1e-4
+"""Largest difference between removing and zeroing, in shares of the largest logit: rounding of fp32 sums."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One layer's part in a group: `indices[i]` of its outputs (or inputs) belongs to the group's `channels[i]`."""
+
+    layer: str
+    is_writer: bool
+    """Whether these are the layer's output channels."""
+    indices: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    root: str
+    """A layer whose output channels are the group's channels."""
+    width: int
+    parts: int
+    """Channels fall into this many equal runs, of which each must lose the same ones (grouped convolutions)."""
+    members: tuple[Member, ...]
+    is_stream: bool
+    """Whether several layers' outputs are added into these channels."""
+
+
+def channel_groups(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Group, ...]:
+    """Every group whose channels may be taken out; neither the network's inputs nor its logits.
+
+    Groups with layers other than convolutions, linear layers and batch normalization are left out.
+    Raises `CompressionError` where the network cannot be traced.
+    """
+    graph = _graph(network, input_shape)
+    names = {module: name for name, module in network.named_modules()}
+    order = {name: index for index, name in enumerate(names.values())}
+    groups = []
+    for found in graph.get_all_groups(root_module_types=(nn.Conv2d, nn.Linear)):
+        members = tuple(_members(graph, found, names))
+        reads = [member for member in members if not member.is_writer and _is_layer(network, member)]
+        if reads and _has_only_prunable(found):
+            groups.append(_group(network, members))
+    return tuple(sorted(groups, key=lambda group: order[group.root]))
+
+
+def remove_channels(network: nn.Module, input_shape: tuple[int, int, int], removal: Removal) -> nn.Module:
+    """A copy of `network` without the channels of `removal`, checked against zeroing them.
+
+    Raises `CompressionError` where removing is not the same as zeroing.
+    """
+    pruned = copy.deepcopy(network)
+    graph = _graph(pruned, input_shape)
+    for root, channels in removal.items():
+        if channels:
+            layer = pruned.get_submodule(root)
+            graph.get_pruning_group(
+                layer, graph.get_pruner_of_module(layer).prune_out_channels, list(channels)
+            ).prune()
+    zeroed = zero_channels(network, channel_groups(network, input_shape), removal)
+    _check_same(pruned, zeroed, input_shape)
+    return pruned
+
+
+def zero_channels(network: nn.Module, groups: Iterable[Group], removal: Removal) -> nn.Module:
+    """A copy of `network` in which the channels of `removal` are written as zeros and read with weight zero."""
+    zeroed = copy.deepcopy(network)
+    with torch.no_grad():
+        for group in groups:
+            removed = set(removal.get(group.root, ()))
+            for member in group.members:
+                indices = [i for i, channel in zip(member.indices, member.channels, strict=True) if channel in removed]
+                _zero(zeroed.get_submodule(member.layer), member.is_writer, indices)
+    return zeroed
+
+
+def _zero(layer: nn.Module, is_writer: bool, indices: list[int]) -> None:
+    weight = layer.get_parameter("weight")
+    if is_writer or isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        weight[indices] = 0
+        if layer.bias is not None:
+            layer.get_parameter("bias")[indices] = 0
+    elif isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        per_group = layer.in_channels // layer.groups
+        rows_per_group = layer.out_channels // layer.groups
+        for index in indices:
+            first_row = (index // per_group) * rows_per_group
+            weight[first_row : first_row + rows_per_group, index % per_group] = 0
+    else:
+        weight[:, indices] = 0
+
+
+def _check_same(pruned: nn.Module, zeroed: nn.Module, input_shape: tuple[int, int, int]) -> None:
+    images = torch.randn(4, *input_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            got, expected = pruned.eval()(images), zeroed.eval()(images)
+    except RuntimeError as error:
+        raise CompressionError(
+            f"the network does not run with channels taken out: {error}. Its forward function relies on fixed widths; "
+            "write it without, or prune nothing (macs = 1.0)."
+        ) from error
+    difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+    if not difference <= TOLERANCE:
+        raise CompressionError(
+            f"taking channels out changes the network's function: its logits are {difference:.2g} of their range off "
+            "from those with the same channels zeroed. It moves channels in a way that the dependency graph does not "
+            "follow, such as padding or shuffling them. Write that as a fixed convolution, or prune nothing "
+            "(macs = 1.0)."
+        )
+
+
+def _graph(network: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruning.DependencyGraph:
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about parameters that it does not know; such groups are left out
+            # The input must need a gradient, or frozen layers at the start of the network would not be traced.
+            images = torch.zeros(1, *input_shape, requires_grad=True)
+            return torch_pruning.DependencyGraph().build_dependency(network, example_inputs=(images,), verbose=False)
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CompressionError(
+            f"the network's channels could not be followed: {type(error).__name__}: {error}. "
+            "Prune nothing (macs = 1.0)."
+        ) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _members(
+    graph: torch_pruning.DependencyGraph, found: torch_pruning.Group, names: Mapping[nn.Module, str]
+) -> Iterable[Member]:
+    for position, (dependency, indices) in enumerate(found):
+        layer = dependency.target.module
+        if isinstance(layer, PRUNABLE):
+            yield Member(
+                layer=names[layer],
+                is_writer=graph.is_out_channel_pruning_fn(dependency.handler),
+                indices=tuple(indices),
+                channels=tuple(found[position].root_idxs),
+            )
+
+
+def _has_only_prunable(found: torch_pruning.Group) -> bool:
+    """Whether every layer with parameters in the group is one that can be cut and rebuilt."""
+    for dependency, _ in found:
+        layer = dependency.target.module
+        if isinstance(layer, nn.Parameter):
+            return False
+        if isinstance(layer, nn.Module) and not isinstance(layer, PRUNABLE) and any(True for _ in layer.parameters()):
+            return False
+    return True
+
+
+def _group(network: nn.Module, members: tuple[Member, ...]) -> Group:
+    root = members[0]
+    parts = 1
+    writers = 0
+    for member in members:
+        layer = network.get_submodule(member.layer)
+        if isinstance(layer, nn.Conv2d) and not is_depthwise(layer):
+            parts = max(parts, layer.groups)
+        if member.is_writer and isinstance(layer, nn.Conv2d | nn.Linear) and not is_depthwise(layer):
+            writers += 1
+    return Group(root=root.layer, width=len(root.indices), parts=parts, members=members, is_stream=writers > 1)
+
+
+def _is_layer(network: nn.Module, member: Member) -> bool:
+    return isinstance(network.get_submodule(member.layer), nn.Conv2d | nn.Linear)
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.out_channels

@@ -1,0 +1,75 @@
+"""How much each group's channels matter to the logits, from a few hundred training images without labels.
+
+Removing channel c of a group changes the logits z, to first order, by the sum over its readers, samples of the
+channel's activation a times dz/da. The importance is the expected squared length of that change (Gauss-Newton with
+the logits' own metric), estimated with random sign vectors v: E_v[(a · d(v·z)/da)²] = |a · dz/da|². Coupled
+channels are summed before they are squared, as in Group Fisher pruning (Liu et al. 2021,
+https://arxiv.org/abs/2108.00708). The task's loss would not do: its gradient vanishes on images which the network
+has learned by heart.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.dependencies import Group, Member
+
+Scores = dict[str, Tensor]
+"""Importance of every channel, float32 [width], by the group's root."""
+CENTER=True
+LOSS=None
+
+def channel_importance(network: nn.Module, groups: Iterable[Group], batches: Iterable[Tensor], *, seed: int) -> Scores:
+    """`batches`: preprocessed images float32 [B, 3, H, W]."""
+    groups = tuple(groups)
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    scores = {group.root: torch.zeros(group.width) for group in groups}
+    for images in batches:
+        for root, effect in _effects(network, groups, images, generator).items():
+            scores[root] += effect.square().sum(dim=0)
+    return scores
+
+
+def _effects(
+    network: nn.Module, groups: tuple[Group, ...], images: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """First-order change of v·z for each image and channel [B, width] when the channel is taken out."""
+    effects = {group.root: torch.zeros(len(images), group.width) for group in groups}
+    handles = [
+        network.get_submodule(member.layer).register_forward_pre_hook(_collector(effects[group.root], member))
+        for group in groups
+        for member in group.members
+        if not member.is_writer
+    ]
+    try:
+        images = images.clone().requires_grad_()
+        logits = network(images)
+        signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0
+        torch.autograd.grad(((logits * signs).sum() if LOSS is None else LOSS(logits)), images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return effects
+
+
+def _collector(effect: Tensor, member: Member) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
+    """A hook that adds, for every image, activation times gradient of this reader's input to `effect`."""
+    indices, channels = torch.tensor(member.indices), torch.tensor(member.channels)
+
+    def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        del module
+        activation = inputs[0].view_as(inputs[0])  # its gradient is this reader's alone
+
+        def collect(gradient: Tensor) -> None:
+            a = activation.detach()
+            if CENTER: a = a - a.mean(dim=[0]+list(range(2,a.dim())), keepdim=True)
+            product = (a * gradient).flatten(2).sum(dim=2) if gradient.dim() > 2 else a * gradient
+            effect.index_add_(1, channels, product[:, indices])
+
+        activation.register_hook(collect)
+        return (activation,)
+
+    return before
