@@ -162,6 +162,8 @@ class Parity:
     logit_range: float
     """Largest minus smallest logit of the PyTorch model: the scale to read the differences on."""
     argmax_agreement: float
+    clear_agreement: float
+    """The same among images whose best class leads by more than rounding could move."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from pipeline import narration
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place, Verdict
 from pipeline.choice import choose, read_compilation
 from pipeline.errors import DeployError, GateFailed, GateUndecided
+from pipeline.exported import read_export
 from pipeline.steps import Steps
 from pipeline.validate import judge_predictions
 from pipeline.workspace import Folder
@@ -81,7 +82,9 @@ class Build:
     def _export(self, loaded: Folder, quantized: Folder) -> tuple[Folder, Folder]:
         baseline = self._steps.export(loaded, loaded, (Dialect.FLOAT,))
         models = self._steps.export(loaded, quantized, tuple(Dialect))
-        self._done("export", narration.export_text(read_export(models.path)[self._steps.target.dialect]), baseline, models)
+        self._done(
+            "export", narration.export_text(read_export(models.path)[self._steps.target.dialect]), baseline, models
+        )
         return baseline, models
 
     def _compile(self, loaded: Folder, baseline: Folder, models: Folder) -> Artifact:

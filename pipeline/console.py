@@ -52,7 +52,9 @@ class Terminal:
             task = bars.add_task(name, total=total, note="")
 
             def advance(steps: int = 1, *, note: str = "") -> None:
-                bars.update(task, advance=steps, **({"note": note} if note else {}))
+                bars.update(task, advance=steps)
+                if note:
+                    bars.update(task, note=note)
 
             yield advance
 

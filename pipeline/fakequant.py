@@ -53,7 +53,7 @@ class Point(nn.Module):
             case Mode.TENSORRT:
                 return self._fake_quantized(x, Dialect.TENSORRT) if tensorrt else x
             case Mode.MARKED:
-                return _marker(POINT, x, {"name": self.name, "tensorrt": int(tensorrt)})
+                return _marker(POINT, x, name=self.name, tensorrt=int(tensorrt))
             case _:
                 assert_never(self.mode)
 
@@ -87,7 +87,7 @@ class Quantizer:
             case Mode.TENSORRT:
                 return self._weight(weight, self.current_scales(weight, bias)), bias
             case Mode.MARKED:
-                return _marker(WEIGHT, weight, {"name": self.name}), bias
+                return _marker(WEIGHT, weight, name=self.name), bias
             case _:
                 assert_never(self.mode)
 
@@ -138,7 +138,8 @@ class QuantizedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.quantizer(self.weight, self.bias)
-        return self._conv_forward(x, weight, bias)
+        convolved: Tensor = self._conv_forward(x, weight, bias)
+        return convolved
 
 
 class QuantizedLinear(nn.Linear):
@@ -167,8 +168,8 @@ def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:
     return value + (rounded - value).detach()
 
 
-def _marker(operator: str, x: Tensor, attributes: dict[str, str | int]) -> Tensor:
+def _marker(operator: str, x: Tensor, **attributes: str | int) -> Tensor:
     """A node that the exporter writes as it is and `targets.dialects` replaces."""
-    return torch.onnx.ops.symbolic(  # type: ignore[no-any-return]
-        f"{DOMAIN}::{operator}", (x,), attributes, dtype=x.dtype, shape=x.shape, version=1
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{operator}", (x,), {**attributes}, dtype=x.dtype, shape=x.shape, version=1
     )

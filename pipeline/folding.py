@@ -47,6 +47,7 @@ def unfold(network: nn.Module, folded: nn.Module) -> None:
             assert is_layer(own)
             assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)
             own.weight.copy_(layer.weight)
+            assert layer.bias is not None
             _only_add(norm, layer.bias)
             if own.bias is not None:
                 own.bias.zero_()

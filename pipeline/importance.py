@@ -1,11 +1,12 @@
 """How much each group's channels matter to the logits, from a few hundred training images without labels.
 
 Removing channel c of a group changes the logits z, to first order, by the sum over its readers, samples of the
-channel's activation a times dz/da. The importance is the expected squared length of that change (Gauss-Newton with
-the logits' own metric), estimated with random sign vectors v: E_v[(a · d(v·z)/da)²] = |a · dz/da|². Coupled
-channels are summed before they are squared, as in Group Fisher pruning (Liu et al. 2021,
-https://arxiv.org/abs/2108.00708). The task's loss would not do: its gradient vanishes on images which the network
-has learned by heart.
+channel's activation a times dz/da. What the channel is on average is not lost: the batch normalization behind its
+readers is measured again, which puts the mean back (`pipeline.prune`). So a is taken without its mean. The importance
+is the expected squared length of the change (Gauss-Newton with the logits' own metric), estimated with random sign
+vectors v: E_v[(a · d(v·z)/da)²] = |a · dz/da|². Coupled channels are summed before they are squared, as in Group
+Fisher pruning (Liu et al. 2021, https://arxiv.org/abs/2108.00708). The task's loss would not do: its gradient
+vanishes on images which the network has learned by heart.
 """
 
 import copy
@@ -18,8 +19,7 @@ from pipeline.dependencies import Group, Member
 
 Scores = dict[str, Tensor]
 """Importance of every channel, float32 [width], by the group's root."""
-CENTER=True
-LOSS=None
+
 
 def channel_importance(network: nn.Module, groups: Iterable[Group], batches: Iterable[Tensor], *, seed: int) -> Scores:
     """`batches`: preprocessed images float32 [B, 3, H, W]."""
@@ -48,7 +48,7 @@ def _effects(
         images = images.clone().requires_grad_()
         logits = network(images)
         signs = torch.randint(0, 2, logits.shape, generator=generator) * 2.0 - 1.0
-        torch.autograd.grad(((logits * signs).sum() if LOSS is None else LOSS(logits)), images)
+        torch.autograd.grad((logits * signs).sum(), images)
     finally:
         for handle in handles:
             handle.remove()
@@ -56,7 +56,7 @@ def _effects(
 
 
 def _collector(effect: Tensor, member: Member) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    """A hook that adds, for every image, activation times gradient of this reader's input to `effect`."""
+    """A hook that adds, for every image, centered activation times gradient of this reader's input to `effect`."""
     indices, channels = torch.tensor(member.indices), torch.tensor(member.channels)
 
     def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -64,12 +64,12 @@ def _collector(effect: Tensor, member: Member) -> Callable[[nn.Module, tuple[Ten
         activation = inputs[0].view_as(inputs[0])  # its gradient is this reader's alone
 
         def collect(gradient: Tensor) -> None:
-            a = activation.detach()
-            if CENTER: a = a - a.mean(dim=[0]+list(range(2,a.dim())), keepdim=True)
-            product = (a * gradient).flatten(2).sum(dim=2) if gradient.dim() > 2 else a * gradient
-            effect.index_add_(1, channels, product[:, indices])
+            values = activation.detach()
+            centered = values - values.mean(dim=[0, *range(2, values.dim())], keepdim=True)
+            products = (centered * gradient).flatten(2).sum(dim=2) if gradient.dim() > 2 else centered * gradient
+            effect.index_add_(1, channels, products[:, indices])
 
-        activation.register_hook(collect)
+        activation.register_hook(collect)  # type: ignore[no-untyped-call]
         return (activation,)
 
     return before

@@ -96,8 +96,3 @@ def _global_pooling(node: NodeProto) -> list[NodeProto]:
         helper.make_node("GlobalAveragePool", [source], [pooled], name=node.name),
         helper.make_node("Flatten", [pooled], [target], name=f"{node.name}_flatten", axis=1),
     ]
-
-
-def opset_of(model: ModelProto) -> int:
-    """The version of ONNX's own operators that the model uses."""
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", onnx.defs.ONNX_DOMAIN))

@@ -236,12 +236,17 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule) -> Kind:
             return Kind.OUTPUT
         case "call_module":
             return _kind_of_module(module_of(node, graph_module))
-    if node.target in ADDITIONS:
-        # A number added to a tensor is no residual connection.
-        return Kind.ADD if len(node.all_input_nodes) == 2 and len(node.args) == 2 else Kind.OTHER
-    if node.op == "call_function":
-        return FUNCTIONS.get(node.target, Kind.OTHER)
-    return METHODS.get(str(node.target), Kind.OTHER) if node.op == "call_method" else Kind.OTHER
+        case "call_method":
+            return Kind.ADD if _is_addition(node) else METHODS.get(str(node.target), Kind.OTHER)
+        case "call_function":
+            return Kind.ADD if _is_addition(node) else FUNCTIONS.get(node.target, Kind.OTHER)
+        case _:
+            return Kind.OTHER
+
+
+def _is_addition(node: fx.Node) -> bool:
+    """Of two tensors: a number added to a tensor is no residual connection."""
+    return node.target in ADDITIONS and len(node.all_input_nodes) == 2 and len(node.args) == 2
 
 
 def _kind_of_module(module: nn.Module | None) -> Kind:

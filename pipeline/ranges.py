@@ -46,11 +46,10 @@ class Histogram:
 
     def _least_error(self, steps: int) -> float:
         width = self.limit / BINS
-        centers = (np.arange(BINS) + 0.5) * width
+        centers = (np.arange(BINS, dtype=np.float64) + 0.5) * width
         # Exact zeros lie in the first bin and are represented exactly, whatever the scale.
-        candidates = np.linspace(self.largest / CANDIDATES, self.largest, CANDIDATES)
-        errors = [self._error(centers, amax, steps) for amax in candidates]
-        return float(candidates[int(np.argmin(errors))])
+        candidates = np.linspace(self.largest / CANDIDATES, self.largest, CANDIDATES).tolist()
+        return float(min(candidates, key=lambda amax: self._error(centers, amax, steps)))
 
     def _error(self, centers: NDArray[np.float64], amax: float, steps: int) -> float:
         scale = amax / steps

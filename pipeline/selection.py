@@ -42,7 +42,8 @@ def logits_of_each(
 
 def pixels_of(images: ImageSet, indices: Sequence[int], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """uint8 [N, H, W, 3] as `normalize` takes them."""
-    return stacked(images, indices, [decoded(images, index, preprocessing) for index in indices])
+    pixels = [decoded(images, index, preprocessing) for index in indices]
+    return stacked(images, indices, pixels, shape=pixels[0].shape)
 
 
 def count_right(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Dialect, Image, Precision
 from pipeline.data.dataset import Dataset
 from pipeline.errors import CheckpointError, RecipeError
+from pipeline.exported import read_export
 from pipeline.hashing import Json, sha256_of_file, sha256_of_folder, sha256_of_json
 from pipeline.image import is_present, read_image
 from pipeline.looks import look, looks_at
@@ -25,7 +26,6 @@ from targets.base import Target
 from targets.device.cpu import saturates_8bit
 from targets.device.manifest import read_manifest
 from targets.device.preprocess import Preprocessing
-
 
 RECIPE_LABEL = "dev.edge-deploy.recipe.sha256"
 
@@ -171,7 +171,6 @@ class Steps:
 
         def produce(folder: Path) -> None:
             from pipeline.compile import compile_candidates
-            from pipeline.export import read_export
 
             written = read_export(models.path)
             of_precision = {Precision.FP32: Dialect.FLOAT, Precision.INT8: self.target.dialect}

@@ -157,8 +157,10 @@ class _Writer:
         self._nodes.append(copy)
 
     def _node(self, operator: str, inputs: list[str], output: str, *, name: str, axis: int | None = None) -> None:
-        attributes = {} if axis is None else {"axis": axis}
-        self._nodes.append(helper.make_node(operator, inputs, [output], name=name, **attributes))
+        node = helper.make_node(operator, inputs, [output], name=name)
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self._nodes.append(node)
 
     def _constant(self, name: str, value: NDArray[np.generic]) -> str:
         self._constants[name] = numpy_helper.from_array(value, name)
@@ -198,7 +200,7 @@ def _plain(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
 
 
 def _text(node: NodeProto, attribute: str) -> str:
-    return next(entry.s.decode() for entry in node.attribute if entry.name == attribute)
+    return next(str(entry.s.decode()) for entry in node.attribute if entry.name == attribute)
 
 
 def _integer(node: NodeProto, attribute: str) -> int:

@@ -55,13 +55,15 @@ def weight_limit(bits: Literal[7, 8]) -> int:
 def integer_weights(weight: NDArray[np.float32], scales: NDArray[np.float32], limit: int) -> NDArray[np.int8]:
     """Weights [C, ...] on their grid, one scale per output channel [C], rounded half to even."""
     per_channel = scales.reshape(-1, *[1] * (weight.ndim - 1))
-    return np.clip(np.rint(weight / per_channel), -limit, limit).astype(np.int8)
+    integers: NDArray[np.int8] = np.clip(np.rint(weight / per_channel), -limit, limit).astype(np.int8)
+    return integers
 
 
 def integer_bias(bias: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int32]:
     """Biases [C] on the accumulator's grid: scales = input scale * weight scales [C]."""
     limit = 2.0**31 - 1
-    return np.clip(np.rint(bias / scales).astype(np.float64), -limit, limit).astype(np.int32)
+    integers: NDArray[np.int32] = np.clip(np.rint(bias / scales).astype(np.float64), -limit, limit).astype(np.int32)
+    return integers
 
 
 def _scale(amax: float, steps: int) -> float:

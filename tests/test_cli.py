@@ -37,7 +37,8 @@ def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.argv = ['deploy', '--help']\nfrom pipeline.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print(sorted({'torch', 'numpy', 'onnx', 'onnxruntime', 'docker', 'pydantic'} & set(sys.modules)), file=sys.stderr)"
+        "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'docker', 'pydantic'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr)"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stderr.strip() == "[]"

@@ -63,7 +63,7 @@ def test_the_template_states_the_defaults() -> None:
 
 def test_the_template_names_every_key() -> None:
     def keys(section: type, prefix: str = "") -> set[str]:
-        found = set()
+        found: set[str] = set()
         for name, field in section.model_fields.items():  # type: ignore[attr-defined]
             nested = field.annotation if hasattr(field.annotation, "model_fields") else None
             found |= keys(nested) if nested is not None else {field.alias or name}

@@ -16,7 +16,9 @@ from pipeline.artifacts import Dialect, OnnxModel, Parity, Precision
 
 SIDE, WIDTH, CLASSES = 8, 16, 4
 LAYERS = ("conv1", "conv2", "conv3", "fc")
-PARITY = Parity(images=1, max_abs_difference=0, mean_abs_difference=0, logit_range=1, argmax_agreement=1)
+PARITY = Parity(
+    images=1, max_abs_difference=0, mean_abs_difference=0, logit_range=1, argmax_agreement=1, clear_agreement=1
+)
 
 
 @dataclass

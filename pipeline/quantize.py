@@ -1,0 +1,150 @@
+"""Quantize: ranges from training images, then training on the grid that will run.
+
+Ranges are measured once (`pipeline.ranges`) and stay; weights and biases learn around them by distillation from the
+float model. Training is done on ONNX Runtime's grid. TensorRT's differs by one bit where there are no negative
+values and by one rounding per residual block; no difference in accuracy between the two has been measured.
+
+Training has to prove itself: where it leaves the network farther from the float model on the selection split than
+calibration alone did, the calibrated weights are kept.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from torch import fx, nn
+
+from pipeline.artifacts import Checkpoint
+from pipeline.checkpoint import build_network, save_network
+from pipeline.data.batches import Batches
+from pipeline.data.dataset import Dataset
+from pipeline.errors import CompressionError
+from pipeline.fakequant import Mode, set_mode
+from pipeline.folding import unfold
+from pipeline.progress import Progress
+from pipeline.quantized import points_of, prepare, quantization_of
+from pipeline.selection import at_most, spread
+from pipeline.training import distillation, fit, logits_of, seed_everything
+from targets.device.preprocess import Preprocessing
+
+CALIBRATION_IMAGES = 512
+"""Spread over the training images; ranges of ResNets settle well before."""
+LEARNING_RATE = 1e-3
+"""With batch normalization folded a tenth of a usual fine-tuning rate is what trained weights stand."""
+BATCH_SIZE = 64
+FACTS = "quantize.json"
+
+
+def quantize(
+    checkpoint: Checkpoint,
+    original: Checkpoint,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    qat_epochs: int,
+    weight_bits: Literal[7, 8],
+    keep_float: tuple[str, ...],
+    seed: int,
+    progress: Progress,
+    folder: Path,
+) -> None:
+    """Write the network of `checkpoint` with new weights, `quantization.json` and `quantize.json` into `folder`.
+
+    `original` is the float network that came in: the teacher. Raises `RecipeError` for a name in `keep_float` that
+    is no layer, `CompressionError` where the network cannot be traced or its numbers explode.
+    """
+    seed_everything(seed)
+    network = build_network(checkpoint)
+    teacher = build_network(original)
+    quantized = prepare(network, weight_bits=weight_bits, keep_float=keep_float)
+    calibrate(quantized, dataset, preprocessing, progress=progress)
+    set_mode(quantized, Mode.ONNXRUNTIME)
+    facts = train(quantized, teacher, dataset, preprocessing, epochs=qat_epochs, seed=seed, progress=progress)
+    quantization = quantization_of(quantized, weight_bits=weight_bits, float_layers=keep_float)
+    unfold(network, quantized)
+    save_network(network, checkpoint.architecture, folder)
+    (folder / "quantization.json").write_text(quantization.to_json())
+    (folder / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+
+
+def calibrate(
+    quantized: fx.GraphModule, dataset: Dataset, preprocessing: Preprocessing, *, progress: Progress
+) -> None:
+    """Measure the range of every point on training images, in float."""
+    images = dataset.training.subset(spread(len(dataset.training), CALIBRATION_IMAGES))
+    set_mode(quantized, Mode.CALIBRATE)
+    progress.detail(f"calibrating {len(points_of(quantized))} tensors on {len(images)} training images")
+    logits_of(quantized, Batches(images, preprocessing))
+    for point in points_of(quantized):
+        if not point.histogram.is_finite:
+            raise CompressionError(
+                f"the activations at {point.name} are not finite numbers, so they have no range. "
+                "Check that weights and preprocessing belong together."
+            )
+        point.range = point.histogram.best_range(post_relu=point.post_relu)
+
+
+def train(
+    quantized: fx.GraphModule,
+    teacher: nn.Module,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+) -> dict[str, object]:
+    """Train in place; returns what calibration and training came to on the selection split.
+
+    `divergence` is the mean Kullback-Leibler divergence of the answers from the teacher's.
+    """
+    selection = Batches(at_most(dataset.selection), preprocessing)
+    wanted = logits_of(teacher, selection)
+    calibrated = logits_of(quantized, selection)
+    facts: dict[str, object] = {
+        "calibrated": _facts(calibrated, wanted, selection),
+        "trained": None,
+        "kept": "calibrated",
+    }
+    if epochs == 0:
+        return facts
+    before = {name: value.detach().clone() for name, value in quantized.state_dict().items()}
+    fit(
+        quantized,
+        Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
+        epochs=epochs,
+        learning_rate=LEARNING_RATE,
+        loss=distillation(teacher),
+        selection=selection,
+        frozen_statistics=True,
+        progress=progress,
+        name="quantization-aware training",
+    )
+    trained = logits_of(quantized, selection)
+    facts["trained"] = _facts(trained, wanted, selection)
+    if divergence(trained, wanted) <= divergence(calibrated, wanted):
+        facts["kept"] = "trained"
+    else:
+        quantized.load_state_dict(before)
+        progress.line("quantization-aware training moved the answers away from the float model's: not used")
+    return facts
+
+
+def divergence(logits: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """Mean KL divergence of softmax(logits) from softmax(wanted), both [N, C], in nats; inf where not finite."""
+    if not np.isfinite(logits).all():
+        return float("inf")
+    of_wanted = log_softmax(wanted.astype(np.float64), axis=1)
+    of_logits = log_softmax(logits.astype(np.float64), axis=1)
+    return float((np.exp(of_wanted) * (of_wanted - of_logits)).sum(axis=1).mean())
+
+
+def _facts(logits: NDArray[np.float32], wanted: NDArray[np.float32], selection: Batches) -> dict[str, float]:
+    labels = selection.images.labels
+    return {
+        "divergence": divergence(logits, wanted),
+        "top1": float((logits.argmax(axis=1) == labels).mean()),
+    }
