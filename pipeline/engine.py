@@ -58,7 +58,7 @@ class Engine:
 
     def build(self, context: Path, *, labels: dict[str, str], platform: str, progress: Progress) -> str:
         """Build the context folder without network; returns the image's id. The image has no tag yet."""
-        last = ""
+        last = built = ""
         lines: list[str] = []
         try:
             with _packed(context) as archive, speaking("build the image"):
@@ -84,8 +84,11 @@ class Engine:
                         last = text.split()[1]
                     auxiliary = event.get("aux")
                     if isinstance(auxiliary, dict) and "ID" in auxiliary:
-                        return str(auxiliary["ID"])
-            raise PackageError(build_failure("the engine named no image", lines, platform))
+                        # Every stage of the Dockerfile has its own; the last one is the image.
+                        built = str(auxiliary["ID"])
+            if not built:
+                raise PackageError(build_failure("the engine named no image", lines, platform))
+            return built
         except BaseException:
             # What was built so far is of no use to anybody; steps that other images share stay.
             if last:
