@@ -99,7 +99,7 @@ def _python_in(engine: Engine, tag: str, platform: str) -> str:
                 "that can, or install an emulator: sudo apt-get install qemu-user-static binfmt-support."
             ) from None
         raise PackageError(f"the base image {tag} cannot carry the model: {error} {HINT}") from None
-    except ValueError:
+    except (ValueError, TypeError):
         raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {HINT}") from None
     python = ".".join(map(str, version))
     if implementation != "CPython":

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from docker.errors import APIError, NotFound
@@ -24,21 +25,34 @@ from pipeline.progress import Progress
 from targets.device.manifest import FILE, Manifest, ManifestError, read_manifest
 
 OWNER = "dev.edge-deploy.owner"
+STAYS = "dev.edge-deploy.stays"
 MODEL_FOLDER = "/opt/edge-deploy/model"
 PORT = "8000/tcp"
 ANY_PORT = 0
 READY_SECONDS = 120.0
 POLL_SECONDS = 0.05
+RIGHTS: dict[str, Any] = {
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges:true"],
+    "tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=16m"},
+    "pids_limit": 256,
+}
+"""None but to compute and to answer: what every container of ours is started with, and `docker_run` prints."""
 
 
 @contextmanager
-def running(engine: Engine, image: str, *, progress: Progress) -> Iterator[InferenceClient]:
+def running(
+    engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None
+) -> Iterator[InferenceClient]:
     """A server of `image`, ready to answer; raises `PackageError` with the end of its log where it does not start.
 
-    The container is gone when this is left, also by Ctrl-C or SIGTERM (see `pipeline.interrupt`).
+    The container is gone when this is left, also by Ctrl-C or SIGTERM (see `pipeline.interrupt`). With `stay_as` it
+    has that name, port 8000 where that is free, and goes on when this is left in order.
     """
     bind, connect_to = _addresses(engine)
-    with created(engine, image, ports={PORT: (bind, ANY_PORT)}) as container:
+    wanted = ANY_PORT if stay_as is None else _usual_port_if_free(bind)
+    with created(engine, image, ports={PORT: (bind, wanted)}, stay_as=stay_as) as container:
         manifest = _manifest_in(container, image)
         started = time.monotonic()
         with speaking(f"start a container of {image}"):
@@ -77,9 +91,12 @@ def created(
     entrypoint: list[str] | None = None,
     network_mode: str | None = None,
     ports: Mapping[str, tuple[str, int]] | None = None,
+    stay_as: str | None = None,
 ) -> Iterator[Container]:
-    """A container without rights, not yet started; always removed."""
-    name = f"edge-deploy-{uuid.uuid4().hex[:12]}"
+    """A container without rights, not yet started; removed at the end, with `stay_as` only after a failure."""
+    name = stay_as or f"edge-deploy-{uuid.uuid4().hex[:12]}"
+    if stay_as is not None:
+        _make_way(engine, stay_as)
 
     def create() -> Container:
         with speaking(f"create a container of {image}"):
@@ -87,35 +104,35 @@ def created(
                 image,
                 name=name,
                 entrypoint=entrypoint,
-                labels={OWNER: owner()},
+                labels={OWNER: owner()} if stay_as is None else {STAYS: image},
                 network_mode=network_mode,
                 ports=ports,
-                read_only=True,
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges:true"],
-                tmpfs={"/tmp": "rw,noexec,nosuid,nodev,size=16m"},
-                pids_limit=256,
+                **RIGHTS,
             )
 
     # In a thread of its own: an interrupt ends our waiting, not the making, so that it is known what to remove.
     thread = ThreadPoolExecutor(max_workers=1)
+    is_kept = False
     try:
         yield thread.submit(create).result()
+        is_kept = stay_as is not None
     finally:
         thread.shutdown(wait=True)
-        remove(engine, name)
+        if not is_kept:
+            remove(engine, name)
 
 
 def remove(engine: Engine, name: str) -> None:
     """Remove a container, running or not; one that is gone is gone."""
-    try:
-        engine.client.api.remove_container(name, force=True, v=True)
-    except NotFound:
-        pass
-    except APIError as error:
-        # Another process is removing it already.
-        if error.status_code != 409:
-            raise PackageError(f"the container {name} could not be removed: {error.explanation}.") from None
+    with speaking(f"remove the container {name}"):
+        try:
+            engine.client.api.remove_container(name, force=True, v=True)
+        except NotFound:
+            pass
+        except APIError as error:
+            # Another process is removing it already.
+            if error.status_code != 409:
+                raise
 
 
 def sweep(engine: Engine) -> list[str]:
@@ -137,7 +154,7 @@ def is_orphan(label: str) -> bool:
     """Whether the process that `label` names was on this machine, and is gone."""
     try:
         host, process, start = json.loads(label)
-    except ValueError:
+    except (ValueError, TypeError):
         return False
     return bool(host == socket.gethostname() and _start_of(int(process)) != start)
 
@@ -150,6 +167,26 @@ def _start_of(process: int) -> str | None:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {fields[19]}"
     except OSError:
         return None
+
+
+def _make_way(engine: Engine, name: str) -> None:
+    """Remove the container of an earlier call; one of that name which is not ours is left alone."""
+    for container in engine.client.containers.list(all=True, filters={"name": f"^/{name}$"}, ignore_removed=True):
+        if STAYS not in container.labels:
+            raise PackageError(f"there is a container {name} that is not ours. Rename or remove it, then run again.")
+        remove(engine, name)
+
+
+def _usual_port_if_free(address: str) -> int:
+    """8000, or any port where another program of this machine listens there."""
+    number = int(PORT.partition("/")[0])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, number))
+        except OSError:
+            return ANY_PORT
+    return number
 
 
 def _addresses(engine: Engine) -> tuple[str, str]:

@@ -54,8 +54,8 @@ class Group:
 def channel_groups(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Group, ...]:
     """Every group whose channels may be taken out; neither the network's inputs nor its logits.
 
-    Groups with layers other than convolutions, linear layers and batch normalization are left out.
-    Raises `CompressionError` where the network cannot be traced.
+    Groups with layers other than convolutions, linear layers and batch normalization are left out, and those that
+    the graph has plainly got wrong. Raises `CompressionError` where the network cannot be traced.
     """
     graph = _graph(network, input_shape)
     names = {module: name for name, module in network.named_modules()}
@@ -64,7 +64,7 @@ def channel_groups(network: nn.Module, input_shape: tuple[int, int, int]) -> tup
     for found in graph.get_all_groups(root_module_types=(nn.Conv2d, nn.Linear)):
         members = tuple(_members(graph, found, names))
         reads = [member for member in members if not member.is_writer and _is_layer(network, member)]
-        if reads and _has_only_prunable(found):
+        if reads and _has_only_prunable(found) and all(_exists(network, member) for member in members):
             groups.append(_group(network, members))
     return tuple(sorted(groups, key=lambda group: order[group.root]))
 
@@ -176,6 +176,19 @@ def _has_only_prunable(found: torch_pruning.Group) -> bool:
         if isinstance(layer, nn.Module) and not isinstance(layer, PRUNABLE) and any(True for _ in layer.parameters()):
             return False
     return True
+
+
+def _exists(network: nn.Module, member: Member) -> bool:
+    """Whether the layer has the channels that the graph claims: where `F.pad` adds channels, it claims too many."""
+    layer = network.get_submodule(member.layer)
+    if isinstance(layer, nn.Conv2d):
+        size = layer.out_channels if member.is_writer else layer.in_channels
+    elif isinstance(layer, nn.Linear):
+        size = layer.out_features if member.is_writer else layer.in_features
+    else:
+        assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
+        size = layer.num_features
+    return max(member.indices) < size
 
 
 def _group(network: nn.Module, members: tuple[Member, ...]) -> Group:

@@ -4,14 +4,16 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from requests.exceptions import ConnectionError as Unreachable
-from requests.exceptions import Timeout
+from docker.errors import APIError, DockerException
+from docker.models.images import Image
+from docker.utils import parse_repository_tag
+from requests.exceptions import RequestException
+from urllib3.exceptions import HTTPError as StreamBroken
 
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.progress import Progress
@@ -39,22 +41,18 @@ class Engine:
 
     def platform_of(self, image: str) -> str | None:
         """The platform of an image that is here, or None."""
-        try:
-            attributes = self.client.images.get(image).attrs
-        except ImageNotFound:
-            return None
-        return f"{attributes['Os']}/{attributes['Architecture']}"
+        found = self._found(image)
+        return None if found is None else f"{found.attrs['Os']}/{found.attrs['Architecture']}"
 
     def pull(self, tag: str, platform: str, progress: Progress) -> None:
         """Fetch an image from its registry; raises `PackageError` with the registry's words."""
         progress.line(f"pulling the base image {tag}")
-        repository, _, version = tag.rpartition(":")
-        if "/" in version or not repository:
-            repository, version = tag, "latest"
-        try:
-            self.client.images.pull(repository, tag=version, platform=platform)
-        except APIError as error:
-            raise PackageError(str(error.explanation or error)) from None
+        repository, version = parse_repository_tag(tag)
+        with speaking(f"pull {tag}"):
+            try:
+                self.client.images.pull(repository, tag=version or "latest", platform=platform)
+            except APIError as error:
+                raise PackageError(str(error.explanation or error)) from None
 
     def build(self, context: Path, *, labels: dict[str, str], platform: str, progress: Progress) -> str:
         """Build the context folder without network; returns the image's id. The image has no tag yet."""
@@ -106,24 +104,37 @@ class Engine:
 
     def id_of(self, tag: str) -> str | None:
         """The id of an image that is here, or None."""
-        try:
-            return str(self.client.images.get(tag).id)
-        except ImageNotFound:
-            return None
+        found = self._found(tag)
+        return None if found is None else str(found.id)
 
     def bytes_of(self, image: str) -> int:
-        return int(self.client.images.get(image).attrs["Size"])
+        with speaking(f"look at the image {image}"):
+            return int(self.client.images.get(image).attrs["Size"])
 
     def remove(self, image: str) -> None:
         """Remove an image that has no tag; one that is gone, tagged or in use is left as it is."""
-        try:
+        # An engine that has stopped answering is reported by whoever asked it for something.
+        with suppress(APIError, RequestException):
             if not self.client.images.get(image).tags:
                 self.client.images.remove(image)
-        except (NotFound, APIError):
-            pass
+
+    def untag(self, tag: str) -> None:
+        """Take the tag from its image; without another one the image goes with it."""
+        with speaking(f"remove the image {tag}"):
+            self.client.images.remove(tag)
 
     def close(self) -> None:
         self.client.close()
+
+    def _found(self, image: str) -> Image | None:
+        """None where no image is called that, or none can be: `Foo` is no name of an image."""
+        with speaking(f"look for the image {image}"):
+            try:
+                return self.client.images.get(image)
+            except APIError as error:
+                if error.status_code in (400, 404):
+                    return None
+                raise
 
 
 def connect() -> Engine:
@@ -131,7 +142,7 @@ def connect() -> Engine:
     try:
         client = docker.from_env(timeout=CONNECT_SECONDS)
         client.ping()
-    except (DockerException, Unreachable, Timeout, ValueError) as error:
+    except (DockerException, RequestException, ValueError) as error:
         raise EngineMissing(why_missing(str(error))) from None
     client.api.timeout = ANSWER_SECONDS
     return Engine(client)
@@ -162,7 +173,7 @@ def speaking(doing: str) -> Iterator[None]:
         yield
     except APIError as error:
         raise PackageError(f"the Docker engine could not {doing}: {error.explanation or error}.") from None
-    except (Unreachable, Timeout) as error:
+    except (RequestException, StreamBroken) as error:
         raise EngineMissing(
             f"the Docker engine stopped answering when asked to {doing} ({type(error).__name__}). "
             "Look at its log (journalctl -u docker) and run again."

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from pipeline.errors import PackageError
 from targets.device.manifest import Manifest
 from targets.device.protocol import LENGTH_HEADER
+from targets.device.settings import Settings
 
 ANSWER_SECONDS = 300
+# Of one request: as many images as the server takes, and far fewer bytes.
+MAX_IMAGES = Settings.max_batch
 MAX_BODY_BYTES = 16 << 20
-"""Of images in one request: far below what the server takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class InferenceClient:
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, C] of preprocessed images [N, 3, H, W]; raises `PackageError` where the server refuses."""
-        per_request = max(1, MAX_BODY_BYTES // images[0].nbytes)
+        per_request = max(1, min(MAX_IMAGES, MAX_BODY_BYTES // images[0].nbytes))
         parts = [images[start : start + per_request] for start in range(0, len(images), per_request)]
         return np.concatenate([self._infer(part) for part in parts])
 

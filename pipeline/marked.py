@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import onnx
 import torch
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from torch import nn

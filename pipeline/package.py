@@ -16,7 +16,7 @@ from pipeline.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.image import write_image
 from pipeline.measure import measure_session
-from pipeline.predictions import PREDICTIONS, read_predictions
+from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.progress import Progress
 from pipeline.wheels import Lock, default_cache, fetch_wheels, find_lock
 from targets.base import Target
@@ -56,6 +56,7 @@ def package(
     where it cannot be built or does not answer as the artifact did.
     """
     manifest = _proven_manifest(artifact, report)
+    _check_belongs(proof, report)
     tag = f"{name}:{version}-{target.name}"
     engine, missing = _engine()
     try:
@@ -121,9 +122,7 @@ def prove(engine: Engine, image: str, manifest: Manifest, proof: Proof, *, progr
             runtime=runtime,
             progress=progress,
         )
-    here = read_predictions(proof.predictions).logits
-    there = read_predictions(folder / PREDICTIONS).logits
-    _check_same(here, there, manifest.tolerance, runtime)
+    _check_same(read_predictions(proof.predictions), read_predictions(folder / PREDICTIONS), manifest.tolerance)
 
 
 def _build(engine: Engine, context: Path, tag: str, platform: str, progress: Progress) -> str:
@@ -149,20 +148,31 @@ def _tagged_if_proven(
         image = Image(tag=tag, id=built, bytes=engine.bytes_of(built), platform=platform)
         write_image(folder, image)
         engine.tag(built, tag)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, PackageError) and engine.id_of(tag) == built:
+            # An earlier build from the same files made and tagged this very image; it is refuted now.
+            engine.untag(tag)
         engine.remove(built)
         raise
     return image
 
 
-def _check_same(here: np.ndarray, there: np.ndarray, tolerance: float, runtime: str) -> None:
-    differing = int((here.argmax(axis=1) != there.argmax(axis=1)).sum())
-    difference = float(np.abs(here - there).max())
-    if differing or difference > tolerance:
+def _check_same(here: Predictions, there: Predictions, tolerance: float) -> None:
+    """Raise unless the report on `here` is true of `there`, too: so far as it goes, it speaks of classes alone.
+
+    `tolerance` is the manifest's: a share of the logits' range, for CPUs of the same instruction set. On others
+    float sums are rounded differently (see `targets.device.golden`), so that logits may move; no class may.
+    """
+    differing = int((here.logits.argmax(axis=1) != there.logits.argmax(axis=1)).sum())
+    difference = float(np.abs(here.logits - there.logits).max())
+    is_same_kind = here.instruction_set == there.instruction_set
+    limit = tolerance * float(np.ptp(here.logits)) if is_same_kind else float("inf")
+    if differing or not difference <= limit:
+        allowed = f"{limit:.3g} allowed" if is_same_kind else f"any allowed, as this host has {here.instruction_set}"
         raise PackageError(
-            f"the image does not answer as the artifact did on this host: {differing} of {len(here)} classes differ, "
-            f"logits by at most {difference:.3g} (allowed: {tolerance:.3g}). The image, which runs {runtime}, was "
-            "removed; artifact and report are kept."
+            f"the image does not answer as the artifact did on this host: {differing} of {len(here.logits)} classes "
+            f"differ, logits by at most {difference:.3g} ({allowed}). The image, which runs {there.runtime} on "
+            f"{there.instruction_set}, was removed; artifact and report are kept."
         )
 
 
@@ -180,6 +190,16 @@ def _proven_manifest(artifact: Artifact, report: AccuracyReport) -> Manifest:
     if report.verdict is Verdict.FAIL:
         raise PackageError(f"the artifact {artifact.folder} failed its gate: no image is made of it.")
     return manifest
+
+
+def _check_belongs(proof: Proof, report: AccuracyReport) -> None:
+    found = read_predictions(proof.predictions)
+    if (found.artifact_sha256, found.shard_sha256) != (report.artifact_sha256, report.shard_sha256):
+        raise PackageError(
+            f"the predictions {proof.predictions} are of the model {found.artifact_sha256[:16]}... on the shard "
+            f"{found.shard_sha256[:16]}..., the report of {report.artifact_sha256[:16]}... on "
+            f"{report.shard_sha256[:16]}.... Validate the artifact again."
+        )
 
 
 def _check_runtime(lock: Lock, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 """What a build would do: which stages are done, how long the rest may take, what it needs on disk."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts import Checkpoint
@@ -8,7 +9,6 @@ from pipeline.build import STAGES, Build
 from pipeline.data.dataset import Dataset
 from pipeline.recipe import Recipe
 from pipeline.steps import NotDone, Steps
-from pipeline.workspace import Folder
 
 # Passes over an image, in units of one forward pass: backward costs about twice the forward pass, and
 # distillation adds the teacher's forward pass.
@@ -47,24 +47,31 @@ def plan(steps: Steps) -> Plan:
     """
     loaded = steps.load()
     build = Build(steps.looking(), until=None)
+    missing = len(STAGES)
     try:
-        build.run()
-        missing = len(STAGES)
+        error = build.run().error
+        if error is not None:
+            steps.progress.line(f"all that can be done is; {steps.target.name} ends with: {error}")
     except NotDone as found:
         missing = STAGES.index(found.stage)
+    # A stage that is neither done nor missing will not run: no image is asked for, or the gate is not passed.
+    last = len(STAGES) if steps.recipe.package.image else STAGES.index("package")
+    done = tuple(
+        PlannedStage(stage=stage, is_done=True, seconds=seconds)
+        for stage, seconds in build.outcome.stage_seconds.items()
+    )
     network = Checkpoint(folder=loaded.path)
-    pass_seconds = seconds_per_image(network) if missing < len(STAGES) else 0.0
-    stages = tuple(
+    pass_seconds = seconds_per_image(network) if missing < last else 0.0
+    to_do = tuple(
         PlannedStage(
             stage=stage,
-            is_done=index < missing,
-            seconds=build.outcome.stage_seconds[stage]
-            if index < missing
-            else FIXED_SECONDS[stage] + pass_seconds * passes(stage, steps.recipe, steps.dataset),
+            is_done=False,
+            seconds=FIXED_SECONDS[stage] + pass_seconds * passes(stage, steps.recipe, steps.dataset),
         )
-        for index, stage in enumerate(STAGES)
+        for stage in STAGES[missing:last]
     )
-    return Plan(target=steps.target.name, stages=stages, disk_bytes=disk(network, loaded, steps.dataset, missing))
+    disk_bytes = disk(network, steps.dataset, STAGES[missing:last])
+    return Plan(target=steps.target.name, stages=(*done, *to_do), disk_bytes=disk_bytes)
 
 
 def passes(stage: str, recipe: Recipe, dataset: Dataset) -> float:
@@ -97,9 +104,8 @@ def seconds_per_image(network: Checkpoint) -> float:
     return min(taken) / PROBE_IMAGES
 
 
-def disk(network: Checkpoint, loaded: Folder, dataset: Dataset, missing: int) -> int:
-    """Bytes the stages from number `missing` on will write: weights in some forms, the shard twice."""
-    del loaded
+def disk(network: Checkpoint, dataset: Dataset, stages: Sequence[str]) -> int:
+    """Bytes that `stages` will write: weights in some forms, the shard twice."""
     weights = network.cost.weight_bytes
     gate = sum(len(dataset.gate.encoded(index)) for index in range(min(len(dataset.gate), 50)))
     gate = int(gate * len(dataset.gate) / max(1, min(len(dataset.gate), 50)))
@@ -112,6 +118,6 @@ def disk(network: Checkpoint, loaded: Folder, dataset: Dataset, missing: int) ->
         "validate": 1.0,
         "package": 1.0,
     }
-    written = sum(copies[stage] for stage in STAGES[missing:]) * weights
-    shards = 2 * gate if missing <= STAGES.index("validate") else 0
+    written = sum(copies[stage] for stage in stages) * weights
+    shards = 2 * gate if "validate" in stages else 0
     return int(written + shards)

@@ -5,6 +5,7 @@ A stage's module is imported only when there is work to do, so that a build with
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -336,8 +337,15 @@ def _digest_of_checkpoint(path: Path) -> str:
 
 
 def _digest_of_factory(factory: str) -> str:
+    """Of the factory's source, found as `pipeline.factory` will import it: from the working directory, too."""
     module = factory.partition(":")[0]
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise CheckpointError(f"the module {module} of --model {factory} is not found from {Path.cwd()}.")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # a package around it is missing, or is a plain module
+        spec = None
+    if spec is None or spec.origin is None or not spec.has_location:
+        raise CheckpointError(f"the module {module} of --model {factory} is not found from {here}.")
     return sha256_of_file(Path(spec.origin))

@@ -40,17 +40,20 @@ def answering(name: str, *, progress: Progress) -> Iterator[Subject]:
     if folder.exists() or name.endswith("/"):
         raise CompileError(f"{name} is no artifact folder. Give a folder that `deploy build` published, or an image.")
     engine = connect()
-    if engine.id_of(name) is None:
-        raise PackageError(f"there is neither a folder nor an image {name}. `deploy status` lists the artifacts.")
-    with running(engine, name, progress=progress) as client:
-        runtime, instructions = client.runs_on()
-        yield Subject(
-            session=client,
-            manifest=client.manifest,
-            place=Place.IMAGE,
-            runtime=runtime,
-            instruction_set=instructions,
-        )
+    try:
+        if engine.id_of(name) is None:
+            raise PackageError(f"there is neither a folder nor an image {name}. `deploy status` lists the artifacts.")
+        with running(engine, name, progress=progress) as client:
+            runtime, instructions = client.runs_on()
+            yield Subject(
+                session=client,
+                manifest=client.manifest,
+                place=Place.IMAGE,
+                runtime=runtime,
+                instruction_set=instructions,
+            )
+    finally:
+        engine.close()
 
 
 @contextmanager

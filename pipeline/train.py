@@ -57,6 +57,10 @@ def train(
     `CompressionError`.
     """
     _check_output(output)
+    if learning_rate is None:
+        learning_rate = LEARNING_RATE if checkpoint is None else FINE_TUNING_RATE
+    elif not learning_rate > 0:
+        raise RecipeError(f"the learning rate {learning_rate:g} teaches nothing. Give one above 0, or leave it out.")
     seed_everything(seed)
     model, architecture = _start(dataset, network, checkpoint, progress)
     settled, assumed = preprocessing_from(
@@ -72,7 +76,7 @@ def train(
         model,
         Batches(dataset.training, settled, batch_size=batch_size, seed=seed, shuffle=True, augment=True),
         epochs=epochs,
-        learning_rate=learning_rate or (LEARNING_RATE if checkpoint is None else FINE_TUNING_RATE),
+        learning_rate=learning_rate,
         loss=cross_entropy,
         selection=selection,
         frozen_statistics=False,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipeline.console import progress_for
 from pipeline.errors import DataError
 from pipeline.subject import answering
+from targets.device.manifest import Manifest
 from targets.device.preprocess import ImageError, Preprocessing, decode, preprocess
 
 
@@ -17,8 +18,7 @@ def run(name: str, photos: list[Path], *, top: int, as_json: bool) -> None:
     progress = progress_for(is_verbose=False)
     with answering(name, progress=progress) as subject:
         manifest = subject.manifest
-        # One at a time: photos of different sizes need no common crop then.
-        logits = [subject.session.infer(read(photo, manifest.preprocessing)[None])[0] for photo in photos]
+        logits = [subject.session.infer(_input(photo, manifest)[None])[0] for photo in photos]
     answers = [(photo, ranked(row, manifest.classes, top)) for photo, row in zip(photos, logits, strict=True)]
     if as_json:
         document = [
@@ -29,6 +29,18 @@ def run(name: str, photos: list[Path], *, top: int, as_json: bool) -> None:
         return
     for photo, classes in answers:
         print(f"{photo}: {', '.join(f'{name} {score:.1%}' for name, score in classes)}")
+
+
+def _input(photo: Path, manifest: Manifest) -> NDArray[np.float32]:
+    image = read(photo, manifest.preprocessing)
+    if image.shape != manifest.input_shape:
+        # Without a crop the photo's own size decides.
+        (height, width), (wanted_height, wanted_width) = image.shape[1:], manifest.input_shape[1:]
+        raise DataError(
+            f"{photo} is {width} x {height} when it reaches the model, which takes {wanted_width} x {wanted_height} "
+            "and was built without a crop. Give photos of that size."
+        )
+    return image
 
 
 def read(photo: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:

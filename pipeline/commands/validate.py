@@ -4,10 +4,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.build import stop_if_not_proven
+from pipeline.artifacts import AccuracyReport, Verdict
 from pipeline.console import progress_for
 from pipeline.data.dataset import open_dataset
-from pipeline.errors import DataError
+from pipeline.errors import DataError, GateFailed, GateUndecided
 from pipeline.narration import verdict_text
 from pipeline.progress import Progress
 from pipeline.publish import REPORT
@@ -44,7 +44,15 @@ def run(
             )
         report = validate(subject, found, max_drop=max_drop, gate_looks=looks_of(folder), progress=progress)
     print(json.dumps(asdict(report), indent=2) if as_json else f"{report.place}: {verdict_text(report)}")
-    stop_if_not_proven(report, package_undecided=False)
+    _fail_unless_proven(report, name)
+
+
+def _fail_unless_proven(report: AccuracyReport, name: str) -> None:
+    allowed = f"the {report.max_drop_points:g} points allowed"
+    if report.verdict is Verdict.FAIL:
+        raise GateFailed(f"{name} loses more than {allowed}. Do not deploy it, or allow more with --max-drop.")
+    if report.verdict is Verdict.UNDECIDED:
+        raise GateUndecided(f"{report.images} images do not decide whether {name} loses more than {allowed}.")
 
 
 def print_accuracy(subject: Subject, data: str, *, as_json: bool, progress: Progress) -> None:
