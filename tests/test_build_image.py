@@ -1,0 +1,147 @@
+"""`deploy build` with an image, as a user runs it: a real engine, a real container, real answers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.container import OWNER
+from pipeline.data.dataset import open_dataset
+from pipeline.engine import Engine
+from pipeline.summary import Document, TargetSummary
+
+pytestmark = pytest.mark.docker
+ROOT = Path(__file__).parent.parent
+NAME = "test-build-image"
+# Quick, not good; the margin is wide so that the verdict is known.
+FAST = ("--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--name", NAME)
+
+
+def command(base_image: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline", "build", *FAST, "--base-image", base_image, *arguments]
+
+
+def deploy(arguments: list[str], cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def summary(done: subprocess.CompletedProcess[str]) -> TargetSummary:
+    (target,) = Document.model_validate_json(done.stdout).targets
+    return target
+
+
+def remove_images(engine: Engine) -> None:
+    for image in engine.client.images.list(name=NAME):
+        engine.client.images.remove(str(image.id), force=True)
+
+
+@pytest.fixture(scope="module")
+def folder(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """With a trained `digits.safetensors` and one of the gate's digits in it."""
+    folder = tmp_path_factory.mktemp("image")
+    deploy([sys.executable, "-m", "pipeline", "train", "--epochs", "4", "-o", "digits.safetensors"], folder)
+    (folder / "digit.png").write_bytes(open_dataset("digits").gate.encoded(0))
+    yield folder
+    remove_images(engine)
+
+
+@pytest.fixture(scope="module")
+def built(folder: Path, base_image: str) -> TargetSummary:
+    return summary(deploy(command(base_image, "--max-drop", "20", "--json"), folder))
+
+
+def test_the_document_names_an_image_that_is_there(built: TargetSummary, engine: Engine) -> None:
+    assert built.image is not None
+    assert built.image.tag == f"{NAME}:0.1.0-cpu"
+    assert built.image.id == engine.id_of(built.image.tag)
+    assert built.image.bytes == engine.bytes_of(built.image.tag)
+    assert built.place == "image"
+    assert built.verdict == "pass"
+
+
+def test_a_build_leaves_no_container_behind(built: TargetSummary, engine: Engine) -> None:
+    assert engine.client.containers.list(all=True, filters={"label": OWNER}) == []
+
+
+def test_another_margin_with_the_same_verdict_builds_no_image(
+    built: TargetSummary, folder: Path, base_image: str
+) -> None:
+    done = deploy(command(base_image, "--max-drop", "25", "--json"), folder)
+    assert summary(done).image == built.image
+    assert "building the image" not in done.stderr
+
+
+def test_an_image_that_the_engine_has_lost_is_built_again_and_nothing_else(
+    built: TargetSummary, folder: Path, base_image: str, engine: Engine
+) -> None:
+    before = set((folder / ".deploy").glob("*/*/stage.json"))
+    remove_images(engine)
+    done = deploy(command(base_image, "--max-drop", "20", "--json"), folder)
+    image = summary(done).image
+    assert image is not None
+    assert engine.id_of(image.tag) == image.id
+    assert set((folder / ".deploy").glob("*/*/stage.json")) == before
+
+
+def test_artifact_and_image_answer_alike(built: TargetSummary, folder: Path) -> None:
+    answers = []
+    for subject in (f".deploy/artifacts/{NAME}-0.1.0-cpu", f"{NAME}:0.1.0-cpu"):
+        ask = [sys.executable, "-m", "pipeline", "predict", subject, "digit.png", "--top", "3", "--json"]
+        answers.append(json.loads(deploy(ask, folder).stdout))
+    assert [entry["class"] for entry in answers[0][0]["classes"]] == [c["class"] for c in answers[1][0]["classes"]]
+    check = [sys.executable, "-m", "pipeline", "validate", f"{NAME}:0.1.0-cpu", "--max-drop", "20", "--json"]
+    report = json.loads(deploy(check, folder).stdout)
+    assert report["place"] == "image"
+    assert report["artifact_top1"] == built.artifact_top1
+    assert report["drop_points"] == built.drop_points
+
+
+def test_an_undecided_gate_builds_an_image_only_where_the_recipe_says_so(
+    folder: Path, base_image: str, engine: Engine
+) -> None:
+    """A margin of nothing cannot be proven by any number of images, as the drop seen is too close to it."""
+    options = ("--max-drop", "0", "--image-version", "0.2.0", "--json")
+    stopped = deploy(command(base_image, *options), folder, code=11)
+    assert summary(stopped).image is None
+    assert "--undecided package" in stopped.stderr
+    labelled = summary(deploy(command(base_image, *options, "--undecided", "package"), folder))
+    assert labelled.verdict == "undecided"
+    labels = engine.client.images.get(f"{NAME}:0.2.0-cpu").labels
+    assert labels["dev.edge-deploy.verdict"] == "undecided"
+    assert labels["dev.edge-deploy.place"] == "image"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_build_stopped_while_its_container_runs_ends_well_the_next_time(
+    built: TargetSummary, folder: Path, base_image: str, engine: Engine, number: signal.Signals
+) -> None:
+    version = f"0.3.{int(number)}"
+    arguments = command(base_image, "--max-drop", "20", "--image-version", version, "--json")
+    process = subprocess.Popen(
+        arguments,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not engine.client.containers.list(filters={"label": OWNER}) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(timeout=60) in (130, -9)
+    if number is signal.SIGINT:
+        assert engine.client.containers.list(all=True, filters={"label": OWNER}) == []
+    assert engine.id_of(f"{NAME}:{version}-cpu") is None
+    image = summary(deploy(arguments, folder)).image
+    assert image is not None
+    assert engine.client.containers.list(all=True, filters={"label": OWNER}) == []
