@@ -29,14 +29,34 @@ SURPLUS = (
     "onnxruntime/tools",
     "onnxruntime/transformers",
     "numpy/**/tests",
+    "numpy/**/_examples",
     "numpy/distutils",
     "numpy/f2py",
+    "numpy/testing",
     "numpy/_core/include",
+    "numpy/_core/_*_tests.*",
+    "numpy/_core/_simd.*",
     "numpy/**/*.a",
+    "numpy/**/*.pxd",
     "numpy/**/*.pyi",
+    # Loaded when they are first asked for, which neither the device code nor ONNX Runtime does (5 MB).
+    "numpy/fft",
+    "numpy/ma",
+    "numpy/polynomial",
+    "numpy/random",
     # AVIF is no format the device decodes (5 MB).
     "PIL/_avif*",
     "pillow.libs/libavif*",
+    # Nothing is written on images, converted by their color profile, or shown in a window (4 MB).
+    "PIL/_imagingcms*",
+    "PIL/_imagingft*",
+    "PIL/_imagingtk*",
+    "pillow.libs/libbrotli*",
+    "pillow.libs/libfreetype*",
+    "pillow.libs/libharfbuzz*",
+    "pillow.libs/liblcms2*",
+    # FreeType's; Pillow reads PNG by itself.
+    "pillow.libs/libpng*",
     "**/__pycache__",
 )
 SCRIPTS = ("bin/[!p]*", "bin/pip*")

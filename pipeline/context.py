@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ def write_context(
 
 def build_command(context: Path, tag: str) -> str:
     """What builds the context elsewhere."""
-    return f"docker build --network none --tag {tag} {context}"
+    return shlex.join(["docker", "build", "--network", "none", "--tag", tag, str(context)])
 
 
 def _copy_device_code(folder: Path) -> None:
@@ -56,11 +57,15 @@ def _copy_device_code(folder: Path) -> None:
 
 
 def _completed(template: str, base: BaseImage, labels: Mapping[str, str]) -> str:
-    """The Dockerfile with its base and, last, its labels: they change most often and hold no file."""
+    """The Dockerfile with its base and, last, its labels: they change most often and hold no file.
+
+    All in one instruction, as each one costs the engine's classic builder a container.
+    """
     if "\nARG BASE\n" not in template:
         raise AssertionError("the Dockerfile has no line ARG BASE")
     text = template.replace("\nARG BASE\n", f"\nARG BASE={base.tag}\n", 1)
-    return text + "".join(f"LABEL {key}={_quoted(value)}\n" for key, value in sorted(labels.items()))
+    pairs = [f"{key}={_quoted(value)}" for key, value in sorted(labels.items())]
+    return text + (f"LABEL {' '.join(pairs)}\n" if pairs else "")
 
 
 def _quoted(value: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 import torch_pruning
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import CompressionError
 
@@ -142,7 +142,9 @@ def _graph(network: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruni
             warnings.simplefilter("ignore")  # about parameters that it does not know; such groups are left out
             # The input must need a gradient, or frozen layers at the start of the network would not be traced.
             images = torch.zeros(1, *input_shape, requires_grad=True)
-            return torch_pruning.DependencyGraph().build_dependency(network, example_inputs=(images,), verbose=False)
+            return torch_pruning.DependencyGraph().build_dependency(
+                network, example_inputs=images, forward_fn=_called, verbose=False
+            )
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CompressionError(
             f"the network's channels could not be followed: {type(error).__name__}: {error}. "
@@ -151,6 +153,12 @@ def _graph(network: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruni
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _called(network: nn.Module, images: Tensor) -> Tensor:
+    """Left to itself, torch-pruning tries two ways of calling and hides the error of the first."""
+    logits: Tensor = network(images)
+    return logits
 
 
 def _members(

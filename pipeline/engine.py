@@ -141,7 +141,11 @@ def connect() -> Engine:
     """The engine that DOCKER_HOST names, or the local one; raises `EngineMissing` with the reason and the cure."""
     try:
         client = docker.from_env(timeout=CONNECT_SECONDS)
-        client.ping()
+        try:
+            client.ping()
+        except BaseException:
+            client.close()
+            raise
     except (DockerException, RequestException, ValueError) as error:
         raise EngineMissing(why_missing(str(error))) from None
     client.api.timeout = ANSWER_SECONDS

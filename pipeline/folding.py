@@ -37,20 +37,19 @@ def unfold(network: nn.Module, folded: nn.Module) -> None:
     Each batch normalization becomes one that only adds the folded bias. So what was trained after folding is still
     a checkpoint like any other, which the same code rebuilds.
     """
-    graph_module = _trace(network)
-    pairs = {_source(node): str(node.target) for node in _foldable(graph_module)}
-    for name, layer in folded.named_modules():
-        if is_layer(layer) and name not in pairs:
-            network.get_submodule(name).load_state_dict(layer.state_dict())
-        elif is_layer(layer):
-            own, norm = network.get_submodule(name), network.get_submodule(pairs[name])
-            assert is_layer(own)
-            assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)
-            own.weight.copy_(layer.weight)
-            assert layer.bias is not None
-            _only_add(norm, layer.bias)
-            if own.bias is not None:
-                own.bias.zero_()
+    # Everything by its name: what could not be folded was trained, too. Left over are the biases that folding made.
+    network.load_state_dict(folded.state_dict(), strict=False)
+    for node in _foldable(_trace(network)):
+        name = _source(node)
+        own, norm = network.get_submodule(name), network.get_submodule(str(node.target))
+        layer = folded.get_submodule(name)
+        assert is_layer(own)
+        assert is_layer(layer)
+        assert layer.bias is not None
+        assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)
+        _only_add(norm, layer.bias)
+        if own.bias is not None:
+            own.bias.zero_()
 
 
 def is_layer(module: nn.Module | None) -> TypeGuard[nn.Conv2d | nn.Linear]:

@@ -62,4 +62,6 @@ def stored_preprocessing(source: Path) -> Preprocessing | None:
         return None
     with safe_open(source, framework="numpy") as file:
         metadata = file.metadata() or {}
-    return Preprocessing.from_dict(json.loads(metadata["preprocessing"])) if "preprocessing" in metadata else None
+    if "edge-deploy" not in metadata:
+        return None
+    return Preprocessing.from_dict(json.loads(metadata["edge-deploy"])["preprocessing"])

@@ -40,7 +40,8 @@ def export_marked(network: nn.Module, input_shape: tuple[int, int, int]) -> Mode
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ExportError(
             f"PyTorch cannot export the network to ONNX: {reason}. Avoid operations whose shape depends on data; "
             "the batch size must stay free."

@@ -51,7 +51,7 @@ def plan(steps: Steps) -> Plan:
     try:
         error = build.run().error
         if error is not None:
-            steps.progress.line(f"all that can be done is; {steps.target.name} ends with: {error}")
+            steps.progress.line(f"{steps.target.name}: a build would end with: {error}")
     except NotDone as found:
         missing = STAGES.index(found.stage)
     # A stage that is neither done nor missing will not run: no image is asked for, or the gate is not passed.

@@ -60,7 +60,13 @@ def build_quantized(checkpoint: Checkpoint) -> fx.GraphModule:
     insert_points(graph_module, weight_bits=quantization.weight_bits, float_layers=quantization.float_layers)
     set_ranges(graph_module, quantization.activations)
     for name, layer in _quantized_layers(graph_module).items():
-        layer.quantizer.scales = torch.tensor(quantization.weights[name], dtype=torch.float32)
+        scales = quantization.weights.get(name, ())
+        if len(scales) != len(layer.weight):
+            raise CheckpointError(
+                f"quantization.json has {len(scales)} scales for the {len(layer.weight)} channels of {name}; "
+                "it belongs to another network."
+            )
+        layer.quantizer.scales = torch.tensor(scales, dtype=torch.float32)
     set_mode(graph_module, Mode.ONNXRUNTIME)
     return graph_module.eval()
 

@@ -126,11 +126,9 @@ def _start(dataset: Dataset, network: str, checkpoint: Path | None, progress: Pr
 def _save(model: nn.Module, output: Path, *, classes: tuple[str, ...], preprocessing: Preprocessing) -> None:
     """Write the state dict so that a reader sees the whole file or none."""
     weights = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
-    metadata = {
-        "format": "pt",
-        "classes": json.dumps(classes),
-        "preprocessing": json.dumps(preprocessing.to_dict()),
-    }
+    # A single entry: several are written in an order that differs from run to run, and so would the file's hash.
+    facts = {"classes": classes, "preprocessing": preprocessing.to_dict()}
+    metadata = {"edge-deploy": json.dumps(facts, sort_keys=True)}
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         save_file(weights, temporary, metadata=metadata)

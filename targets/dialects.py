@@ -6,7 +6,8 @@ The graph comes from `pipeline.marked`: a float network whose tensors pass throu
 
     float         x ──────────────────────────▶ Conv          markers removed
     onnxruntime   x ─ Q ─ DQ(u8) ─────────────▶ Conv          every point; weights int8 and bias int32, each with
-                  w(s8) ─ DQ ─▶  b(s32) ─ DQ ─▶               DQ alone, so that each Conv fuses to QLinearConv
+                  w(s8) ─ DQ ─▶  b(s32) ─ DQ ─▶               DQ alone, so that each Conv fuses to QLinearConv;
+                                                              kept in float: Clip before it (see `_kept_float`)
     tensorrt      x ─ Q ─ DQ(s8, zero point 0) ▶ Conv         points with tensorrt=1 only: inputs of Conv and Gemm,
                   w(s8) ─ DQ ─▶  b(float) ─────▶              the shortcut of an Add, both sides of pooling
 
@@ -24,7 +25,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from pipeline.artifacts import Dialect, Quantization
 from pipeline.errors import ExportError
-from targets.grids import activation_grid, integer_bias, integer_weights, weight_limit
+from targets.grids import Grid, activation_grid, integer_bias, integer_weights, weight_limit
 from targets.markers import DOMAIN, POINT
 
 LAYERS = ("Conv", "Gemm")
@@ -34,7 +35,7 @@ PRODUCER = "edge-deploy"
 def write_dialect(marked: ModelProto, quantization: Quantization | None, dialect: Dialect) -> ModelProto:
     """The model in one dialect; the same input gives the same bytes, and nothing in it names the machine.
 
-    Raises `ExportError` where the graph holds a point or layer that `quantization` does not know.
+    Raises `ExportError` where the graph and `quantization` do not belong together.
     """
     writer = _Writer(marked.graph, quantization, dialect)
     for node in marked.graph.node:
@@ -61,6 +62,8 @@ class _Writer:
         """Tensor name → the point whose grid it lies on."""
         self._layers: dict[str, str] = {}
         """Output of a `Weight` marker → the layer's name."""
+        self._written: set[str] = set()
+        """Names of the layers written so far."""
 
     def add(self, node: NodeProto) -> None:
         """Write what becomes of one node of the marked graph."""
@@ -69,13 +72,14 @@ class _Writer:
         elif node.domain == DOMAIN:
             self._layers[node.output[0]] = _text(node, "name")
             self._renamed[node.output[0]] = node.input[0]
-        elif node.op_type in LAYERS and node.input[1] in self._layers:
-            self._add_layer(node, self._layers[node.input[1]])
+        elif node.op_type in LAYERS:
+            self._add_layer(node, self._layer_of(node))
         else:
             self._add_plain(node, node.output[0], [self._name_of(name) for name in node.input])
 
     def model(self, marked: ModelProto) -> ModelProto:
         """What was written, with the constants in use and nothing else."""
+        self._check_complete()
         for output in self._graph.output:
             if output.name in self._renamed:
                 source = self._renamed[output.name]
@@ -99,7 +103,7 @@ class _Writer:
         if not self._is_written(node):
             self._renamed[target] = source
             return
-        grid = activation_grid(self._known().activations[point], self._dialect)
+        grid = self._grid_of(point)
         parameters = [
             self._constant(f"{point}.scale", np.array(grid.scale, np.float32)),
             self._constant(f"{point}.zero_point", np.array(grid.zero_point, grid.dtype)),
@@ -122,13 +126,44 @@ class _Writer:
 
     def _add_layer(self, node: NodeProto, layer: str) -> None:
         source, weight, *bias = [self._name_of(name) for name in node.input]
-        if self._dialect is not Dialect.FLOAT and layer in self._known().weights:
+        is_marked = node.input[1] in self._layers
+        if is_marked and self._dialect is not Dialect.FLOAT:
             _check_layout(node, layer)
-            scales = np.array(self._known().weights[layer], np.float32)
+            scales = self._scales_of(layer)
             weight = self._integer_weight(layer, weight, scales)
             if bias and self._dialect is Dialect.ONNXRUNTIME:
                 bias = [self._integer_bias(layer, source, bias[0], scales)]
+        elif self._dialect is Dialect.ONNXRUNTIME and source in self._points:
+            source = self._kept_float(layer, source)
+        self._written.add(layer)
         self._add_plain(node, layer, [source, weight, *bias])
+
+    def _layer_of(self, node: NodeProto) -> str:
+        """The module's name; it also names the weight of a layer without marker, which stays float."""
+        if node.input[1] in self._layers:
+            return self._layers[node.input[1]]
+        weight = self._name_of(node.input[1])
+        layer = weight.removesuffix(".weight")
+        is_known = weight in self._constants and layer != weight and layer not in self._written
+        return layer if is_known else node.output[0]
+
+    def _kept_float(self, layer: str, source: str) -> str:
+        """The layer's input behind a Clip without bounds, which changes nothing.
+
+        Where a Conv or Gemm reads a DequantizeLinear, ONNX Runtime (`WeightBiasQuantization`) rounds its float weights
+        to int8 by itself, with one scale for all channels; an operation between the two stops it.
+        """
+        self._node("Clip", [source], f"{layer}.input", name=f"{layer}.keep_float")
+        return f"{layer}.input"
+
+    def _check_complete(self) -> None:
+        planned = () if self._dialect is Dialect.FLOAT else self._known().weights
+        missing = [layer for layer in planned if layer not in self._written]
+        if missing:
+            raise ExportError(
+                f"{', '.join(missing)}: quantized, but no Conv or Gemm in the exported graph (a Linear becomes a Gemm "
+                "only for inputs [batch, features]). Leave it in float: name it in keep_float of [quantize]."
+            )
 
     def _integer_weight(self, layer: str, weight: str, scales: NDArray[np.float32]) -> str:
         integers = integer_weights(self._array(weight), scales, weight_limit(self._known().weight_bits))
@@ -137,9 +172,11 @@ class _Writer:
     def _integer_bias(self, layer: str, source: str, bias: str, scales: NDArray[np.float32]) -> str:
         """The bias on the grid of the int32 sums, which is the only one ONNX Runtime fuses."""
         if source not in self._points:
-            raise ExportError(f"{layer} is to run in int8 but its input {source} is not quantized. This is a bug.")
-        grid = activation_grid(self._known().activations[self._points[source]], self._dialect)
-        sums = np.float32(grid.scale) * scales
+            raise ExportError(
+                f"{layer} cannot run in int8: an operation of its own ({source}, such as padding with something else "
+                "than zeros) stands between its quantized input and itself. Name it in keep_float of [quantize]."
+            )
+        sums = np.float32(self._grid_of(self._points[source]).scale) * scales
         return self._dequantized(f"{layer}.bias", integer_bias(self._array(bias), sums), sums)
 
     def _dequantized(
@@ -178,6 +215,16 @@ class _Writer:
         """`point`, then `point.1`, … where the same grid is applied again after pooling or reshaping."""
         again = sum(name == point for name in self._points.values())
         return point if again == 0 else f"{point}.{again}"
+
+    def _grid_of(self, point: str) -> Grid:
+        if point not in self._known().activations:
+            raise ExportError(f"quantization.json has no range for {point}; it belongs to another network.")
+        return activation_grid(self._known().activations[point], self._dialect)
+
+    def _scales_of(self, layer: str) -> NDArray[np.float32]:
+        if layer not in self._known().weights:
+            raise ExportError(f"quantization.json has no scales for {layer}; it belongs to another network.")
+        return np.array(self._known().weights[layer], np.float32)
 
     def _known(self) -> Quantization:
         if self._quantization is None:

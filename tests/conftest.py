@@ -1,16 +1,34 @@
-"""A tiny real ResNet, its checkpoint folder, and the real data where it is present."""
+"""A tiny real ResNet and its checkpoint, the real data where it is present, and the Docker engine with an image."""
 
+import gc
 import os
+import subprocess
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from docker.errors import APIError
+from tiny_package import Packaged, write_tiny_package
 from torch import nn
 
 from pipeline.artifacts import Architecture, Checkpoint
+from pipeline.base_image import known_bases
 from pipeline.checkpoint import save_network
+from pipeline.container import running
+from pipeline.engine import Engine, connect
+from pipeline.errors import EngineMissing
+from pipeline.inference import InferenceClient
+from pipeline.package import OPEN_CONTAINER, package
+from pipeline.progress import Silent
 from pipeline.published import residual
 from pipeline.resnet import build_resnet
+from targets.base import Target, find_target
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -43,6 +61,113 @@ def tiny_checkpoint(tiny_architecture: Architecture, tiny_resnet: nn.Module, tmp
     folder = tmp_path / "tiny-checkpoint"
     save_network(tiny_resnet, tiny_architecture, folder)
     return Checkpoint(folder=folder)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """The Docker engine; without one the test is skipped, but fails in CI."""
+    found = _engine_or_why_not()
+    if isinstance(found, str):
+        if os.environ.get("CI"):
+            pytest.fail(f"CI is set, so this test is not skipped: {found}")
+        pytest.skip(found)
+    before = _dependency_stages(found)
+    yield found
+    # Kept by the engine to build faster; what was there before us stays.
+    for stage in _dependency_stages(found) - before:
+        found.remove(stage)
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def base_image(engine: Engine) -> str:
+    """The tag of a base image for this machine's platform, made where there is none."""
+    for base in known_bases().values():
+        if base.platform == engine.platform == engine.platform_of(base.tag):
+            return base.tag
+    script = [str(REPOSITORY / "scripts" / "base_image.sh")]
+    return subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+@pytest.fixture
+def image_name(engine: Engine) -> Iterator[str]:
+    """A name for images, all of which are removed after the test."""
+    with names_of_images(engine) as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def packaged(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Packaged]:
+    """A tiny artifact in a real image, built and proven by `package`."""
+    root = tmp_path_factory.mktemp("packaged")
+    tiny = write_tiny_package(root / "artifact")
+    with names_of_images(engine) as name:
+        image = package(
+            tiny.artifact,
+            tiny.report,
+            proof=tiny.proof,
+            name=name,
+            version="0.1.0",
+            target=own_target(engine),
+            base_image=base_image,
+            labels={"dev.edge-deploy.recipe.sha256": "0123abc", "said": 'a "quoted" $HOME \\ name'},
+            context=root / "context",
+            progress=Silent(),
+            folder=root / "packaged",
+        )
+        yield Packaged(tiny=tiny, image=image, folder=root / "packaged", base_image=base_image)
+
+
+@pytest.fixture(scope="module")
+def client(engine: Engine, packaged: Packaged) -> Iterator[InferenceClient]:
+    """A running container of the packaged image."""
+    with running(engine, packaged.image.tag, progress=Silent()) as started:
+        yield started
+
+
+def own_target(engine: Engine) -> Target:
+    """The catalogue's CPU target, for the engine's own platform."""
+    return replace(find_target("cpu"), platform="linux/arm64" if engine.platform == "linux/arm64" else "linux/amd64")
+
+
+@contextmanager
+def names_of_images(engine: Engine) -> Iterator[str]:
+    """A name that no image has; images that carry it in tag or title are removed when this is left."""
+    name = f"edge-deploy-test-{uuid.uuid4().hex[:8]}"
+    try:
+        yield name
+    finally:
+        for image in engine.client.images.list(filters={"label": f"{OPEN_CONTAINER}title={name}"}):
+            _remove_image(engine, str(image.id))
+
+
+def _engine_or_why_not() -> Engine | str:
+    # The SDK leaves a socket open that it could not connect; collected here, it spoils no other test.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            return connect()
+        except EngineMissing as error:
+            reason = str(error)
+        gc.collect()
+    return reason
+
+
+def _remove_image(engine: Engine, image: str) -> None:
+    for attempt in range(100):
+        try:
+            engine.client.images.remove(image, force=True)
+            return
+        except APIError:
+            # The engine takes a moment to end the container of a build that was interrupted.
+            if attempt == 99:
+                raise
+            time.sleep(0.1)
+
+
+def _dependency_stages(engine: Engine) -> set[str]:
+    found = engine.client.images.list(filters={"label": "dev.edge-deploy.stage=dependencies", "dangling": True})
+    return {str(image.id) for image in found}
 
 
 def with_random_statistics(network: nn.Module, seed: int) -> nn.Module:

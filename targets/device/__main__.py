@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import List
+from typing import List, NoReturn
 
 USAGE = """usage: python -m targets.device COMMAND
 
@@ -31,21 +32,28 @@ def _healthcheck() -> int:
     from targets.device.healthcheck import is_ready
 
     port = os.environ.get("PORT", "8000")
-    return 0 if port.isdigit() and is_ready(int(port)) else 1
+    return 0 if port.isdecimal() and is_ready(int(port), os.environ.get("HOST", "")) else 1
 
 
 def _serve() -> int:
+    # Before the imports, which take a while: a container's first process is deaf to signals that it does not handle.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     from targets.device.log import log_as_json
     from targets.device.server import serve
     from targets.device.settings import SettingError, read_settings
 
     try:
         settings = read_settings()
+        log_as_json(settings.log_level)
+        serve(settings)
     except SettingError as error:
         return _fail(error, 2)
-    log_as_json(settings.log_level)
-    serve(settings)
     return 0
+
+
+def _stop(_number: int, _frame: object) -> NoReturn:
+    sys.exit(0)
 
 
 def _selftest(arguments: List[str]) -> int:

@@ -64,6 +64,9 @@ def check(session: Session, folder: Path, manifest: Manifest) -> GoldenResult:
         pixels, expected = read_golden(folder)
     except (ValueError, OSError) as error:
         return GoldenResult(False, f"the golden images cannot be read: {error}", 0, 0.0, float("inf"))
+    if pixels.shape[1:] != (*manifest.input_shape[1:], 3):
+        reason = f"the golden images {list(pixels.shape)} are none for inputs {list(manifest.input_shape)}"
+        return GoldenResult(False, reason, len(expected), 0.0, float("inf"))
     found = session.infer(normalize(pixels, manifest.preprocessing))
     if found.shape != expected.shape or not np.isfinite(found).all():
         reason = f"the model answers {list(found.shape)}, not {list(expected.shape)} finite logits"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import socket
 
 SECONDS = 4.0
+# Where a server that listens on every address of a family is found.
+LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def is_ready(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether `GET /v2/health/ready` answers 200."""
+def is_ready(port: int, host: str = "") -> bool:
+    """Whether `GET /v2/health/ready` answers 200 where a server with these settings listens."""
     try:
-        with socket.create_connection((host, port), SECONDS) as connection:
+        with socket.create_connection((LOOPBACK.get(host, host), port), SECONDS) as connection:
             connection.sendall(b"GET /v2/health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            status_line = connection.makefile("rb").readline(100)
-    except OSError:
+            with connection.makefile("rb") as answer:
+                status_line = answer.readline(100)
+    # OverflowError: no port has such a number.
+    except (OSError, OverflowError):
         return False
-    return status_line.split(b" ")[1:2] == [b"200"]
+    return status_line.split()[1:2] == [b"200"]

@@ -28,9 +28,10 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json(level: str) -> None:
-    """Everything that is logged in this process goes to stderr as JSON lines; raises ValueError for no level."""
+    """What is logged in this process, and warned of, goes to stderr as JSON lines; raises ValueError for no level."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)

@@ -17,6 +17,8 @@ LENGTH_HEADER = "Inference-Header-Content-Length"
 BINARY_EXTENSION = "binary_tensor_data"
 DATATYPES: Dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4")}
 MAX_DIMENSIONS = 8
+# Keeps the product of a shape, and a message about it, from having thousands of digits.
+MAX_SIZE = 2**31 - 1
 
 
 class RequestError(ValueError):
@@ -45,7 +47,7 @@ class InferRequest:
 
 def parse_request(body: bytes, json_length: Optional[str] = None) -> InferRequest:
     """The request in `body`; `json_length` is the value of the length header where there is one."""
-    header, tail = _split(body, json_length)
+    header, tail = _split(body, None if json_length is None else byte_count(LENGTH_HEADER, json_length))
     raw = _object(header)
     request_id = raw.get("id")
     if request_id is not None and not isinstance(request_id, str):
@@ -84,13 +86,17 @@ def render_response(
     return b"".join([header, *tail]), len(header) if tail else None
 
 
-def _split(body: bytes, json_length: Optional[str]) -> Tuple[bytes, memoryview]:
-    if json_length is None:
-        return body, memoryview(b"")
+def byte_count(header: str, text: str) -> int:
+    """The number in a header's `text`."""
     # isdecimal() accepts digits of other scripts, too.
-    if not (json_length.isascii() and json_length.isdecimal()) or len(json_length) > 12:
-        raise RequestError(f"{LENGTH_HEADER} must be a number of bytes, not {_shown(json_length)}")
-    length = int(json_length)
+    if not (text.isascii() and text.isdecimal()) or len(text) > 12:
+        raise RequestError(f"{header} must be a number of bytes, not {_shown(text)}")
+    return int(text)
+
+
+def _split(body: bytes, length: Optional[int]) -> Tuple[bytes, memoryview]:
+    if length is None:
+        return body, memoryview(b"")
     if length > len(body):
         raise RequestError(f"{LENGTH_HEADER} is {length}, but the body has {len(body)} bytes")
     return body[:length], memoryview(body)[length:]
@@ -129,26 +135,33 @@ def _inputs(raw: Any, tail: memoryview) -> Dict[str, NDArray[Any]]:
 def _from_json(entry: Mapping[str, Any], name: str, shape: Tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     if "data" not in entry:
         raise RequestError(f"the input {_shown(name)} has neither 'data' nor the parameter 'binary_data_size'")
-    try:
-        values = np.asarray(entry["data"])
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise RequestError(f"the data of the input {_shown(name)} is no array of numbers: {error}") from None
-    if values.dtype.kind not in "iuf":
-        raise RequestError(f"the data of the input {_shown(name)} is no array of numbers")
+    # As objects first: NumPy would give every element the size of the longest string, and take "1" and true for 1.
+    values = np.asarray(entry["data"], dtype=object)
+    # `flat` gives up at 32 dimensions.
+    if values.ndim > MAX_DIMENSIONS or not set(map(type, values.flat)) <= {int, float}:
+        raise RequestError(f"the data of the input {_shown(name)} is no array of numbers, all nested equally deep")
     _check_count(values.size, name, shape)
-    with np.errstate(over="ignore"):
-        return values.astype(dtype).reshape(shape)
+    if values.ndim > 1 and values.shape != shape:
+        raise RequestError(
+            f"the data of the input {_shown(name)} is nested as {list(values.shape)}, its shape is {list(shape)}"
+        )
+    try:
+        with np.errstate(over="ignore"):
+            return values.astype(dtype).reshape(shape)
+    except OverflowError:
+        raise RequestError(f"the data of the input {_shown(name)} holds an integer beyond every float") from None
 
 
 def _from_bytes(tail: memoryview, name: str, shape: Tuple[int, ...], dtype: np.dtype[Any], size: Any) -> NDArray[Any]:
     if type(size) is not int or size < 0:
         raise RequestError(f"binary_data_size of the input {_shown(name)} must be a number of bytes")
     if size > len(tail):
-        raise RequestError(f"the input {_shown(name)} has {size} binary bytes, but only {len(tail)} are left")
+        raise RequestError(f"the input {_shown(name)} has {_shown(size)} binary bytes, but only {len(tail)} are left")
     if size % dtype.itemsize:
         raise RequestError(f"the input {_shown(name)} has {size} binary bytes, no multiple of {dtype.itemsize}")
     _check_count(size // dtype.itemsize, name, shape)
-    return np.frombuffer(tail[:size], dtype).reshape(shape)
+    # The JSON before it may have any length, but kernels may ask for addresses that are multiples of the item size.
+    return np.require(np.frombuffer(tail[:size], dtype), requirements=["ALIGNED"]).reshape(shape)
 
 
 def _check_count(found: int, name: str, shape: Tuple[int, ...]) -> None:
@@ -161,11 +174,16 @@ def _check_count(found: int, name: str, shape: Tuple[int, ...]) -> None:
 
 def _shape(entry: Mapping[str, Any], name: str) -> Tuple[int, ...]:
     shape = entry.get("shape")
-    # A bool is an int for isinstance().
-    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+    if not isinstance(shape, list):
         raise RequestError(f"the shape of the input {_shown(name)} must be a list of sizes, not {_shown(shape)}")
     if len(shape) > MAX_DIMENSIONS:
         raise RequestError(f"the input {_shown(name)} has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are taken")
+    for size in shape:
+        # A bool is an int for isinstance().
+        if type(size) is not int or not 1 <= size <= MAX_SIZE:
+            raise RequestError(
+                f"a size in the shape of the input {_shown(name)} must be from 1 to {MAX_SIZE}, not {_shown(size)}"
+            )
     return tuple(shape)
 
 
@@ -180,21 +198,21 @@ def _dtype(entry: Mapping[str, Any], name: str) -> np.dtype[Any]:
 def _outputs(raw: Any, binary: bool) -> Optional[Tuple[RequestedOutput, ...]]:
     if raw is None or raw == []:
         return None
-    found: List[RequestedOutput] = []
+    found: Dict[str, RequestedOutput] = {}
     for entry in _objects(raw, "outputs"):
         name = _name(entry, "an output")
         parameters = _parameters(entry, f"the output {_shown(name)}")
         if "classification" in parameters:
             raise RequestError("the parameter 'classification' is not supported: ask for the logits")
-        if name in [output.name for output in found]:
+        if name in found:
             raise RequestError(f"the output {_shown(name)} is asked for twice")
-        found.append(RequestedOutput(name, _flag(parameters, "binary_data", binary)))
-    return tuple(found)
+        found[name] = RequestedOutput(name, _flag(parameters, "binary_data", binary))
+    return tuple(found.values())
 
 
 def _objects(raw: Any, what: str) -> List[Dict[str, Any]]:
     if not isinstance(raw, list) or not raw or not all(isinstance(entry, dict) for entry in raw):
-        raise RequestError(f"'{what}' must be a list of objects, not {_shown(raw)}")
+        raise RequestError(f"'{what}' must be a list of one or more objects, not {_shown(raw)}")
     return raw
 
 

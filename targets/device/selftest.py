@@ -10,8 +10,8 @@ import onnxruntime
 
 from targets.device.cpu import instruction_set
 from targets.device.golden import check
-from targets.device.manifest import read_manifest
-from targets.device.measure import Session, measure
+from targets.device.manifest import Manifest, read_manifest
+from targets.device.measure import MeasureError, Session, measure
 from targets.device.sessions import open_session
 from targets.device.shard import Shard, ShardError
 
@@ -21,7 +21,7 @@ SCHEMA = 1
 def selftest(folder: Path, shard: Optional[Path]) -> Dict[str, Any]:
     """What was found, ready for JSON. `passed` speaks of the golden images; the shard's counts are judged elsewhere.
 
-    Raises `ManifestError`, `SessionError`, `ShardError` or `ImageError` where the files cannot be used.
+    Raises `ManifestError`, `SessionError`, `ShardError`, `ImageError` or `MeasureError` where that cannot be found.
     """
     manifest = read_manifest(folder)
     with open_session(folder, manifest) as session:
@@ -44,15 +44,28 @@ def selftest(folder: Path, shard: Optional[Path]) -> Dict[str, Any]:
         }
         if shard is not None:
             with Shard(shard) as images:
+                _check_belongs(images, manifest)
                 report["shard"] = _paired_counts(images, session)
     return report
+
+
+def _check_belongs(shard: Shard, manifest: Manifest) -> None:
+    """Raise `ShardError` where the float baseline saw other classes or inputs than the artifact, or nothing at all."""
+    if len(shard) == 0:
+        raise ShardError(f"the shard {shard.path} holds no image.")
+    if shard.classes != manifest.classes or shard.preprocessing != manifest.preprocessing:
+        raise ShardError(
+            f"the shard {shard.path} was made for other classes or another preprocessing than the artifact "
+            f"{manifest.name} {manifest.version}. Use the shard written beside the artifact."
+        )
 
 
 def _paired_counts(shard: Shard, session: Session) -> Dict[str, Any]:
     """The counts that the gate judges: what the float model has right and the artifact wrong, and the reverse."""
     logits = measure(shard, session, preprocessing=shard.preprocessing, classes=len(shard.classes))
-    if len(shard) == 0:
-        raise ShardError(f"the shard {shard.path} holds no image.")
+    if not np.isfinite(logits).all():
+        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        raise MeasureError(f"the model's answer to {bad} of {len(shard)} images is no finite number.")
     float_class, artifact_class = shard.logits.argmax(axis=1), logits.argmax(axis=1)
     float_right, artifact_right = float_class == shard.labels, artifact_class == shard.labels
     return {

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import signal
+import socket
 from contextlib import asynccontextmanager
 from typing import Any, AsyncIterator, Dict, List, Optional, Tuple
 
+import h11
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
@@ -15,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from targets.device.manifest import Manifest
 from targets.device.protocol import (
@@ -22,14 +27,17 @@ from targets.device.protocol import (
     LENGTH_HEADER,
     InferRequest,
     RequestError,
+    byte_count,
     parse_request,
     render_response,
 )
 from targets.device.service import NotReady, Service
-from targets.device.settings import Settings
+from targets.device.settings import SettingError, Settings
 
 LOG = logging.getLogger(__name__)
 INPUT, OUTPUT = "images", "logits"
+# Docker waits ten seconds between SIGTERM and SIGKILL.
+GRACE_SECONDS = 8
 
 
 class Server:
@@ -117,7 +125,7 @@ class Server:
             raise RequestError(f"{self._waiting} requests are being answered already; try again", status=503)
         self._waiting += 1
         try:
-            body = await self._body(request)
+            body = await self._body_in_time(request)
             json_length = request.headers.get(LENGTH_HEADER)
             answer = self._service.submit(lambda: self._answer(manifest, body, json_length))
             content, length = await asyncio.wrap_future(answer)
@@ -140,16 +148,24 @@ class Server:
             )
         return manifest
 
+    async def _body_in_time(self, request: Request) -> bytes:
+        # A client that is switched off while it sends would keep its place for ever.
+        seconds = self._settings.body_seconds
+        try:
+            return await asyncio.wait_for(self._body(request), seconds)
+        except asyncio.TimeoutError:
+            raise RequestError(f"the body did not arrive within {seconds} s (BODY_SECONDS)", status=408) from None
+
     async def _body(self, request: Request) -> bytes:
-        encoding = request.headers.get("content-encoding", "identity")
+        encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding != "identity":
             raise RequestError(f"Content-Encoding {encoding!r} is not supported; send the body as it is", status=415)
         limit = self._settings.max_body_bytes
         too_large = RequestError(
             f"the body is larger than the {limit} bytes that are taken (MAX_BODY_MIB)", status=413
         )
-        # A chunked body announces no length; a false one is caught by the HTTP parser.
-        if int(request.headers.get("content-length", "0")) > limit:
+        # A chunked body announces no length; one that is not kept to is caught by the HTTP parser.
+        if byte_count("Content-Length", request.headers.get("content-length", "0")) > limit:
             raise too_large
         chunks: List[bytes] = []
         size = 0
@@ -186,7 +202,7 @@ def checked_images(request: InferRequest, manifest: Manifest, max_batch: int) ->
     if images.ndim != 4 or images.shape[1:] != manifest.input_shape:
         wanted = ", ".join(map(str, manifest.input_shape))
         raise RequestError(f"{INPUT!r} must have the shape [N, {wanted}], not {list(images.shape)}")
-    if not 1 <= len(images) <= max_batch:
+    if len(images) > max_batch:
         raise RequestError(f"{len(images)} images in one request; 1 to {max_batch} are taken (MAX_BATCH)")
     if not np.isfinite(images).all():
         raise RequestError(f"{INPUT!r} holds values that are not finite float32 numbers")
@@ -194,11 +210,12 @@ def checked_images(request: InferRequest, manifest: Manifest, max_batch: int) ->
 
 
 def _binary_output(request: InferRequest) -> bool:
+    binary = request.binary
     for output in request.outputs or ():
         if output.name != OUTPUT:
             raise RequestError(f"there is no output {output.name[:60]!r}; the model has {OUTPUT!r}")
-        return output.binary
-    return request.binary
+        binary = output.binary
+    return binary
 
 
 async def _on_http_error(_request: Request, error: Exception) -> Response:
@@ -208,8 +225,12 @@ async def _on_http_error(_request: Request, error: Exception) -> Response:
 
 async def _on_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    headers: Dict[str, str] = {"Retry-After": "1"} if error.status == 503 else {}
-    fields = {"path": request.url.path, "status": error.status, "error": str(error)}
+    headers: Dict[str, str] = {}
+    if error.status == 503:
+        headers = {"Retry-After": "1"}
+    elif error.status == 408:
+        headers = {"Connection": "close"}
+    fields = {"path": request.scope["path"], "status": error.status, "error": str(error)}
     LOG.warning("request refused", extra={"fields": fields})
     return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)
 
@@ -222,19 +243,51 @@ async def _on_bug(_request: Request, _error: Exception) -> Response:
     return JSONResponse({"error": "internal error; the server's log has the details"}, status_code=500)
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's HTTP, whose answer to what is no HTTP is JSON like every other error."""
+
+    def send_400_response(self, msg: str) -> None:
+        body = json.dumps({"error": msg}).encode()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close")]
+        # With an answer under way there is nothing left to say.
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
 def serve(settings: Settings) -> None:
-    """Answer until SIGTERM or SIGINT; requests at hand are finished first."""
-    service = Service(settings.model_folder)
-    LOG.info("listening", extra={"fields": {"host": settings.host, "port": settings.port}})
-    uvicorn.run(
-        Server(service, settings).application(),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=10,
-        http="h11",
-        loop="asyncio",
-        ws="none",
-    )
+    """Answer until SIGTERM or SIGINT; requests at hand are finished first. Raises `SettingError` for a taken port."""
+    with _listening(settings) as listener:
+        service = Service(settings.model_folder)
+        LOG.info("listening", extra={"fields": {"host": settings.host, "port": settings.port}})
+        config = uvicorn.Config(
+            Server(service, settings).application(),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            http=_Protocol,
+            loop="asyncio",
+            ws="none",
+        )
+        server = uvicorn.Server(config)
+        # It sets these handlers itself, but only once it runs; and at its end it restores what was there before, and
+        # sends itself the signal again, which must find one that does no harm.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, server.handle_exit)
+        server.run(sockets=[listener])
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """The socket to listen on; taken before the model is loaded, and with a message of our own where it cannot be."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    # UnicodeError: a name that cannot be one of a host.
+    except (OSError, UnicodeError) as error:
+        raise SettingError(
+            f"cannot listen on HOST {settings.host!r}, PORT {settings.port}: {error}. Use another port, or end the "
+            "program that has it; HOST must be an address of this machine."
+        ) from None

@@ -121,7 +121,8 @@ def open_session(folder: Path, manifest: Manifest) -> OnnxRuntimeSession:
 def ort_options(options: Mapping[str, Option]) -> ort.SessionOptions:
     """ONNX Runtime's options from the manifest's; names with a dot are its configuration entries."""
     made = ort.SessionOptions()
-    made.log_severity_level = 3
+    # Fatal ones alone: errors come as exceptions, too, and the log is for lines of JSON.
+    made.log_severity_level = 4
     for name, value in options.items():
         try:
             _set(made, name, value)

@@ -1,0 +1,122 @@
+"""The build context: the same bytes for the same input, and nothing of the machine it was written on."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tiny_package import TinyPackage, write_tiny_package
+
+import targets
+from pipeline.base_image import BaseImage
+from pipeline.context import DEVICE, DOCKERFILES, MODEL, build_command, write_context
+from pipeline.engine import FIXED_TIME
+from pipeline.shipped import shipped
+
+BASE = BaseImage(tag="some-base:1", platform="linux/amd64", python="3.11")
+LABELS = {"z.last": "1", "a.first": "2"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyPackage:
+    return write_tiny_package(tmp_path_factory.mktemp("tiny") / "artifact")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
+    for name in ("one", "two"):
+        (folder / f"{name}-1.0-py3-none-any.whl").write_bytes(name.encode())
+    (folder / "stray.txt").write_text("no wheel")
+    return folder
+
+
+def written(folder: Path, tiny: TinyPackage, wheels: Path, labels: dict[str, str] = LABELS) -> Path:
+    write_context(
+        folder,
+        artifact=tiny.folder,
+        base=BASE,
+        wheels=wheels,
+        lock=shipped("locks") / "linux-amd64-cp311.txt",
+        labels=labels,
+    )
+    return folder
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Bytes, mode and time of everything in it, folders included."""
+    found = {}
+    for path in [folder, *folder.rglob("*")]:
+        state = path.stat()
+        data = path.read_bytes() if path.is_file() else b""
+        found[path.relative_to(folder).as_posix()] = (data, state.st_mode, int(state.st_mtime))
+    return found
+
+
+def test_the_same_input_gives_the_same_bytes_modes_and_times(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
+    one = written(tmp_path / "one", tiny, wheels)
+    before = os.umask(0o077)
+    try:
+        other = written(tmp_path / "another place", tiny, wheels, dict(reversed(LABELS.items())))
+    finally:
+        os.umask(before)
+    assert contents(one) == contents(other)
+    assert {time for _, _, time in contents(one).values()} == {FIXED_TIME}
+
+
+def test_an_earlier_context_leaves_nothing_behind(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
+    fresh = contents(written(tmp_path / "fresh", tiny, wheels))
+    (tmp_path / "used" / "model").mkdir(parents=True)
+    (tmp_path / "used" / "model" / "secret").write_text("of another build")
+    assert contents(written(tmp_path / "used", tiny, wheels)) == fresh
+
+
+def test_the_context_holds_no_path_of_this_machine(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
+    context = written(tmp_path / "context", tiny, wheels)
+    marks = [str(tmp_path), str(Path.home()), str(Path(targets.__path__[0]).parent), str(tiny.folder), os.sep + "tmp/"]
+    for path in context.rglob("*"):
+        assert not [mark for mark in marks if path.is_file() and mark.encode() in path.read_bytes()], path
+
+
+def test_it_holds_what_the_image_is_made_of_and_no_more(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
+    context = written(tmp_path / "context", tiny, wheels)
+    files = {path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file()}
+    device = {f"{DEVICE}/targets/device/{path.name}" for path in Path(targets.__path__[0], "device").glob("*.py")}
+    assert files == device | {
+        "Dockerfile",
+        "install.py",
+        "wheels/one-1.0-py3-none-any.whl",
+        "wheels/two-1.0-py3-none-any.whl",
+        "wheels/requirements.txt",
+        f"{DEVICE}/targets/__init__.py",
+        f"{MODEL}/manifest.json",
+        f"{MODEL}/model.onnx",
+        f"{MODEL}/golden.npz",
+    }
+    assert (context / MODEL / "model.onnx").read_bytes() == (tiny.folder / "model.onnx").read_bytes()
+
+
+def test_the_dockerfile_names_its_base_and_ends_in_sorted_labels(
+    tiny: TinyPackage, wheels: Path, tmp_path: Path
+) -> None:
+    text = (written(tmp_path / "context", tiny, wheels) / "Dockerfile").read_text()
+    assert "\nARG BASE=some-base:1\n" in text
+    assert text.endswith('COPY model /\nLABEL a.first="2" z.last="1"\n')
+
+
+def test_a_labels_value_is_meant_word_for_word(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
+    context = written(tmp_path / "context", tiny, wheels, {"said": 'a "quoted" $HOME \\ naïve'})
+    assert (context / "Dockerfile").read_text().endswith('LABEL said="a \\"quoted\\" \\$HOME \\\\ naïve"\n')
+
+
+@pytest.mark.parametrize("name", DOCKERFILES.values())
+def test_layers_come_in_the_order_of_how_rarely_they_change(name: str) -> None:
+    text = shipped(name).read_text()
+    final = text[text.rindex("\nFROM ") :]
+    places = [final.index(line) for line in ("COPY --from=dependencies", "COPY device", "USER 10001", "COPY model")]
+    assert places == sorted(places)
+    assert final.rstrip().endswith("COPY model /")
+
+
+def test_the_command_builds_without_a_network() -> None:
+    assert build_command(Path("/ws/x"), "x:1-cpu") == "docker build --network none --tag x:1-cpu /ws/x"
+    assert build_command(Path("/my ws/x"), "x:1-cpu").endswith(" '/my ws/x'")

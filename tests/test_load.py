@@ -1,0 +1,139 @@
+"""Load: checkpoint and data held against each other."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_trained import Recorded, architecture, digits, preprocessing, write_checkpoint, write_weights
+
+from pipeline.artifacts import Checkpoint
+from pipeline.checkpoint import build_network
+from pipeline.data.batches import Batches
+from pipeline.data.dataset import Dataset, ImageSet, open_dataset
+from pipeline.errors import CheckpointError, DataError
+from pipeline.load import load, stored_preprocessing
+from pipeline.recipe import PreprocessingRecipe
+from pipeline.resnet import build_resnet
+from pipeline.training import top1_of
+from targets.device.preprocess import Preprocessing
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    write_weights(tmp_path / "digits.safetensors")
+    return tmp_path / "digits.safetensors"
+
+
+def loaded(
+    source: Path,
+    *,
+    dataset: Dataset | None = None,
+    given: PreprocessingRecipe | None = None,
+    progress: Recorded | None = None,
+) -> Checkpoint:
+    folder = source.parent / "loaded"
+    folder.mkdir()
+    load(
+        source,
+        factory=None,
+        dataset=dataset or digits(),
+        preprocessing=given or PreprocessingRecipe(crop=16),
+        progress=progress or Recorded(),
+        folder=folder,
+    )
+    return Checkpoint(folder=folder)
+
+
+def test_checkpoint_preprocessing_and_float_accuracy_are_written(weights: Path, tmp_path: Path) -> None:
+    progress = Recorded()
+    checkpoint = loaded(weights, progress=progress)
+    assert sorted(path.name for path in checkpoint.folder.iterdir()) == [
+        "architecture.json",
+        "baseline.json",
+        "cost.json",
+        "preprocessing.json",
+        "weights.safetensors",
+    ]
+    assert checkpoint.architecture == architecture()
+    images = torch.randn(2, 3, 16, 16)
+    trained = build_network(write_checkpoint(tmp_path / "trained"))
+    assert torch.equal(build_network(checkpoint)(images), trained(images))
+    stored = Preprocessing.from_dict(json.loads((checkpoint.folder / "preprocessing.json").read_text()))
+    assert stored == preprocessing()
+    baseline = json.loads((checkpoint.folder / "baseline.json").read_text())
+    assert baseline["selection_images"] == 100
+    assert baseline["selection_top1"] == top1_of(trained, Batches(digits().selection, stored))
+    assert baseline["selection_top1"] > 0.9
+
+
+def test_what_was_assumed_is_said(weights: Path) -> None:
+    progress = Recorded()
+    loaded(weights, given=PreprocessingRecipe(crop=16, mean=preprocessing().mean, color="rgb"), progress=progress)
+    (line,) = progress.lines
+    assert line.startswith("assumed, as usual for resnet8: shorter side resized to 16; std (0.229, 0.224, 0.225)")
+    assert "mean" not in line
+    assert "crop" not in line
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_only_what_was_stored_with_the_weights_counts_as_stored(suffix: str, tmp_path: Path) -> None:
+    source = tmp_path / f"plain{suffix}"
+    if suffix == ".pth":
+        torch.save({"fc.weight": torch.ones(2, 2)}, source)
+    else:
+        save_file({"fc.weight": torch.ones(2, 2)}, source, metadata={"format": "pt"})
+    assert stored_preprocessing(source) is None
+
+
+def test_what_the_recipe_gives_goes_before_what_is_stored(tmp_path: Path, weights: Path) -> None:
+    stored = replace(preprocessing(), mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
+    source = tmp_path / "with.safetensors"
+    facts = json.dumps({"preprocessing": stored.to_dict()})
+    save_file(load_file(weights), source, metadata={"edge-deploy": facts})
+    assert stored_preprocessing(source) == stored
+    checkpoint = loaded(source, given=PreprocessingRecipe(std=(0.25, 0.25, 0.25)))
+    written = Preprocessing.from_dict(json.loads((checkpoint.folder / "preprocessing.json").read_text()))
+    assert written == replace(stored, std=(0.25, 0.25, 0.25))
+
+
+def test_classes_in_another_order_than_in_training_are_an_error_that_says_so(weights: Path) -> None:
+    """Every label is one off: the network is nearly always wrong."""
+    with pytest.raises(DataError) as raised:
+        loaded(weights, dataset=open_dataset("digits", classes=tuple("1234567890")))
+    message = str(raised.value)
+    assert "% of 100 images right; guessing among 10 classes would have 10.00 %" in message
+    assert "suspect the preprocessing (mean, std, color, resize and crop as in training" in message
+    assert "the order of the classes" in message
+
+
+def test_weights_that_were_never_trained_are_an_error(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(build_resnet(architecture()).state_dict(), tmp_path / "fresh.safetensors")
+    with pytest.raises(DataError, match=r"\d\.00 % of 100 images right; guessing"):
+        loaded(tmp_path / "fresh.safetensors")
+
+
+@pytest.mark.parametrize("part", ["training", "selection", "gate"])
+def test_a_broken_image_is_named_wherever_it_lies(part: str, weights: Path) -> None:
+    whole: ImageSet = getattr(digits(), part)
+    broken = ImageSet(
+        read=lambda index: b"no image" if index == 5 else whole.encoded(index),
+        digests=whole.digests,
+        names=whole.names,
+        labels=np.asarray(whole.labels),
+    )
+    dataset = replace(digits(), **{part: broken})  # type: ignore[arg-type]
+    with pytest.raises(
+        DataError, match=rf"1 of {len(whole)} images cannot be used:\s+digits\[{whole.names[5][7:-1]}\]"
+    ):
+        loaded(weights, dataset=dataset)
+
+
+def test_a_network_for_other_classes_is_refused(weights: Path) -> None:
+    dataset = replace(digits(), classes=("cat", "dog"))
+    with pytest.raises(CheckpointError, match="tells 10 classes apart, the data set has 2"):
+        loaded(weights, dataset=dataset)

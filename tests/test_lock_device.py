@@ -1,0 +1,66 @@
+"""The committed locks of the image's packages against what they were resolved from; resolving needs a network."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipeline.base_image import known_bases
+from pipeline.wheels import find_lock
+
+ROOT = Path(__file__).parent.parent
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lock_device", ROOT / "scripts" / "lock_device.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = load_script()
+LOCKS = [(platform.replace("-", "/"), python) for platform, each in SCRIPT.PYTHONS.items() for python in each]
+
+
+def versions(path: Path) -> dict[str, str]:
+    return {
+        name.lower().replace("_", "-"): version
+        for name, version in re.findall(r"^([\w-]+)==(\S+)", path.read_text(), re.M)
+    }
+
+
+def asked_for() -> set[str]:
+    lines = (ROOT / "docker" / "requirements.in").read_text().splitlines()
+    return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+
+
+@pytest.mark.parametrize(("platform", "python"), LOCKS)
+def test_a_lock_holds_what_is_asked_for_in_the_versions_the_tests_run_with(platform: str, python: str) -> None:
+    pins = find_lock(platform, python).pins
+    assert asked_for() <= set(pins)
+    tested = versions(ROOT / "constraints.txt")
+    assert {name: pin.version for name, pin in pins.items()} == {name: tested[name] for name in pins}
+    assert all(pin.hashes for pin in pins.values())
+
+
+@pytest.mark.parametrize(("platform", "python"), LOCKS)
+def test_a_lock_names_no_place_and_nothing_the_device_never_imports(platform: str, python: str) -> None:
+    lock = find_lock(platform, python)
+    assert SCRIPT.FOREIGN.search(lock.path.read_text()) is None
+    assert not set(lock.pins) & {*SCRIPT.NOT_AT_RUN_TIME, "torch", "setuptools", "pip"}
+
+
+@pytest.mark.parametrize("line", ["--index-url https://x", "a @ file:///x", "-i x", "-f x", "--find-links y"])
+def test_a_place_in_a_lock_is_noticed(line: str) -> None:
+    assert SCRIPT.FOREIGN.search(f"a==1 \\\n    --hash=sha256:0\n{line}\n")
+
+
+def test_there_is_a_lock_for_every_known_base_image_and_no_other_file() -> None:
+    for base in known_bases().values():
+        assert find_lock(base.platform, base.python).pins
+    written = {f"{platform.replace('/', '-')}-cp{python.replace('.', '')}.txt" for platform, python in LOCKS}
+    assert {path.name for path in SCRIPT.LOCKS.iterdir()} == written

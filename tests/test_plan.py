@@ -1,0 +1,179 @@
+"""What a build would do: done stages with their times, estimates for the rest, and nothing that will not run."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_trained import Recorded, digits, write_checkpoint, write_weights
+
+from pipeline.artifacts import Checkpoint, Precision
+from pipeline.build import STAGES, Build
+from pipeline.errors import GateFailed
+from pipeline.plan import FIXED_SECONDS, TRAINING_PASSES, Plan, disk, passes, plan, seconds_per_image
+from pipeline.recipe import Recipe
+from pipeline.steps import Steps
+from pipeline.workspace import Workspace
+from targets.base import find_target
+from targets.runtimes import timing
+
+CUT: dict[str, Any] = {"quantize": {"qat_epochs": 0}, "prune": {"macs": 0.2, "epochs": 0}}
+"""Done in a few seconds, and far from what the network could do before."""
+PATIENT = {"max_drop": 100.0}
+
+
+def steps_of(root: Path, progress: Recorded | None = None, **sections: Any) -> Steps:
+    recipe = Recipe.model_validate(
+        {"checkpoint": str(root / "digits.safetensors"), "preprocessing": {"crop": 16}, **sections}
+    )
+    return Steps(
+        recipe=recipe,
+        target=replace(find_target("cpu"), precisions=(Precision.FP32,)),
+        dataset=replace(digits(), gate=digits().gate.subset(range(60))),
+        workspace=Workspace(root / ".deploy"),
+        progress=progress or Recorded(),
+    )
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(timing, "MODEL_SECONDS", 0.02)
+        patched.setattr(timing, "BLOCK_SECONDS", 0.001)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything up to the image is done, for a network cut so far that it has lost accuracy."""
+    root = tmp_path_factory.mktemp("built")
+    write_weights(root / "digits.safetensors")
+    outcome = Build(steps_of(root, **CUT, validate=PATIENT, package={"image": False}), until=None).run()
+    assert outcome.error is None
+    assert list(outcome.stage_seconds) == list(STAGES[:-1])
+    return root
+
+
+def states(found: Plan) -> list[tuple[str, bool]]:
+    return [(stage.stage, stage.is_done) for stage in found.stages]
+
+
+def test_a_fresh_plan_loads_and_estimates_the_rest(tmp_path: Path) -> None:
+    write_weights(tmp_path / "digits.safetensors")
+    found = plan(steps_of(tmp_path))
+    assert found.target == "cpu"
+    assert states(found) == [(stage, stage == "load") for stage in STAGES]
+    assert found.seconds_left == pytest.approx(sum(stage.seconds for stage in found.stages[1:]))
+    for stage in found.stages[1:]:
+        assert stage.seconds >= FIXED_SECONDS[stage.stage]
+    assert found.disk_bytes > 0
+    assert [path.name for path in (tmp_path / ".deploy").iterdir() if path.name != "tmp"] == ["load"]
+
+
+def test_without_an_image_its_stage_is_no_part_of_the_plan(tmp_path: Path) -> None:
+    write_weights(tmp_path / "digits.safetensors")
+    with_image = plan(steps_of(tmp_path))
+    without = plan(steps_of(tmp_path, package={"image": False}))
+    assert [stage.stage for stage in without.stages] == list(STAGES[:-1])
+    assert without.disk_bytes < with_image.disk_bytes
+
+
+def test_a_plan_of_what_is_done_says_how_long_it_took(built: Path) -> None:
+    found = plan(steps_of(built, **CUT, validate=PATIENT, package={"image": False}))
+    assert states(found) == [(stage, True) for stage in STAGES[:-1]]
+    assert found.seconds_left == 0
+    assert found.disk_bytes == 0
+    assert all(stage.seconds > 0 for stage in found.stages)
+
+
+def test_only_the_image_is_left_where_it_is_asked_for_now(built: Path) -> None:
+    found = plan(steps_of(built, **CUT, validate=PATIENT))
+    assert states(found) == [(stage, stage != "package") for stage in STAGES]
+    assert found.seconds_left == found.stages[-1].seconds > 0
+
+
+def test_another_option_is_work_from_its_stage_on(built: Path) -> None:
+    sections = {**CUT, "quantize": {"qat_epochs": 1}}
+    found = plan(steps_of(built, **sections, validate=PATIENT))
+    assert states(found) == [(stage, stage in ("load", "prune")) for stage in STAGES]
+
+
+def test_a_gate_that_is_not_passed_is_said_and_its_image_not_planned(built: Path) -> None:
+    progress = Recorded()
+    steps = steps_of(built, progress, **CUT, validate={"max_drop": 0.1})
+    found = plan(steps)
+    assert states(found) == [(stage, True) for stage in STAGES[:-1]]
+    assert found.seconds_left == 0
+    (line,) = progress.lines
+    assert line.startswith("cpu: a build would end with: fail: top-1 ")
+    assert isinstance(Build(steps, until=None).run().error, GateFailed)
+
+
+def recipe_of(**sections: Any) -> Recipe:
+    return Recipe.model_validate(sections)
+
+
+@pytest.mark.parametrize("budget", ["macs", "params"])
+def test_passes_of_pruning_are_those_of_its_recovery(budget: str) -> None:
+    assert passes("prune", recipe_of(prune={"epochs": 10}), digits()) == 0
+    once = passes("prune", recipe_of(prune={budget: 0.5, "epochs": 1}), digits())
+    assert once == 897 * TRAINING_PASSES + 100
+    assert passes("prune", recipe_of(prune={budget: 0.5, "epochs": 7}), digits()) == 7 * once
+    assert passes("prune", recipe_of(prune={budget: 0.5, "epochs": 0}), digits()) == 0
+
+
+def test_passes_of_the_other_stages_follow_their_images() -> None:
+    recipe = recipe_of()
+    epochs = [passes("quantize", recipe_of(quantize={"qat_epochs": n}), digits()) for n in (0, 1, 4)]
+    assert epochs[0] > 0
+    assert epochs[1] - epochs[0] == 897 * TRAINING_PASSES + 100
+    assert epochs[2] - epochs[0] == 4 * (epochs[1] - epochs[0])
+    larger = replace(digits(), gate=digits().training)
+    for stage in ("validate", "package"):
+        assert passes(stage, recipe, larger) / passes(stage, recipe, digits()) == pytest.approx(897 / 800)
+    assert passes("compile", recipe, replace(digits(), selection=digits().gate)) == pytest.approx(
+        8 * passes("compile", recipe, digits())
+    )
+    assert passes("export", recipe, digits()) == 0
+
+
+def test_the_estimate_grows_with_the_epochs_by_timed_passes(tmp_path: Path) -> None:
+    write_weights(tmp_path / "digits.safetensors")
+
+    def seconds(epochs: int) -> float:
+        found = plan(steps_of(tmp_path, prune={"macs": 0.5, "epochs": epochs}))
+        return next(stage.seconds for stage in found.stages if stage.stage == "prune")
+
+    assert seconds(0) == FIXED_SECONDS["prune"]
+    assert seconds(1000) > seconds(0)
+
+
+def test_a_forward_pass_is_timed(tmp_path: Path) -> None:
+    found = seconds_per_image(write_checkpoint(tmp_path))
+    assert math.isfinite(found)
+    assert found > 0
+
+
+def test_disk_is_for_the_stages_that_are_left(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path)
+    needed = [disk(checkpoint, digits(), STAGES[first:]) for first in range(len(STAGES) + 1)]
+    assert needed == sorted(needed, reverse=True)
+    assert len(set(needed)) == len(needed)
+    assert needed[-1] == 0
+    assert needed[-2] == checkpoint.cost.weight_bytes
+    gate = sum(len(digits().gate.encoded(index)) for index in range(800))
+    shards = needed[5] - disk(checkpoint, replace(digits(), gate=digits().gate.subset([])), STAGES[5:])
+    assert shards == pytest.approx(2 * gate, rel=0.1)
+
+
+def test_what_is_written_fits_the_estimate(built: Path, tmp_path: Path) -> None:
+    """Of the same order: the network is tiny, so that descriptions weigh as much as weights."""
+    steps = steps_of(built, **CUT, validate=PATIENT, package={"image": False})
+    loaded = steps.load()
+    estimate = disk(Checkpoint(folder=loaded.path), steps.dataset, STAGES[1:-1])
+    stages = ("prune", "quantize", "export", "compile", "validate")
+    files = [path for stage in stages for path in (built / ".deploy" / stage).rglob("*") if path.is_file()]
+    written = sum(path.stat().st_size for path in files)
+    assert 0.2 < written / estimate < 2

@@ -1,0 +1,250 @@
+"""Pruning as a stage: budget, recovery, the same files for the same seed, and networks of the user's own."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_networks import OPTION_B, network_of
+from tiny_trained import (
+    Recorded,
+    architecture,
+    digits,
+    preprocessing,
+    state_of,
+    write_checkpoint,
+)
+from torch import Tensor, nn
+
+from pipeline.artifacts import Checkpoint
+from pipeline.checkpoint import build_network, load_checkpoint
+from pipeline.data.batches import Batches
+from pipeline.data.images import ImageSet
+from pipeline.errors import CompressionError
+from pipeline.hashing import sha256_of_file, sha256_of_folder
+from pipeline.prune import estimate_statistics, prune
+from pipeline.recipe import PruneRecipe
+from pipeline.training import top1_of
+
+OWN = """
+from torch import nn
+
+def padded():
+    import torch.nn.functional as F
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.first = nn.Conv2d(8, 16, 3, padding=1, stride=2, bias=False)
+            self.norm = nn.BatchNorm2d(16)
+            self.second = nn.Conv2d(16, 16, 3, padding=1)
+            self.head = nn.Linear(16, 10)
+
+        def forward(self, images):
+            out = self.stem(images).relu()
+            inside = self.norm(self.first(out)).relu()
+            out = (self.second(inside) + F.pad(out[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))).relu()
+            return self.head(out.mean((2, 3)))
+
+    return Padded()
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return write_checkpoint(tmp_path_factory.mktemp("trained"))
+
+
+def pruned(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    macs: float = 1.0,
+    params: float = 1.0,
+    epochs: int = 0,
+    seed: int = 0,
+    progress: Recorded | None = None,
+) -> Checkpoint:
+    prune(
+        checkpoint,
+        digits(),
+        preprocessing(),
+        recipe=PruneRecipe(macs=macs, params=params, epochs=epochs),
+        channel_multiple=4,
+        seed=seed,
+        progress=progress or Recorded(),
+        folder=folder,
+    )
+    return Checkpoint(folder=folder)
+
+
+def selection_top1(checkpoint: Checkpoint) -> float:
+    return top1_of(build_network(checkpoint), Batches(digits().selection, preprocessing()))
+
+
+@pytest.fixture(scope="module")
+def recovered(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, list[str]]:
+    progress = Recorded()
+    return pruned(checkpoint, tmp_path_factory.mktemp("a"), macs=0.5, epochs=1, progress=progress), progress.lines
+
+
+def test_macs_are_cut_and_accuracy_comes_back(
+    checkpoint: Checkpoint, recovered: tuple[Checkpoint, list[str]], tmp_path: Path
+) -> None:
+    after, lines = recovered
+    unrecovered = pruned(checkpoint, tmp_path, macs=0.5, epochs=0)
+    assert after.cost == unrecovered.cost
+    assert 0.4 * checkpoint.cost.macs < after.cost.macs <= 0.5 * checkpoint.cost.macs
+    assert lines[0] == (
+        f"prune: 0.5 of the macs kept; selection {selection_top1(checkpoint):.1%} before, "
+        f"{selection_top1(unrecovered):.1%} after, not yet recovered"
+    )
+    assert lines[1].startswith("recovery: epoch 1/1")
+    assert lines[1].endswith(f"selection {selection_top1(after):.1%}")
+    assert selection_top1(after) > 0.8
+    assert selection_top1(after) >= selection_top1(unrecovered)
+
+
+def test_params_are_cut_where_they_are_asked_for(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    after = pruned(checkpoint, tmp_path, params=0.6)
+    assert 0.5 * checkpoint.cost.parameters < after.cost.parameters <= 0.6 * checkpoint.cost.parameters
+
+
+def test_the_files_are_those_of_a_checkpoint_and_describe_it(recovered: tuple[Checkpoint, list[str]]) -> None:
+    after, _ = recovered
+    assert sorted(path.name for path in after.folder.iterdir()) == [
+        "architecture.json",
+        "cost.json",
+        "weights.safetensors",
+    ]
+    network = build_network(after)
+    widths = {name: module.out_channels for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    assert after.architecture.widths == widths
+    assert sum(widths.values()) < sum(architecture().widths.values())
+    assert after.architecture.classes == digits().classes
+
+
+def test_same_seed_same_weights(
+    checkpoint: Checkpoint, recovered: tuple[Checkpoint, list[str]], tmp_path: Path
+) -> None:
+    again = pruned(checkpoint, tmp_path / "again", macs=0.5, epochs=1)
+    other = pruned(checkpoint, tmp_path / "other", macs=0.5, epochs=1, seed=1)
+    assert sha256_of_folder(again.folder) == sha256_of_folder(recovered[0].folder)
+    assert sha256_of_file(other.weights) != sha256_of_file(again.weights)
+
+
+def test_with_nothing_to_prune_the_same_files_are_handed_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    (source.folder / "baseline.json").write_text("{}")
+    progress = Recorded()
+    after = pruned(source, tmp_path / "out", epochs=1, progress=progress)
+    assert sha256_of_folder(after.folder) == sha256_of_folder(checkpoint.folder)
+    assert progress.lines == []
+
+
+def test_a_share_out_of_reach_is_an_error_before_any_training(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    progress = Recorded()
+    with pytest.raises(CompressionError, match=r"macs = 0\.01 cannot be reached: .* would remain"):
+        pruned(checkpoint, tmp_path, macs=0.01, epochs=1, progress=progress)
+    assert progress.lines == []
+
+
+def test_a_network_of_the_users_own_is_cut_where_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream is padded with channels, which the graph cannot follow; the inside of its block can be cut."""
+    (tmp_path / "padded_network.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "padded_network", raising=False)
+    from padded_network import padded  # type: ignore[import-not-found]
+
+    torch.save(padded().state_dict(), "own.pth")
+    load_checkpoint(
+        Path("own.pth"),
+        factory="padded_network:padded",
+        classes=digits().classes,
+        input_size=(16, 16),
+        folder=tmp_path / "own",
+    )
+    before = Checkpoint(folder=tmp_path / "own")
+    after = pruned(before, tmp_path / "pruned", params=0.7, epochs=1)
+    assert after.architecture.factory == "padded_network:padded"
+    assert after.architecture.widths == {"stem": 8, "first": 8, "second": 16}
+    assert after.cost.parameters <= 0.7 * before.cost.parameters
+    (images, _) = next(Batches(digits().selection, preprocessing()).epoch(0))
+    with torch.no_grad():
+        assert build_network(after)(images).shape == (100, 10)
+
+
+def whole(images: ImageSet) -> Tensor:
+    return torch.cat([batch for batch, _ in Batches(images, preprocessing()).epoch(0)])
+
+
+def test_statistics_are_those_of_the_training_images() -> None:
+    network = network_of(OPTION_B)
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    norms["bn1"].momentum = 0.3
+    momenta = [norm.momentum for norm in norms.values()]
+    weights = {name: value.detach().clone() for name, value in network.named_parameters()}
+    estimate_statistics(network, digits().training, preprocessing())
+    assert [norm.momentum for norm in norms.values()] == momenta
+    assert not any(norm.training for norm in norms.values())
+    assert all(torch.equal(weights[name], value) for name, value in network.named_parameters())
+    seen: dict[str, Tensor] = {}
+    for name, norm in norms.items():
+        norm.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs[0]))
+    with torch.no_grad():
+        network(whole(digits().training))
+    norm, values = norms["bn1"], seen["bn1"]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert torch.allclose(norm.running_mean, values.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(norm.running_var, values.var((0, 2, 3)), rtol=0.02)
+    last = norms["layer3.0.bn2"]
+    assert last.running_mean is not None
+    # Deeper ones were measured on batches that were normalized by their own statistics.
+    assert torch.allclose(last.running_mean, seen["layer3.0.bn2"].mean((0, 2, 3)), atol=0.1)
+
+
+def test_measured_statistics_put_the_mean_of_removed_channels_back(checkpoint: Checkpoint) -> None:
+    """A channel that is constant after its normalization, then zeroed: the next normalization makes up for it."""
+    network = build_network(checkpoint)
+    estimate_statistics(network, digits().training, preprocessing())
+    images = whole(digits().selection)
+    inside = network.get_submodule("layer2.0.bn1")
+    with torch.no_grad():
+        inside.get_parameter("weight")[3] = 0
+        inside.get_parameter("bias")[3] = 4
+        estimate_statistics(network, digits().training, preprocessing())
+        before = network(images)
+        inside.get_parameter("bias")[3] = 0
+        off = (network(images) - before).abs().max()
+        estimate_statistics(network, digits().training, preprocessing())
+        restored = (network(images) - before).abs().max()
+    assert float(off) > 1
+    assert float(restored) < 0.3 * float(off)
+
+
+def test_what_is_handed_on_without_recovery_has_its_own_statistics(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    network = build_network(pruned(checkpoint, tmp_path, macs=0.5, epochs=0))
+    before = state_of(network)
+    estimate_statistics(network, digits().training, preprocessing())
+    after = state_of(network)
+    names = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in names)
+
+
+def test_statistics_need_no_batch_normalization() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    before = state_of(network)
+    estimate_statistics(network, digits().training.subset(range(4)), preprocessing())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_the_cost_beside_the_weights_is_the_pruned_networks(recovered: tuple[Checkpoint, list[str]]) -> None:
+    after, _ = recovered
+    stored = json.loads((after.folder / "cost.json").read_text())
+    constants = [p for name, p in build_network(after).named_parameters() if "downsample" in name]
+    everything = sum(value.numel() for value in build_network(after).parameters())
+    assert stored["parameters"] == everything - sum(value.numel() for value in constants)

@@ -1,0 +1,130 @@
+"""Whatever a client sends: an answer with a status below 500, and a message where it is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from device_server import INFER, Running, answer_of, answering, http_request, serving
+from malformed_requests import GOOD, MALFORMED, Headers
+from starlette.testclient import TestClient
+from tiny_package import write_tiny_package
+
+MAX_BODY = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_package(tmp_path_factory.mktemp("served") / "artifact").folder
+
+
+@pytest.fixture(scope="module")
+def client(artifact: Path) -> Iterator[TestClient]:
+    with answering(artifact, max_batch=4, max_body_bytes=MAX_BODY) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [pytest.param(content, message, id=name) for name, content, message in MALFORMED]
+)
+def test_malformed_requests_are_refused(
+    client: TestClient, content: bytes | tuple[bytes, Headers], message: str
+) -> None:
+    sent, headers = content if isinstance(content, tuple) else (content, {})
+    response = client.post(INFER, content=sent, headers=headers)
+    assert response.status_code == 400
+    assert list(response.json()) == ["error"]
+    assert message in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "message"),
+    [
+        ("POST", "/v2/models/other/infer", 404, "no model 'other' here; this server has 'tiny'"),
+        ("GET", "/v2/models/other", 404, "no model 'other'"),
+        ("GET", "/v2/models/other/ready", 404, "no model 'other'"),
+        ("GET", "/v2/models/%ff%00%0a", 404, "no model"),
+        ("POST", "/v2/models/tiny/versions/7/infer", 404, "no version '7' of 'tiny' here; this server has '0.1.0'"),
+        ("GET", "/v2/models/tiny/versions/7", 404, "no version '7'"),
+        ("GET", INFER, 405, "Method Not Allowed"),
+        ("DELETE", "/v2/models/tiny", 405, "Method Not Allowed"),
+        ("POST", "/v2/health/ready", 405, "Method Not Allowed"),
+        ("GET", "/v2/models/tiny/config", 404, "Not Found"),
+        ("GET", "/v2/models/tiny/stats", 404, "Not Found"),
+        ("POST", "/v2/repository/index", 404, "Not Found"),
+        ("GET", "/", 404, "Not Found"),
+        ("GET", "/v2/../../etc/passwd", 404, "Not Found"),
+    ],
+)
+def test_wrong_addresses_are_refused(client: TestClient, method: str, path: str, status: int, message: str) -> None:
+    response = client.request(method, path, content=GOOD if method == "POST" else None)
+    assert response.status_code == status
+    assert message in response.json()["error"]
+
+
+def test_bodies_beyond_the_limit_are_refused_announced_or_not(client: TestClient) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield from [b"x" * 1000] * (MAX_BODY // 1000 + 1)
+
+    assert client.post(INFER, content=b" " * (MAX_BODY - len(GOOD)) + GOOD).status_code == 200
+    for content in (b"x" * (MAX_BODY + 1), chunks()):
+        response = client.post(INFER, content=content)
+        assert response.status_code == 413
+        assert f"larger than the {MAX_BODY} bytes that are taken (MAX_BODY_MIB)" in response.json()["error"]
+
+
+def test_compressed_bodies_are_refused_by_their_name(client: TestClient) -> None:
+    response = client.post(INFER, content=GOOD, headers={"Content-Encoding": "gzip"})
+    assert (response.status_code, "'gzip' is not supported" in response.json()["error"]) == (415, True)
+    assert client.post(INFER, content=GOOD, headers={"Content-Encoding": "Identity"}).status_code == 200
+
+
+NOT_HTTP = [
+    pytest.param(b"hello\r\n\r\n", id="no request"),
+    pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", id="TLS"),
+    pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="no host"),
+    pytest.param(b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", id="path"),
+    pytest.param(b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000, id="endless header"),
+    pytest.param(http_request(b"", "Content-Length: 5"), id="two lengths"),
+    pytest.param(
+        b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", id="negative length"
+    ),
+    pytest.param(b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n", id="no length"),
+    pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", id="encoding"),
+    pytest.param(
+        b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="chunk"
+    ),
+    pytest.param(
+        b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        id="huge length",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def listening(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(artifact, tmp_path_factory.mktemp("log") / "log") as running:
+        yield running
+        assert running.stop() == 0
+        assert not [entry for entry in running.logged() if "traceback" in entry or entry["level"] == "error"]
+
+
+@pytest.mark.parametrize("sent", NOT_HTTP)
+def test_what_is_no_http_is_refused_like_everything_else(listening: Running, sent: bytes) -> None:
+    status, answer = listening.ask(sent)
+    assert status == 400
+    assert list(answer) == ["error"]
+
+
+def test_a_client_that_breaks_off_or_breaks_the_protocol_late_leaves_no_trace(listening: Running) -> None:
+    whole = http_request(GOOD)
+    for length in (10, 60, len(whole) - len(GOOD), len(whole) - 1):
+        with listening.connect() as connection:
+            connection.sendall(whole[:length])
+    with listening.connect() as connection:
+        # Refused for its encoding, and in the middle of a body that then turns out to be none.
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n".encode())
+        connection.sendall(b"Content-Encoding: br\r\n\r\n5\r\nhello\r\n")
+        assert answer_of(connection)[0] == 415
+        connection.sendall(b"no chunk\r\n")
+        assert connection.recv(1) == b""
+    assert listening.ask(whole)[0] == 200

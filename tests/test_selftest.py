@@ -1,0 +1,178 @@
+"""The report that an artifact gives of itself on the device, held against the host's."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+from tiny_artifact import PREPROCESSING
+from tiny_package import CLASSES, GOLDEN, TinyPackage, colorful, png, with_manifest, write_tiny_package
+
+from pipeline.artifacts import AccuracyReport
+from pipeline.data.images import ImageSet
+from pipeline.progress import Silent
+from pipeline.revalidate import validate
+from pipeline.shard import SHARD, pack_shard
+from pipeline.subject import answering
+from targets.device.cpu import instruction_set
+from targets.device.golden import FILE, read_golden, write_golden
+from targets.device.manifest import ManifestError, read_manifest, sha256_of
+from targets.device.measure import MeasureError
+from targets.device.preprocess import Preprocessing, normalize
+from targets.device.selftest import selftest
+from targets.device.sessions import SessionError, open_session
+from targets.device.shard import ShardError
+
+COUNT = 120
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyPackage:
+    return write_tiny_package(tmp_path / "artifact")
+
+
+def write_shard(
+    tiny: TinyPackage,
+    folder: Path,
+    *,
+    count: int = COUNT,
+    preprocessing: Preprocessing = PREPROCESSING,
+    classes: tuple[str, ...] = CLASSES,
+) -> Path:
+    """A shard on which artifact and float model are wrong about other images."""
+    pixels = colorful(count, seed=5)
+    with open_session(tiny.folder, tiny.manifest) as session:
+        labels = session.infer(normalize(pixels, PREPROCESSING)).argmax(axis=1)
+    labels[5:25] = (labels[5:25] + 1) % 4
+    float_class = labels.copy()
+    float_class[:10] = (float_class[:10] + 1) % 4
+    logits = 7 * np.eye(4, dtype=np.float32)[float_class]
+    encoded = [png(each) for each in pixels]
+    names = [f"{index}.png" for index in range(count)]
+    images = ImageSet(read=encoded.__getitem__, digests=names, names=names, labels=labels)
+    pack_shard(images, logits, classes=classes, preprocessing=preprocessing, progress=Silent(), folder=folder)
+    return folder / SHARD
+
+
+def report_of_the_host(tiny: TinyPackage, shard: Path) -> AccuracyReport:
+    with answering(str(tiny.folder), progress=Silent()) as subject:
+        return validate(subject, shard, max_drop=50.0, gate_looks=1, progress=Silent())
+
+
+def test_without_a_shard_the_golden_images_speak(tiny: TinyPackage) -> None:
+    report = selftest(tiny.folder, None)
+    assert json.loads(json.dumps(report)) == report
+    golden = report.pop("golden")
+    assert report == {
+        "schema": 1,
+        "passed": True,
+        "name": "tiny",
+        "version": "0.1.0",
+        "target": "cpu",
+        "model_sha256": tiny.manifest.model_sha256,
+        "runtime": f"onnxruntime {onnxruntime.__version__}",
+        "instruction_set": instruction_set(),
+    }
+    assert (golden["images"], golden["agreement"], golden["max_difference"]) == (GOLDEN, 1.0, 0.0)
+    assert "16 golden images match" in golden["reason"]
+
+
+def test_its_counts_are_those_of_the_gate(tiny: TinyPackage, tmp_path: Path) -> None:
+    shard = write_shard(tiny, tmp_path / "shard")
+    counts = selftest(tiny.folder, shard)["shard"]
+    report = report_of_the_host(tiny, shard)
+    assert counts["images"] == report.images == COUNT
+    assert counts["float_top1"] == report.float_top1 == 110 / COUNT
+    assert counts["artifact_top1"] == report.artifact_top1 == 100 / COUNT
+    assert (counts["lost"], counts["won"]) == (report.lost, report.won)
+    assert counts["lost"] == 15
+    assert counts["won"] == 5
+    assert counts["flipped"] / COUNT == report.flip_rate
+    assert counts["sha256"] == report.shard_sha256
+    with open_session(tiny.folder, tiny.manifest) as session:
+        classes = session.infer(normalize(colorful(COUNT, seed=5), PREPROCESSING)).argmax(axis=1)
+    assert counts["predicted"] == classes.tolist()
+
+
+def test_the_shard_beside_the_artifact_gives_the_builds_report(tiny: TinyPackage) -> None:
+    counts = selftest(tiny.folder, tiny.proof.shard)["shard"]
+    assert (counts["images"], counts["lost"], counts["won"]) == (tiny.report.images, tiny.report.lost, tiny.report.won)
+    assert counts["artifact_top1"] == tiny.report.artifact_top1
+
+
+def test_golden_images_that_do_not_match_are_a_failure(tiny: TinyPackage) -> None:
+    pixels, logits = read_golden(tiny.folder)
+    write_golden(tiny.folder, pixels, np.roll(logits, 1, axis=1))
+    report = selftest(tiny.folder, tiny.proof.shard)
+    assert report["passed"] is False
+    assert "16 golden images do not match: 0.0%" in report["golden"]["reason"]
+    assert report["shard"]["images"] == COUNT
+
+
+def test_golden_images_that_cannot_be_compared_leave_no_infinity_in_the_json(tiny: TinyPackage) -> None:
+    (tiny.folder / FILE).unlink()
+    report = selftest(tiny.folder, None)
+    assert report["passed"] is False
+    assert report["golden"]["max_difference"] is None
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"classes": ("b", "a", "c", "d")}, id="classes"),
+        pytest.param({"preprocessing": replace(PREPROCESSING, color="bgr")}, id="preprocessing"),
+    ],
+)
+def test_the_shard_of_another_model_is_refused(tiny: TinyPackage, tmp_path: Path, changes: dict[str, object]) -> None:
+    shard = write_shard(tiny, tmp_path / "shard", **changes)  # type: ignore[arg-type]
+    with pytest.raises(ShardError, match=r"was made for other classes .* than the artifact tiny 0\.1\.0"):
+        selftest(tiny.folder, shard)
+
+
+def test_a_shard_without_images_is_refused(tiny: TinyPackage, tmp_path: Path) -> None:
+    shard = write_shard(tiny, tmp_path / "shard", count=0)
+    with pytest.raises(ShardError, match="holds no image"):
+        selftest(tiny.folder, shard)
+
+
+def test_answers_that_are_no_numbers_are_counted_not_judged(tmp_path: Path) -> None:
+    tiny = write_tiny_package(tmp_path / "artifact", quantized=False)
+    shard = write_shard(tiny, tmp_path / "shard")
+    model = onnx.load(tiny.folder / "model.onnx")
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "fc.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.array([0, np.nan, 0, 0], np.float32), bias.name))
+    onnx.save(model, tiny.folder / "model.onnx")
+    with_manifest(tiny.folder, model_sha256=sha256_of(tiny.folder / "model.onnx"))
+    with pytest.raises(MeasureError, match="answer to 120 of 120 images is no finite number"):
+        selftest(tiny.folder, shard)
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), ManifestError),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"x"), ManifestError),
+        (lambda folder: with_manifest(folder, runtime_version="99.0"), SessionError),
+        (lambda folder: (folder / SHARD).write_bytes(b"x"), ShardError),
+        (lambda folder: (folder / SHARD).unlink(), ShardError),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused(
+    tiny: TinyPackage, damage: Callable[[Path], object], error: type[Exception]
+) -> None:
+    damage(tiny.folder)
+    with pytest.raises(error):
+        selftest(tiny.folder, tiny.folder / SHARD)
+
+
+def test_another_instruction_set_is_named(tiny: TinyPackage) -> None:
+    with_manifest(tiny.folder, instruction_set="sse5")
+    report = selftest(tiny.folder, None)
+    assert report["passed"] is True
+    assert read_manifest(tiny.folder).instruction_set in report["golden"]["reason"]

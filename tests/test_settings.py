@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from targets.device.settings import MEBIBYTE, SettingError, Settings, read_settings
+
+
+def test_without_an_environment_there_are_defaults() -> None:
+    assert read_settings({}) == Settings()
+    assert Settings().port == 8000
+
+
+def test_every_setting_is_read_from_its_variable() -> None:
+    environment = {
+        "PORT": "9000",
+        "HOST": "::1",
+        "MODEL_FOLDER": "/somewhere",
+        "MAX_BATCH": "7",
+        "MAX_BODY_MIB": "3",
+        "MAX_WAITING": "2",
+        "BODY_SECONDS": "5",
+        "LOG_LEVEL": "WARNING",
+        "UNRELATED": "x",
+    }
+    assert read_settings(environment) == Settings(
+        port=9000,
+        host="::1",
+        model_folder=Path("/somewhere"),
+        max_batch=7,
+        max_body_bytes=3 * MEBIBYTE,
+        max_waiting=2,
+        body_seconds=5,
+        log_level="warning",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("PORT", 1, 65535),
+        ("MAX_BATCH", 1, 4096),
+        ("MAX_BODY_MIB", 1, 4096),
+        ("MAX_WAITING", 1, 4096),
+        ("BODY_SECONDS", 1, 3600),
+    ],
+)
+def test_numbers_have_limits_which_the_message_tells(name: str, least: int, most: int) -> None:
+    for value in (least, most):
+        read_settings({name: str(value)})
+    wrong = [str(least - 1), str(most + 1), "-1", "", "many", "1.5", "1e3", "8_0", " 8", "+8", "²", "٨", "9" * 5000]
+    for text in wrong:
+        with pytest.raises(SettingError) as caught:
+            read_settings({name: text})
+        assert str(caught.value) == f"{name} is {text!r}; use a whole number from {least} to {most}"
+
+
+@pytest.mark.parametrize("level", ["", "LOUD", "critical", "10"])
+def test_only_known_levels_are_taken(level: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        read_settings({"LOG_LEVEL": level})
+    assert str(caught.value) == f"LOG_LEVEL is {level!r}; use debug, info, warning or error"

@@ -1,0 +1,272 @@
+"""Stages in the workspace: what each one's work depends on, and that nothing is done twice."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_artifact import write_tiny_artifact
+from tiny_trained import Recorded, digits, preprocessing, write_weights
+
+from pipeline import steps as steps_module
+from pipeline.artifacts import Artifact, Audit, Candidate, Checkpoint, Latency, Precision
+from pipeline.data.dataset import Dataset
+from pipeline.errors import CheckpointError, DataError, RecipeError
+from pipeline.recipe import Recipe
+from pipeline.steps import NotDone, Steps, read_preprocessing
+from pipeline.workspace import Folder, StageKey, Workspace
+from targets.base import Target, find_target
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    write_weights(tmp_path / "digits.safetensors")
+    return str(tmp_path / "digits.safetensors")
+
+
+def recipe_of(checkpoint: str | None, **sections: Any) -> Recipe:
+    return Recipe.model_validate({"checkpoint": checkpoint, "preprocessing": {"crop": 16}, **sections})
+
+
+def steps_of(
+    root: Path,
+    recipe: Recipe,
+    *,
+    target: Target | None = None,
+    dataset: Dataset | None = None,
+    progress: Recorded | None = None,
+) -> Steps:
+    return Steps(
+        recipe=recipe,
+        target=target or replace(find_target("cpu"), channel_multiple=4),
+        dataset=dataset or digits(),
+        workspace=Workspace(root / ".deploy"),
+        progress=progress or Recorded(),
+    )
+
+
+def test_a_stage_is_done_once(weights: str, tmp_path: Path) -> None:
+    recipe = recipe_of(weights, prune={"macs": 0.7, "epochs": 0})
+    progress = Recorded()
+    steps = steps_of(tmp_path, recipe, progress=progress)
+    loaded = steps.load()
+    pruned = steps.prune(loaded)
+    assert not loaded.was_cached
+    assert not pruned.was_cached
+    assert Checkpoint(folder=pruned.path).cost.macs <= 0.7 * Checkpoint(folder=loaded.path).cost.macs
+    assert read_preprocessing(loaded) == preprocessing()
+    said = len(progress.lines)
+    again = steps_of(tmp_path, recipe, progress=progress)
+    assert again.load() == replace(loaded, was_cached=True)
+    assert again.prune(loaded) == replace(pruned, was_cached=True)
+    assert len(progress.lines) == said
+
+
+def keys_of(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> dict[str, str]:
+    """What each stage's work is filed under, the stages before being equal."""
+    before = Folder(path=Path("none"), digest="0", seconds=0.0, was_cached=True)
+    keys: dict[str, str] = {}
+
+    def note(stage: str, act: Callable[[], object]) -> None:
+        with pytest.raises(NotDone):
+            act()
+        keys[stage] = asked[-1]
+
+    asked: list[str] = []
+    find = Workspace.find
+
+    def remember(self: Workspace, key: StageKey) -> Folder | None:
+        asked.append(key.key)
+        return find(self, key)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Workspace, "find", remember)
+        looking = steps.looking()
+        note("load", looking.load)
+        note("prune", lambda: looking.prune(before))
+        note("quantize", lambda: looking.quantize(before, before))
+        note("compile", lambda: looking.compile(before, before, before))
+        note("shard", lambda: looking.shard(before))
+    return keys
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        pytest.param({"name": "other"}, {"compile"}, id="name"),
+        pytest.param({"threads": 2}, {"compile"}, id="threads"),
+        pytest.param({"seed": 1}, {"prune", "quantize"}, id="seed"),
+        pytest.param({"quantize": {"qat_epochs": 5}}, {"quantize"}, id="qat-epochs"),
+        pytest.param({"quantize": {"weight_bits": "other"}}, {"quantize", "compile"}, id="weight-bits"),
+        pytest.param({"prune": {"macs": 0.5}}, {"prune"}, id="macs"),
+        pytest.param({"prune": {"epochs": 3}}, set(), id="recovery-of-what-is-not-pruned"),
+        pytest.param({"preprocessing": {"crop": 32}}, {"load"}, id="preprocessing"),
+        pytest.param({"validate": {"max_drop": 5.0}}, set(), id="margin"),
+        pytest.param({"package": {"image": False}}, set(), id="image"),
+    ],
+)
+def test_only_the_stages_that_depend_on_an_option_are_done_again(
+    change: dict[str, Any], stages: set[str], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if change == {"quantize": {"weight_bits": "other"}}:
+        bits = steps_of(tmp_path, recipe_of(weights)).weight_bits
+        change = {"quantize": {"weight_bits": 15 - bits}}
+    before = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights)))
+    after = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights, **change)))
+    assert {stage for stage in before if before[stage] != after[stage]} == stages
+
+
+def test_pruning_depends_on_the_target_only_where_it_prunes(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prune_key(multiple: int, **sections: Any) -> str:
+        target = replace(find_target("cpu"), channel_multiple=multiple)
+        return keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights, **sections), target=target))["prune"]
+
+    assert prune_key(4) == prune_key(16)
+    assert prune_key(4, prune={"macs": 0.5}) != prune_key(16, prune={"macs": 0.5})
+
+
+def test_a_targets_description_is_only_words(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = find_target("cpu")
+    recipe = recipe_of(weights)
+    plain, described, narrower = (
+        keys_of(monkeypatch, steps_of(tmp_path, recipe, target=each))
+        for each in (
+            target,
+            replace(target, description="the box under the stairs"),
+            replace(target, precisions=target.precisions[:1]),
+        )
+    )
+    assert plain == described
+    assert {stage for stage in plain if plain[stage] != narrower[stage]} == {"compile"}
+
+
+def test_other_weights_and_other_data_are_other_work(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights)))
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(Path(weights).read_bytes())
+    assert keys_of(monkeypatch, steps_of(tmp_path, recipe_of(str(moved)))) == before
+    content = bytearray(moved.read_bytes())
+    content[-1] ^= 1
+    moved.write_bytes(content)
+    changed = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(str(moved))))
+    assert {stage for stage in before if before[stage] != changed[stage]} == {"load"}
+    other = keys_of(
+        monkeypatch, steps_of(tmp_path, recipe_of(weights), dataset=replace(digits(), fingerprint="other"))
+    )
+    assert not set(before.values()) & set(other.values())
+
+
+@pytest.mark.parametrize(("saturates", "bits"), [(True, 7), (False, 8)])
+def test_weight_bits_follow_the_machine_unless_they_are_given(
+    saturates: bool, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps_module, "saturates_8bit", lambda: saturates)
+    assert steps_of(tmp_path, recipe_of("w.pth")).weight_bits == bits
+    assert steps_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 7})).weight_bits == 7
+    assert steps_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 8})).weight_bits == 8
+
+
+def test_looking_does_nothing(weights: str, tmp_path: Path) -> None:
+    steps = steps_of(tmp_path, recipe_of(weights))
+    with pytest.raises(NotDone) as raised:
+        steps.looking().load()
+    assert raised.value.stage == "load"
+    assert not (tmp_path / ".deploy").exists()
+    loaded = steps.load()
+    assert steps.looking().load().path == loaded.path
+    with pytest.raises(NotDone) as raised:
+        steps.looking().prune(loaded)
+    assert raised.value.stage == "prune"
+
+
+def test_a_stage_that_fails_leaves_nothing_that_looks_done(weights: str, tmp_path: Path) -> None:
+    one_off = replace(digits(), selection=digits().selection.relabelled([*range(1, 10), 0]))
+    steps = steps_of(tmp_path, recipe_of(weights), dataset=one_off)
+    with pytest.raises(DataError, match="guessing among 10 classes"):
+        steps.load()
+    assert not list((tmp_path / ".deploy").glob("load/*"))
+    with pytest.raises(NotDone):
+        steps.looking().load()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "error", "message"),
+    [
+        (None, RecipeError, r"no checkpoint: give --checkpoint FILE, or train one"),
+        ("nowhere.pth", CheckpointError, r"checkpoint nowhere\.pth does not exist\. Give a \.pth"),
+        (".", CheckpointError, r"the checkpoint \. is a folder"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there(
+    checkpoint: str | None, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        steps_of(tmp_path, recipe_of(checkpoint)).load()
+
+
+@contextmanager
+def working_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In `folder`, which is not on the path: as the installed command starts."""
+    with monkeypatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
+        yield
+
+
+def test_the_factorys_source_is_part_of_the_work(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_key(source: str) -> str:
+        (tmp_path / "network_in_the_folder.py").write_text(source)
+        with working_in(tmp_path, monkeypatch):
+            recipe = recipe_of(weights, model="network_in_the_folder:make")
+            return keys_of(monkeypatch, steps_of(tmp_path, recipe))["load"]
+
+    first = load_key("def make(): ...\n")
+    assert load_key("def make(): ...\n") == first
+    assert load_key("def make(): return 1\n") != first
+
+
+@pytest.mark.parametrize("module", ["no_such_module", "no_such_package.module", "json.decoder.deeper", "sys"])
+def test_a_factory_that_is_not_found_is_named(module: str, weights: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"the module {module} of --model {module}:make is not found from"):
+        steps_of(tmp_path, recipe_of(weights, model=f"{module}:make")).load()
+
+
+def test_looks_are_counted_per_artifact(weights: str, tmp_path: Path) -> None:
+    def artifact(name: str, *, quantized: bool) -> Artifact:
+        write_tiny_artifact(tmp_path / name, quantized=quantized)
+        latency = Latency(cpu_ms=1, wall_ms=1, wall_p90_ms=1, threads=1, runs=1)
+        candidate = Candidate(
+            precision=Precision.FP32, folder=tmp_path / name, latency=latency,
+            audit=Audit(int8_nodes=0, float_nodes=4), selection_top1=1.0, selection_drop_points=0.0,
+        )  # fmt: skip
+        return Artifact(
+            folder=tmp_path / name, target="cpu", precision=Precision.FP32, reason="", candidate=candidate,
+            float_latency=latency,
+        )  # fmt: skip
+
+    steps = steps_of(tmp_path, recipe_of(weights))
+    loaded = Folder(path=tmp_path, digest="model", seconds=0.0, was_cached=True)
+    first, second = artifact("first", quantized=False), artifact("second", quantized=True)
+    assert steps.looking().count_look(loaded, first) == 0
+    assert [steps.count_look(loaded, each) for each in (first, first, second)] == [1, 1, 2]
+    assert steps.looking().count_look(loaded, second) == 2
+    assert steps.count_look(replace(loaded, digest="another model"), first) == 1
+
+
+def test_what_was_done_is_recorded_in_words(weights: str, tmp_path: Path) -> None:
+    loaded = steps_of(tmp_path, recipe_of(weights)).load()
+    record = json.loads((loaded.path / "stage.json").read_text())
+    assert record["stage"] == "load"
+    assert set(record["inputs"]) == {"checkpoint", "data"}
+    assert record["options"]["preprocessing"]["crop"] == 16

@@ -1,0 +1,285 @@
+"""The training loop: its schedule, its losses, what it leaves alone and where it stops."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from conftest import with_random_statistics
+from tiny_networks import CLASSES, Rigid, network_of, own
+from tiny_trained import Recorded, digits, is_same, preprocessing, state_of
+from torch import Tensor, fx, nn
+
+from pipeline.data.batches import Batches
+from pipeline.errors import CompressionError
+from pipeline.published import residual
+from pipeline.resnet import build_resnet
+from pipeline.training import (
+    LARGEST_GRADIENT,
+    MOMENTUM,
+    Loss,
+    cross_entropy,
+    distillation,
+    fit,
+    logits_of,
+    rate_at,
+    seed_everything,
+    top1_of,
+)
+
+ARCHITECTURE = residual(depths=(1, 1), stage_widths=(4, 8), classes=CLASSES, input_size=(16, 16))
+TEN = residual(depths=(1, 1), stage_widths=(4, 8), classes=digits().classes, input_size=(16, 16))
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.5, 1.0]])
+TEACHER = torch.tensor([[1.0, 1.0, -2.0], [0.0, 3.0, 0.0]])
+LABELS = torch.tensor([0, 1])
+
+
+def batches(count: int = 96, seed: int = 0, *, shuffle: bool = True) -> Batches:
+    images = digits().training.subset(range(count))
+    return Batches(images, preprocessing(), batch_size=32, seed=seed, shuffle=shuffle, augment=shuffle)
+
+
+def fresh() -> nn.Module:
+    return network_of(TEN)
+
+
+def train(
+    network: nn.Module,
+    *,
+    images: int = 96,
+    epochs: int = 1,
+    learning_rate: float = 0.05,
+    loss: Loss = cross_entropy,
+    seed: int = 0,
+    frozen_statistics: bool = False,
+    weight_decay: float = 0.0,
+    selection: Batches | None = None,
+    progress: Recorded | None = None,
+) -> nn.Module:
+    fit(
+        network,
+        batches(images, seed=seed),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        loss=loss,
+        selection=selection,
+        frozen_statistics=frozen_statistics,
+        progress=progress or Recorded(),
+        name="recovery",
+        weight_decay=weight_decay,
+    )
+    return network
+
+
+@pytest.mark.parametrize("total", [1, 2, 5, 100, 2000])
+def test_the_rate_rises_to_its_peak_and_falls_to_zero(total: int) -> None:
+    rates = [rate_at(step, total, 0.4) for step in range(total)]
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.4)
+    assert all(0 < rate <= 0.4 for rate in rates)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert top <= 0.1 * total
+    assert rate_at(total, total, 0.4) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_rate_is_half_of_its_peak_in_the_middle_of_the_cosine() -> None:
+    after_warm_up = next(step for step in range(1001) if rate_at(step, 1001, 1.0) == 1.0)
+    middle = (after_warm_up + 1001) // 2
+    assert rate_at(middle, 1001, 1.0) == pytest.approx(0.5, abs=0.002)
+
+
+def test_a_seed_settles_every_generator() -> None:
+    def draws() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    seed_everything(5)
+    first = draws()
+    seed_everything(5)
+    assert draws() == first
+    seed_everything(6)
+    assert all(other != one for other, one in zip(draws(), first, strict=True))
+
+
+class Constant(nn.Module):
+    """Answers with the same logits whatever it is asked, and remembers how."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        del images
+        return self.logits
+
+
+@pytest.mark.parametrize(("temperature", "soft_share"), [(1.0, 1.0), (4.0, 1.0), (4.0, 0.0), (2.0, 0.7)])
+def test_distillation_by_hand(temperature: float, soft_share: float) -> None:
+    def softmax(row: list[float]) -> list[float]:
+        powers = [math.exp(value) for value in row]
+        return [power / sum(powers) for power in powers]
+
+    soft = hard = 0.0
+    for given, wanted, label in zip(LOGITS.tolist(), TEACHER.tolist(), LABELS.tolist(), strict=True):
+        student = softmax([value / temperature for value in given])
+        teacher = softmax([value / temperature for value in wanted])
+        soft += sum(t * math.log(t / s) for t, s in zip(teacher, student, strict=True)) / 2
+        hard -= math.log(softmax(given)[label]) / 2
+    expected = soft_share * temperature**2 * soft + (1 - soft_share) * hard
+    teacher_network = Constant(TEACHER.clone()).train()
+    loss = distillation(teacher_network, temperature=temperature, soft_share=soft_share)
+    logits = LOGITS.clone().requires_grad_()
+    value = loss(logits, torch.zeros(2, 3, 4, 4), LABELS)
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    torch.autograd.backward(value)
+    assert logits.grad is not None
+    assert teacher_network.logits.grad is None
+    assert not teacher_network.training
+
+
+def test_a_student_that_answers_like_its_teacher_has_nothing_to_learn() -> None:
+    loss = distillation(Constant(TEACHER.clone()), soft_share=1.0)
+    logits = TEACHER.clone().requires_grad_()
+    value = loss(logits, torch.zeros(2, 3, 4, 4), LABELS)
+    torch.autograd.backward(value)
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert logits.grad is not None
+    assert float(logits.grad.abs().max()) < 1e-6
+
+
+def test_cross_entropy_by_hand() -> None:
+    expected = sum(
+        math.log(sum(math.exp(value) for value in row)) - row[label]
+        for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)
+    )
+    assert float(cross_entropy(LOGITS, torch.zeros(2, 3, 4, 4), LABELS)) == pytest.approx(expected / 2)
+
+
+def test_it_learns_and_says_so_once_per_epoch() -> None:
+    progress = Recorded()
+    selection = Batches(digits().selection, preprocessing())
+    seed_everything(0)
+    network = build_resnet(TEN)
+    before = top1_of(network, selection)
+    train(network, images=897, epochs=6, learning_rate=0.1, selection=selection, progress=progress)
+    assert not network.training
+    after = top1_of(network, selection)
+    assert before < 0.3
+    assert after > 0.5
+    assert [line.split("  ")[0] for line in progress.lines] == [f"recovery: epoch {n}/6" for n in range(1, 7)]
+    assert progress.lines[-1].endswith(f"selection {after:.1%}")
+
+
+def test_same_seed_same_weights() -> None:
+    first, again, other = (state_of(train(fresh(), epochs=2, seed=seed)) for seed in (0, 0, 1))
+    assert is_same(first, again)
+    assert not is_same(first, other)
+
+
+def test_no_epochs_change_nothing_but_the_mode() -> None:
+    network = fresh().train()
+    before = state_of(network)
+    train(network, epochs=0)
+    assert is_same(state_of(network), before)
+    assert not network.training
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_statistics_stay(frozen: bool) -> None:
+    network = fresh()
+    before = state_of(network)
+    after = state_of(train(network, frozen_statistics=frozen))
+    for name in before:
+        is_statistic = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        is_constant = "downsample" in name
+        assert torch.equal(before[name], after[name]) == (is_constant or (is_statistic and frozen)), name
+
+
+def nothing(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """A loss without a gradient."""
+    return (logits * 0).sum()
+
+
+def test_decay_is_for_matrices_alone() -> None:
+    network = fresh()
+    before = state_of(network)
+    after = state_of(train(network, loss=nothing, frozen_statistics=True, weight_decay=0.1))
+    for name, value in after.items():
+        is_matrix = value.ndim > 1 and "downsample" not in name
+        if is_matrix:
+            assert 0.9 < float(value.norm() / before[name].norm()) < 1
+        else:
+            assert torch.equal(value, before[name]), name
+
+
+def test_a_huge_gradient_makes_no_huge_step() -> None:
+    def huge(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        return 1e6 * logits.square().sum()
+
+    network = fresh()
+    before = state_of(network)
+    trained = [name for name, value in network.named_parameters() if value.requires_grad]
+    fit(
+        network, Batches(digits().training.subset(range(8)), preprocessing()), epochs=1, learning_rate=0.01, loss=huge,
+        selection=None, frozen_statistics=True, progress=Recorded(), name="one step", weight_decay=0.0,
+    )  # fmt: skip
+    moved = math.sqrt(sum(float((network.state_dict()[name] - before[name]).square().sum()) for name in trained))
+    assert moved == pytest.approx(0.01 * (1 + MOMENTUM) * LARGEST_GRADIENT, rel=1e-3)
+
+
+def test_an_explosion_is_an_error_that_says_where() -> None:
+    with pytest.raises(
+        CompressionError, match=r"recovery: the loss is no longer a finite .* epoch \d, step \d .*Lower the learning"
+    ):
+        train(fresh(), epochs=3, learning_rate=1e25)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_without_a_number_stops_before_it_spoils_the_weights(value: float) -> None:
+    def broken(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        return logits.sum() * value
+
+    network = fresh()
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    with pytest.raises(CompressionError, match=r"epoch 1, step 1 \(learning rate 0\.05\)"):
+        train(network, loss=broken)
+    assert all(torch.equal(before[name], parameter) for name, parameter in network.named_parameters())
+
+
+def test_logits_come_in_the_images_order_and_the_mode_is_kept() -> None:
+    network = fresh().train()
+    network.get_submodule("bn1").eval()
+    modes = [module.training for module in network.modules()]
+    before = state_of(network)
+    ordered = batches(40, shuffle=False)
+    found = logits_of(network, ordered)
+    assert [module.training for module in network.modules()] == modes
+    assert is_same(state_of(network), before)
+    images = torch.cat([images for images, _ in ordered.epoch(0)])
+    with torch.no_grad():
+        expected = network.eval()(images).numpy()
+    assert found.dtype == np.float32
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert top1_of(network, ordered) == np.mean(expected.argmax(axis=1) == ordered.images.labels)
+    with pytest.raises(AssertionError):
+        logits_of(network, batches(40, shuffle=True))
+
+
+def test_networks_that_rely_on_the_usual_memory_layout_are_run_in_it() -> None:
+    """`view` fails on channels last, so only our own networks get that layout."""
+    network = own(Rigid)
+    ordered = Batches(digits().training.subset(range(8)), preprocessing())
+    found = logits_of(network, ordered)
+    traced = logits_of(fx.symbolic_trace(network), ordered)
+    (images,) = (images for images, _ in ordered.epoch(0))
+    with torch.no_grad():
+        assert found == pytest.approx(network(images).numpy(), abs=1e-5)
+    assert (traced == found).all()
+
+
+def test_a_traced_network_trains_like_the_one_it_was_traced_from() -> None:
+    network = with_random_statistics(build_resnet(ARCHITECTURE), seed=3)
+    traced = fx.symbolic_trace(network)
+    ordered = Batches(digits().training.subset(range(8)), preprocessing())
+    assert logits_of(traced, ordered) == pytest.approx(logits_of(network, ordered), abs=1e-5)

@@ -1,0 +1,84 @@
+"""A tiny ResNet that has learned the embedded digits, trained once per test run, and networks to train in a blink."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.artifacts import Architecture, Checkpoint
+from pipeline.checkpoint import save_network
+from pipeline.data.batches import Batches
+from pipeline.data.dataset import Dataset, open_dataset, usual_preprocessing
+from pipeline.progress import Silent
+from pipeline.published import residual
+from pipeline.resnet import build_resnet
+from pipeline.training import cross_entropy, fit, seed_everything
+from targets.device.preprocess import Preprocessing
+
+RECIPE_PREPROCESSING = {"crop": 16}
+
+
+@cache
+def digits() -> Dataset:
+    """897 training images, 100 of the selection split, 800 of the gate."""
+    return open_dataset("digits")
+
+
+@cache
+def preprocessing() -> Preprocessing:
+    """At a quarter of the pixels: quick, and still easy to tell apart."""
+    return usual_preprocessing("cifar", input_size=(16, 16))
+
+
+@cache
+def architecture() -> Architecture:
+    return residual(depths=(1, 1, 1), stage_widths=(8, 16, 32), classes=digits().classes, input_size=(16, 16))
+
+
+@cache
+def _trained() -> nn.Module:
+    seed_everything(0)
+    network = build_resnet(architecture())
+    fit(
+        network,
+        Batches(digits().training, preprocessing(), batch_size=32, shuffle=True),
+        epochs=3,
+        learning_rate=0.1,
+        loss=cross_entropy,
+        selection=None,
+        frozen_statistics=False,
+        progress=Silent(),
+        name="train",
+    )
+    return network
+
+
+def write_weights(path: Path) -> None:
+    """As others save them: plain weights, without the constant shortcuts."""
+    state = {name: value for name, value in _trained().state_dict().items() if "downsample" not in name}
+    save_file(state, path)
+
+
+def write_checkpoint(folder: Path) -> Checkpoint:
+    save_network(_trained(), architecture(), folder)
+    return Checkpoint(folder=folder)
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def is_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Recorded(Silent):
+    """Says nothing and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
