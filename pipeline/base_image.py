@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pipeline.container import output_of
 from pipeline.engine import Engine
@@ -66,26 +66,38 @@ def find_base(engine: Engine, target: Target, base_image: str | None, *, progres
     assert tag is not None
     platform = engine.platform_of(tag)
     if platform is None:
-        platform = _pulled(engine, tag, target.platform, progress)
+        tag, platform = _pulled(engine, tag, target.platform, progress, is_asked_for=base_image is not None)
     if platform != target.platform:
         raise PackageError(
             f"the base image {tag} is for {platform}, the target {target.name} for {target.platform}. "
             "Name another with --base-image."
         )
     python = _python_in(engine, tag, target.platform)
-    if stated is not None:
-        return replace(stated, python=python)
     return BaseImage(tag=tag, platform=platform, python=python)
 
 
-def _pulled(engine: Engine, tag: str, platform: str, progress: Progress) -> str:
+def _pulled(engine: Engine, tag: str, platform: str, progress: Progress, *, is_asked_for: bool) -> tuple[str, str]:
+    """Tag and platform of the image that was pulled; where no registry answers, of another known one that is here.
+
+    An image that was asked for by name is never replaced by another.
+    """
     try:
         engine.pull(tag, platform, progress)
     except PackageError as error:
-        raise PackageError(f"the base image {tag} is not here and cannot be pulled: {error}. {HINT}") from None
+        here = None if is_asked_for else _another_here(engine, platform)
+        if here is None:
+            raise PackageError(f"the base image {tag} is not here and cannot be pulled: {error}. {HINT}") from None
+        progress.line(f"the base image {tag} cannot be pulled; building on {here}, which is here")
+        return here, platform
     found = engine.platform_of(tag)
     assert found is not None
-    return found
+    return tag, found
+
+
+def _another_here(engine: Engine, platform: str) -> str | None:
+    """The first base image of `docker/images.toml` for this platform that the engine has."""
+    known = (base for base in known_bases().values() if base.platform == platform)
+    return next((base.tag for base in known if engine.platform_of(base.tag) == platform), None)
 
 
 def _python_in(engine: Engine, tag: str, platform: str) -> str:

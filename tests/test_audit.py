@@ -115,3 +115,9 @@ def test_an_output_of_the_model_is_a_reason(tmp_path: Path) -> None:
     model = onnx.load(write_int8(tmp_path / "model.onnx").path)
     model.graph.output.append(helper.make_tensor_value_info("relu1.out", 1, ["batch", 16, 8, 8]))
     assert "the model's own and not quantized" in why_float(model, "conv1")
+
+
+def test_a_layer_kept_in_float_that_runs_in_int8_is_named(tmp_path: Path) -> None:
+    model = replace(write_int8(tmp_path / "model.onnx"), quantized_layers=LAYERS[:-1], float_layers=LAYERS[-1:])
+    with pytest.raises(CompileError, match="runs fc in int8, although the plan keeps it in float"):
+        audit(model, tmp_path)

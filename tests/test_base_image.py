@@ -9,6 +9,7 @@ from conftest import own_target
 from test_engine import build, write_dockerfile
 
 from pipeline.base_image import OWN, QUESTION, BaseImage, find_base, known_bases, stated_base
+from pipeline.console import Plain
 from pipeline.container import output_of
 from pipeline.engine import Engine
 from pipeline.errors import PackageError, TargetError
@@ -105,3 +106,18 @@ def test_an_image_that_cannot_carry_the_model_is_refused_with_the_cure(
 
 def test_the_question_can_be_asked_of_any_python_3() -> None:
     compile(QUESTION, "question", "exec", dont_inherit=True)
+
+
+@pytest.mark.docker
+def test_where_no_registry_answers_a_known_base_that_is_here_is_taken_and_named(
+    engine: Engine, base_image: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12")
+    here = BaseImage(tag=base_image, platform=engine.platform, python="3.12")
+    target = own_target(engine)
+    monkeypatch.setattr("pipeline.base_image.known_bases", lambda: {target.base_image: absent, "another": here})
+    found = find_base(engine, target, None, progress=Plain(is_verbose=False))
+    assert found.tag == base_image
+    assert f"127.0.0.1:1/absent:1 cannot be pulled; building on {base_image}" in capsys.readouterr().err
+    with pytest.raises(PackageError, match="cannot be pulled"):
+        find_base(engine, target, absent.tag, progress=Silent())

@@ -33,9 +33,16 @@ def audit_graph(model: OnnxModel, optimized: Path, *, runtime: str) -> Audit:
     graph = onnx.load(optimized).graph
     int8 = [node for node in graph.node if node.op_type in INT8_OPERATORS]
     floats = [node for node in graph.node if node.op_type in FLOAT_OPERATORS]
-    missing = _without_int8(model.quantized_layers, int8, _layers_by_constant(source))
+    ran_int8 = _layers_of(int8, _layers_by_constant(source))
+    missing = [layer for layer in model.quantized_layers if layer not in ran_int8]
     if missing:
         raise CompileError(_explain(model.path, source, missing, len(model.quantized_layers), runtime))
+    rounded = [layer for layer in model.float_layers if layer in ran_int8]
+    if rounded:
+        raise CompileError(
+            f"{runtime} runs {', '.join(rounded[:10])} in int8, although the plan keeps "
+            f"{'it' if len(rounded) == 1 else 'them'} in float. Please report this as a bug."
+        )
     return Audit(
         int8_nodes=len(int8),
         float_nodes=len(floats),
@@ -44,15 +51,13 @@ def audit_graph(model: OnnxModel, optimized: Path, *, runtime: str) -> Audit:
     )
 
 
-def _without_int8(
-    planned: Iterable[str], int8: Iterable[NodeProto], layers_by_constant: Mapping[str, str]
-) -> list[str]:
-    """Planned layers with no integer node; an integer node is known by its weight, else by its name."""
+def _layers_of(nodes: Iterable[NodeProto], layers_by_constant: Mapping[str, str]) -> set[str]:
+    """The layers that integer nodes compute; a node is known by its weight, else by its name."""
     found: set[str] = set()
-    for node in int8:
+    for node in nodes:
         weight = node.input[INT8_OPERATORS[node.op_type]]
         found.add(layers_by_constant.get(weight, SUFFIX.sub("", node.name)))
-    return [layer for layer in planned if layer not in found]
+    return found
 
 
 def _layers_by_constant(model: ModelProto) -> dict[str, str]:
