@@ -8,7 +8,8 @@ from pipeline.artifacts import Checkpoint
 from pipeline.build import STAGES, Build
 from pipeline.data.dataset import Dataset
 from pipeline.recipe import Recipe
-from pipeline.steps import NotDone, Steps
+from pipeline.steps import Steps
+from pipeline.workspace import NotDone
 
 # Passes over an image, in units of one forward pass: backward costs about twice the forward pass, and
 # distillation adds the teacher's forward pass.

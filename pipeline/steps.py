@@ -3,17 +3,16 @@
 A stage's module is imported only when there is work to do, so that a build with nothing to do answers at once.
 """
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Dialect, Image, Precision
 from pipeline.data.dataset import Dataset
-from pipeline.errors import CheckpointError, RecipeError
+from pipeline.errors import RecipeError
 from pipeline.exported import read_export
+from pipeline.given import digest_of_checkpoint, digest_of_factory
 from pipeline.hashing import Json, sha256_of_file, sha256_of_folder, sha256_of_json
 from pipeline.image import is_present, read_image
 from pipeline.looks import look, looks_at
@@ -21,7 +20,7 @@ from pipeline.progress import Progress, Silent
 from pipeline.publish import is_published, publish
 from pipeline.recipe import Recipe
 from pipeline.shipped import shipped
-from pipeline.workspace import Folder, StageKey, Workspace
+from pipeline.workspace import Folder, Workspace
 from targets import device
 from targets.base import Target
 from targets.device.cpu import saturates_8bit
@@ -31,33 +30,15 @@ from targets.device.preprocess import Preprocessing
 RECIPE_LABEL = "dev.edge-deploy.recipe.sha256"
 
 
-class NotDone(Exception):
-    """Raised instead of working when the workspace is only looked at: no error, but where `deploy plan` ends."""
-
-    def __init__(self, stage: str) -> None:
-        super().__init__(stage)
-        self.stage = stage
-
-
+@dataclass(frozen=True, kw_only=True)
 class Steps:
     """The stages of one target, each found in the workspace or done and kept there."""
 
-    def __init__(
-        self,
-        *,
-        recipe: Recipe,
-        target: Target,
-        dataset: Dataset,
-        workspace: Workspace,
-        progress: Progress,
-        only_look: bool = False,
-    ) -> None:
-        self.recipe = recipe
-        self.target = target
-        self.dataset = dataset
-        self.progress = progress
-        self._workspace = workspace
-        self._only_look = only_look
+    recipe: Recipe
+    target: Target
+    dataset: Dataset
+    workspace: Workspace
+    progress: Progress
 
     @property
     def weight_bits(self) -> int:
@@ -71,9 +52,9 @@ class Steps:
         if recipe.checkpoint is None:
             raise RecipeError("no checkpoint: give --checkpoint FILE, or train one first with `deploy train`.")
         source = Path(recipe.checkpoint)
-        inputs = {"checkpoint": _digest_of_checkpoint(source), "data": self.dataset.fingerprint}
+        inputs = {"checkpoint": digest_of_checkpoint(source), "data": self.dataset.fingerprint}
         if recipe.model is not None:
-            inputs["model"] = _digest_of_factory(recipe.model)
+            inputs["model"] = digest_of_factory(recipe.model)
         options: dict[str, Json] = {
             "model": recipe.model,
             "classes": list(recipe.classes),
@@ -225,7 +206,7 @@ class Steps:
     ) -> tuple[Folder, Image]:
         """The image; one that the engine has lost since is built again."""
         recipe = self.recipe
-        key = self._workspace.key(
+        key = self.workspace.key(
             "package",
             module="pipeline.package",
             inputs={
@@ -244,9 +225,9 @@ class Steps:
                 "verdict": report.verdict.value,
             },
         )
-        found = self._workspace.find(key)
+        found = self.workspace.find(key)
         if found is not None and not is_present(read_image(found.path)):
-            self._workspace.forget(key)
+            self.workspace.forget(key)
 
         def produce(folder: Path) -> None:
             from pipeline.package import Proof, package
@@ -260,46 +241,39 @@ class Steps:
                 target=self.target,
                 base_image=recipe.package.base_image,
                 labels={RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))},
-                context=self._workspace.root / "context" / f"{recipe.name}-{recipe.version}-{self.target.name}",
+                context=self.workspace.root / "context" / f"{recipe.name}-{recipe.version}-{self.target.name}",
                 progress=self.progress,
                 folder=folder,
             )
 
-        packaged = self._get(key, produce)
+        packaged = self.workspace.obtain(key, produce)
         return packaged, read_image(packaged.path)
 
     def count_look(self, loaded: Folder, artifact: Artifact) -> int:
         """How many different artifacts of this model the gate has judged, this one included."""
         names = {"model": loaded.digest, "gate": self.dataset.gate.fingerprint}
-        file = self._workspace.root / "looks.json"
-        if self._only_look:
+        file = self.workspace.root / "looks.json"
+        if self.workspace.only_look:
             return looks_at(file, **names)
         return look(file, **names, artifact=read_manifest(artifact.folder).model_sha256)
 
     def publish(self, artifact: Artifact, shard: Folder, predictions: Folder, report: AccuracyReport) -> Path:
         """Put artifact, shard, predictions and report where the user looks for them; returns the folder."""
         recipe = self.recipe
-        root = self._workspace.root
+        root = self.workspace.root
         destination = root / "artifacts" / f"{recipe.name}-{recipe.version}-{self.target.name}"
         files = [
             *sorted(path for path in artifact.folder.iterdir() if path.is_file()),
             shard.path / "shard.zip",
             predictions.path / "predictions.npz",
         ]
-        if not self._only_look and not is_published(destination, files, report):
+        if not self.workspace.only_look and not is_published(destination, files, report):
             publish(destination, files, report, scratch=root / "tmp")
         return destination
 
     def looking(self) -> "Steps":
         """The same steps, but none of them works: a missing one raises `NotDone`."""
-        return Steps(
-            recipe=self.recipe,
-            target=self.target,
-            dataset=self.dataset,
-            workspace=self._workspace,
-            progress=Silent(),
-            only_look=True,
-        )
+        return replace(self, workspace=self.workspace.looking(), progress=Silent())
 
     def _with_data(self, **folders: Folder) -> dict[str, str]:
         return {name: folder.digest for name, folder in folders.items()} | {"data": self.dataset.fingerprint}
@@ -312,40 +286,9 @@ class Steps:
         options: Mapping[str, Json],
         produce: Callable[[Path], None],
     ) -> Folder:
-        return self._get(self._workspace.key(stage, module=module, inputs=inputs, options=options), produce)
-
-    def _get(self, key: StageKey, produce: Callable[[Path], None]) -> Folder:
-        if self._only_look:
-            found = self._workspace.find(key)
-            if found is None:
-                raise NotDone(key.stage)
-            return found
-        return self._workspace.obtain(key, produce)
+        return self.workspace.obtain(self.workspace.key(stage, module=module, inputs=inputs, options=options), produce)
 
 
 def read_preprocessing(loaded: Folder) -> Preprocessing:
     """The preprocessing that the load stage settled on."""
     return Preprocessing.from_dict(json.loads((loaded.path / "preprocessing.json").read_text()))
-
-
-def _digest_of_checkpoint(path: Path) -> str:
-    if not path.exists():
-        raise CheckpointError(f"the checkpoint {path} does not exist. Give a .pth, .pt, .th or .safetensors file.")
-    if path.is_dir():
-        raise CheckpointError(f"the checkpoint {path} is a folder. Give the file with the weights in it.")
-    return sha256_of_file(path)
-
-
-def _digest_of_factory(factory: str) -> str:
-    """Of the factory's source, found as `pipeline.factory` will import it: from the working directory, too."""
-    module = factory.partition(":")[0]
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # a package around it is missing, or is a plain module
-        spec = None
-    if spec is None or spec.origin is None or not spec.has_location:
-        raise CheckpointError(f"the module {module} of --model {factory} is not found from {here}.")
-    return sha256_of_file(Path(spec.origin))

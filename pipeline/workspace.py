@@ -61,11 +61,24 @@ class Folder:
     was_cached: bool
 
 
+class NotDone(Exception):
+    """Raised instead of working when the workspace is only looked at: no error, but where `deploy plan` ends."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage)
+        self.stage = stage
+
+
 class Workspace:
     """One `.deploy` folder; `locked()` must be held while stages are obtained."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, only_look: bool = False) -> None:
         self.root = root
+        self.only_look = only_look
+
+    def looking(self) -> "Workspace":
+        """The same workspace, in which nothing is done: work that is missing raises `NotDone`."""
+        return Workspace(self.root, only_look=True)
 
     def key(self, stage: str, *, module: str, inputs: Mapping[str, str], options: Mapping[str, Json]) -> StageKey:
         """The key of a stage whose code is `module` (a dotted name) and everything of ours that it imports."""
@@ -91,6 +104,8 @@ class Workspace:
         found = self.find(key)
         if found is not None:
             return found
+        if self.only_look:
+            raise NotDone(key.stage)
         started = time.monotonic()
         with _disk_errors(self.root):
             working = self._working_folder(key)
@@ -105,6 +120,8 @@ class Workspace:
 
     def forget(self, key: StageKey) -> None:
         """Remove a finished folder whose result is no longer there, such as an image the engine has lost."""
+        if self.only_look:
+            raise NotDone(key.stage)
         shutil.rmtree(self.path(key), ignore_errors=True)
 
     @contextmanager

@@ -17,8 +17,8 @@ from pipeline.artifacts import Artifact, Audit, Candidate, Checkpoint, Latency, 
 from pipeline.data.dataset import Dataset
 from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.recipe import Recipe
-from pipeline.steps import NotDone, Steps, read_preprocessing
-from pipeline.workspace import Folder, StageKey, Workspace
+from pipeline.steps import Steps, read_preprocessing
+from pipeline.workspace import Folder, NotDone, StageKey, Workspace
 from targets.base import Target, find_target
 
 

@@ -17,8 +17,6 @@ from pipeline.resnet import build_resnet
 from pipeline.training import cross_entropy, fit, seed_everything
 from targets.device.preprocess import Preprocessing
 
-RECIPE_PREPROCESSING = {"crop": 16}
-
 
 @cache
 def digits() -> Dataset:
