@@ -4,7 +4,8 @@ Int8 kernels like widths that are multiples of 16 and dislike 8, and a channel o
 block's information while the inside of a block can spare some. So a budget is met with the gentlest of three
 ways that reaches it:
 
-1. inside blocks, in steps of the target's channel multiple, leaving at least that many;
+1. inside blocks, in steps of half the target's channel multiple, leaving at least that multiple: 24 channels take
+   longer each than 16 or 32, but the finer choice loses less accuracy for the same time;
 2. residual streams, too, in the same steps;
 3. everything in steps of four channels, leaving at least four: slower per channel, but the only way for
    networks as narrow as the multiple, and for small shares.
@@ -56,21 +57,23 @@ def allocate(
                 if widths[group.root] < group.width
             }
     raise CompressionError(
-        f"{budget} = {share:g} cannot be reached: with {FINE_STEP} channels left in every layer that can be pruned, "
+        f"{budget} = {share:g} cannot be reached: with the fewest channels in every layer that can be pruned, "
         f"{reachable:.3f} of the network's {budget} would remain. Ask for more than that, or train a smaller network."
     )
 
 
 def _ways(groups: Sequence[Group], channel_multiple: int) -> list[Ladder]:
-    coarse = {group.root: _widths(group, channel_multiple) for group in groups}
-    fine = {group.root: _widths(group, min(FINE_STEP, channel_multiple)) for group in groups}
+    half = max(1, channel_multiple // 2)
+    coarse = {group.root: _widths(group, half, least=channel_multiple) for group in groups}
+    fine = {group.root: _widths(group, min(FINE_STEP, channel_multiple), least=1) for group in groups}
     inside = {group.root: [group.width] if group.is_stream else coarse[group.root] for group in groups}
     return [inside, coarse, fine]
 
 
-def _widths(group: Group, step: int) -> list[int]:
+def _widths(group: Group, step: int, *, least: int) -> list[int]:
     step = math.lcm(step, group.parts)
-    return [group.width, *(width for width in range(group.width // step * step, 0, -step) if width < group.width)]
+    narrower = range(group.width // step * step, max(least, step) - 1, -step)
+    return [group.width, *(width for width in narrower if width < group.width)]
 
 
 def _losses(groups: Sequence[Group], scores: Mapping[str, Tensor]) -> dict[str, list[float]]:

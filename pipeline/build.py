@@ -32,6 +32,11 @@ class Outcome:
     """Seconds each stage took when it was done, in this build or an earlier one."""
     did_work: bool = False
 
+    @property
+    def was_done_before(self) -> bool:
+        """Whether nothing was left to do; a gate that says no has been asked before, too."""
+        return not self.did_work and (self.error is None or isinstance(self.error, GateFailed | GateUndecided))
+
 
 class StoppedOnPurpose(Exception):
     """The stage asked for is done (`deploy prune`, …)."""

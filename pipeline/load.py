@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -10,6 +11,7 @@ from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, load_checkpoint
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset, check_images, preprocessing_from
+from pipeline.errors import DataError
 from pipeline.progress import Progress
 from pipeline.recipe import PreprocessingRecipe
 from pipeline.statistics import check_above_chance
@@ -44,6 +46,7 @@ def load(
         input_size=architecture.input_shape[1:],
         stored=stored_preprocessing(source),
     )
+    _check_order(source, dataset)
     if assumed:
         progress.line(f"assumed, as usual for {architecture.name}: {'; '.join(assumed)}")
     (folder / PREPROCESSING).write_text(json.dumps(settled.to_dict(), indent=2, sort_keys=True))
@@ -58,10 +61,24 @@ def load(
 
 def stored_preprocessing(source: Path) -> Preprocessing | None:
     """What `deploy train` wrote beside the weights, if it did."""
+    facts = _stored_facts(source)
+    return Preprocessing.from_dict(facts["preprocessing"]) if facts else None
+
+
+def _check_order(source: Path, dataset: Dataset) -> None:
+    """Where `deploy train` wrote the class names beside the weights, the data must have the same, in that order."""
+    facts = _stored_facts(source)
+    if facts and tuple(facts["classes"]) != dataset.classes:
+        raise DataError(
+            f"{source} was trained on the classes {', '.join(facts['classes'])}, in this order; {dataset.name} gives "
+            f"{', '.join(dataset.classes)}. Give the data it was trained for, or the order as `classes` in the recipe."
+        )
+
+
+def _stored_facts(source: Path) -> dict[str, Any] | None:
     if source.suffix != ".safetensors":
         return None
     with safe_open(source, framework="numpy") as file:
         metadata = file.metadata() or {}
-    if "edge-deploy" not in metadata:
-        return None
-    return Preprocessing.from_dict(json.loads(metadata["edge-deploy"])["preprocessing"])
+    facts: dict[str, Any] | None = json.loads(metadata["edge-deploy"]) if "edge-deploy" in metadata else None
+    return facts

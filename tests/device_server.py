@@ -85,8 +85,12 @@ def free_port() -> int:
 
 def device(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """`python -m targets.device` with these settings as its environment, to its end."""
+    return python("-m", "targets.device", *arguments, **settings)
+
+
+def python(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "targets.device", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=environment(settings),
         capture_output=True,

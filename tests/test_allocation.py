@@ -82,23 +82,27 @@ def test_no_step_is_taken_that_is_not_needed(roomy: Case, budget: Budget) -> Non
         widths = widths_after(roomy.groups, roomy.allocate(share, budget=budget))
         for group in roomy.groups:
             if widths[group.root] < group.width:
-                assert meter.cost({**widths, group.root: widths[group.root] + 8}) > share * meter.cost(meter.full)
+                assert meter.cost({**widths, group.root: widths[group.root] + 4}) > share * meter.cost(meter.full)
 
 
-def test_the_inside_of_blocks_goes_first_in_whole_multiples(roomy: Case) -> None:
+def test_the_inside_of_blocks_goes_first_in_half_multiples_but_never_below_one(roomy: Case) -> None:
     streams = {group.root for group in roomy.groups if group.is_stream}
     assert streams
-    for share in (0.9, 0.7, 0.6):
-        removal = roomy.allocate(share)
+    seen = set()
+    for share in (0.9, 0.8, 0.7):
+        removal = roomy.allocate(share, channel_multiple=16)
         assert not streams & set(removal)
-        assert all(width % 8 == 0 for width in widths_after(roomy.groups, removal).values())
+        widths = widths_after(roomy.groups, removal)
+        assert all(width % 8 == 0 and width >= 16 for width in widths.values())
+        seen |= set(widths.values())
+    assert any(width % 16 for width in seen)
 
 
 def test_streams_are_next_and_fine_steps_are_last(roomy: Case) -> None:
     streams = {group.root for group in roomy.groups if group.is_stream}
     coarse, fine = roomy.allocate(0.2), roomy.allocate(0.06)
     assert streams & set(coarse)
-    assert all(width % 8 == 0 for width in widths_after(roomy.groups, coarse).values())
+    assert all(width % 4 == 0 and width >= 8 for width in widths_after(roomy.groups, coarse).values())
     widths = widths_after(roomy.groups, fine).values()
     assert all(width % FINE_STEP == 0 for width in widths)
     assert min(widths) == FINE_STEP

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from device_server import HOST, Running, answer_of, device, free_port, http_request, serving, start
+from device_server import HOST, Running, answer_of, device, free_port, http_request, python, serving, start
 from malformed_requests import GOOD
 from tiny_package import TinyPackage, write_tiny_package
 
@@ -60,7 +60,7 @@ def test_a_second_server_on_the_port_is_told_so(running: Running, tiny: TinyPack
     assert running.ask(http_request(GOOD))[0] == 200
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a" * 80])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", pytest.param("ä" * 80, id="no name")])
 def test_an_address_of_another_machine_is_refused(tiny: TinyPackage, host: str) -> None:
     done = device("serve", MODEL_FOLDER=tiny.folder, HOST=host, PORT=free_port())
     assert done.returncode == 2
@@ -158,6 +158,20 @@ def test_a_signal_while_it_starts_ends_it_too(tiny: TinyPackage, tmp_path: Path)
         running.logged()
     finally:
         running.process.kill()
+
+
+def test_a_signal_just_before_the_server_runs_ends_it_in_order(tiny: TinyPackage) -> None:
+    early = (
+        "import signal, sys, uvicorn\n"
+        "run = uvicorn.Server.run\n"
+        "uvicorn.Server.run = lambda *a, **k: (signal.raise_signal(signal.SIGTERM), run(*a, **k))\n"
+        "from targets.device.__main__ import main\n"
+        "sys.exit(main(['serve']))"
+    )
+    done = python("-c", early, MODEL_FOLDER=tiny.folder, HOST=HOST, PORT=free_port())
+    assert done.returncode == 0
+    messages = [json.loads(line)["message"] for line in done.stderr.splitlines()]
+    assert messages[-1].startswith("Finished server process")
 
 
 def test_its_log_is_one_json_object_per_line(running: Running) -> None:

@@ -137,3 +137,10 @@ def test_a_network_for_other_classes_is_refused(weights: Path) -> None:
     dataset = replace(digits(), classes=("cat", "dog"))
     with pytest.raises(CheckpointError, match="tells 10 classes apart, the data set has 2"):
         loaded(weights, dataset=dataset)
+
+
+def test_weights_trained_on_classes_in_another_order_are_refused(weights: Path) -> None:
+    facts = {"classes": [*"0123456798"], "preprocessing": preprocessing().to_dict()}
+    save_file(load_file(weights), weights, metadata={"edge-deploy": json.dumps(facts)})
+    with pytest.raises(DataError, match=r"8, in this order; digits gives 0, 1.*`classes` in the recipe"):
+        loaded(weights)

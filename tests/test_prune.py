@@ -170,7 +170,7 @@ def test_a_network_of_the_users_own_is_cut_where_it_can_be(tmp_path: Path, monke
     before = Checkpoint(folder=tmp_path / "own")
     after = pruned(before, tmp_path / "pruned", params=0.7, epochs=1)
     assert after.architecture.factory == "padded_network:padded"
-    assert after.architecture.widths == {"stem": 8, "first": 8, "second": 16}
+    assert after.architecture.widths == {"stem": 8, "first": 10, "second": 16}
     assert after.cost.parameters <= 0.7 * before.cost.parameters
     (images, _) = next(Batches(digits().selection, preprocessing()).epoch(0))
     with torch.no_grad():

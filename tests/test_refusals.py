@@ -115,6 +115,13 @@ def test_what_is_no_http_is_refused_like_everything_else(listening: Running, sen
     assert list(answer) == ["error"]
 
 
+def test_a_body_announced_as_too_large_is_not_waited_for(listening: Running) -> None:
+    with listening.connect() as connection:
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n".encode())
+        status, answer = answer_of(connection)
+    assert (status, "larger than" in answer["error"]) == (413, True)
+
+
 def test_a_client_that_breaks_off_or_breaks_the_protocol_late_leaves_no_trace(listening: Running) -> None:
     whole = http_request(GOOD)
     for length in (10, 60, len(whole) - len(GOOD), len(whole) - 1):

@@ -70,6 +70,9 @@ def test_it_is_not_ready_before_its_golden_images_have_matched(artifact: Path, g
         assert client.get("/v2/health/ready").json() == {"ready": True}
         assert client.get("/v2/models/tiny/versions/0.1.0/ready").json() == {"name": "tiny", "ready": True}
         assert client.post(INFER, content=GOOD).status_code == 200
+    # The end of the application is the end of the model.
+    with pytest.raises(SessionError, match="closed"):
+        service.infer(images(1))
 
 
 def with_other_model(folder: Path, content: bytes) -> None:

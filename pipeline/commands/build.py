@@ -68,7 +68,7 @@ def run(request: Request, *, until: str | None) -> None:
         print_document(outcomes, error=None)
     elif until is None or until == "package":
         print_summary(outcomes)
-    if not any(outcome.did_work for outcome in outcomes):
+    if all(outcome.was_done_before for outcome in outcomes):
         prepared.progress.line("everything was done before: nothing to do")
     worst = worst_of([outcome.error for outcome in outcomes if outcome.error is not None])
     for outcome in outcomes:

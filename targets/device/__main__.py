@@ -32,7 +32,7 @@ def _healthcheck() -> int:
     from targets.device.healthcheck import is_ready
 
     port = os.environ.get("PORT", "8000")
-    return 0 if port.isdecimal() and is_ready(int(port), os.environ.get("HOST", "")) else 1
+    return 0 if port.isdecimal() and is_ready(int(port), os.environ.get("HOST") or "127.0.0.1") else 1
 
 
 def _serve() -> int:

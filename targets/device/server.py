@@ -285,8 +285,8 @@ def _listening(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family)
-    # UnicodeError: a name that cannot be one of a host.
-    except (OSError, UnicodeError) as error:
+    # TypeError: a name that cannot be one of a host, as bind() says.
+    except (OSError, TypeError) as error:
         raise SettingError(
             f"cannot listen on HOST {settings.host!r}, PORT {settings.port}: {error}. Use another port, or end the "
             "program that has it; HOST must be an address of this machine."
