@@ -92,7 +92,7 @@ def test_only_what_was_stored_with_the_weights_counts_as_stored(suffix: str, tmp
 def test_what_the_recipe_gives_goes_before_what_is_stored(tmp_path: Path, weights: Path) -> None:
     stored = replace(preprocessing(), mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
     source = tmp_path / "with.safetensors"
-    facts = json.dumps({"preprocessing": stored.to_dict()})
+    facts = json.dumps({"classes": [*"0123456789"], "preprocessing": stored.to_dict()})
     save_file(load_file(weights), source, metadata={"edge-deploy": facts})
     assert stored_preprocessing(source) == stored
     checkpoint = loaded(source, given=PreprocessingRecipe(std=(0.25, 0.25, 0.25)))
