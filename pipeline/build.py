@@ -1,6 +1,6 @@
 """The story: a trained ResNet goes in, a proven container image comes out, or nothing does."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import narration
@@ -101,17 +101,10 @@ class Build:
         return artifact
 
     def _validate(self, loaded: Folder, artifact: Artifact) -> tuple[Folder, Folder, AccuracyReport]:
-        recipe = self._steps.recipe
         shard = self._steps.shard(loaded)
         predictions = self._steps.predict(artifact, shard)
-        report = judge_predictions(
-            shard.path / "shard.zip",
-            predictions.path / "predictions.npz",
-            artifact=artifact.folder,
-            place=Place.HOST,
-            max_drop=recipe.validate_.max_drop,
-            gate_looks=self._steps.count_look(loaded, artifact),
-        )
+        looks = self._steps.count_look(loaded, artifact)
+        report = self._judge(artifact, shard, predictions, place=Place.HOST, gate_looks=looks)
         self.outcome.report = report
         self.outcome.published = self._steps.publish(artifact, shard, predictions, report)
         self._done("validate", narration.verdict_text(report), shard, predictions)
@@ -125,10 +118,23 @@ class Build:
             return
         packaged, image = self._steps.package(artifact, report, shard, predictions)
         self.outcome.image = image
-        # The container has given the same answers to the same images, so the report is now about the image, too.
-        self.outcome.report = replace(report, place=Place.IMAGE)
+        # The container has given the same answers to the same images; the report is now about those it gave.
+        looks = report.gate_looks
+        self.outcome.report = self._judge(artifact, shard, packaged, place=Place.IMAGE, gate_looks=looks)
         self._steps.publish(artifact, shard, predictions, self.outcome.report)
         self._done("package", narration.image_text(image), packaged)
+
+    def _judge(
+        self, artifact: Artifact, shard: Folder, answers: Folder, *, place: Place, gate_looks: int
+    ) -> AccuracyReport:
+        return judge_predictions(
+            shard.path / "shard.zip",
+            answers.path / "predictions.npz",
+            artifact=artifact.folder,
+            place=place,
+            max_drop=self._steps.recipe.validate_.max_drop,
+            gate_looks=gate_looks,
+        )
 
     def _done(self, stage: str, facts: str, *folders: Folder) -> Folder:
         seconds = sum(folder.seconds for folder in folders)
