@@ -14,6 +14,8 @@ DECISIONS = "compilation.json"
 TIMINGS = "timings.json"
 """Kept apart from all else: two runs of the same work differ in nothing but this file."""
 BASELINE = "float baseline"
+ALIKE = 0.5
+"""Where none is within the budget, candidates that lose this share of it more than the best are alike."""
 TIE = 0.05
 """int8 may be this much slower than the fastest: it is smaller, and a difference of 5 % is within the noise."""
 
@@ -58,17 +60,20 @@ def read_compilation(folder: Path) -> Compilation:
 def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Artifact:
     """The fastest candidate whose selection accuracy is within `max_drop` points; a tie goes to int8.
 
-    Where none is, the most accurate one: the gate will judge it on images that no choice has seen.
+    Where none is, the fastest of those that lose about as little as the best: pruning has cost more than the budget
+    in any precision, and the gate will judge on images that no choice has seen.
     """
     within = [candidate for candidate in compilation.candidates if candidate.selection_drop_points <= max_drop]
     if within:
         chosen = _fastest(within)
         reason = _reason(chosen, compilation, within, max_drop)
     else:
-        chosen = min(compilation.candidates, key=lambda candidate: candidate.selection_drop_points)
+        least = min(candidate.selection_drop_points for candidate in compilation.candidates)
+        limit = least + ALIKE * max_drop
+        chosen = _fastest([each for each in compilation.candidates if each.selection_drop_points <= limit])
         reason = (
             f"{chosen.precision}: no candidate is within {max_drop:g} points on the selection split; "
-            f"this one loses least ({_accuracy(chosen)})"
+            f"the fastest of those that lose least ({_accuracy(chosen)})"
         )
     return Artifact(
         folder=chosen.folder,

@@ -41,6 +41,8 @@ CASES = [
     pytest.param((0.92, 1.5), (0.44, 0.9), "int8", "fp32 loses 1.50 points", id="only int8 holds"),
     pytest.param((0.92, 2.0), (0.44, 3.0), "fp32", "no candidate is within 1 points", id="none holds"),
     pytest.param((0.92, 3.0), (0.44, 2.0), "int8", "no candidate is within 1 points", id="none holds, int8 best"),
+    pytest.param((0.92, 3.0), (0.44, 3.0), "int8", "the fastest of those that lose least", id="none holds, alike"),
+    pytest.param((0.44, 3.0), (0.92, 2.9), "fp32", "the fastest of those that lose least", id="none holds, fp32 fast"),
     pytest.param((0.92, -0.2), (0.44, 1.0), "int8", "selection top-1 98.7 %, float 99.7 %", id="just within"),
 ]
 
