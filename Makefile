@@ -21,12 +21,10 @@ demo: setup
 	@scripts/demo.sh $(VENV)
 
 test: setup-dev lint
-	@scripts/engine.sh
-	$(BIN)/python -m pytest -m "not long"
+	@scripts/test.sh $(VENV) -m "not long"
 
 test-all: setup-dev lint
-	@scripts/engine.sh
-	$(BIN)/python -m pytest
+	@scripts/test.sh $(VENV)
 
 lint: setup-dev
 	$(BIN)/ruff check .
