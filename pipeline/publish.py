@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,11 +12,15 @@ from pipeline.workspace import write_atomically
 REPORT = "report.json"
 
 
-def publish(destination: Path, files: Iterable[Path], report: AccuracyReport, *, scratch: Path) -> None:
+def publish(destination: Path, files: Sequence[Path], report: AccuracyReport, *, scratch: Path) -> None:
     """Put `files` and the report into `destination`, replacing what an earlier build left there.
 
-    `scratch` is a folder on the same file system; the new folder is complete before the old one goes.
+    `scratch` is a folder on the same file system; the new folder is complete before the old one goes. Where only the
+    report is another one (a margin, or an image that has confirmed it), only that is written.
     """
+    if (destination / REPORT).is_file() and _has(destination, files):
+        write_atomically(destination / REPORT, report_json(report))
+        return
     fresh, stale = scratch / f"{destination.name}.new", scratch / f"{destination.name}.old"
     for leftover in (fresh, stale):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -31,12 +35,10 @@ def publish(destination: Path, files: Iterable[Path], report: AccuracyReport, *,
     shutil.rmtree(stale, ignore_errors=True)
 
 
-def is_published(destination: Path, files: Iterable[Path], report: AccuracyReport) -> bool:
+def is_published(destination: Path, files: Sequence[Path], report: AccuracyReport) -> bool:
     """Whether `destination` holds just this already."""
     existing = destination / REPORT
-    if not existing.is_file() or existing.read_text() != report_json(report):
-        return False
-    return all(_same(file, destination / file.name) for file in files)
+    return existing.is_file() and existing.read_text() == report_json(report) and _has(destination, files)
 
 
 def report_json(report: AccuracyReport) -> str:
@@ -44,9 +46,11 @@ def report_json(report: AccuracyReport) -> str:
     return json.dumps(asdict(report), indent=2, sort_keys=True) + "\n"
 
 
-def rewrite_report(destination: Path, report: AccuracyReport) -> None:
-    """Replace the report of a published artifact, once the image has confirmed it."""
-    write_atomically(destination / REPORT, report_json(report))
+def _has(destination: Path, files: Sequence[Path]) -> bool:
+    wanted = {file.name for file in files} | {REPORT}
+    return {path.name for path in destination.iterdir()} == wanted and all(
+        _same(file, destination / file.name) for file in files
+    )
 
 
 def _same(one: Path, other: Path) -> bool:

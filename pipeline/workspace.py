@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.errors import WorkspaceError
-from pipeline.hashing import Json, sha256_of_file, sha256_of_folder, sha256_of_json
+from pipeline.hashing import Json, sha256_of_folder, sha256_of_json
 from pipeline.sources import sources_digest
 
 SCHEMA = 1
@@ -182,11 +182,6 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text)
         _sync(temporary)
         temporary.rename(path)
-
-
-def digest_of(path: Path) -> str:
-    """Content hash of an input given by the user: a file or a folder."""
-    return sha256_of_file(path) if path.is_file() else sha256_of_folder(path)
 
 
 def _sync(path: Path) -> None:
