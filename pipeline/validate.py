@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import CompileError, DataError
 from pipeline.predictions import Predictions, read_predictions
-from pipeline.statistics import check_above_chance, drop_bounds, drop_interval, images_needed
+from pipeline.statistics import check_above_chance
+from targets.device import gate
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.shard import Shard, ShardError
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
-# With up to this many classes, being among the first five says little.
-FEW_CLASSES = 10
-TOP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,34 +102,14 @@ def judge(
 ) -> AccuracyReport:
     """Compare both models' logits [N, C] of the same images in the same order. A loss is positive everywhere."""
     _check_logits(labels, float_logits, logits)
-    images = len(labels)
-    float_right, right = float_logits.argmax(axis=1) == labels, logits.argmax(axis=1) == labels
-    check_above_chance(float(float_right.mean()), classes=len(classes), images=images)
-    lost, won = int((float_right & ~right).sum()), int((right & ~float_right).sum())
-    lower, upper = drop_bounds(lost, won, images)
-    verdict = _verdict(lower, upper, max_drop / 100)
-    worst, worst_drop = _worst_class(labels, float_right, right, classes)
-    low, high = drop_interval(lost, won, images)
+    float_top1 = float((float_logits.argmax(axis=1) == labels).mean())
+    check_above_chance(float_top1, classes=len(classes), images=len(labels))
+    found = gate.judge(labels, float_logits, logits, classes=classes, max_drop=max_drop)
     return AccuracyReport(
+        **{**vars(found), "verdict": Verdict(found.verdict)},
         target=origin.target,
         place=origin.place,
-        verdict=verdict,
-        images=images,
-        float_top1=float(float_right.mean()),
-        artifact_top1=float(right.mean()),
-        float_top5=_top5(labels, float_logits),
-        artifact_top5=_top5(labels, logits),
-        lost=lost,
-        won=won,
-        drop_points=100 * (lost - won) / images,
-        drop_interval_points=(100 * low, 100 * high),
-        drop_bounds_points=(100 * lower, 100 * upper),
-        max_drop_points=max_drop,
-        flip_rate=float((float_logits.argmax(axis=1) != logits.argmax(axis=1)).mean()),
-        worst_class=worst,
-        worst_class_drop_points=worst_drop,
         gate_looks=gate_looks,
-        advice=_advice(lost, won, images, max_drop / 100) if verdict is Verdict.UNDECIDED else "",
         shard_sha256=origin.shard_sha256,
         artifact_sha256=origin.artifact_sha256,
         instruction_set=origin.instruction_set,
@@ -143,7 +121,7 @@ def accuracy_of(labels: Labels, logits: Logits) -> Accuracy:
     """Accuracy of logits [N, C] alone."""
     _check_logits(labels, logits)
     top1 = float((logits.argmax(axis=1) == labels).mean())
-    return Accuracy(images=len(labels), top1=top1, top5=_top5(labels, logits))
+    return Accuracy(images=len(labels), top1=top1, top5=gate.top5_of(labels, logits))
 
 
 def _check_logits(labels: Labels, *models: Logits) -> None:
@@ -157,39 +135,3 @@ def _check_logits(labels: Labels, *models: Logits) -> None:
             raise CompileError(
                 f"the model's answer to {bad} of {len(labels)} images is no finite number. Build the artifact again."
             )
-
-
-def _verdict(lower: float, upper: float, margin: float) -> Verdict:
-    if upper <= margin:
-        return Verdict.PASS
-    return Verdict.FAIL if lower > margin else Verdict.UNDECIDED
-
-
-def _advice(lost: int, won: int, images: int, margin: float) -> str:
-    needed = images_needed(lost, won, images, margin=margin)
-    if needed is not None:
-        return f"At the rates seen, about {needed:,} images would give an even chance to prove it."
-    reached = "reaches" if (lost - won) / images >= margin else "is too close to"
-    return f"More images cannot be expected to help: the drop seen {reached} the {100 * margin:g} allowed."
-
-
-def _worst_class(
-    labels: Labels, float_right: NDArray[np.bool_], right: NDArray[np.bool_], classes: tuple[str, ...]
-) -> tuple[str, float]:
-    """Name and drop in points of the class that loses the largest share of its own images."""
-    size = len(classes)
-    counts = np.bincount(labels, minlength=size)
-    losses = np.bincount(labels[float_right], minlength=size) - np.bincount(labels[right], minlength=size)
-    drops = np.where(counts > 0, 100 * losses / np.maximum(counts, 1), -np.inf)
-    worst = int(drops.argmax())
-    return classes[worst], float(drops[worst])
-
-
-def _top5(labels: Labels, logits: Logits) -> float | None:
-    """Share of images whose label is among the five largest logits; equal ones count in the order of the classes."""
-    if logits.shape[1] <= FEW_CLASSES:
-        return None
-    of_label = np.take_along_axis(logits, labels[:, None], axis=1)
-    earlier = np.arange(logits.shape[1]) < labels[:, None]
-    ahead = (logits > of_label) | ((logits == of_label) & earlier)
-    return float((ahead.sum(axis=1) < TOP).mean())

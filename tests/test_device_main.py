@@ -27,7 +27,7 @@ def running(tiny: TinyPackage, tmp_path: Path) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["help"], ["serve", "now"], ["healthcheck", "x"], ["selftest", "a", "b"], ["--help"]]
+    "arguments", [[], ["help"], ["serve", "now"], ["healthcheck", "x"], ["selftest", "a", "1", "b"], ["--help"]]
 )
 def test_wrong_use_shows_how_to_use_it(arguments: list[str]) -> None:
     done = device(*arguments)
@@ -80,10 +80,18 @@ def test_selftest_prints_one_document(tiny: TinyPackage, tmp_path: Path) -> None
     done = device("selftest", MODEL_FOLDER=tiny.folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["passed"] is True
-    done = device("selftest", str(tiny.proof.shard), MODEL_FOLDER=tiny.folder)
-    assert done.returncode == 0
-    counts = json.loads(done.stdout)["shard"]
-    assert (counts["lost"], counts["won"], counts["images"]) == (tiny.report.lost, tiny.report.won, 120)
+    done = device("selftest", str(tiny.proof.shard), "50", MODEL_FOLDER=tiny.folder)
+    assert done.returncode == 0, done.stdout
+    found = json.loads(done.stdout)["gate"]
+    assert (found["lost"], found["won"], found["images"]) == (tiny.report.lost, tiny.report.won, 120)
+
+
+def test_the_margin_of_the_selftest_can_be_given(tiny: TinyPackage) -> None:
+    shard = str(tiny.proof.shard)
+    strict = device("selftest", shard, "0", MODEL_FOLDER=tiny.folder)
+    assert (strict.returncode, json.loads(strict.stdout)["gate"]["max_drop_points"]) == (1, 0.0)
+    wrong = device("selftest", shard, "many", MODEL_FOLDER=tiny.folder)
+    assert (wrong.returncode, wrong.stderr) == (2, "error: POINTS is 'many'; it must be a number from 0 to 100\n")
 
 
 def test_selftest_fails_where_the_model_is_not_proven(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +69,7 @@ def test_without_a_shard_the_golden_images_speak(tiny: TinyPackage) -> None:
     assert json.loads(json.dumps(report)) == report
     golden = report.pop("golden")
     assert report == {
-        "schema": 1,
+        "schema": 2,
         "passed": True,
         "name": "tiny",
         "version": "0.1.0",
@@ -82,27 +82,35 @@ def test_without_a_shard_the_golden_images_speak(tiny: TinyPackage) -> None:
     assert "16 golden images match" in golden["reason"]
 
 
-def test_its_counts_are_those_of_the_gate(tiny: TinyPackage, tmp_path: Path) -> None:
+def test_its_report_is_the_hosts(tiny: TinyPackage, tmp_path: Path) -> None:
     shard = write_shard(tiny, tmp_path / "shard")
-    counts = selftest(tiny.folder, shard)["shard"]
-    report = report_of_the_host(tiny, shard)
-    assert counts["images"] == report.images == COUNT
-    assert counts["float_top1"] == report.float_top1 == 110 / COUNT
-    assert counts["artifact_top1"] == report.artifact_top1 == 100 / COUNT
-    assert (counts["lost"], counts["won"]) == (report.lost, report.won)
-    assert counts["lost"] == 15
-    assert counts["won"] == 5
-    assert counts["flipped"] / COUNT == report.flip_rate
-    assert counts["sha256"] == report.shard_sha256
-    with open_session(tiny.folder, tiny.manifest) as session:
-        classes = session.infer(normalize(colorful(COUNT, seed=5), PREPROCESSING)).argmax(axis=1)
-    assert counts["predicted"] == classes.tolist()
+    found = selftest(tiny.folder, shard, max_drop=50.0)
+    here = asdict(report_of_the_host(tiny, shard))
+    gate = found["gate"]
+    assert {name: here[name] for name in gate} == gate
+    assert set(here) - set(gate) == {
+        "target",
+        "place",
+        "gate_looks",
+        "artifact_sha256",
+        "instruction_set",
+        "runtime",
+    }
+    assert (gate["images"], gate["lost"], gate["won"], gate["verdict"]) == (COUNT, 15, 5, "pass")
+    assert found["passed"] is True
+
+
+def test_a_gate_that_is_not_passed_is_a_failure(tiny: TinyPackage, tmp_path: Path) -> None:
+    found = selftest(tiny.folder, write_shard(tiny, tmp_path / "shard"), max_drop=5.0)
+    assert found["gate"]["verdict"] == "undecided"
+    assert "images" in found["gate"]["advice"] or "More images" in found["gate"]["advice"]
+    assert found["passed"] is False
 
 
 def test_the_shard_beside_the_artifact_gives_the_builds_report(tiny: TinyPackage) -> None:
-    counts = selftest(tiny.folder, tiny.proof.shard)["shard"]
-    assert (counts["images"], counts["lost"], counts["won"]) == (tiny.report.images, tiny.report.lost, tiny.report.won)
-    assert counts["artifact_top1"] == tiny.report.artifact_top1
+    found = selftest(tiny.folder, tiny.proof.shard)["gate"]
+    assert (found["images"], found["lost"], found["won"]) == (tiny.report.images, tiny.report.lost, tiny.report.won)
+    assert found["artifact_top1"] == tiny.report.artifact_top1
 
 
 def test_golden_images_that_do_not_match_are_a_failure(tiny: TinyPackage) -> None:
@@ -111,7 +119,7 @@ def test_golden_images_that_do_not_match_are_a_failure(tiny: TinyPackage) -> Non
     report = selftest(tiny.folder, tiny.proof.shard)
     assert report["passed"] is False
     assert "16 golden images do not match: 0.0%" in report["golden"]["reason"]
-    assert report["shard"]["images"] == COUNT
+    assert report["gate"]["images"] == COUNT
 
 
 def test_golden_images_that_cannot_be_compared_leave_no_infinity_in_the_json(tiny: TinyPackage) -> None:

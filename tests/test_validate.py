@@ -15,11 +15,11 @@ from pipeline.errors import CompileError, DataError
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
 from pipeline.shard import SHARD, pack_shard
-from pipeline.statistics import drop_bounds, drop_interval
 from pipeline.validate import Origin, accuracy_of, judge, judge_predictions
 from targets.device.manifest import Manifest
 from targets.device.preprocess import Preprocessing
 from targets.device.shard import Shard
+from targets.device.tango import drop_bounds, drop_interval
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]

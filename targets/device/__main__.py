@@ -10,7 +10,8 @@ from typing import List, NoReturn
 USAGE = """usage: python -m targets.device COMMAND
 
   serve                     answer requests (Open Inference Protocol v2) on PORT (8000) until SIGTERM
-  selftest [SHARD]          prove the model on its golden images and, where given, on a shard; JSON on stdout
+  selftest [SHARD [POINTS]] prove the model on its golden images and, where given, on a shard: the gate's report
+                            for a drop of at most POINTS (1) of top-1; JSON on stdout, status 0 if it is a pass
   healthcheck               status 0 if the server of this container is ready, else 1
 """
 
@@ -20,7 +21,7 @@ def main(arguments: List[str]) -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "healthcheck" and not rest:
         return _healthcheck()
-    if command == "selftest" and len(rest) <= 1:
+    if command == "selftest" and len(rest) <= 2:
         return _selftest(rest)
     if command == "serve" and not rest:
         return _serve()
@@ -63,20 +64,33 @@ def _selftest(arguments: List[str]) -> int:
     from targets.device.manifest import ManifestError
     from targets.device.measure import MeasureError
     from targets.device.preprocess import ImageError
-    from targets.device.selftest import selftest
+    from targets.device.selftest import MAX_DROP, selftest
     from targets.device.sessions import SessionError
     from targets.device.settings import SettingError, read_settings
     from targets.device.shard import ShardError
 
     try:
         folder = read_settings().model_folder
-        report = selftest(folder, Path(arguments[0]) if arguments else None)
+        max_drop = _points(arguments[1]) if len(arguments) > 1 else MAX_DROP
+        report = selftest(folder, Path(arguments[0]) if arguments else None, max_drop=max_drop)
     except SettingError as error:
         return _fail(error, 2)
     except (ManifestError, SessionError, ShardError, ImageError, MeasureError) as error:
         return _fail(error, 1)
     sys.stdout.write(json.dumps(report) + "\n")
     return 0 if report["passed"] else 1
+
+
+def _points(text: str) -> float:
+    from targets.device.settings import SettingError
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise SettingError(f"POINTS is {text!r}; it must be a number from 0 to 100")
+    return value
 
 
 def _fail(error: Exception, status: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -9,19 +10,23 @@ import numpy as np
 import onnxruntime
 
 from targets.device.cpu import instruction_set
+from targets.device.gate import PASS, judge
 from targets.device.golden import check
 from targets.device.manifest import Manifest, read_manifest
 from targets.device.measure import MeasureError, Session, measure
 from targets.device.sessions import open_session
 from targets.device.shard import Shard, ShardError
 
-SCHEMA = 1
+SCHEMA = 2
+MAX_DROP = 1.0
+"""Points of top-1 that may be lost, as in a recipe that does not say otherwise."""
 
 
-def selftest(folder: Path, shard: Optional[Path]) -> Dict[str, Any]:
-    """What was found, ready for JSON. `passed` speaks of the golden images; the shard's counts are judged elsewhere.
+def selftest(folder: Path, shard: Optional[Path], *, max_drop: float = MAX_DROP) -> Dict[str, Any]:
+    """What was found, ready for JSON; with a shard the gate's report, for a drop of at most `max_drop` points.
 
-    Raises `ManifestError`, `SessionError`, `ShardError`, `ImageError` or `MeasureError` where that cannot be found.
+    `passed`: the golden images match, and the gate, where it was asked, says pass. Raises `ManifestError`,
+    `SessionError`, `ShardError`, `ImageError` or `MeasureError` where that cannot be found out.
     """
     manifest = read_manifest(folder)
     with open_session(folder, manifest) as session:
@@ -45,7 +50,8 @@ def selftest(folder: Path, shard: Optional[Path]) -> Dict[str, Any]:
         if shard is not None:
             with Shard(shard) as images:
                 _check_belongs(images, manifest)
-                report["shard"] = _paired_counts(images, session)
+                report["gate"] = _judged(images, session, max_drop)
+            report["passed"] = golden.matched and report["gate"]["verdict"] == PASS
     return report
 
 
@@ -60,21 +66,11 @@ def _check_belongs(shard: Shard, manifest: Manifest) -> None:
         )
 
 
-def _paired_counts(shard: Shard, session: Session) -> Dict[str, Any]:
-    """The counts that the gate judges: what the float model has right and the artifact wrong, and the reverse."""
+def _judged(shard: Shard, session: Session, max_drop: float) -> Dict[str, Any]:
+    """The gate's report, as the building host makes it from the same shard."""
     logits = measure(shard, session, preprocessing=shard.preprocessing, classes=len(shard.classes))
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
         raise MeasureError(f"the model's answer to {bad} of {len(shard)} images is no finite number.")
-    float_class, artifact_class = shard.logits.argmax(axis=1), logits.argmax(axis=1)
-    float_right, artifact_right = float_class == shard.labels, artifact_class == shard.labels
-    return {
-        "sha256": shard.sha256,
-        "images": len(shard),
-        "float_top1": float(float_right.mean()),
-        "artifact_top1": float(artifact_right.mean()),
-        "lost": int((float_right & ~artifact_right).sum()),
-        "won": int((artifact_right & ~float_right).sum()),
-        "flipped": int((float_class != artifact_class).sum()),
-        "predicted": artifact_class.tolist(),
-    }
+    judgement = judge(shard.labels, shard.logits, logits, classes=shard.classes, max_drop=max_drop)
+    return {**asdict(judgement), "shard_sha256": shard.sha256}
