@@ -70,7 +70,7 @@ class Runtime(Protocol):
 
 def catalogue() -> list[Target]:
     """Every target that comes with the tool, by name."""
-    return [read_target(path) for path in sorted(CATALOGUE.glob("*.toml"))]
+    return sorted(map(read_target, CATALOGUE.glob("*.toml")), key=lambda target: target.name)
 
 
 def find_target(name: str) -> Target:
