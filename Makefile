@@ -3,6 +3,7 @@
 #   make demo        set up, then the main job on embedded data, up to a running, answering container
 #   make test        set up, then lint, types and the tests (at most 20 minutes on 2 cores)
 #   make test-all    the long ones too: many kills, every reference network
+#   make test-arm64  builds for 64-bit ARM, emulated here; sets up QEMU and a base image first (root), saying so
 #   make lint        ruff, mypy, codespell
 #   make clean       remove what the above made
 #
@@ -15,16 +16,21 @@ ENGINE ?=
 BIN := $(VENV)/bin
 export TORCH_INDEX PYTHON ENGINE
 
-.PHONY: demo test test-all lint setup setup-dev clean
+.PHONY: demo test test-all test-arm64 lint setup setup-dev clean
 
 demo: setup
 	@scripts/demo.sh $(VENV)
 
 test: setup-dev lint
-	@scripts/test.sh $(VENV) -m "not long"
+	@scripts/test.sh $(VENV) -m "not long and not arm64"
 
 test-all: setup-dev lint
-	@scripts/test.sh $(VENV)
+	@scripts/test.sh $(VENV) -m "not arm64"
+
+test-arm64: setup-dev
+	@scripts/engine.sh
+	@scripts/base_image.sh arm64 >/dev/null
+	$(BIN)/python -m pytest -m arm64
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """What stages hand to each other: frozen facts and paths, never live tensors or sessions."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -224,6 +225,8 @@ class Compilation:
     candidates: tuple[Candidate, ...]
     float_latency: Latency
     selection_images: int
+    stand_in: str | None = None
+    """This host's platform where it is not the target's: the latencies are its own, never the device's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +239,8 @@ class Artifact:
     reason: str
     candidate: Candidate
     float_latency: Latency
+    stand_in: str | None = None
+    """As in `Compilation`."""
 
     @property
     def manifest(self) -> Path:
@@ -281,9 +286,15 @@ class AccuracyReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A container image that answered like the artifact it holds."""
+    """A container image that answered like the artifact it holds, or passed a gate of its own where it runs."""
 
     tag: str
     id: str
     bytes: int
     platform: str
+    place: Place = Place.IMAGE
+    """Where its answers came from: `emulated` where the engine's own platform is another."""
+
+
+Judge = Callable[[Path, Place], AccuracyReport]
+"""From the file of a container's answers and where it gave them to the gate's report; raises where it says no."""

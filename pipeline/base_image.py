@@ -21,10 +21,8 @@ except ImportError:
 print(json.dumps([platform.python_implementation(), list(sys.version_info[:2]), has_venv]))
 """
 OWN = "edge-deploy-base:bookworm"
-HINT = (
-    f"Name an image you have with --base-image (any with Python 3 and venv in it), or make {OWN} with "
-    f"scripts/base_image.sh and say --base-image {OWN}."
-)
+OWN_OF = {"linux/amd64": OWN, "linux/arm64": f"{OWN}-arm64"}
+"""By platform: the base image that scripts/base_image.sh makes without a registry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +31,15 @@ class BaseImage:
     platform: str
     python: str
     """Major and minor, e.g. `3.12`."""
+
+
+def hint(platform: str) -> str:
+    """What to do where there is no base image, or one that cannot carry ours."""
+    tag, architecture = OWN_OF[platform], platform.rpartition("/")[2]
+    return (
+        f"Name an image you have with --base-image (any with Python 3 and venv in it), or make {tag} with "
+        f"scripts/base_image.sh {architecture} and say --base-image {tag}."
+    )
 
 
 def known_bases() -> dict[str, BaseImage]:
@@ -86,7 +93,9 @@ def _pulled(engine: Engine, tag: str, platform: str, progress: Progress, *, is_a
     except PackageError as error:
         here = None if is_asked_for else _another_here(engine, platform)
         if here is None:
-            raise PackageError(f"the base image {tag} is not here and cannot be pulled: {error}. {HINT}") from None
+            raise PackageError(
+                f"the base image {tag} is not here and cannot be pulled: {error}. {hint(platform)}"
+            ) from None
         progress.line(f"the base image {tag} cannot be pulled; building on {here}, which is here")
         return here, platform
     found = engine.platform_of(tag)
@@ -110,12 +119,14 @@ def _python_in(engine: Engine, tag: str, platform: str) -> str:
                 f"this machine cannot run programs of {platform}, and with them no image for it. Build on a machine "
                 "that can, or install an emulator: sudo apt-get install qemu-user-static binfmt-support."
             ) from None
-        raise PackageError(f"the base image {tag} cannot carry the model: {error} {HINT}") from None
+        raise PackageError(f"the base image {tag} cannot carry the model: {error} {hint(platform)}") from None
     except (ValueError, TypeError):
-        raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {HINT}") from None
+        raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {hint(platform)}") from None
     python = ".".join(map(str, version))
     if implementation != "CPython":
-        raise PackageError(f"the base image {tag} has {implementation}; CPython is needed. {HINT}")
+        raise PackageError(f"the base image {tag} has {implementation}; CPython is needed. {hint(platform)}")
     if not has_venv:
-        raise PackageError(f"the base image {tag} has Python {python} without venv (Debian: python3-venv). {HINT}")
+        raise PackageError(
+            f"the base image {tag} has Python {python} without venv (Debian: python3-venv). {hint(platform)}"
+        )
     return python

@@ -8,6 +8,7 @@ from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Diale
 from pipeline.choice import choose, read_compilation
 from pipeline.errors import DeployError, GateFailed, GateUndecided
 from pipeline.exported import read_export
+from pipeline.predictions import PREDICTIONS
 from pipeline.steps import Steps
 from pipeline.validate import judge_predictions
 from pipeline.workspace import Folder
@@ -104,7 +105,8 @@ class Build:
         shard = self._steps.shard(loaded)
         predictions = self._steps.predict(artifact, shard)
         looks = self._steps.count_look(loaded, artifact)
-        report = self._judge(artifact, shard, predictions, place=Place.HOST, gate_looks=looks)
+        answers = predictions.path / PREDICTIONS
+        report = self._judge(artifact, shard, answers, place=Place.HOST, gate_looks=looks)
         self.outcome.report = report
         self.outcome.published = self._steps.publish(artifact, shard, predictions, report)
         self._done("validate", narration.verdict_text(report), shard, predictions)
@@ -116,20 +118,34 @@ class Build:
         if not recipe.package.image:
             self._steps.progress.line("package   skipped: no image was asked for")
             return
-        packaged, image = self._steps.package(artifact, report, shard, predictions)
+        may_be_undecided = recipe.validate_.undecided == "package"
+
+        def judge(answers: Path, place: Place) -> AccuracyReport:
+            there = self._judge(artifact, shard, answers, place=place, gate_looks=report.gate_looks)
+            self.outcome.report = there
+            return there
+
+        def gate(answers: Path, place: Place) -> AccuracyReport:
+            there = judge(answers, place)
+            self._steps.publish(artifact, shard, predictions, there)
+            stop_if_not_proven(there, package_undecided=may_be_undecided)
+            return there
+
+        packaged, image = self._steps.package(artifact, report, shard, predictions, gate)
+        # The report is now about the answers that the container gave: the same ones, or judged by themselves.
+        there = judge(packaged.path / PREDICTIONS, image.place)
+        stop_if_not_proven(there, package_undecided=may_be_undecided)
         self.outcome.image = image
-        # The container has given the same answers to the same images; the report is now about those it gave.
-        looks = report.gate_looks
-        self.outcome.report = self._judge(artifact, shard, packaged, place=Place.IMAGE, gate_looks=looks)
-        self._steps.publish(artifact, shard, predictions, self.outcome.report)
-        self._done("package", narration.image_text(image), packaged)
+        # Answers that are the host's own need not be written again, and the shard with them.
+        self._steps.publish(artifact, shard, predictions if artifact.stand_in is None else packaged, there)
+        self._done("package", narration.image_text(image, there, is_same=artifact.stand_in is None), packaged)
 
     def _judge(
-        self, artifact: Artifact, shard: Folder, answers: Folder, *, place: Place, gate_looks: int
+        self, artifact: Artifact, shard: Folder, answers: Path, *, place: Place, gate_looks: int
     ) -> AccuracyReport:
         return judge_predictions(
             shard.path / "shard.zip",
-            answers.path / "predictions.npz",
+            answers,
             artifact=artifact.folder,
             place=place,
             max_drop=self._steps.recipe.validate_.max_drop,

@@ -26,6 +26,7 @@ def write_compilation(compilation: Compilation, folder: Path) -> None:
     decisions = {
         "schema": SCHEMA,
         "selection_images": compilation.selection_images,
+        "stand_in": compilation.stand_in,
         "candidates": [
             {
                 "precision": candidate.precision,
@@ -52,6 +53,7 @@ def read_compilation(folder: Path) -> Compilation:
             candidates=tuple(_candidate(folder, raw, timings) for raw in decisions["candidates"]),
             float_latency=Latency(**timings[BASELINE]),
             selection_images=decisions["selection_images"],
+            stand_in=decisions["stand_in"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkspaceError(f"{folder} is damaged ({error!r}). Remove it and run again.") from None
@@ -61,16 +63,18 @@ def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Arti
     """The fastest candidate whose selection accuracy is within `max_drop` points; a tie goes to int8.
 
     Where none is, the fastest of those that lose about as little as the best: pruning has cost more than the budget
-    in any precision, and the gate will judge on images that no choice has seen.
+    in any precision, and the gate will judge on images that no choice has seen. Where this host is of another
+    platform than the target, its clock says nothing about the device, and int8 is taken untimed.
     """
     within = [candidate for candidate in compilation.candidates if candidate.selection_drop_points <= max_drop]
+    fastest = _fastest if compilation.stand_in is None else _untimed
     if within:
-        chosen = _fastest(within)
-        reason = _reason(chosen, compilation, within, max_drop)
+        chosen = fastest(within)
+        reason = _reason(chosen, compilation, within, target, max_drop)
     else:
         least = min(candidate.selection_drop_points for candidate in compilation.candidates)
         limit = least + ALIKE * max_drop
-        chosen = _fastest([each for each in compilation.candidates if each.selection_drop_points <= limit])
+        chosen = fastest([each for each in compilation.candidates if each.selection_drop_points <= limit])
         reason = (
             f"{chosen.precision}: no candidate is within {max_drop:g} points on the selection split; "
             f"the fastest of those that lose least ({_accuracy(chosen)})"
@@ -82,7 +86,12 @@ def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Arti
         reason=reason,
         candidate=chosen,
         float_latency=compilation.float_latency,
+        stand_in=compilation.stand_in,
     )
+
+
+def _untimed(candidates: list[Candidate]) -> Candidate:
+    return next((c for c in candidates if c.precision is Precision.INT8), candidates[0])
 
 
 def _fastest(candidates: list[Candidate]) -> Candidate:
@@ -92,12 +101,19 @@ def _fastest(candidates: list[Candidate]) -> Candidate:
     return ties[0] if ties else fastest
 
 
-def _reason(chosen: Candidate, compilation: Compilation, within: list[Candidate], max_drop: float) -> str:
+def _reason(
+    chosen: Candidate, compilation: Compilation, within: list[Candidate], target: Target, max_drop: float
+) -> str:
     """`int8: 0.48 of fp32 latency (0.44 ms against 0.92 ms), selection top-1 99.4 % (…)`."""
     others = [candidate for candidate in compilation.candidates if candidate is not chosen]
     if not others:
         return f"{chosen.precision}: the only precision of this target, {_accuracy(chosen)}"
-    parts = [_against(chosen, other) for other in others]
+    if compilation.stand_in is None:
+        parts = [_against(chosen, other) for other in others]
+    else:
+        here = [_on_stand_in(chosen, other) for other in others]
+        clock = f"CPU time here, which is not the device's: {', '.join(here)}"
+        parts = [f"not timed on {target.platform}, as this host is {compilation.stand_in} ({clock})"]
     parts.append(_accuracy(chosen))
     parts += [
         f"{other.precision} loses {other.selection_drop_points:.2f} points, more than the {max_drop:g} allowed"
@@ -119,6 +135,10 @@ def _against(chosen: Candidate, other: Candidate) -> str:
     if chosen.precision is not Precision.INT8 and other.precision is Precision.INT8 and ratio < 1:
         text += "; int8 is slower on this CPU"
     return text
+
+
+def _on_stand_in(chosen: Candidate, other: Candidate) -> str:
+    return f"{chosen.latency.cpu_ms:.3g} ms against {other.latency.cpu_ms:.3g} ms of {other.precision}"
 
 
 def _accuracy(candidate: Candidate) -> str:

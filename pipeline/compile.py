@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from pipeline.artifacts import Candidate, Compilation, OnnxModel, Precision
+from pipeline.artifacts import Candidate, Compilation, OnnxModel, Place, Precision
 from pipeline.assemble import MODEL, add_golden, input_shape, open_artifact, write_artifact
 from pipeline.choice import write_compilation
 from pipeline.data.dataset import Dataset
@@ -77,19 +77,34 @@ def compile_candidates(
 
 
 def check_host(target: Target) -> None:
-    """Raise `TargetError` where timings and audits made here would say nothing about the target."""
-    machine = platform.machine().lower()
-    if machine not in MACHINES[target.platform]:
-        raise TargetError(
-            f"the target {target.name} is {target.platform}, this machine is {machine}: speed and int8 kernels "
-            "cannot be measured here. Build on a machine of that platform."
-        )
+    """Raise `TargetError` where what is measured here would say nothing about the target, nor be proven later.
+
+    On a host of another platform the graph is audited under the target's rules and nothing is concluded from the
+    clock; accuracy is proven where the target's own instructions are run, be they emulated.
+    """
+    here_is = stand_in_for(target)
+    if here_is is not None:
+        if Place.EMULATED not in target.provable_at:
+            raise TargetError(
+                f"the target {target.name} is {target.platform}, this machine is {here_is}, and the target's file "
+                f"does not let it be proven in emulation (provable_at: {', '.join(target.provable_at)}). "
+                "Build on a machine of that platform."
+            )
+        return
     here = instruction_sets()
     if not set(here) & set(target.instruction_sets):
         raise TargetError(
             f"the target {target.name} relies on {' or '.join(target.instruction_sets)}; this CPU has only "
             f"{', '.join(here)}. Build on a machine that has one of them."
         )
+
+
+def stand_in_for(target: Target) -> str | None:
+    """This host's platform where it is another than the target's, else None."""
+    machine = platform.machine().lower()
+    if machine in MACHINES[target.platform]:
+        return None
+    return next((name for name, machines in MACHINES.items() if machine in machines), f"linux/{machine}")
 
 
 def _measured(
@@ -103,7 +118,7 @@ def _measured(
 ) -> Compilation:
     runtime = RUNTIMES[target.runtime]
     options = runtime.session_options(target, threads=threads)
-    audits = [runtime.audit(model, options=options) for model in models.values()]
+    audits = [runtime.audit(model, options=options, platform=target.platform) for model in models.values()]
     folders = [folder / precision for precision in models]
     float_right, *rights = _count_right(runtime.open(baseline.path, options=options), folders, selection, progress)
     progress.detail(f"timing {len(models) + 1} models in one run on {threads} thread{'s' if threads > 1 else ''}")
@@ -120,7 +135,12 @@ def _measured(
         )
         for precision, path, latency, audit, right in zip(models, folders, latencies, audits, rights, strict=True)
     )
-    return Compilation(candidates=candidates, float_latency=float_latency, selection_images=len(selection))
+    return Compilation(
+        candidates=candidates,
+        float_latency=float_latency,
+        selection_images=len(selection),
+        stand_in=stand_in_for(target),
+    )
 
 
 def _count_right(baseline: Session, folders: list[Path], selection: ImageSet, progress: Progress) -> list[int]:

@@ -30,6 +30,10 @@ MODEL_FOLDER = "/opt/edge-deploy/model"
 PORT = "8000/tcp"
 ANY_PORT = 0
 READY_SECONDS = 120.0
+ANSWER_SECONDS = 300.0
+"""Of one request, in which as many images are asked about as the server takes."""
+EMULATION = 12.0
+"""How much longer an emulated container gets for either; a ResNet in int8 takes some 20 to 50 times as long there."""
 POLL_SECONDS = 0.05
 RIGHTS: dict[str, Any] = {
     "read_only": True,
@@ -59,9 +63,10 @@ def running(
             container.start()
             container.reload()
         port = int(container.attrs["NetworkSettings"]["Ports"][PORT][0]["HostPort"])
-        client = InferenceClient(connect_to, port, manifest)
+        patience = EMULATION if engine.emulates(image) else 1.0
+        client = InferenceClient(connect_to, port, manifest, answer_seconds=patience * ANSWER_SECONDS)
         try:
-            _wait_until_ready(client, container, image)
+            _wait_until_ready(client, container, image, seconds=patience * READY_SECONDS)
             progress.detail(f"the image is ready after {time.monotonic() - started:.1f} s")
             yield client
         finally:
@@ -220,8 +225,8 @@ def _manifest_in(container: Container, image: str) -> Manifest:
             raise PackageError(f"the image {image} cannot be used: {error}") from None
 
 
-def _wait_until_ready(client: InferenceClient, container: Container, image: str) -> None:
-    deadline = time.monotonic() + READY_SECONDS
+def _wait_until_ready(client: InferenceClient, container: Container, image: str, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     reason = "it does not answer"
     while time.monotonic() < deadline:
         state = client.readiness()
@@ -234,7 +239,7 @@ def _wait_until_ready(client: InferenceClient, container: Container, image: str)
             break
         time.sleep(POLL_SECONDS)
     else:
-        reason += f" (after {READY_SECONDS:.0f} s)"
+        reason += f" (after {seconds:.0f} s)"
     raise PackageError(f"a container of {image} does not become ready: {reason}.{_end_of_log(container)}")
 
 

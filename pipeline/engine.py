@@ -44,6 +44,15 @@ class Engine:
         found = self._found(image)
         return None if found is None else f"{found.attrs['Os']}/{found.attrs['Architecture']}"
 
+    def emulates(self, image: str) -> bool:
+        """Whether the engine has an image of another platform than it runs natively."""
+        return self.platform_of(image) not in (None, self.platform)
+
+    def layers_of(self, image: str) -> list[str] | None:
+        """The content of an image that is here, layer by layer, or None."""
+        found = self._found(image)
+        return None if found is None else list(found.attrs["RootFS"]["Layers"])
+
     def pull(self, tag: str, platform: str, progress: Progress) -> None:
         """Fetch an image from its registry; raises `PackageError` with the registry's words."""
         progress.line(f"pulling the base image {tag}")

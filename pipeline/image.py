@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.artifacts import Image
+from pipeline.artifacts import Image, Place
 from pipeline.errors import WorkspaceError
 
 FILE = "image.json"
@@ -18,8 +18,9 @@ def read_image(folder: Path) -> Image:
     """Raises `WorkspaceError` where the facts are missing or damaged."""
     path = folder / FILE
     try:
-        return Image(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        raw = json.loads(path.read_text())
+        return Image(**{**raw, "place": Place(raw["place"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise WorkspaceError(f"{path} cannot be read ({error}). Remove {folder} and run again.") from None
 
 

@@ -13,7 +13,6 @@ from targets.device.manifest import Manifest
 from targets.device.protocol import LENGTH_HEADER
 from targets.device.settings import Settings
 
-ANSWER_SECONDS = 300
 # Of one request: as many images as the server takes, and far fewer bytes.
 MAX_IMAGES = Settings.max_batch
 MAX_BODY_BYTES = 16 << 20
@@ -30,10 +29,10 @@ class Readiness:
 class InferenceClient:
     """One server that holds the model `manifest` describes."""
 
-    def __init__(self, host: str, port: int, manifest: Manifest) -> None:
+    def __init__(self, host: str, port: int, manifest: Manifest, *, answer_seconds: float = 300.0) -> None:
         self.manifest = manifest
         self.url = f"http://{host}:{port}"
-        self._connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+        self._connection = http.client.HTTPConnection(host, port, timeout=answer_seconds)
 
     def readiness(self) -> Readiness:
         """What the server says of itself; one that does not answer yet is neither ready nor failed."""

@@ -74,5 +74,9 @@ def verdict_text(report: AccuracyReport) -> str:
     return f"undecided: {figures}; bounds [{lower:+.2f}, {upper:+.2f}]. {report.advice}"
 
 
-def image_text(image: Image) -> str:
-    return f"{image.tag}, {image.bytes / 1e6:,.0f} MB, answers like the artifact"
+def image_text(image: Image, report: AccuracyReport, *, is_same: bool) -> str:
+    """Proven by the host's answers, or, where the host is of another platform, by a gate of its own."""
+    size = f"{image.tag}, {image.bytes / 1e6:,.0f} MB"
+    if is_same:
+        return f"{size}, answers like the artifact"
+    return f"{size}, {report.place} on {report.instruction_set}: {verdict_text(report)}"

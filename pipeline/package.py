@@ -1,14 +1,17 @@
 """Artifact and report become a container image, which must answer just as the artifact did, or there is none."""
 
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pipeline import __version__
-from pipeline.artifacts import AccuracyReport, Artifact, Image, Place, Verdict
+from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge, Place, Verdict
 from pipeline.base_image import BaseImage, find_base, stated_base
 from pipeline.container import running, sweep
 from pipeline.context import build_command, write_context
@@ -46,6 +49,7 @@ def package(
     labels: Mapping[str, str],
     context: Path,
     wheel_cache: Path | None = None,
+    judge: Judge | None = None,
     progress: Progress,
     folder: Path,
 ) -> Image:
@@ -53,7 +57,8 @@ def package(
 
     The build context is written to the folder `context`; where no engine answers it stays there and `EngineMissing`
     says how to build it elsewhere. `labels` are added to ours as they are. Raises `PackageError` and leaves no image
-    where it cannot be built or does not answer as the artifact did.
+    where it cannot be built or does not answer as the artifact did. On a host of another platform than the target's
+    the container's answers need not be the host's: they pass a gate of their own, which `judge` holds.
     """
     manifest = _proven_manifest(artifact, report)
     _check_belongs(proof, report)
@@ -80,7 +85,13 @@ def package(
                 f"Where an engine answers: {build_command(context, tag)}"
             )
         built = _build(engine, context, tag, base.platform, progress)
-        image = _tagged_if_proven(engine, built, tag, manifest, proof, base.platform, progress, folder)
+        gate = Gate(engine=engine, manifest=manifest, proof=proof, progress=progress, folder=folder)
+        if artifact.stand_in is None:
+            image = gate.tagged_if_same(built, tag, base.platform)
+        else:
+            assert judge is not None, "a host of another platform cannot package without a judge"
+            describe = partial(image_labels, manifest, name=name, version=version, base=base.tag)
+            image = gate.tagged_if_passed(built, tag, base.platform, judge, describe)
     finally:
         if engine is not None:
             engine.close()
@@ -104,11 +115,18 @@ def image_labels(manifest: Manifest, report: AccuracyReport, *, name: str, versi
         PREFIX + "place": report.place.value,
         PREFIX + "drop-points": f"{report.drop_points:.3f}",
         PREFIX + "images": str(report.images),
+        PREFIX + "instruction-set": report.instruction_set,
     }
 
 
 def prove(engine: Engine, image: str, manifest: Manifest, proof: Proof, *, progress: Progress, folder: Path) -> None:
     """Run the shard through a container; raise `PackageError` unless every answer is the one given on this host."""
+    ask(engine, image, manifest, proof.shard, progress=progress, folder=folder)
+    _check_same(read_predictions(proof.predictions), read_predictions(folder / PREDICTIONS), manifest.tolerance)
+
+
+def ask(engine: Engine, image: str, manifest: Manifest, shard: Path, *, progress: Progress, folder: Path) -> None:
+    """Run the shard through a container, which must hold what was packaged; write `predictions.npz`."""
     with running(engine, image, progress=progress) as client:
         if client.manifest != manifest:
             raise PackageError(f"the image {image} holds another artifact than the one that was packaged.")
@@ -116,45 +134,76 @@ def prove(engine: Engine, image: str, manifest: Manifest, proof: Proof, *, progr
         measure_session(
             client,
             manifest,
-            proof.shard,
+            shard,
             folder,
             instruction_set=instruction_set,
             runtime=runtime,
             progress=progress,
         )
-    _check_same(read_predictions(proof.predictions), read_predictions(folder / PREDICTIONS), manifest.tolerance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What stands between an image that was built and its tag; what does not get through is removed."""
+
+    engine: Engine
+    manifest: Manifest
+    proof: Proof
+    progress: Progress
+    folder: Path
+
+    def tagged_if_same(self, built: str, tag: str, platform: str) -> Image:
+        """Every answer must be the one given on this host."""
+        with self._removed_unless_proven(built, tag):
+            prove(self.engine, built, self.manifest, self.proof, progress=self.progress, folder=self.folder)
+            return self._tagged(built, tag, platform)
+
+    def tagged_if_passed(
+        self, built: str, tag: str, platform: str, judge: Judge, describe: Callable[[AccuracyReport], dict[str, str]]
+    ) -> Image:
+        """The answers must pass a gate of their own; its figures replace the host's on the labels."""
+        place = _place(self.engine, built)
+        with self._removed_unless_proven(built, tag):
+            self.progress.line(f"asking the image about the gate's images: {place}, which may take a while")
+            ask(self.engine, built, self.manifest, self.proof.shard, progress=self.progress, folder=self.folder)
+            report = judge(self.folder / PREDICTIONS, place)
+            with tempfile.TemporaryDirectory() as scratch:
+                (Path(scratch) / "Dockerfile").write_text(f"FROM {built}\n")
+                labelled = self.engine.build(
+                    Path(scratch), labels=describe(report), platform=platform, progress=self.progress
+                )
+            return self._tagged(labelled, tag, platform)
+
+    def _tagged(self, image: str, tag: str, platform: str) -> Image:
+        size, place = self.engine.bytes_of(image), _place(self.engine, image)
+        made = Image(tag=tag, id=image, bytes=size, platform=platform, place=place)
+        write_image(self.folder, made)
+        self.engine.tag(image, tag)
+        return made
+
+    @contextmanager
+    def _removed_unless_proven(self, built: str, tag: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, PackageError) and self.engine.layers_of(tag) == self.engine.layers_of(built):
+                # An earlier build from the same files made and tagged this very image; it is refuted now.
+                self.engine.untag(tag)
+            self.engine.remove(built)
+            raise
+
+
+def _place(engine: Engine, image: str) -> Place:
+    return Place.EMULATED if engine.emulates(image) else Place.IMAGE
 
 
 def _build(engine: Engine, context: Path, tag: str, platform: str, progress: Progress) -> str:
     for left_over in sweep(engine):
         progress.detail(f"removed the container {left_over} of a build that was killed")
     progress.line(f"building the image {tag}")
+    place = Place.IMAGE if engine.platform == platform else Place.EMULATED
     # The place is claimed before it is proven, but an image that is not proven is removed.
-    return engine.build(context, labels={PREFIX + "place": Place.IMAGE.value}, platform=platform, progress=progress)
-
-
-def _tagged_if_proven(
-    engine: Engine,
-    built: str,
-    tag: str,
-    manifest: Manifest,
-    proof: Proof,
-    platform: str,
-    progress: Progress,
-    folder: Path,
-) -> Image:
-    try:
-        prove(engine, built, manifest, proof, progress=progress, folder=folder)
-        image = Image(tag=tag, id=built, bytes=engine.bytes_of(built), platform=platform)
-        write_image(folder, image)
-        engine.tag(built, tag)
-    except BaseException as error:
-        if isinstance(error, PackageError) and engine.id_of(tag) == built:
-            # An earlier build from the same files made and tagged this very image; it is refuted now.
-            engine.untag(tag)
-        engine.remove(built)
-        raise
-    return image
+    return engine.build(context, labels={PREFIX + "place": place.value}, platform=platform, progress=progress)
 
 
 def _check_same(here: Predictions, there: Predictions, tolerance: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Dialect, Image, Precision
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Dialect, Image, Judge, Precision
 from pipeline.data.dataset import Dataset
 from pipeline.errors import RecipeError
 from pipeline.exported import read_export
@@ -202,10 +202,12 @@ class Steps:
         return self._obtain("validate", "pipeline.measure", inputs, {}, produce)
 
     def package(
-        self, artifact: Artifact, report: AccuracyReport, shard: Folder, predictions: Folder
+        self, artifact: Artifact, report: AccuracyReport, shard: Folder, predictions: Folder, judge: Judge
     ) -> tuple[Folder, Image]:
         """The image; one that the engine has lost since is built again."""
         recipe = self.recipe
+        # The image carries the verdict of a gate of its own.
+        own_gate: dict[str, Json] = {} if artifact.stand_in is None else {"max_drop": report.max_drop_points}
         key = self.workspace.key(
             "package",
             module="pipeline.package",
@@ -223,6 +225,7 @@ class Steps:
                 "target": self.target.name,
                 "base_image": recipe.package.base_image,
                 "verdict": report.verdict.value,
+                **own_gate,
             },
         )
         found = self.workspace.find(key)
@@ -242,6 +245,7 @@ class Steps:
                 base_image=recipe.package.base_image,
                 labels={RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))},
                 context=self.workspace.root / "context" / f"{recipe.name}-{recipe.version}-{self.target.name}",
+                judge=judge,
                 progress=self.progress,
                 folder=folder,
             )

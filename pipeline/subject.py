@@ -48,7 +48,7 @@ def answering(name: str, *, progress: Progress) -> Iterator[Subject]:
             yield Subject(
                 session=client,
                 manifest=client.manifest,
-                place=Place.IMAGE,
+                place=Place.EMULATED if engine.emulates(name) else Place.IMAGE,
                 runtime=runtime,
                 instruction_set=instructions,
             )

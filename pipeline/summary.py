@@ -58,6 +58,10 @@ class TargetSummary(Part):
     )
     artifact_latency_ms: float | None = Field(description="CPU time of one image, timed in the same run")
     latency_ratio: float | None = Field(description="artifact_latency_ms / float_latency_ms")
+    timed_on: str | None = Field(description="platform of the machine that all latencies are of")
+    timed_on_target: bool | None = Field(
+        description="false where that is not the target's platform: no latency here is then the device's"
+    )
     float_wall_ms: float | None = Field(description="median wall time; busy neighbors make it longer")
     artifact_wall_ms: float | None
     threads: int | None = Field(description="that the figures are for")
@@ -112,6 +116,7 @@ def summarize(outcome: Outcome) -> TargetSummary:
             **dict.fromkeys(TargetSummary.model_fields),
             **_of_report(outcome),
             **_of_artifact(outcome.artifact),
+            **_of_timing(outcome),
             **_of_cost(outcome),
             "target": outcome.target.name,
             "exit_code": 0 if outcome.error is None else outcome.error.exit_code,
@@ -166,6 +171,13 @@ def _of_artifact(artifact: Artifact | None) -> dict[str, object]:
     }
 
 
+def _of_timing(outcome: Outcome) -> dict[str, object]:
+    if outcome.artifact is None:
+        return {}
+    stand_in = outcome.artifact.stand_in
+    return {"timed_on": stand_in or outcome.target.platform, "timed_on_target": stand_in is None}
+
+
 def _of_cost(outcome: Outcome) -> dict[str, object]:
     before, after = outcome.before, outcome.after
     return {
@@ -202,7 +214,9 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
         ("parameters", found.params_before, found.params_after, _millions),
     ):
         if before is not None and after is not None:
-            rows.append((name, text(before), text(after), f"x {after / before:.2f}"))
+            is_elsewhere = name == "latency" and not found.timed_on_target
+            note = f", timed on {found.timed_on}, not the target" if is_elsewhere else ""
+            rows.append((name, text(before), text(after), f"x {after / before:.2f}{note}"))
     if found.image is not None:
         rows.append(("image", "", _megabytes(found.image.bytes), found.image.tag))
     return rows

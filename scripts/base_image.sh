@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
-# Finds or makes a base image with Python 3 and venv in it; prints its tag, and nothing else, on stdout.
+# Finds or makes a base image with Python 3 and venv in it: scripts/base_image.sh [amd64|arm64]
+# Prints its tag, and nothing else, on stdout. The architecture is this machine's unless another one is named.
 #
 # First what is there already, then the one of docker/images.toml from its registry; where no registry answers,
-# a small Debian made here with debootstrap (root only; about a minute). MIRROR names another Debian mirror.
+# a small Debian made here with debootstrap (root only; about a minute, three to six where its programs are emulated).
+# MIRROR names another Debian mirror. ENGINE=skip forbids setting up an emulator for another architecture.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 suite=bookworm
-own="edge-deploy-base:$suite"
 
 say() { echo "base image: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
-case "$(uname -m)" in
-  x86_64 | amd64) arch=amd64 ;;
-  aarch64 | arm64) arch=arm64 ;;
-  *) fail "this machine is a $(uname -m); images are built on x86_64 and aarch64" ;;
+case "${1:-$(uname -m)}" in
+  x86_64 | amd64) arch=amd64 own="edge-deploy-base:$suite" ;;
+  aarch64 | arm64) arch=arm64 own="edge-deploy-base:$suite-arm64" ;;
+  *) fail "images are built for amd64 and arm64, not for ${1:-a $(uname -m)}" ;;
 esac
 published=$(awk -F'"' -v section="[python-$arch]" '$0 == section {found = 1} found && /^tag/ {print $2; exit}' docker/images.toml)
 
+# What follows may run programs of that architecture, and what is built on the image does.
+scripts/emulator.sh "$arch"
+
 for tag in "$published" "$own"; do
-  if docker image inspect "$tag" >/dev/null 2>&1; then
+  if [ "$(docker image inspect --format '{{.Architecture}}' "$tag" 2>/dev/null)" = "$arch" ]; then
     say "$tag is here"
     echo "$tag"
     exit 0
@@ -27,13 +31,13 @@ for tag in "$published" "$own"; do
 done
 
 say "pulling $published"
-if docker pull --quiet "$published" >/dev/null 2>&1; then
+if docker pull --quiet --platform "linux/$arch" "$published" >/dev/null 2>&1; then
   echo "$published"
   exit 0
 fi
 
-say "its registry does not answer: making $own (Debian $suite with python3 and venv) with debootstrap"
-[ "$(id -u)" = 0 ] || fail "debootstrap needs root: run \`sudo scripts/base_image.sh\` once, or name an image you have: deploy build --base-image TAG"
+say "its registry does not answer: making $own (Debian $suite for $arch with python3 and venv) with debootstrap"
+[ "$(id -u)" = 0 ] || fail "debootstrap needs root: run \`sudo scripts/base_image.sh $arch\` once, or name an image you have: deploy build --base-image TAG"
 if ! command -v debootstrap >/dev/null; then
   command -v apt-get >/dev/null || fail "there is no debootstrap, and no apt-get to install it; name an image you have: deploy build --base-image TAG"
   say "installing debootstrap with apt-get"
@@ -42,7 +46,7 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-if ! debootstrap --variant=minbase --include=python3,python3-venv "$suite" "$work/root" ${MIRROR:+"$MIRROR"} >"$work/log" 2>&1; then
+if ! debootstrap --arch="$arch" --variant=minbase --include=python3,python3-venv "$suite" "$work/root" ${MIRROR:+"$MIRROR"} >"$work/log" 2>&1; then
   tail -n 5 "$work/log" >&2
   [ ! -f "$work/root/debootstrap/debootstrap.log" ] || tail -n 5 "$work/root/debootstrap/debootstrap.log" >&2
   fail "debootstrap failed; its last lines are above (another mirror: MIRROR=http://... scripts/base_image.sh)"
@@ -54,7 +58,17 @@ rm -rf var/cache/apt/* var/lib/apt/lists/* var/log/* var/cache/debconf/*-old usr
 find usr/share/doc -type f ! -name copyright -delete
 find usr/share/doc -type l -delete
 find . -xdev -type d -name __pycache__ -prune -exec rm -rf {} +
-tar --numeric-owner --sort=name --one-file-system -C "$work/root" -c . |
-  docker import --change 'ENV LANG=C.UTF-8' --change 'CMD ["python3"]' --message "debootstrap $suite" - "$own" >/dev/null
+cd "$work"
+tar --numeric-owner --sort=name --one-file-system -C root -cf layer.tar .
+rm -rf root
+# Loaded, not imported: engines up to 20.10 give every image they import their own architecture.
+layer=$(sha256sum layer.tar | cut -d' ' -f1)
+cat >config.json <<JSON
+{"os": "linux", "architecture": "$arch", "created": "$(date -u +%Y-%m-%dT%H:%M:%SZ)",
+ "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"], "Cmd": ["python3"]},
+ "rootfs": {"type": "layers", "diff_ids": ["sha256:$layer"]}, "history": [{"comment": "debootstrap $suite"}]}
+JSON
+echo "[{\"Config\": \"config.json\", \"RepoTags\": [\"$own\"], \"Layers\": [\"layer.tar\"]}]" >manifest.json
+tar -c manifest.json config.json layer.tar | docker load --quiet >/dev/null
 say "$own is made: $(docker image inspect --format '{{.Size}}' "$own" | awk '{printf "%.0f MB", $1 / 1e6}')"
 echo "$own"

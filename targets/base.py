@@ -61,13 +61,16 @@ class Runtime(Protocol):
     def time(self, models: Sequence[Path], *, options: Mapping[str, str | int]) -> list[Latency]:
         """Latency of each model at batch 1, all interleaved in one run."""
 
-    def audit(self, model: OnnxModel, *, options: Mapping[str, str | int]) -> Audit:
-        """Count what the runtime's optimized graph runs in int8; raise `CompileError` where the plan is not met."""
+    def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
+        """Count what the runtime's optimized graph runs in int8; raise `CompileError` where the plan is not met.
+
+        `platform` is the target's, whose rules the graph is optimized by; this machine's unless given.
+        """
 
 
 def catalogue() -> list[Target]:
     """Every target that comes with the tool, by name."""
-    return [read_target(path) for path in sorted(CATALOGUE.glob("*.toml"))]
+    return sorted(map(read_target, CATALOGUE.glob("*.toml")), key=lambda target: target.name)
 
 
 def find_target(name: str) -> Target:

@@ -8,7 +8,7 @@ import pytest
 from conftest import own_target
 from test_engine import build, write_dockerfile
 
-from pipeline.base_image import OWN, QUESTION, BaseImage, find_base, known_bases, stated_base
+from pipeline.base_image import OWN, OWN_OF, QUESTION, BaseImage, find_base, hint, known_bases, stated_base
 from pipeline.console import Plain
 from pipeline.container import output_of
 from pipeline.engine import Engine
@@ -121,3 +121,15 @@ def test_where_no_registry_answers_a_known_base_that_is_here_is_taken_and_named(
     assert f"127.0.0.1:1/absent:1 cannot be pulled; building on {base_image}" in capsys.readouterr().err
     with pytest.raises(PackageError, match="cannot be pulled"):
         find_base(engine, target, absent.tag, progress=Silent())
+
+
+@pytest.mark.parametrize("platform", ["linux/amd64", "linux/arm64"])
+def test_each_platform_names_the_base_image_that_the_script_makes_for_it(platform: str) -> None:
+    assert (OWN_OF[platform], platform) in {(base.tag, base.platform) for base in known_bases().values()}
+    assert OWN_OF[platform] in hint(platform)
+    assert f"scripts/base_image.sh {platform.removeprefix('linux/')} and" in hint(platform)
+
+
+def test_an_engine_can_hold_the_base_images_of_all_platforms_at_once() -> None:
+    tags = [base.tag for base in known_bases().values()]
+    assert len(tags) == len(set(tags))

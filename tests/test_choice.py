@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,31 @@ def test_choosing_needs_no_heavy_library() -> None:
     environment = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("fp32", "int8", "chosen", "said"),
+    [
+        pytest.param(
+            (0.1, 0.0), (9.0, 0.3), "int8", "not timed on linux/arm64, as this host is linux/amd64", id="slow"
+        ),
+        pytest.param((9.0, 0.0), (0.1, 0.3), "int8", "is not the device's: 0.1 ms against 9 ms of fp32", id="fast"),
+        pytest.param((0.9, 0.0), (0.1, 1.2), "fp32", "int8 loses 1.20 points, more than the 1 allowed", id="lossy"),
+        pytest.param((0.9, 3.0), (0.1, 2.0), "int8", "no candidate is within 1 points", id="none holds"),
+    ],
+)
+def test_a_host_of_another_platform_concludes_nothing_from_its_clock(
+    fp32: tuple[float, float], int8: tuple[float, float], chosen: str, said: str
+) -> None:
+    both = compilation(candidate("fp32", *fp32), candidate("int8", *int8))
+    artifact = choose(replace(both, stand_in="linux/amd64"), target=find_target("cpu-arm64"), max_drop=1.0)
+    assert artifact.precision == chosen
+    assert said in artifact.reason
+    assert "latency" not in artifact.reason
+    assert artifact.stand_in == "linux/amd64"
+
+
+def test_what_stood_in_for_the_target_is_written_and_read(tmp_path: Path) -> None:
+    written = replace(compilation(candidate("int8", 0.4, 0.3, tmp_path)), stand_in="linux/amd64")
+    write_compilation(written, tmp_path)
+    assert read_compilation(tmp_path) == written

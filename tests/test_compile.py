@@ -1,5 +1,6 @@
 import io
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,10 @@ from PIL import Image
 from tiny_artifact import OPTIONS, PREPROCESSING
 from tiny_onnx import CLASSES, SIDE, write_float, write_int8
 
-from pipeline.artifacts import OnnxModel, Precision
+from pipeline.artifacts import OnnxModel, Place, Precision
 from pipeline.assemble import choose_golden, open_artifact
 from pipeline.choice import TIMINGS, choose, read_compilation
-from pipeline.compile import check_host, compile_candidates
+from pipeline.compile import check_host, compile_candidates, stand_in_for
 from pipeline.data.dataset import Dataset, ImageSet
 from pipeline.errors import CompileError, TargetError
 from pipeline.hashing import sha256_of_file, sha256_of_folder
@@ -205,12 +206,43 @@ def test_images_of_another_size_are_refused(
 
 
 def test_a_host_that_cannot_stand_for_the_target_is_refused() -> None:
-    cpu = find_target("cpu")
-    check_host(cpu)
-    with pytest.raises(TargetError, match="is linux/arm64, this machine is"):
-        check_host(replace(cpu, platform="linux/arm64"))
+    here, elsewhere = own_and_foreign()
+    check_host(here)
+    with pytest.raises(TargetError, match=rf"is {elsewhere.platform}, this machine is .*provable_at: image, device\)"):
+        check_host(replace(elsewhere, provable_at=(Place.IMAGE, Place.DEVICE)))
     with pytest.raises(TargetError, match="relies on amx_tile; this CPU has only"):
-        check_host(replace(cpu, instruction_sets=("amx_tile",)))
+        check_host(replace(here, instruction_sets=("amx_tile",)))
+
+
+def test_a_host_stands_in_for_a_target_that_is_proven_in_emulation() -> None:
+    here, elsewhere = own_and_foreign()
+    check_host(elsewhere)
+    assert stand_in_for(here) is None
+    assert stand_in_for(elsewhere) == here.platform
+
+
+def test_what_was_compiled_on_another_platform_says_so(
+    tmp_path: Path, models: Mapping[Precision, OnnxModel], dataset: Dataset
+) -> None:
+    here, elsewhere = own_and_foreign()
+    compile_into(tmp_path / "compile", models, dataset, target=elsewhere)
+    compilation = read_compilation(tmp_path / "compile")
+    assert compilation.stand_in == here.platform
+    (int8,) = [found for found in compilation.candidates if found.precision is Precision.INT8]
+    assert (int8.audit.int8_nodes, int8.audit.float_nodes) == (4, 0)
+    artifact = choose(compilation, target=elsewhere, max_drop=100)
+    assert artifact.precision is Precision.INT8
+    assert f"not timed on {elsewhere.platform}, as this host is {here.platform}" in artifact.reason
+    with open_artifact(artifact.folder) as opened:
+        # The device gets the options it is proven with, without those that asked for its rules here.
+        assert "session.qdqisint8allowed" not in opened.manifest.session_options
+
+
+def own_and_foreign() -> tuple[Target, Target]:
+    """The catalogue's CPU targets: of this machine's platform, and of the other one, proven in emulation."""
+    both = [replace(find_target(name), provable_at=(Place.EMULATED,)) for name in ("cpu", "cpu-arm64")]
+    here, elsewhere = both if platform.machine() in ("x86_64", "AMD64") else reversed(both)
+    return here, elsewhere
 
 
 def test_a_large_selection_is_thinned_evenly(dataset: Dataset) -> None:

@@ -1,3 +1,5 @@
+import platform
+import struct
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,40 @@ def test_this_machine_is_known() -> None:
 def test_a_machine_without_cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "absent")
     assert cpu.instruction_sets(machine="x86_64") == ("sse",)
+
+
+@pytest.mark.parametrize(
+    ("hwcaps", "sets"),
+    [
+        pytest.param((0xECFFFFFB, 0x7F877FFF), ("i8mm", "dotprod", "neon"), id="QEMU's largest"),
+        pytest.param((0x119FFF, 0x0), ("dotprod", "neon"), id="Cortex-A76: Raspberry Pi 5"),
+        pytest.param((0x8FB, 0x0), ("neon",), id="Cortex-A72: Raspberry Pi 4"),
+        pytest.param((0x1, 0x2000), ("i8mm", "neon"), id="the second word alone"),
+    ],
+)
+def test_arm_is_read_from_the_auxiliary_vector(hwcaps: tuple[int, int], sets: tuple[str, ...]) -> None:
+    """The values are those of `getauxval` on, or as QEMU shows, these CPUs; an emulator's cpuinfo is its host's."""
+    assert cpu.instruction_sets(f"flags : {COMMON}", "aarch64", hwcaps) == sets
+
+
+def test_the_auxiliary_vector_of_x86_is_not_read_as_arms() -> None:
+    assert cpu.instruction_sets(f"flags : {COMMON}", "x86_64", (0xECFFFFFB, 0x7F877FFF))[0] == "avx2"
+
+
+def test_this_process_has_an_auxiliary_vector() -> None:
+    content = Path("/proc/self/auxv").read_bytes()
+    raw = struct.unpack(f"@{len(content) // struct.calcsize('L')}L", content)
+    expected = dict(zip(raw[::2], raw[1::2], strict=True))
+    found = cpu._auxiliary_vector()
+    assert found is not None
+    assert found[1] == expected.get(cpu.AT_HWCAP2, 0)
+    # On x86 the C library answers with flags of its own in place of the kernel's.
+    assert found[0] == expected[cpu.AT_HWCAP] or platform.machine() == "x86_64"
+
+
+def test_without_the_auxiliary_vector_cpuinfo_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cpu, "_auxiliary_vector", lambda: None)
+    monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    (tmp_path / "cpuinfo").write_text("Features\t: fp asimd asimddp\n")
+    assert cpu.instruction_sets() == ("dotprod", "neon")

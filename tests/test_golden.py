@@ -125,3 +125,26 @@ def test_golden_images_of_another_kind_never_match(artifact: Made) -> None:
     assert not check(Answers(logits), folder, manifest).matched
     np.savez(folder / FILE, pixels=np.zeros((0, SIDE, SIDE, 3), np.uint8), logits=logits[:0])
     assert not check(Answers(logits[:0]), folder, manifest).matched
+
+
+@pytest.mark.parametrize(
+    ("bits", "saturates", "here", "is_refused"),
+    [
+        pytest.param(8, True, "avx2", True, id="8-bit weights where sums saturate"),
+        pytest.param(7, True, "avx2", False, id="7-bit weights never saturate"),
+        pytest.param(8, False, "neon", False, id="sums of 32 bits"),
+        pytest.param(8, True, "avx512_vnni", False, id="proven on this very kind"),
+        pytest.param(None, True, "avx2", False, id="float"),
+    ],
+)
+def test_a_cpu_that_would_saturate_is_refused_though_the_golden_images_match(
+    artifact: Made, monkeypatch: pytest.MonkeyPatch, bits: int | None, saturates: bool, here: str, is_refused: bool
+) -> None:
+    folder, manifest, logits = artifact
+    monkeypatch.setattr(golden, "instruction_set", lambda: here)
+    monkeypatch.setattr(golden, "saturates_8bit", lambda: saturates)
+    result = check(Answers(logits), folder, replace(manifest, weight_bits=bits, instruction_set="avx512_vnni"))
+    assert result.matched is not is_refused
+    if is_refused:
+        assert "this CPU (avx2) adds int8 products in 16 bits" in result.reason
+        assert "proven on avx512_vnni. Build it with --weight-bits 7" in result.reason

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tiny_package import Packaged
 
-from pipeline.artifacts import Image
+from pipeline.artifacts import Image, Place
 from pipeline.errors import EngineMissing, WorkspaceError
 from pipeline.image import FILE, is_present, read_image, write_image
 
@@ -43,3 +43,8 @@ def test_without_an_engine_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     with pytest.raises(EngineMissing, match="no Docker engine answers at DOCKER_HOST=tcp"):
         is_present(IMAGE)
+
+
+def test_where_an_image_was_proven_is_remembered(tmp_path: Path) -> None:
+    write_image(tmp_path, replace(IMAGE, place=Place.EMULATED))
+    assert read_image(tmp_path).place is Place.EMULATED

@@ -1,9 +1,10 @@
+import platform
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from tiny_onnx import CLASSES, LAYERS, SIDE, write_float, write_int8
+from tiny_onnx import CLASSES, LAYERS, SIDE, Graph, write_float, write_int8
 
 from pipeline.errors import CompileError
 from targets.base import Runtime, Target, catalogue, find_target
@@ -89,3 +90,32 @@ def test_an_audit_of_a_plan_that_is_not_met_fails(
     model = write_int8(tmp_path / "model.onnx", unquantized=("mean",))
     with pytest.raises(CompileError, match=rf"ONNX Runtime {onnxruntime.__version__} runs 1 of the 4 layers"):
         runtime.audit(model, options=options)
+
+
+def test_the_dialect_fuses_under_arms_graph_rules_too(
+    runtime: Runtime, options: dict[str, str | int], tmp_path: Path
+) -> None:
+    model = write_int8(tmp_path / "int8.onnx")
+    assert runtime.audit(model, options=options, platform="linux/arm64").int8_nodes == len(LAYERS)
+
+
+def test_an_audit_for_arm_asks_for_arms_rules(
+    runtime: Runtime, options: dict[str, str | int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against ONNX Runtime itself: signed activations are fused by ARM's rules and by no other."""
+    monkeypatch.setattr("tiny_onnx.Graph.point", signed_point)
+    model = write_int8(tmp_path / "signed.onnx")
+    assert runtime.audit(model, options=options, platform="linux/arm64").int8_nodes == len(LAYERS)
+    if platform.machine() in ("x86_64", "AMD64"):
+        with pytest.raises(CompileError, match="of the 4 layers planned in int8 in float"):
+            runtime.audit(model, options=options, platform="linux/amd64")
+
+
+def signed_point(graph: Graph, source: str, name: str, zero_point: int) -> str:
+    """Q and DQ to int8 in place of uint8, with the zero point moved along."""
+    grid = [
+        graph.constant(f"{name}.scale", np.array(0.03, np.float32)),
+        graph.constant(f"{name}.zero_point", np.array(zero_point - 128, np.int8)),
+    ]
+    integer = graph.node("QuantizeLinear", [source, *grid], f"{name}.quantize")
+    return graph.node("DequantizeLinear", [integer, *grid], f"{name}.dequantize")

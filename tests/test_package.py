@@ -95,6 +95,7 @@ def test_the_image_says_what_it_is_without_being_started(engine: Engine, package
         PREFIX + "place": "image",
         PREFIX + "drop-points": "0.000",
         PREFIX + "images": "120",
+        PREFIX + "instruction-set": report.instruction_set,
         "said": 'a "quoted" $HOME \\ name',
     }
     assert config["Labels"] == expected

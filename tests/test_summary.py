@@ -241,6 +241,7 @@ def allows(option: dict[str, Any], value: object, definitions: dict[str, dict[st
     kinds: dict[str, type | tuple[type, ...]] = {
         "null": type(None),
         "string": str,
+        "boolean": bool,
         "integer": int,
         "number": (int, float),
         "array": list,
@@ -283,3 +284,14 @@ def test_the_table_names_what_stopped_a_target(finished: Outcome) -> None:
     assert rows[0] == ("cpu", "verdict", "", "fail", "lower bound -0.20, 1 allowed; exit code 10")
     assert ("", "top-5", "99.00 %", "98.00 %", "") in rows
     assert rows[-1] == ("board", "stopped", "", "", "exit code 9")
+
+
+def test_a_latency_of_another_machine_is_never_shown_as_the_devices(finished: Outcome) -> None:
+    assert [parsed(finished)[0][name] for name in ("timed_on", "timed_on_target")] == ["linux/amd64", True]
+    assert finished.artifact is not None
+    finished.target = find_target("cpu-arm64")
+    finished.artifact = replace(finished.artifact, stand_in="linux/amd64")
+    (target,) = parsed(finished)
+    assert (target["timed_on"], target["timed_on_target"]) == ("linux/amd64", False)
+    (row,) = [row for row in table_rows([finished]) if row[1] == "latency"]
+    assert row[-1] == "x 0.40, timed on linux/amd64, not the target"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from pathlib import Path
 from typing import Optional, Tuple
 
 CPUINFO = Path("/proc/cpuinfo")
+# Keys of the auxiliary vector, in which the kernel tells every program what the CPU can do (linux/auxvec.h).
+AT_HWCAP, AT_HWCAP2 = 16, 26
 
 # (our name, the kernel's flag), best first. Float kernels differ by instruction set too, hence the older ones.
 X86 = (
@@ -18,15 +21,28 @@ X86 = (
     ("sse", "sse2"),
 )
 ARM = (("i8mm", "i8mm"), ("dotprod", "asimddp"), ("neon", "asimd"))
+# The kernel's flags of ARM as bits of AT_HWCAP and AT_HWCAP2 (arch/arm64/include/uapi/asm/hwcap.h).
+HWCAP = (("asimd", 1 << 1), ("asimddp", 1 << 20))
+HWCAP2 = (("i8mm", 1 << 13),)
 X86_MACHINES = ("x86_64", "amd64", "i386", "i686")
 ARM_MACHINES = ("aarch64", "arm64")
 VNNI = ("avx512_vnni", "avx_vnni")
 
 
-def instruction_sets(cpuinfo: Optional[str] = None, machine: Optional[str] = None) -> Tuple[str, ...]:
-    """What this CPU offers, best first; `cpuinfo` and `machine` stand in for another CPU."""
+def instruction_sets(
+    cpuinfo: Optional[str] = None, machine: Optional[str] = None, hwcaps: Optional[Tuple[int, int]] = None
+) -> Tuple[str, ...]:
+    """What this CPU offers, best first; `cpuinfo`, `machine` and `hwcaps` stand in for another CPU.
+
+    On ARM the auxiliary vector is asked first: in a container that is emulated, /proc/cpuinfo may be the host's.
+    """
+    if hwcaps is None and cpuinfo is None and machine is None:
+        hwcaps = _auxiliary_vector()
     machine = (platform.machine() if machine is None else machine).lower()
-    flags = _flags(_read() if cpuinfo is None else cpuinfo)
+    if hwcaps is not None and machine in ARM_MACHINES:
+        flags = arm_flags(hwcaps)
+    else:
+        flags = _flags(_read() if cpuinfo is None else cpuinfo)
     if machine in X86_MACHINES:
         # Every 64-bit x86 has SSE2, every 64-bit ARM has NEON; emulators may show another CPU's flags, or none.
         return tuple(name for name, flag in X86 if flag in flags or name == "sse")
@@ -48,6 +64,24 @@ def saturates_8bit(cpuinfo: Optional[str] = None, machine: Optional[str] = None)
     """
     found = instruction_sets(cpuinfo, machine)
     return "sse" in found and not any(name in found for name in VNNI)
+
+
+def arm_flags(hwcaps: Tuple[int, int]) -> Tuple[str, ...]:
+    """The kernel's names of what AT_HWCAP and AT_HWCAP2 say of an aarch64 CPU, so far as they matter here."""
+    first, second = hwcaps
+    return (*(name for name, bit in HWCAP if first & bit), *(name for name, bit in HWCAP2 if second & bit))
+
+
+def _auxiliary_vector() -> Optional[Tuple[int, int]]:
+    """AT_HWCAP and AT_HWCAP2 of this process; None where the C library has no `getauxval`, or knows nothing."""
+    try:
+        getauxval = ctypes.CDLL(None).getauxval
+    except (AttributeError, OSError, TypeError):
+        return None
+    getauxval.restype = ctypes.c_ulong
+    getauxval.argtypes = (ctypes.c_ulong,)
+    found = (int(getauxval(AT_HWCAP)), int(getauxval(AT_HWCAP2)))
+    return found if found[0] else None
 
 
 def _read() -> str:
