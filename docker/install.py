@@ -60,7 +60,7 @@ SURPLUS = (
     "**/__pycache__",
 )
 SCRIPTS = ("bin/[!p]*", "bin/pip*")
-IMPORTS = "import numpy, onnxruntime, PIL.Image, starlette.applications, uvicorn"
+IMPORTS = "import numpy, PIL.Image, starlette.applications, uvicorn"
 FIXED_TIME = 315532800  # 1980-01-01, the earliest that a zip archive can hold
 
 
@@ -83,12 +83,18 @@ def main() -> None:
     (packages,) = environment.glob("lib/python3*/site-packages")
     remove(packages, SURPLUS)
     remove(environment, SCRIPTS)
-    subprocess.run([python, "-B", "-c", IMPORTS], check=True, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"})
+    imports = IMPORTS if shows_another_cpu() else f"{IMPORTS}, onnxruntime"
+    subprocess.run([python, "-B", "-c", imports], check=True, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"})
     place = layer / environment.relative_to("/")
     place.parent.mkdir(parents=True)
     shutil.move(str(environment), str(place))
     for path in [layer, *layer.rglob("*")]:
         os.utime(str(path), (FIXED_TIME, FIXED_TIME), follow_symlinks=False)
+
+
+def shows_another_cpu() -> bool:
+    """Whether an emulator shows its host's /proc/cpuinfo, on which ONNX Runtime for ARM crashes; it is tried later."""
+    return os.uname().machine == "aarch64" and "CPU implementer" not in Path("/proc/cpuinfo").read_text()
 
 
 def remove(folder: Path, patterns: "tuple[str, ...]") -> None:

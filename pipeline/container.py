@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
+from pipeline.emulation import volumes_for
 from pipeline.engine import LOG_LINES, Engine, speaking
 from pipeline.errors import PackageError
 from pipeline.inference import InferenceClient
@@ -103,6 +104,9 @@ def created(
     if stay_as is not None:
         _make_way(engine, stay_as)
 
+    stack = ExitStack()
+    volumes = stack.enter_context(volumes_for(engine, image))
+
     def create() -> Container:
         with speaking(f"create a container of {image}"):
             return engine.client.containers.create(
@@ -112,6 +116,7 @@ def created(
                 labels={OWNER: owner()} if stay_as is None else {STAYS: image},
                 network_mode=network_mode,
                 ports=ports,
+                volumes=volumes,
                 **RIGHTS,
             )
 
@@ -123,8 +128,9 @@ def created(
         is_kept = stay_as is not None
     finally:
         thread.shutdown(wait=True)
-        if not is_kept:
-            remove(engine, name)
+        with stack:
+            if not is_kept:
+                remove(engine, name)
 
 
 def remove(engine: Engine, name: str) -> None:

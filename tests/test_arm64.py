@@ -12,6 +12,7 @@ import pytest
 from conftest import REPOSITORY
 
 from pipeline.container import output_of
+from pipeline.emulation import volumes_for
 from pipeline.engine import Engine
 from pipeline.package import PREFIX
 from pipeline.predictions import read_predictions
@@ -61,14 +62,17 @@ def built(folder: Path, base: str, engine: Engine) -> Iterator[TargetSummary]:
 
 def asked(engine: Engine, command: list[str], environment: Mapping[str, str]) -> tuple[int, dict[str, object]]:
     """Exit status of the image with other arguments and another (emulated) CPU, and the JSON it prints."""
-    container = engine.client.containers.create(TAG, command, environment=dict(environment), network_mode="none")
-    try:
-        container.start()
-        status = int(container.wait()["StatusCode"])
-        found: dict[str, object] = json.loads(container.logs(stdout=True, stderr=False))
-        return status, found
-    finally:
-        container.remove(force=True)
+    with volumes_for(engine, TAG) as volumes:
+        container = engine.client.containers.create(
+            TAG, command, environment=dict(environment), network_mode="none", volumes=volumes
+        )
+        try:
+            container.start()
+            status = int(container.wait(timeout=600)["StatusCode"])
+            found: dict[str, object] = json.loads(container.logs(stdout=True, stderr=False))
+            return status, found
+        finally:
+            container.remove(force=True)
 
 
 def test_the_base_image_is_arms(engine: Engine, base: str) -> None:
