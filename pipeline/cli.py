@@ -218,14 +218,17 @@ def predict(
 
 @app.command(rich_help_panel=LOOKING)
 def bench(
-    models: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifact folders or ONNX files.")],
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    subjects: Annotated[
+        list[str], typer.Argument(metavar="ARTIFACT...|IMAGE", help="Artifact folders, ONNX files, or an image's tag.")
+    ],
+    threads: Annotated[int | None, typer.Option(min=1, help="For artifacts; default: 1.", show_default=False)] = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="For an image; default: 8.", show_default=False)] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Time artifacts against each other, interleaved in one run, by CPU time."""
+    """Time artifacts against each other by CPU time, or an image as its clients see it; all in one run."""
     from pipeline.commands.bench import run
 
-    run(models, threads=threads, as_json=as_json)
+    run(subjects, threads=threads, clients=clients, as_json=as_json)
 
 
 @app.command(rich_help_panel=LOOKING)
