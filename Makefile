@@ -4,6 +4,7 @@
 #   make test        set up, then lint, types and the tests (at most 20 minutes on 2 cores)
 #   make test-all    the long ones too: many kills, every reference network
 #   make lint        ruff, mypy, codespell
+#   make soak        load on a server for MINUTES (15) of SUBJECT, an image or an artifact folder (the demo's image)
 #   make clean       remove what the above made
 #
 # Variables: PYTHON (an interpreter), VENV (default .venv), ENGINE=skip (never set up a Docker engine),
@@ -12,10 +13,12 @@ SHELL := /bin/bash
 VENV ?= .venv
 TORCH_INDEX ?=
 ENGINE ?=
+MINUTES ?= 15
+SUBJECT ?= digits:0.1.0-cpu
 BIN := $(VENV)/bin
 export TORCH_INDEX PYTHON ENGINE
 
-.PHONY: demo test test-all lint setup setup-dev clean
+.PHONY: demo test test-all lint soak setup setup-dev clean
 
 demo: setup
 	@scripts/demo.sh $(VENV)
@@ -33,6 +36,9 @@ lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+soak: setup
+	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(SUBJECT)
 
 setup:
 	@scripts/setup.sh $(VENV)
