@@ -5,6 +5,7 @@
 #   make test-all    the long ones too: many kills, every reference network
 #   make test-arm64  builds for 64-bit ARM, emulated here; sets up QEMU and a base image first (root), saying so
 #   make lint        ruff, mypy, codespell
+#   make soak        load on a server for MINUTES (15) of SUBJECT, an image or an artifact folder (the demo's image)
 #   make clean       remove what the above made
 #
 # Variables: PYTHON (an interpreter), VENV (default .venv), ENGINE=skip (never set up a Docker engine),
@@ -13,10 +14,12 @@ SHELL := /bin/bash
 VENV ?= .venv
 TORCH_INDEX ?=
 ENGINE ?=
+MINUTES ?= 15
+SUBJECT ?= digits:0.1.0-cpu
 BIN := $(VENV)/bin
 export TORCH_INDEX PYTHON ENGINE
 
-.PHONY: demo test test-all test-arm64 lint setup setup-dev clean
+.PHONY: demo test test-all test-arm64 lint soak setup setup-dev clean
 
 demo: setup
 	@scripts/demo.sh $(VENV)
@@ -37,6 +40,9 @@ lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+soak: setup
+	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(SUBJECT)
 
 setup:
 	@scripts/setup.sh $(VENV)

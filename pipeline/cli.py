@@ -10,6 +10,7 @@ import typer
 
 from pipeline import __version__
 from pipeline import options as o
+from pipeline.emission import emit, with_emission
 from pipeline.errors import EXIT_CODES, DeployError
 from pipeline.interrupt import Interrupted, raise_on_signals
 
@@ -124,9 +125,12 @@ for _stage, _help in {
     "quantize": "Build up to the quantized network.",
     "export": "Build up to the ONNX files, checked against PyTorch.",
     "compile": "Build up to the compiled, timed and audited candidates.",
-    "package": "Build all of it: packaging is the last stage.",
 }.items():
     app.command(_stage, help=_help, rich_help_panel=BUILDING)(_with_recipe(_build_until(_stage)))
+app.command("package", help="Build all of it, and write what runs the image.", rich_help_panel=BUILDING)(
+    with_emission(_with_recipe)
+)
+app.command("emit", rich_help_panel=SETTING_UP)(emit)
 app.command(
     "plan", help="Say what a build would do, what is done already, how long and how much.", rich_help_panel=BUILDING
 )(_with_recipe(_plan))
@@ -214,14 +218,17 @@ def predict(
 
 @app.command(rich_help_panel=LOOKING)
 def bench(
-    models: Annotated[list[Path], typer.Argument(metavar="ARTIFACT...", help="Artifact folders or ONNX files.")],
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    subjects: Annotated[
+        list[str], typer.Argument(metavar="ARTIFACT...|IMAGE", help="Artifact folders, ONNX files, or an image's tag.")
+    ],
+    threads: Annotated[int | None, typer.Option(min=1, help="For artifacts; default: 1.", show_default=False)] = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="For an image; default: 8.", show_default=False)] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Time artifacts against each other, interleaved in one run, by CPU time."""
+    """Time artifacts against each other by CPU time, or an image as its clients see it; all in one run."""
     from pipeline.commands.bench import run
 
-    run(models, threads=threads, as_json=as_json)
+    run(subjects, threads=threads, clients=clients, as_json=as_json)
 
 
 @app.command(rich_help_panel=LOOKING)

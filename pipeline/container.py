@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,10 +47,26 @@ RIGHTS: dict[str, Any] = {
 """None but to compute and to answer: what every container of ours is started with, and `docker_run` prints."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A container that is ready, and how long that took."""
+
+    container: Container
+    client: InferenceClient
+    ready_seconds: float
+
+
 @contextmanager
 def running(
     engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None
 ) -> Iterator[InferenceClient]:
+    """A client of a server of `image`, see `started`."""
+    with started(engine, image, progress=progress, stay_as=stay_as) as server:
+        yield server.client
+
+
+@contextmanager
+def started(engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None) -> Iterator[Started]:
     """A server of `image`, ready to answer; raises `PackageError` with the end of its log where it does not start.
 
     The container is gone when this is left, also by Ctrl-C or SIGTERM (see `pipeline.interrupt`). With `stay_as` it
@@ -59,7 +76,7 @@ def running(
     wanted = ANY_PORT if stay_as is None else _usual_port_if_free(bind)
     with created(engine, image, ports={PORT: (bind, wanted)}, stay_as=stay_as) as container:
         manifest = _manifest_in(container, image)
-        started = time.monotonic()
+        start = time.monotonic()
         with speaking(f"start a container of {image}"):
             container.start()
             container.reload()
@@ -68,8 +85,9 @@ def running(
         client = InferenceClient(connect_to, port, manifest, answer_seconds=patience * ANSWER_SECONDS)
         try:
             _wait_until_ready(client, container, image, seconds=patience * READY_SECONDS)
-            progress.detail(f"the image is ready after {time.monotonic() - started:.1f} s")
-            yield client
+            ready_seconds = time.monotonic() - start
+            progress.detail(f"the image is ready after {ready_seconds:.1f} s")
+            yield Started(container=container, client=client, ready_seconds=ready_seconds)
         finally:
             client.close()
 
@@ -215,16 +233,20 @@ def _addresses(engine: Engine) -> tuple[str, str]:
     return "0.0.0.0", host
 
 
-def _manifest_in(container: Container, image: str) -> Manifest:
-    path = f"{MODEL_FOLDER}/{FILE}"
+def copy_out(container: Container, image: str, path: str, folder: Path) -> None:
+    """Copy a file or a folder of a container into `folder`."""
     try:
         chunks, _ = container.get_archive(path)
         archive = io.BytesIO(b"".join(chunks))
     except APIError:
         raise PackageError(f"{image} is no image that `deploy build` made: it holds no {path}.") from None
+    with tarfile.open(fileobj=archive) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def _manifest_in(container: Container, image: str) -> Manifest:
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=archive) as tar:
-            tar.extract(FILE, folder, filter="data")
+        copy_out(container, image, f"{MODEL_FOLDER}/{FILE}", Path(folder))
         try:
             return read_manifest(Path(folder))
         except ManifestError as error:

@@ -60,6 +60,10 @@ class InferenceClient:
         parts = [images[start : start + per_request] for start in range(0, len(images), per_request)]
         return np.concatenate([self._infer(part) for part in parts])
 
+    def another(self) -> "InferenceClient":
+        """A second client of the same server, over a connection of its own."""
+        return InferenceClient(self._connection.host, self._connection.port, self.manifest)
+
     def close(self) -> None:
         self._connection.close()
 

@@ -105,6 +105,15 @@ def test_artifact_and_image_answer_alike(built: TargetSummary, folder: Path) -> 
     assert report["drop_points"] == built.drop_points
 
 
+def test_packaging_writes_what_runs_the_image(built: TargetSummary, folder: Path, base_image: str) -> None:
+    package = [word if word != "build" else "package" for word in command(base_image, "--max-drop", "20")]
+    printed = deploy([*package, "--emit", "compose"], folder).stdout
+    assert f'image: "{NAME}:0.1.0-cpu"' in printed
+    done = deploy([*package, "--emit", "compose", "--output", "docker-compose.yml", "--json"], folder)
+    assert (folder / "docker-compose.yml").read_text() == printed
+    assert summary(done).image == built.image
+
+
 def test_an_undecided_gate_builds_an_image_only_where_the_recipe_says_so(
     folder: Path, base_image: str, engine: Engine
 ) -> None:

@@ -55,7 +55,7 @@ def prepare(request: Request) -> Iterator[Prepared]:
         yield Prepared(recipe=recipe, targets=targets, dataset=dataset, workspace=workspace, progress=progress)
 
 
-def run(request: Request, *, until: str | None) -> None:
+def run(request: Request, *, until: str | None, with_summary: bool = True) -> list[Outcome]:
     """Build all targets; every one is attempted, and the worst failure decides the exit code."""
     try:
         with prepare(request) as prepared:
@@ -66,7 +66,7 @@ def run(request: Request, *, until: str | None) -> None:
         raise
     if request.as_json:
         print_document(outcomes, error=None)
-    elif until is None or until == "package":
+    elif with_summary and (until is None or until == "package"):
         print_summary(outcomes)
     if all(outcome.was_done_before for outcome in outcomes):
         prepared.progress.line("everything was done before: nothing to do")
@@ -76,6 +76,7 @@ def run(request: Request, *, until: str | None) -> None:
             prepared.progress.line(f"error: {outcome.target.name}: {outcome.error}")
     if worst is not None:
         raise worst
+    return outcomes
 
 
 def build_one(prepared: Prepared, target: Target, *, until: str | None) -> Outcome:

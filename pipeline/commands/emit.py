@@ -1,0 +1,37 @@
+"""`deploy emit`: the file that keeps an image running on its device."""
+
+import difflib
+import sys
+
+from pipeline.emission import Emission
+from pipeline.emit import Form, Service, emit, file_name
+from pipeline.errors import RecipeError
+
+
+def run(image: str, emission: Emission) -> None:
+    """Print the file, or write it where `--output` says; the image need not be on this machine."""
+    service, form = service_of(image, emission), form_of(emission)
+    text = emit(service, form)
+    if emission.output is None:
+        print(text, end="")
+        return
+    path = emission.output / file_name(service, form) if emission.output.is_dir() else emission.output
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be written: {error.strerror}. Name another file with --output.") from None
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def form_of(emission: Emission) -> Form:
+    """Raises `RecipeError` with the nearest name there is."""
+    try:
+        return Form(emission.form)
+    except ValueError:
+        near = difflib.get_close_matches(emission.form, list(Form), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise RecipeError(f"there is no {emission.form!r} to emit. Known: {', '.join(Form)}.{hint}") from None
+
+
+def service_of(image: str, emission: Emission) -> Service:
+    return Service(image=image, address=emission.address, port=emission.port, memory_mib=emission.memory_mib)

@@ -1,0 +1,38 @@
+"""`deploy package`: all of a build, and what keeps its image running on the device."""
+
+from pipeline.commands.build import run as build
+from pipeline.commands.emit import form_of, service_of
+from pipeline.commands.emit import run as emit
+from pipeline.emission import Emission
+from pipeline.errors import RecipeError
+from pipeline.options import Request
+from pipeline.recipe import read_recipe
+
+
+def run(request: Request, emission: Emission | None) -> None:
+    """Build the image; with `emission` write the file that runs it, too."""
+    if emission is None:
+        build(request, until="package")
+        return
+    # A wrong option shall not come to light after hours of training.
+    form_of(emission)
+    service_of("model:0.1.0-cpu", emission)
+    _check_one_image(request, emission)
+    (outcome,) = build(request, until="package", with_summary=emission.output is not None)
+    assert outcome.image is not None
+    emit(outcome.image.tag, emission)
+
+
+def _check_one_image(request: Request, emission: Emission) -> None:
+    if request.as_json and emission.output is None:
+        raise RecipeError("--json and --emit both write to stdout: give --output FILE.")
+    recipe = read_recipe(request.existing_recipe_file, request.flags)
+    if len(set(recipe.targets)) > 1:
+        raise RecipeError(
+            f"--emit is for one image, and there are {len(set(recipe.targets))} targets. Build first, then "
+            f"deploy emit IMAGE --as {emission.form} for each."
+        )
+    if not recipe.package.image:
+        raise RecipeError(
+            f"--emit {emission.form} needs an image: leave out --no-image (package.image in the recipe)."
+        )

@@ -1,0 +1,96 @@
+"""The options of what runs an image on its device, for `deploy package` and `deploy emit`."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import RecipeError
+from pipeline.options import Request
+
+PANEL, FORMS = "Operation", "compose|systemd|quadlet"
+ADDRESS, PORT, MEMORY_MIB = "127.0.0.1", 8000, 512
+
+Emit = Annotated[
+    str | None,
+    typer.Option("--emit", metavar=FORMS, help="Write what runs the image on its device, too.", rich_help_panel=PANEL),
+]
+EmitTo = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A file, or a folder for the usual name; default: stdout.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
+Address = Annotated[
+    str, typer.Option("--address", help="Where it listens on the device; 0.0.0.0: everywhere.", rich_help_panel=PANEL)
+]
+Port = Annotated[int, typer.Option("--port", help="On the device.", rich_help_panel=PANEL)]
+Memory = Annotated[int, typer.Option("--memory", help="Its limit in MiB, swap included.", rich_help_panel=PANEL)]
+ImageTag = Annotated[str, typer.Argument(metavar="IMAGE", help="An image's tag; it need not be on this machine.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emission:
+    """What was asked for, before it is checked."""
+
+    form: str
+    output: Path | None
+    address: str
+    port: int
+    memory_mib: int
+
+
+def emit(
+    image: ImageTag,
+    form: Annotated[str, typer.Option("--as", metavar=FORMS, help="What shall run it.")] = "compose",
+    output: EmitTo = None,
+    address: Address = ADDRESS,
+    port: Port = PORT,
+    memory: Memory = MEMORY_MIB,
+) -> None:
+    """Write what runs an image on its device: a compose file, a systemd unit or a podman quadlet."""
+    from pipeline.commands.emit import run
+
+    run(image, Emission(form=form, output=output, address=address, port=port, memory_mib=memory))
+
+
+def with_emission(with_recipe: Callable[[Callable[[Request], None]], Callable[..., None]]) -> Callable[..., None]:
+    """`deploy package`: `with_recipe` makes a command that takes every option of the recipe; it gets ours besides."""
+
+    def package(
+        emit: Emit = None,
+        output: EmitTo = None,
+        address: Address = ADDRESS,
+        port: Port = PORT,
+        memory: Memory = MEMORY_MIB,
+        **of_recipe: object,
+    ) -> None:
+        if emit is None and (output, address, port, memory) != (None, ADDRESS, PORT, MEMORY_MIB):
+            raise RecipeError(
+                f"--output, --address, --port and --memory are of what --emit writes: add --emit {FORMS}."
+            )
+
+        def act(request: Request) -> None:
+            from pipeline.commands.package import run
+
+            emission = None
+            if emit is not None:
+                emission = Emission(form=emit, output=output, address=address, port=port, memory_mib=memory)
+            run(request, emission)
+
+        with_recipe(act)(**of_recipe)
+
+    # Typer reads the options off the signature.
+    recipe = inspect.signature(with_recipe(lambda _request: None))
+    *own, _of_recipe = inspect.signature(package).parameters.values()
+    merged = [*recipe.parameters.values(), *own]
+    package.__signature__ = recipe.replace(parameters=merged)  # type: ignore[attr-defined]
+    package.__annotations__ = {each.name: each.annotation for each in merged}
+    return package

@@ -1,0 +1,178 @@
+"""The same ONNX model behind MLServer and behind our server, asked by the same client in the same run:
+
+    python scripts/compare_servers.py ARTIFACT
+
+MLServer (PyPI) gets an environment of its own in .deploy/rivals, and a runtime of a few lines on the same ONNX Runtime
+with the same session options; both run as processes of this machine. MLServer's REST knows no binary tensors, so the
+two are compared on JSON; what ours does with binary tensors, as tritonclient sends them, is shown besides.
+"""
+
+import argparse
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from local_server import HOST, ROOT, free_port, own_server, resident_mib, started
+
+from pipeline.bench_image import latencies, one_image, per_second, percentiles
+from pipeline.inference import InferenceClient
+from pipeline.table import print_table
+from targets.device.manifest import Manifest, read_manifest
+from targets.device.sessions import open_session
+
+RIVAL = "mlserver==1.7.1"
+ENVIRONMENT = ROOT / ".deploy" / "rivals" / RIVAL
+LEAST_REQUESTS, LATENCY_SECONDS, ROUNDS, ROUND_SECONDS = 500, 20.0, 3, 2.0
+RUNTIME = """
+import json
+from pathlib import Path
+import numpy as np
+from mlserver import MLModel
+from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceResponse
+from targets.device.manifest import read_manifest
+from targets.device.sessions import open_session
+
+
+class OnnxModel(MLModel):
+    async def load(self) -> bool:
+        folder = Path(self.settings.parameters.uri)
+        self.session = open_session(folder, read_manifest(folder)).__enter__()
+        return True
+
+    async def predict(self, payload):
+        images = NumpyCodec.decode_input(payload.inputs[0]).astype(np.float32)
+        logits = self.session.infer(images)
+        outputs = [NumpyCodec.encode_output("logits", logits)]
+        return InferenceResponse(model_name=self.name, outputs=outputs)
+"""
+
+
+class JsonClient:
+    """One connection that asks in JSON, as any client of the protocol may."""
+
+    def __init__(self, port: int, name: str, images: np.ndarray) -> None:
+        entry = {"name": "images", "shape": list(images.shape), "datatype": "FP32", "data": images.ravel().tolist()}
+        self._body = json.dumps({"inputs": [entry]}).encode()
+        self._path = f"/v2/models/{name}/infer"
+        self._connection = http.client.HTTPConnection(HOST, port, timeout=60)
+
+    def ask(self) -> np.ndarray:
+        self._connection.request("POST", self._path, self._body, {"Content-Type": "application/json"})
+        response = self._connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise SystemExit(f"{self._path} answered {response.status}: {body[:500].decode(errors='replace')}")
+        (output,) = json.loads(body)["outputs"]
+        return np.array(output["data"], np.float32).reshape(output["shape"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    parser.add_argument("--clients", type=int, default=8)
+    arguments = parser.parse_args()
+    artifact = arguments.artifact.resolve()
+    manifest = read_manifest(artifact)
+    python = install_rival()
+    images = one_image(manifest.input_shape)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        own_port, rival_port = free_port(), free_port()
+        own = stack.enter_context(own_server(artifact, port=own_port, log=scratch / "own.log"))
+        command = write_rival(scratch / "rival", python, artifact, manifest, rival_port)
+        rival = stack.enter_context(
+            started(
+                command,
+                port=rival_port,
+                log=scratch / "rival.log",
+                settings={"PYTHONPATH": f"{scratch / 'rival'}:{ROOT}", "OPENBLAS_NUM_THREADS": "1"},
+                folder=scratch / "rival",
+            )
+        )
+        raw = stack.enter_context(open_session(artifact, manifest))
+        makers: dict[str, Callable[[], Callable[[], np.ndarray]]] = {
+            "raw session": lambda: lambda: raw.infer(images),
+            "edge-deploy, binary": lambda: binary_client(own_port, manifest, images),
+            "edge-deploy, JSON": lambda: JsonClient(own_port, manifest.name, images).ask,
+            f"{RIVAL}, JSON": lambda: JsonClient(rival_port, manifest.name, images).ask,
+        }
+        memory = {"edge-deploy": own.pid, RIVAL: rival.pid}
+        measure(makers, raw.infer(images), memory, arguments.clients)
+
+
+def measure(
+    makers: dict[str, Callable[[], Callable[[], np.ndarray]]],
+    expected: np.ndarray,
+    processes: dict[str, int],
+    clients: int,
+) -> None:
+    """All in turn in one run; the table goes to stdout."""
+    calls = {name: make() for name, make in makers.items()}
+    for name, call in calls.items():
+        if not np.allclose(call(), expected, atol=1e-4):
+            raise SystemExit(f"{name} does not answer what the raw session does: no figures of it mean anything.")
+    found = latencies(list(calls.values()), seconds=LATENCY_SECONDS, least=LEAST_REQUESTS)
+    rates: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(ROUNDS):
+        for name, make in makers.items():
+            callers = 1 if name == "raw session" else clients
+            rates[name].append(per_second([make() for _ in range(callers)], ROUND_SECONDS))
+    rows = []
+    for name, seconds in zip(makers, found, strict=True):
+        times = percentiles(seconds)
+        resident = [f"{resident_mib(number):.0f}" for part, number in processes.items() if name.startswith(part)]
+        figures = [f"{each:.3f}" for each in (times.p50_ms, times.p90_ms, times.p99_ms)]
+        rows.append((name, *figures, f"{statistics.median(rates[name]):.0f}", *(resident or ["-"])))
+    print_table(
+        f"batch 1; {min(map(len, found))} or more requests of one client in turn; then {clients} clients",
+        ("", "p50 ms", "p90 ms", "p99 ms", "requests/s", "MiB"),
+        rows,
+    )
+
+
+def binary_client(port: int, manifest: Manifest, images: np.ndarray) -> Callable[[], np.ndarray]:
+    client = InferenceClient(HOST, port, manifest)
+    return lambda: client.infer(images)
+
+
+def install_rival() -> Path:
+    """The Python of an environment that holds MLServer and the ONNX Runtime of this one."""
+    python = ENVIRONMENT / "bin" / "python"
+    if not (ENVIRONMENT / "complete").exists():
+        print(f"installing {RIVAL} into {ENVIRONMENT}", file=sys.stderr)
+        wanted = [RIVAL, f"onnxruntime=={onnxruntime.__version__}", f"numpy=={np.__version__}", "pillow"]
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
+        (ENVIRONMENT / "complete").touch()
+    return python
+
+
+def write_rival(folder: Path, python: Path, artifact: Path, manifest: Manifest, port: int) -> list[str]:
+    """MLServer's files, and the command that starts it: one process, one model, nothing it could do without."""
+    folder.mkdir()
+    (folder / "runtime.py").write_text(RUNTIME)
+    server = {
+        "host": HOST,
+        "http_port": port,
+        "grpc_port": free_port(),
+        "metrics_endpoint": None,
+        "parallel_workers": 0,
+        "debug": False,
+    }
+    model = {"name": manifest.name, "implementation": "runtime.OnnxModel", "parameters": {"uri": str(artifact)}}
+    (folder / "settings.json").write_text(json.dumps(server))
+    (folder / "model-settings.json").write_text(json.dumps(model))
+    return [str(python.parent / "mlserver"), "start", "."]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Servers as processes of this machine, on free ports of the loopback, for the scripts that measure them."""
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+HOST = "127.0.0.1"
+ROOT = Path(__file__).parent.parent
+READY_SECONDS = 120.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started(
+    command: Sequence[str], *, port: int, log: Path, settings: Mapping[str, str], folder: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that is ready by `GET /v2/health/ready`; ended when this is left."""
+    with (
+        log.open("wb") as written,
+        subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **settings}, stdout=written, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        try:
+            wait_until_ready(process, port, log)
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextmanager
+def own_server(artifact: Path, *, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Our server of an artifact folder, as it runs in the image."""
+    settings = {
+        "MODEL_FOLDER": str(artifact.resolve()),
+        "HOST": HOST,
+        "PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+        "LOG_LEVEL": "error",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "targets.device", "serve"]
+    with started(command, port=port, log=log, settings=settings) as process:
+        yield process
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        connection = http.client.HTTPConnection(HOST, port, timeout=5)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            if connection.getresponse().status == 200:
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.05)
+    raise SystemExit(f"the server does not become ready. Its log:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def resident_mib(process: int) -> float:
+    """What a process and its children have resident; pages they share are counted for each."""
+    status = Path(f"/proc/{process}/status").read_text()
+    own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return own / 1024 + sum(resident_mib(int(child)) for child in children)
