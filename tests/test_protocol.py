@@ -99,8 +99,8 @@ def test_the_id_is_kept_and_must_be_a_string() -> None:
 
 
 def test_messages_show_the_value_but_never_all_of_a_long_one() -> None:
-    assert "must be FP32, not 'INT8'" in refusal(json_request(images(1), datatype="INT8"))
-    assert "must be FP32, not None" in refusal(json_request(images(1), datatype=None))
+    assert "must be FP32 or UINT8 or BYTES, not 'INT8'" in refusal(json_request(images(1), datatype="INT8"))
+    assert "must be FP32 or UINT8 or BYTES, not None" in refusal(json_request(images(1), datatype=None))
     assert "not -1" in refusal(json_request(images(1), shape=[-1, 3, 8, 8]))
     for changes in ({"datatype": "x" * 10**6}, {"shape": [10**4000]}, {"name": "n" * 10**6, "data": 1}):
         assert len(refusal(json_request(images(1), **changes))) < 300

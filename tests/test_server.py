@@ -76,7 +76,11 @@ def test_the_client_finds_server_and_model(client: Any, tiny: TinyPackage) -> No
             "name": "tiny",
             "versions": ["0.1.0"],
             "platform": "onnx_onnxv1",
-            "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, 3, 8, 8]}],
+            "inputs": [
+                {"name": "images", "datatype": "FP32", "shape": [-1, 3, 8, 8]},
+                {"name": "pixels", "datatype": "UINT8", "shape": [-1, 8, 8, 3]},
+                {"name": "encoded", "datatype": "BYTES", "shape": [-1]},
+            ],
             "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 4]}],
             "parameters": {
                 "classes": ["a", "b", "c", "d"],

@@ -18,6 +18,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "MAX_BATCH": "7",
         "MAX_BODY_MIB": "3",
         "MAX_WAITING": "2",
+        "MAX_IMAGE_MIPIXELS": "12",
         "BODY_SECONDS": "5",
         "LOG_LEVEL": "WARNING",
         "UNRELATED": "x",
@@ -29,6 +30,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         max_batch=7,
         max_body_bytes=3 * MEBIBYTE,
         max_waiting=2,
+        max_image_pixels=12 << 20,
         body_seconds=5,
         log_level="warning",
     )
@@ -41,6 +43,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("MAX_BATCH", 1, 4096),
         ("MAX_BODY_MIB", 1, 4096),
         ("MAX_WAITING", 1, 4096),
+        ("MAX_IMAGE_MIPIXELS", 1, 64),
         ("BODY_SECONDS", 1, 3600),
     ],
 )

@@ -110,11 +110,11 @@ class Preprocessing:
             raise ValueError(f"preprocessing: {error} (in {values})") from None
 
 
-def decode(data: bytes) -> Image.Image:
-    """The upright RGB image of a file's bytes; raises `ImageError`."""
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The upright RGB image of a file's bytes, if it has at most `max_pixels`; raises `ImageError`."""
     if not data:
         raise ImageError("the file is empty (0 bytes)")
-    image = _open(data)
+    image = _open(data, max_pixels)
     try:
         image.load()
         return _rgb(_upright(image))
@@ -158,19 +158,19 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     return normalize(pixels[None], preprocessing).reshape(3, *pixels.shape[:2])
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header only; refuse sizes that must not be decoded before anything is allocated for them."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"the image has too many pixels ({error}); at most {MAX_PIXELS} are decoded") from None
+        raise ImageError(f"the image has too many pixels ({error}); at most {max_pixels} are decoded") from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise ImageError(f"the file is cut short in its header, or not an image of a known format ({known})") from None
     except _MALFORMED as error:
         raise ImageError(f"the file's header is damaged: {error}") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"the image has too many pixels ({image.width} x {image.height}; at most {MAX_PIXELS})")
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"the image has too many pixels ({image.width} x {image.height}; at most {max_pixels})")
     if image.width * image.height == 0:
         raise ImageError(f"the image has no pixels ({image.width} x {image.height})")
     return image

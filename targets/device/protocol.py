@@ -13,20 +13,14 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.device.tensors import DATATYPES as DATATYPES
+from targets.device.tensors import MAX_DIMENSIONS as MAX_DIMENSIONS
+from targets.device.tensors import MAX_SIZE as MAX_SIZE
+from targets.device.tensors import RequestError as RequestError
+from targets.device.tensors import from_bytes, from_json, shown
+
 LENGTH_HEADER = "Inference-Header-Content-Length"
 BINARY_EXTENSION = "binary_tensor_data"
-DATATYPES: Dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4")}
-MAX_DIMENSIONS = 8
-# Keeps the product of a shape, and a message about it, from having thousands of digits.
-MAX_SIZE = 2**31 - 1
-
-
-class RequestError(ValueError):
-    """The request cannot be answered; `status` is the HTTP status that says so."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ def parse_request(body: bytes, json_length: Optional[str] = None) -> InferReques
     raw = _object(header)
     request_id = raw.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise RequestError(f"'id' must be a string, not {_shown(request_id)}")
+        raise RequestError(f"'id' must be a string, not {shown(request_id)}")
     binary = _flag(_parameters(raw, "the request"), "binary_data_output")
     return InferRequest(
         id=request_id,
@@ -90,7 +84,7 @@ def byte_count(header: str, text: str) -> int:
     """The number in a header's `text`."""
     # isdecimal() accepts digits of other scripts, too.
     if not (text.isascii() and text.isdecimal()) or len(text) > 12:
-        raise RequestError(f"{header} must be a number of bytes, not {_shown(text)}")
+        raise RequestError(f"{header} must be a number of bytes, not {shown(text)}")
     return int(text)
 
 
@@ -108,7 +102,7 @@ def _object(header: bytes) -> Dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
-        raise RequestError(f"the body must be a JSON object, not {_shown(raw)}")
+        raise RequestError(f"the body must be a JSON object, not {shown(raw)}")
     return raw
 
 
@@ -117,72 +111,32 @@ def _inputs(raw: Any, tail: memoryview) -> Dict[str, NDArray[Any]]:
     for entry in _objects(raw, "inputs"):
         name = _name(entry, "an input")
         if name in found:
-            raise RequestError(f"the input {_shown(name)} is given twice")
+            raise RequestError(f"the input {shown(name)} is given twice")
         shape, dtype = _shape(entry, name), _dtype(entry, name)
-        size = _parameters(entry, f"the input {_shown(name)}").get("binary_data_size")
+        size = _parameters(entry, f"the input {shown(name)}").get("binary_data_size")
         if size is None:
-            found[name] = _from_json(entry, name, shape, dtype)
+            found[name] = from_json(entry, name, shape, dtype)
         else:
             if "data" in entry:
-                raise RequestError(f"the input {_shown(name)} has both 'data' and 'binary_data_size'")
-            found[name] = _from_bytes(tail, name, shape, dtype, size)
+                raise RequestError(f"the input {shown(name)} has both 'data' and 'binary_data_size'")
+            found[name] = from_bytes(tail, name, shape, dtype, size)
             tail = tail[size:]
     if len(tail):
         raise RequestError(f"{len(tail)} bytes follow the last binary tensor")
     return found
 
 
-def _from_json(entry: Mapping[str, Any], name: str, shape: Tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if "data" not in entry:
-        raise RequestError(f"the input {_shown(name)} has neither 'data' nor the parameter 'binary_data_size'")
-    # As objects first: NumPy would give every element the size of the longest string, and take "1" and true for 1.
-    values = np.asarray(entry["data"], dtype=object)
-    # `flat` gives up at 32 dimensions.
-    if values.ndim > MAX_DIMENSIONS or not set(map(type, values.flat)) <= {int, float}:
-        raise RequestError(f"the data of the input {_shown(name)} is no array of numbers, all nested equally deep")
-    _check_count(values.size, name, shape)
-    if values.ndim > 1 and values.shape != shape:
-        raise RequestError(
-            f"the data of the input {_shown(name)} is nested as {list(values.shape)}, its shape is {list(shape)}"
-        )
-    try:
-        with np.errstate(over="ignore"):
-            return values.astype(dtype).reshape(shape)
-    except OverflowError:
-        raise RequestError(f"the data of the input {_shown(name)} holds an integer beyond every float") from None
-
-
-def _from_bytes(tail: memoryview, name: str, shape: Tuple[int, ...], dtype: np.dtype[Any], size: Any) -> NDArray[Any]:
-    if type(size) is not int or size < 0:
-        raise RequestError(f"binary_data_size of the input {_shown(name)} must be a number of bytes")
-    if size > len(tail):
-        raise RequestError(f"the input {_shown(name)} has {_shown(size)} binary bytes, but only {len(tail)} are left")
-    if size % dtype.itemsize:
-        raise RequestError(f"the input {_shown(name)} has {size} binary bytes, no multiple of {dtype.itemsize}")
-    _check_count(size // dtype.itemsize, name, shape)
-    # The JSON before it may have any length, but kernels may ask for addresses that are multiples of the item size.
-    return np.require(np.frombuffer(tail[:size], dtype), requirements=["ALIGNED"]).reshape(shape)
-
-
-def _check_count(found: int, name: str, shape: Tuple[int, ...]) -> None:
-    wanted = 1
-    for size in shape:
-        wanted *= size
-    if found != wanted:
-        raise RequestError(f"the input {_shown(name)} of shape {list(shape)} needs {wanted} values; it has {found}")
-
-
 def _shape(entry: Mapping[str, Any], name: str) -> Tuple[int, ...]:
     shape = entry.get("shape")
     if not isinstance(shape, list):
-        raise RequestError(f"the shape of the input {_shown(name)} must be a list of sizes, not {_shown(shape)}")
+        raise RequestError(f"the shape of the input {shown(name)} must be a list of sizes, not {shown(shape)}")
     if len(shape) > MAX_DIMENSIONS:
-        raise RequestError(f"the input {_shown(name)} has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are taken")
+        raise RequestError(f"the input {shown(name)} has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are taken")
     for size in shape:
         # A bool is an int for isinstance().
         if type(size) is not int or not 1 <= size <= MAX_SIZE:
             raise RequestError(
-                f"a size in the shape of the input {_shown(name)} must be from 1 to {MAX_SIZE}, not {_shown(size)}"
+                f"a size in the shape of the input {shown(name)} must be from 1 to {MAX_SIZE}, not {shown(size)}"
             )
     return tuple(shape)
 
@@ -190,8 +144,8 @@ def _shape(entry: Mapping[str, Any], name: str) -> Tuple[int, ...]:
 def _dtype(entry: Mapping[str, Any], name: str) -> np.dtype[Any]:
     datatype = entry.get("datatype")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        known = ", ".join(DATATYPES)
-        raise RequestError(f"the datatype of the input {_shown(name)} must be {known}, not {_shown(datatype)}")
+        known = " or ".join(DATATYPES)
+        raise RequestError(f"the datatype of the input {shown(name)} must be {known}, not {shown(datatype)}")
     return DATATYPES[datatype]
 
 
@@ -201,18 +155,18 @@ def _outputs(raw: Any, binary: bool) -> Optional[Tuple[RequestedOutput, ...]]:
     found: Dict[str, RequestedOutput] = {}
     for entry in _objects(raw, "outputs"):
         name = _name(entry, "an output")
-        parameters = _parameters(entry, f"the output {_shown(name)}")
+        parameters = _parameters(entry, f"the output {shown(name)}")
         if "classification" in parameters:
             raise RequestError("the parameter 'classification' is not supported: ask for the logits")
         if name in found:
-            raise RequestError(f"the output {_shown(name)} is asked for twice")
+            raise RequestError(f"the output {shown(name)} is asked for twice")
         found[name] = RequestedOutput(name, _flag(parameters, "binary_data", binary))
     return tuple(found.values())
 
 
 def _objects(raw: Any, what: str) -> List[Dict[str, Any]]:
     if not isinstance(raw, list) or not raw or not all(isinstance(entry, dict) for entry in raw):
-        raise RequestError(f"'{what}' must be a list of one or more objects, not {_shown(raw)}")
+        raise RequestError(f"'{what}' must be a list of one or more objects, not {shown(raw)}")
     return raw
 
 
@@ -228,18 +182,12 @@ def _parameters(raw: Mapping[str, Any], what: str) -> Dict[str, Any]:
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise RequestError(f"the parameters of {what} must be an object, not {_shown(parameters)}")
+        raise RequestError(f"the parameters of {what} must be an object, not {shown(parameters)}")
     return parameters
 
 
 def _flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise RequestError(f"the parameter '{name}' must be true or false, not {_shown(value)}")
+        raise RequestError(f"the parameter '{name}' must be true or false, not {shown(value)}")
     return value
-
-
-def _shown(value: Any) -> str:
-    """A foreign value in a message, cut short."""
-    text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "..."

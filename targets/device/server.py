@@ -11,9 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, AsyncIterator, Dict, List, Optional, Tuple
 
 import h11
-import numpy as np
 import uvicorn
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from targets.device.inputs import checked_input, described, network_input
 from targets.device.manifest import Manifest
 from targets.device.protocol import (
     BINARY_EXTENSION,
@@ -35,7 +34,7 @@ from targets.device.service import NotReady, Service
 from targets.device.settings import SettingError, Settings
 
 LOG = logging.getLogger(__name__)
-INPUT, OUTPUT = "images", "logits"
+OUTPUT = "logits"
 # Docker waits ten seconds between SIGTERM and SIGKILL.
 GRACE_SECONDS = 8
 
@@ -104,7 +103,7 @@ class Server:
                 "name": manifest.name,
                 "versions": [manifest.version],
                 "platform": "onnx_onnxv1",
-                "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, *manifest.input_shape]}],
+                "inputs": described(manifest),
                 "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(manifest.classes)]}],
                 "parameters": {
                     "classes": list(manifest.classes),
@@ -182,31 +181,15 @@ class Server:
     def _answer(self, manifest: Manifest, body: bytes, json_length: Optional[str]) -> Tuple[bytes, Optional[int]]:
         """Everything that takes time, in the model's thread: parse, infer, write."""
         request = parse_request(body, json_length)
-        images = checked_images(request, manifest, self._settings.max_batch)
+        name, values = checked_input(request, manifest, self._settings.max_batch)
         binary = _binary_output(request)
-        logits = self._service.infer(images)
+        logits = self._service.infer(network_input(name, values, manifest, self._settings.max_image_pixels))
         return render_response(
             model_name=manifest.name,
             model_version=manifest.version,
             request_id=request.id,
             outputs=[(OUTPUT, logits, binary)],
         )
-
-
-def checked_images(request: InferRequest, manifest: Manifest, max_batch: int) -> NDArray[np.float32]:
-    """The request's `images` [N, 3, H, W]; raises `RequestError`."""
-    if list(request.inputs) != [INPUT]:
-        given = ", ".join(map(repr, request.inputs))
-        raise RequestError(f"exactly one input, {INPUT!r}, is taken; the request has {given[:200]}")
-    images: NDArray[np.float32] = request.inputs[INPUT]
-    if images.ndim != 4 or images.shape[1:] != manifest.input_shape:
-        wanted = ", ".join(map(str, manifest.input_shape))
-        raise RequestError(f"{INPUT!r} must have the shape [N, {wanted}], not {list(images.shape)}")
-    if len(images) > max_batch:
-        raise RequestError(f"{len(images)} images in one request; 1 to {max_batch} are taken (MAX_BATCH)")
-    if not np.isfinite(images).all():
-        raise RequestError(f"{INPUT!r} holds values that are not finite float32 numbers")
-    return images
 
 
 def _binary_output(request: InferRequest) -> bool:

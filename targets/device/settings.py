@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping
 
+from targets.device.preprocess import MAX_PIXELS
+
 MEBIBYTE = 1 << 20
 
 
@@ -28,6 +30,8 @@ class Settings:
     """MAX_BATCH: images of one request."""
     max_body_bytes: int = 64 * MEBIBYTE
     """MAX_BODY_MIB: mebibytes of one request's body."""
+    max_image_pixels: int = MAX_PIXELS
+    """MAX_IMAGE_MIPIXELS, in units of 2**20: width times height of the largest encoded image that is decoded."""
     max_waiting: int = 16
     """MAX_WAITING: requests held at a time, waiting or being answered; bounds the memory together with the body's."""
     body_seconds: int = 60
@@ -43,12 +47,14 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     if level.lower() not in ("debug", "info", "warning", "error"):
         raise SettingError(f"LOG_LEVEL is {level!r}; use debug, info, warning or error")
     body = _number(environment, "MAX_BODY_MIB", default.max_body_bytes // MEBIBYTE, 1, 4096)
+    mebipixels = _number(environment, "MAX_IMAGE_MIPIXELS", default.max_image_pixels >> 20, 1, MAX_PIXELS >> 20)
     return Settings(
         port=_number(environment, "PORT", default.port, 1, 65535),
         host=environment.get("HOST", default.host),
         model_folder=Path(environment.get("MODEL_FOLDER", default.model_folder)),
         max_batch=_number(environment, "MAX_BATCH", default.max_batch, 1, 4096),
         max_body_bytes=body * MEBIBYTE,
+        max_image_pixels=mebipixels << 20,
         max_waiting=_number(environment, "MAX_WAITING", default.max_waiting, 1, 4096),
         body_seconds=_number(environment, "BODY_SECONDS", default.body_seconds, 1, 3600),
         log_level=level.lower(),

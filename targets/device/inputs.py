@@ -1,0 +1,81 @@
+"""The model's input from any of the three that a request may have; what is wrong with it is said before it is made."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.device.manifest import Manifest
+from targets.device.preprocess import ImageError, decode, normalize, preprocess
+from targets.device.protocol import InferRequest
+from targets.device.tensors import NAMES, RequestError, shown
+
+IMAGES, PIXELS, ENCODED = "images", "pixels", "encoded"
+_DATATYPES = {IMAGES: "FP32", PIXELS: "UINT8", ENCODED: "BYTES"}
+
+
+def described(manifest: Manifest) -> List[Dict[str, object]]:
+    """The inputs for the model's metadata; a request has one of them."""
+    return [
+        {"name": name, "datatype": datatype, "shape": [-1, *_shape(name, manifest)]}
+        for name, datatype in _DATATYPES.items()
+    ]
+
+
+def checked_input(request: InferRequest, manifest: Manifest, max_batch: int) -> Tuple[str, NDArray[Any]]:
+    """Name and values of the request's only input, of the right type and shape; raises `RequestError`."""
+    if len(request.inputs) != 1:
+        given = ", ".join(map(repr, request.inputs))
+        raise RequestError(f"exactly one input is taken, {_CHOICE}; the request has {given[:200]}")
+    ((name, values),) = request.inputs.items()
+    if name not in _DATATYPES:
+        raise RequestError(f"there is no input {shown(name)}; exactly one is taken, {_CHOICE}")
+    if NAMES[values.dtype] != _DATATYPES[name]:
+        raise RequestError(f"{name!r} must have the datatype {_DATATYPES[name]}, not {NAMES[values.dtype]}")
+    expected = _shape(name, manifest)
+    if values.ndim != 1 + len(expected) or values.shape[1:] != expected:
+        wanted = ", ".join(map(str, ("N", *expected)))
+        raise RequestError(f"{name!r} must have the shape [{wanted}], not {list(values.shape)}")
+    if len(values) > max_batch:
+        raise RequestError(f"{len(values)} images in one request; 1 to {max_batch} are taken (MAX_BATCH)")
+    if name == IMAGES and not np.isfinite(values).all():
+        raise RequestError(f"{IMAGES!r} holds values that are not finite float32 numbers")
+    return name, values
+
+
+def network_input(name: str, values: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArray[np.float32]:
+    """What `checked_input` found -> [N, 3, H, W]; raises `RequestError` for an image that cannot be decoded."""
+    if name == PIXELS:
+        return normalize(values, manifest.preprocessing)
+    if name == ENCODED:
+        return _decoded(values, manifest, max_pixels)
+    images: NDArray[np.float32] = values
+    return images
+
+
+_CHOICE = f"{IMAGES!r}, {PIXELS!r} or {ENCODED!r}"
+
+
+def _shape(name: str, manifest: Manifest) -> Tuple[int, ...]:
+    channels, height, width = manifest.input_shape
+    return {IMAGES: (channels, height, width), PIXELS: (height, width, channels), ENCODED: ()}[name]
+
+
+def _decoded(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArray[np.float32]:
+    # One after the other: never more than one image is held at its full size.
+    images: NDArray[np.float32] = np.empty((len(files), *manifest.input_shape), np.float32)
+    for index, data in enumerate(files):
+        try:
+            image = preprocess(decode(data, max_pixels), manifest.preprocessing)
+        except ImageError as error:
+            raise RequestError(f"image {index} of {ENCODED!r} cannot be used: {error}") from None
+        if image.shape != manifest.input_shape:
+            height, width = image.shape[1:]
+            raise RequestError(
+                f"image {index} of {ENCODED!r} is {height} x {width} (height x width) once preprocessed; the model "
+                f"takes {manifest.input_shape[1]} x {manifest.input_shape[2]}"
+            )
+        images[index] = image
+    return images

@@ -1,0 +1,148 @@
+"""The values of a request's inputs, from JSON or from raw bytes: nothing is allocated that was only announced.
+
+In JSON an element of BYTES is base64 text (the protocol leaves open how binary values are written there); behind the
+JSON it is its length as a little-endian uint32, then its bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Any, Dict, List, Mapping, Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# An array of BYTES holds Python's bytes.
+DATATYPES: Dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1"), "BYTES": np.dtype("O")}
+NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+MAX_DIMENSIONS = 8
+# Keeps the product of a shape, and a message about it, from having thousands of digits.
+MAX_SIZE = 2**31 - 1
+# Elements of BYTES: an object each, however short; as many as the largest MAX_BATCH.
+MAX_ELEMENTS = 4096
+
+
+class RequestError(ValueError):
+    """The request cannot be answered; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def from_json(entry: Mapping[str, Any], name: str, shape: Tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The input's `data`, flat or nested like its shape."""
+    if "data" not in entry:
+        raise RequestError(f"the input {shown(name)} has neither 'data' nor the parameter 'binary_data_size'")
+    # As objects first: NumPy would give every element the size of the longest string, and take "1" and true for 1.
+    values = np.asarray(entry["data"], dtype=object)
+    kind, known = _ELEMENTS[NAMES[dtype]]
+    # `flat` gives up at 32 dimensions.
+    if values.ndim > MAX_DIMENSIONS or not set(map(type, values.flat)) <= known:
+        raise RequestError(f"the data of the input {shown(name)} is no array of {kind}, all nested equally deep")
+    _check_count(values.size, name, shape)
+    if values.ndim > 1 and values.shape != shape:
+        raise RequestError(
+            f"the data of the input {shown(name)} is nested as {list(values.shape)}, its shape is {list(shape)}"
+        )
+    return _converted(values, name, dtype).reshape(shape)
+
+
+def from_bytes(
+    tail: memoryview, name: str, shape: Tuple[int, ...], dtype: np.dtype[Any], size: object
+) -> NDArray[Any]:
+    """The first `size` bytes of `tail`."""
+    if type(size) is not int or size < 0:
+        raise RequestError(f"binary_data_size of the input {shown(name)} must be a number of bytes")
+    if size > len(tail):
+        raise RequestError(f"the input {shown(name)} has {shown(size)} binary bytes, but only {len(tail)} are left")
+    if dtype.hasobject:
+        return _elements(tail[:size], name, shape)
+    if size % dtype.itemsize:
+        raise RequestError(f"the input {shown(name)} has {size} binary bytes, no multiple of {dtype.itemsize}")
+    _check_count(size // dtype.itemsize, name, shape)
+    # The JSON before it may have any length, but kernels may ask for addresses that are multiples of the item size.
+    return np.require(np.frombuffer(tail[:size], dtype), requirements=["ALIGNED"]).reshape(shape)
+
+
+def shown(value: object) -> str:
+    """A foreign value in a message, cut short."""
+    text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_ELEMENTS: Dict[str, Tuple[str, "set[type]"]] = {
+    "FP32": ("numbers", {int, float}),
+    "UINT8": ("whole numbers", {int}),
+    "BYTES": ("base64 strings", {str}),
+}
+
+
+def _converted(values: NDArray[Any], name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.hasobject:
+        _check_elements(values.size, name)
+        return _array([_decoded(text, name, index) for index, text in enumerate(values.flat)])
+    if dtype.kind == "u" and not (values.min() >= 0 and values.max() <= 255):
+        raise RequestError(f"the data of the input {shown(name)} must be from 0 to 255, as UINT8 is")
+    try:
+        with np.errstate(over="ignore"):
+            converted: NDArray[Any] = values.astype(dtype)
+            return converted
+    except OverflowError:
+        raise RequestError(f"the data of the input {shown(name)} holds an integer beyond every float") from None
+
+
+def _decoded(text: str, name: str, index: int) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise RequestError(f"element {index} of the input {shown(name)} is not base64 text: {error}") from None
+
+
+def _elements(data: memoryview, name: str, shape: Tuple[int, ...]) -> NDArray[Any]:
+    """BYTES: each is a length and as many bytes."""
+    wanted = _count(shape)
+    _check_elements(wanted, name)
+    found: List[bytes] = []
+    start = 0
+    while start < len(data) and len(found) <= wanted:
+        left = len(data) - start - 4
+        if left < 0:
+            raise RequestError(f"the input {shown(name)} ends within the length of element {len(found)}")
+        (length,) = struct.unpack_from("<I", data, start)
+        if length > left:
+            raise RequestError(
+                f"element {len(found)} of the input {shown(name)} announces {length} bytes, but {left} are left"
+            )
+        found.append(bytes(data[start + 4 : start + 4 + length]))
+        start += 4 + length
+    if len(found) > wanted:
+        raise RequestError(f"the input {shown(name)} of shape {list(shape)} needs {wanted} values; it has more")
+    _check_count(len(found), name, shape)
+    return _array(found).reshape(shape)
+
+
+def _array(elements: List[bytes]) -> NDArray[Any]:
+    # np.array() would make one fixed-size type of them, without the zero bytes at their ends.
+    made = np.empty(len(elements), object)
+    made[:] = elements
+    return made
+
+
+def _check_elements(count: int, name: str) -> None:
+    if count > MAX_ELEMENTS:
+        raise RequestError(f"the input {shown(name)} has {count} elements of BYTES; at most {MAX_ELEMENTS} are taken")
+
+
+def _check_count(found: int, name: str, shape: Tuple[int, ...]) -> None:
+    wanted = _count(shape)
+    if found != wanted:
+        raise RequestError(f"the input {shown(name)} of shape {list(shape)} needs {wanted} values; it has {found}")
+
+
+def _count(shape: Tuple[int, ...]) -> int:
+    wanted = 1
+    for size in shape:
+        wanted *= size
+    return wanted
