@@ -1,11 +1,14 @@
 """A real server of an artifact, in this process or in one of its own on a free port of the loopback; bare requests."""
 
+import asyncio
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 from numpy.typing import NDArray
-from starlette.testclient import TestClient
 from tiny_onnx import SIDE
 
+from targets.device.access import Access
 from targets.device.healthcheck import is_ready
 from targets.device.server import Server
 from targets.device.service import Service
@@ -63,17 +67,61 @@ class Running:
 
 
 @contextmanager
-def answering(folder: Path, **settings: Any) -> Iterator[TestClient]:
-    """The application in this process, its model loaded or refused; exceptions it does not expect are raised here."""
-    service = Service(folder)
-    with TestClient(Server(service, Settings(model_folder=folder, **settings)).application()) as client:
+def answering(folder: Path, **settings: Any) -> Iterator[httpx2.Client]:
+    """A server in a thread of this process, its model loaded or refused; exceptions it does not expect are raised."""
+    given = Settings(model_folder=folder, host=HOST, **settings)
+    service = Service(folder, given)
+    with asking(service, given) as client:
         loaded(service)
         yield client
 
 
+@contextmanager
+def asking(service: Service, settings: Settings) -> Iterator[httpx2.Client]:
+    """A server of `service` in a thread of this process; it and the service have ended when this is left."""
+    bugs = _Bugs()
+    logging.getLogger("targets.device.application").addHandler(bugs)
+    listener = socket.create_server((HOST, 0))
+    started: list[tuple[asyncio.AbstractEventLoop, Server]] = []
+    is_started = threading.Event()
+
+    async def run() -> None:
+        server = Server(service, settings, Access(settings))
+        started.append((asyncio.get_running_loop(), server))
+        is_started.set()
+        await server.run(listener)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    assert is_started.wait(SECONDS)
+    (loop, server) = started[0]
+    try:
+        with httpx2.Client(base_url=f"http://{HOST}:{listener.getsockname()[1]}", timeout=SECONDS) as client:
+            yield client
+    finally:
+        loop.call_soon_threadsafe(server.stop)
+        thread.join(SECONDS)
+        service.close()
+        logging.getLogger("targets.device.application").removeHandler(bugs)
+    for error in bugs.found:
+        raise error
+
+
+class _Bugs(logging.Handler):
+    """Exceptions that the application has logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self.found.append(record.exc_info[1])
+
+
 def loaded(service: Service) -> None:
     """Wait until the service knows whether it will answer."""
-    service.submit(lambda: None).result(SECONDS)
+    service.loaded(SECONDS)
 
 
 def free_port() -> int:

@@ -9,13 +9,13 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 import tritonclient.http as triton
 from device_server import INFER, Running, answering, images, serving
 from numpy.typing import NDArray
 from PIL import Image
-from starlette.testclient import TestClient
 from tiny_artifact import PREPROCESSING
 from tiny_onnx import SIDE
 from tiny_package import TinyPackage, colorful, png, write_tiny_package
@@ -39,7 +39,7 @@ def running(tiny: TinyPackage, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def client(tiny: TinyPackage) -> Iterator[TestClient]:
+def client(tiny: TinyPackage) -> Iterator[httpx2.Client]:
     with answering(tiny.folder, max_batch=4, max_image_pixels=1 << 20) as made:
         yield made
 
@@ -129,13 +129,13 @@ def bomb(width: int, height: int) -> bytes:
         pytest.param(bomb(2**31 - 1, 2**31 - 1), "at most 1048576", id="largest"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_with_the_reason(client: TestClient, file: bytes, reason: str) -> None:
+def test_a_file_that_cannot_be_used_is_named_with_the_reason(client: httpx2.Client, file: bytes, reason: str) -> None:
     message = refusal(client.post(INFER, json=encoded(photo("PNG", 3), file)))
     assert message.startswith("image 1 of 'encoded' cannot be used: ")
     assert reason in message
 
 
-def test_a_bomb_is_refused_before_anything_is_allocated(client: TestClient) -> None:
+def test_a_bomb_is_refused_before_anything_is_allocated(client: httpx2.Client) -> None:
     request = encoded(bomb(8000, 8000))
     client.post(INFER, json=request)
     tracemalloc.start()
@@ -148,7 +148,7 @@ def test_a_bomb_is_refused_before_anything_is_allocated(client: TestClient) -> N
     tracemalloc.stop()
 
 
-def test_more_files_than_a_batch_are_refused_undecoded(client: TestClient) -> None:
+def test_more_files_than_a_batch_are_refused_undecoded(client: httpx2.Client) -> None:
     assert "5 images in one request; 1 to 4" in refusal(client.post(INFER, json=encoded(*[b"no image"] * 5)))
 
 
@@ -165,18 +165,18 @@ def test_more_files_than_a_batch_are_refused_undecoded(client: TestClient) -> No
         pytest.param(b"", 1, "needs 1 values; it has 0", id="none"),
     ],
 )
-def test_lengths_that_lie_are_refused(client: TestClient, tail: bytes, count: int, message: str) -> None:
+def test_lengths_that_lie_are_refused(client: httpx2.Client, tail: bytes, count: int, message: str) -> None:
     body, headers = behind_json(tail, count)
     assert message in refusal(client.post(INFER, content=body, headers=headers))
 
 
-def test_zero_bytes_at_the_end_of_a_file_are_kept(client: TestClient) -> None:
+def test_zero_bytes_at_the_end_of_a_file_are_kept(client: httpx2.Client) -> None:
     file = photo("JPEG", 4) + b"\0\0"
     body, headers = behind_json(struct.pack("<I", len(file)) + file, 1)
     assert client.post(INFER, content=body, headers=headers).status_code == 200
 
 
-def test_two_inputs_at_once_are_one_too_many(client: TestClient) -> None:
+def test_two_inputs_at_once_are_one_too_many(client: httpx2.Client) -> None:
     values = images(1)
     both = encoded(photo("PNG", 1))
     both["inputs"] += [
@@ -188,6 +188,6 @@ def test_two_inputs_at_once_are_one_too_many(client: TestClient) -> None:
     )
 
 
-def test_pixels_of_another_size_are_refused(client: TestClient) -> None:
+def test_pixels_of_another_size_are_refused(client: httpx2.Client) -> None:
     request = {"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 8, 9, 3], "data": [0] * 216}]}
     assert "'pixels' must have the shape [N, 8, 8, 3], not [1, 8, 9, 3]" in refusal(client.post(INFER, json=request))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from targets.device.log import JsonLines, log_as_json
+from targets.device.log import PER_SECOND, JsonLines, Throttle, log_as_json
 
 
 def formatted(message: object, *arguments: object, fields: object = None, error: BaseException | None = None) -> str:
@@ -60,17 +60,17 @@ def root() -> Iterator[logging.Logger]:
     found.setLevel(level)
 
 
-def test_everything_goes_to_stderr_from_the_level_on(
+def test_everything_goes_to_stdout_from_the_level_on(
     root: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_as_json("warning")
     logging.getLogger("any.library").info("not this")
     logging.getLogger("any.library").warning("but %s", "this")
     shown = capsys.readouterr()
-    assert shown.out == ""
-    (line,) = shown.err.splitlines()
+    assert shown.err == ""
+    (line,) = shown.out.splitlines()
     assert json.loads(line)["message"] == "but this"
-    assert [handler.stream for handler in root.handlers if isinstance(handler, logging.StreamHandler)] == [sys.stderr]
+    assert [handler.stream for handler in root.handlers if isinstance(handler, logging.StreamHandler)] == [sys.stdout]
 
 
 def test_warnings_are_lines_like_others(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +78,7 @@ def test_warnings_are_lines_like_others(root: logging.Logger, capsys: pytest.Cap
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("look out", UserWarning, stacklevel=1)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().out.splitlines()
     entry = json.loads(line)
     assert entry["level"] == "warning"
     assert "UserWarning: look out" in entry["message"]
@@ -87,3 +87,13 @@ def test_warnings_are_lines_like_others(root: logging.Logger, capsys: pytest.Cap
 def test_an_unknown_level_is_refused(root: logging.Logger) -> None:
     with pytest.raises(ValueError, match="LOUD"):
         log_as_json("loud")
+
+
+def test_a_flood_of_lines_is_cut_and_counted() -> None:
+    now = [100.0]
+    throttle = Throttle(lambda: now[0])
+    assert [throttle.lets_through() for _ in range(PER_SECOND + 3)] == [True] * PER_SECOND + [False] * 3
+    now[0] += 1
+    assert throttle.lets_through()
+    assert throttle.fields() == {"lines_dropped_before": 3}
+    assert throttle.fields() == {}

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 from device_server import INFER, answering
 from malformed_requests import GOOD, HEADER, TENSOR, Headers
-from starlette.testclient import TestClient
 from tiny_package import write_tiny_package
 
 from targets.device.protocol import LENGTH_HEADER
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[TestClient]:
+def client(tmp_path: Path) -> Iterator[httpx2.Client]:
     with answering(write_tiny_package(tmp_path / "artifact").folder) as made:
         yield made
 
@@ -105,7 +105,7 @@ def mutated(pick: random.Random) -> tuple[bytes, Headers]:
     return sent, {LENGTH_HEADER: str(stated)} if is_binary or pick.random() < 0.1 else {}
 
 
-def test_500_mutated_requests_are_answered_or_refused(client: TestClient) -> None:
+def test_500_mutated_requests_are_answered_or_refused(client: httpx2.Client) -> None:
     pick = random.Random(20240607)
     statuses = []
     for _ in range(500):

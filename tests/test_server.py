@@ -161,7 +161,7 @@ def test_more_requests_than_are_held_are_asked_to_come_again(running: Running) -
             # It is being answered: the server asks for its body.
             assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
         status, answer = running.ask(http_request(GOOD))
-        assert (status, answer) == (503, {"error": "2 requests are being answered already; try again"})
+        assert (status, answer) == (429, {"error": "2 requests are being answered already (MAX_WAITING); try again"})
         for connection in held:
             connection.sendall(GOOD)
             assert answer_of(connection)[0] == 200
@@ -180,7 +180,7 @@ def test_a_client_that_stops_in_the_middle_loses_its_place(tiny: TinyPackage, tm
         with silent.makefile("rb") as stream:
             head, _, body = stream.read().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 408 ")
-        assert b"\r\nconnection: close" in head
+        assert b"\r\nConnection: close" in head
         assert json.loads(body) == {"error": "the body did not arrive within 1 s (BODY_SECONDS)"}
         assert running.ask(http_request(GOOD))[0] == 200
 

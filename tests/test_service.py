@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from device_server import INFER, answering, images, loaded
+from device_server import INFER, answering, asking, images, loaded
 from malformed_requests import GOOD
-from starlette.testclient import TestClient
 from tiny_package import colorful, with_manifest, write_tiny_package
 
 from targets.device import service as service_module
@@ -18,7 +17,6 @@ from targets.device.cpu import instruction_set
 from targets.device.golden import FILE, GoldenResult, check, read_golden, write_golden
 from targets.device.manifest import Manifest, read_manifest, sha256_of
 from targets.device.measure import Session
-from targets.device.server import Server
 from targets.device.service import NotReady, Readiness, Service
 from targets.device.sessions import OnnxRuntimeSession, SessionError, open_session
 from targets.device.settings import Settings
@@ -49,7 +47,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 def test_it_is_not_ready_before_its_golden_images_have_matched(artifact: Path, gate: Gate) -> None:
     service = Service(artifact)
-    with TestClient(Server(service, Settings(model_folder=artifact)).application()) as client:
+    with asking(service, Settings(model_folder=artifact)) as client:
         waiting = "the model is being loaded and checked against its golden images"
         assert service.readiness == Readiness(False, True, waiting)
         response = client.get("/v2/health/ready")
@@ -71,7 +69,7 @@ def test_it_is_not_ready_before_its_golden_images_have_matched(artifact: Path, g
         assert client.get("/v2/models/tiny/versions/0.1.0/ready").json() == {"name": "tiny", "ready": True}
         assert client.post(INFER, content=GOOD).status_code == 200
     # The end of the application is the end of the model.
-    with pytest.raises(SessionError, match="closed"):
+    with pytest.raises(NotReady, match="stopping"):
         service.infer(images(1))
 
 
@@ -160,10 +158,10 @@ def test_it_answers_as_a_session_does(artifact: Path) -> None:
 
 def test_closing_answers_what_came_before_and_frees_the_model(artifact: Path) -> None:
     service = Service(artifact)
-    answers = [service.submit(lambda: service.infer(images(2))) for _ in range(3)]
+    answers = [service.submit(lambda: images(2), lambda logits: logits.shape) for _ in range(3)]
     service.close()
-    assert [answer.result(0).shape for answer in answers] == [(2, 4)] * 3
-    with pytest.raises(SessionError, match="closed"):
+    assert [answer.result(0) for answer in answers] == [(2, 4)] * 3
+    with pytest.raises(NotReady, match="stopping"):
         service.infer(images(1))
 
 

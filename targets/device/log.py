@@ -6,7 +6,9 @@ import json
 import logging
 import sys
 import time
-from typing import Any, Dict
+from typing import Any, Callable, Dict
+
+PER_SECOND = 10
 
 
 class JsonLines(logging.Formatter):
@@ -27,9 +29,34 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+class Throttle:
+    """At most `PER_SECOND` lines of one kind a second: who sends nonsense must not fill the device's disk."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._second = -1
+        self._lines = 0
+        self._dropped = 0
+
+    def lets_through(self) -> bool:
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines <= PER_SECOND:
+            return True
+        self._dropped += 1
+        return False
+
+    def fields(self) -> Dict[str, int]:
+        """How many were dropped since the last line, for the next one."""
+        dropped, self._dropped = self._dropped, 0
+        return {"lines_dropped_before": dropped} if dropped else {}
+
+
 def log_as_json(level: str) -> None:
-    """What is logged in this process, and warned of, goes to stderr as JSON lines; raises ValueError for no level."""
-    handler = logging.StreamHandler(sys.stderr)
+    """What is logged in this process, and warned of, goes to stdout as JSON lines; raises ValueError for no level."""
+    handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional, TypeVar
@@ -14,12 +14,18 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from targets.device.cpu import instruction_set
-from targets.device.golden import check
+from targets.device.golden import GoldenResult, check
 from targets.device.manifest import Manifest, ManifestError, read_manifest
+from targets.device.metrics import Metrics
 from targets.device.sessions import OnnxRuntimeSession, SessionError, open_session
+from targets.device.settings import Settings
+from targets.device.worker import Job, Worker
 
 LOG = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
+STOP_SECONDS = 60.0
+# Of a new measurement in the running mean: a device that gets hot and slow is noticed within some requests.
+NEW_SHARE = 0.1
 
 
 class NotReady(RuntimeError):
@@ -38,27 +44,36 @@ class Readiness:
 class Service:
     """Loads the artifact in `folder` as soon as it is made; `close` frees it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Optional[Settings] = None, metrics: Optional[Metrics] = None) -> None:
+        settings = Settings() if settings is None else settings
         self.folder = folder
-        # One thread: a second inference at a time would only slow down the first.
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self.metrics = Metrics() if metrics is None else metrics
         self.manifest: Optional[Manifest] = None
+        self.golden: Optional[GoldenResult] = None
+        self.seconds_per_image = float("inf")
+        """Running mean of what was measured here; infinite before the first request."""
+        self._session: Optional[OnnxRuntimeSession] = None
+        self._is_stopping = False
         try:
             self.manifest = read_manifest(folder)
+            reason = ""
         except ManifestError as error:
             # No reason to stop: an unready server that names the reason is found more easily than a dead one.
-            LOG.error("the model cannot be served", extra={"fields": {"reason": str(error)}})
-            self._loading: Future[OnnxRuntimeSession] = Future()
-            self._loading.set_exception(NotReady(str(error)))
-        else:
-            self._loading = self._worker.submit(_load, folder, self.manifest)
-            self._loading.add_done_callback(_log_outcome)
+            reason = str(error)
+        self._worker = Worker(
+            lambda: self._loaded(reason),
+            batch_images=settings.batch_images,
+            batch_delay_seconds=settings.batch_delay_ms / 1e3,
+        )
 
     @property
     def readiness(self) -> Readiness:
-        if not self._loading.done():
+        if self._is_stopping:
+            return Readiness(False, False, "the server is stopping")
+        loading = self._worker.loading
+        if not loading.done():
             return Readiness(False, True, "the model is being loaded and checked against its golden images")
-        error = self._loading.exception()
+        error = loading.exception()
         if error is not None:
             return Readiness(False, False, str(error) or type(error).__name__)
         return Readiness(True, False, "")
@@ -68,51 +83,77 @@ class Service:
         """What runs the model here, as `onnxruntime 1.22.0 on avx2`."""
         return f"onnxruntime {onnxruntime.__version__} on {instruction_set()}"
 
-    def submit(self, work: Callable[[], Answer]) -> Future[Answer]:
-        """Do `work`, which may call `infer`, when the requests before it are done."""
-        return self._worker.submit(work)
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is run in the model's thread, and nothing waits for it."""
+        return self._worker.is_idle
+
+    @property
+    def running(self) -> int:
+        """A number for what the model's thread runs, another one for every run; 0: nothing."""
+        return self._worker.running
+
+    def loaded(self, seconds: float) -> None:
+        """Wait until it is known whether the model will answer."""
+        self._worker.loading.exception(seconds)
+
+    def submit(
+        self, prepare: Callable[[], NDArray[np.float32]], finish: Callable[[NDArray[np.float32]], Answer]
+    ) -> Future[Answer]:
+        """In the model's thread, after the requests before it: `prepare`, the model, `finish` on its logits."""
+        return self._worker.submit(Job(prepare, finish))
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, C] of preprocessed images [N, 3, H, W]; raises `NotReady`."""
-        readiness = self.readiness
-        if not readiness.ready:
-            raise NotReady(readiness.reason)
-        return self._loading.result().infer(images)
+        session = self._session
+        if session is None:
+            raise NotReady(self.readiness.reason)
+        start = time.perf_counter()
+        logits = session.infer(images)
+        seconds = time.perf_counter() - start
+        self.metrics.inferred(len(images), seconds)
+        mean, new = self.seconds_per_image, seconds / len(images)
+        self.seconds_per_image = new if mean == float("inf") else mean + NEW_SHARE * (new - mean)
+        return logits
+
+    def stop(self) -> None:
+        """Say from now on that it is not ready; what comes all the same is answered."""
+        self._is_stopping = True
 
     def close(self) -> None:
         """Free the model once the requests that came before are answered."""
-        self._loading.cancel()
-        self._worker.shutdown(wait=True)
-        if self._loading.done() and not self._loading.cancelled() and self._loading.exception() is None:
-            self._loading.result().close()
+        self.stop()
+        self._worker.close(STOP_SECONDS)
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
+    def _loaded(self, reason: str) -> Service:
+        """Itself, ready; the outcome is in the log, whatever it is."""
+        try:
+            self._load(reason)
+        except NotReady as error:
+            LOG.error("the model cannot be served", extra={"fields": {"reason": str(error)}})
+            raise
+        except BaseException as error:
+            fields = {"reason": str(error)}
+            LOG.error("the model cannot be served", exc_info=error, extra={"fields": fields})
+            raise
+        LOG.info("ready", extra={"fields": {"cpu_seconds_since_start": round(time.process_time(), 3)}})
+        return self
 
-def _load(folder: Path, manifest: Manifest) -> OnnxRuntimeSession:
-    """The session, once it has repeated the golden answers; raises `NotReady`."""
-    try:
-        session = open_session(folder, manifest)
-    except (ManifestError, SessionError) as error:
-        raise NotReady(str(error)) from None
-    try:
-        result = check(session, folder, manifest)
-    except SessionError as error:
-        raise NotReady(str(error)) from None
-    if not result.matched:
-        session.close()
-        raise NotReady(result.reason)
-    LOG.info("golden images match", extra={"fields": {"reason": result.reason}})
-    return session
-
-
-def _log_outcome(loading: Future[OnnxRuntimeSession]) -> None:
-    if loading.cancelled():
-        return
-    error = loading.exception()
-    if error is None:
-        seconds = round(time.process_time(), 3)
-        LOG.info("ready", extra={"fields": {"cpu_seconds_since_start": seconds}})
-    else:
-        known = isinstance(error, NotReady)
-        LOG.error(
-            "the model cannot be served", exc_info=None if known else error, extra={"fields": {"reason": str(error)}}
-        )
+    def _load(self, reason: str) -> None:
+        """Open the model and let it repeat the golden answers; raises `NotReady`."""
+        if self.manifest is None:
+            raise NotReady(reason)
+        try:
+            session = open_session(self.folder, self.manifest)
+            result = check(session, self.folder, self.manifest)
+        except (ManifestError, SessionError) as error:
+            raise NotReady(str(error)) from None
+        self.golden = result
+        if not result.matched:
+            session.close()
+            raise NotReady(result.reason)
+        LOG.info("golden images match", extra={"fields": {"reason": result.reason}})
+        self._session = session

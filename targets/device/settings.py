@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping
+from typing import Mapping, Optional
 
 from targets.device.preprocess import MAX_PIXELS
 
@@ -34,8 +34,30 @@ class Settings:
     """MAX_IMAGE_MIPIXELS, in units of 2**20: width times height of the largest encoded image that is decoded."""
     max_waiting: int = 16
     """MAX_WAITING: requests held at a time, waiting or being answered; bounds the memory together with the body's."""
+    max_connections: int = 1024
+    """MAX_CONNECTIONS: open at a time; where all are taken, a new one takes the place of the one idle for longest."""
+    head_seconds: int = 10
+    """HEAD_SECONDS: how long the head of a request may take to arrive."""
     body_seconds: int = 60
     """BODY_SECONDS: how long a request's body may take to arrive."""
+    request_seconds: int = 30
+    """REQUEST_SECONDS: how long a complete request may wait for its answer."""
+    idle_seconds: int = 75
+    """IDLE_SECONDS: how long a connection may be silent between two requests."""
+    grace_seconds: int = 8
+    """GRACE_SECONDS: how long requests at hand may take after SIGTERM; Docker kills after ten by itself."""
+    batch_images: int = 1
+    """BATCH_IMAGES: images of several requests that are run together; 1: every request by itself."""
+    batch_delay_ms: int = 0
+    """BATCH_DELAY_MS: how long a request may wait for others to be run with; 0: only those that wait already join."""
+    token_file: Optional[Path] = None
+    """TOKEN_FILE: bearer tokens, one a line, one of which is asked of whoever infers or reads metrics."""
+    tls_certificate: Optional[Path] = None
+    """TLS_CERTIFICATE: PEM file of the server's certificate chain; then it speaks TLS only."""
+    tls_key: Optional[Path] = None
+    """TLS_KEY: PEM file of its private key."""
+    tls_client_ca: Optional[Path] = None
+    """TLS_CLIENT_CA: PEM file of the authorities whose client certificates may infer and read metrics."""
     log_level: str = "info"
     """LOG_LEVEL: debug, info, warning or error."""
 
@@ -56,9 +78,27 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         max_body_bytes=body * MEBIBYTE,
         max_image_pixels=mebipixels << 20,
         max_waiting=_number(environment, "MAX_WAITING", default.max_waiting, 1, 4096),
+        max_connections=_number(environment, "MAX_CONNECTIONS", default.max_connections, 1, 65536),
+        head_seconds=_number(environment, "HEAD_SECONDS", default.head_seconds, 1, 3600),
         body_seconds=_number(environment, "BODY_SECONDS", default.body_seconds, 1, 3600),
+        request_seconds=_number(environment, "REQUEST_SECONDS", default.request_seconds, 1, 3600),
+        idle_seconds=_number(environment, "IDLE_SECONDS", default.idle_seconds, 1, 3600),
+        grace_seconds=_number(environment, "GRACE_SECONDS", default.grace_seconds, 0, 3600),
+        batch_images=_number(environment, "BATCH_IMAGES", default.batch_images, 1, 4096),
+        batch_delay_ms=_number(environment, "BATCH_DELAY_MS", default.batch_delay_ms, 0, 10_000),
+        token_file=_path(environment, "TOKEN_FILE"),
+        tls_certificate=_path(environment, "TLS_CERTIFICATE"),
+        tls_key=_path(environment, "TLS_KEY"),
+        tls_client_ca=_path(environment, "TLS_CLIENT_CA"),
         log_level=level.lower(),
     )
+
+
+def _path(environment: Mapping[str, str], name: str) -> Optional[Path]:
+    text = environment.get(name)
+    if text == "":
+        raise SettingError(f"{name} is empty; name a file, or leave it unset")
+    return None if text is None else Path(text)
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

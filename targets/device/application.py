@@ -1,0 +1,274 @@
+"""The Open Inference Protocol v2 over HTTP, for the one model of this device: paths, statuses, bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Callable, Dict, Optional, Tuple, Union
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.device.access import Access
+from targets.device.compression import (
+    IDENTITY,
+    LEAST_BYTES,
+    accepted_encoding,
+    compressed,
+    content_encoding,
+    decompressed,
+)
+from targets.device.connection import Answer
+from targets.device.connections import Connections
+from targets.device.endpoint import OUTPUT, Endpoint
+from targets.device.inputs import described
+from targets.device.log import Throttle
+from targets.device.manifest import Manifest
+from targets.device.messages import BINARY, JSON, Request, Response, error_response, json_response
+from targets.device.metrics import CONTENT_TYPE
+from targets.device.protocol import (
+    BINARY_EXTENSION,
+    LENGTH_HEADER,
+    InferRequest,
+    byte_count,
+    parse_request,
+    render_response,
+)
+from targets.device.reader import body_too_large
+from targets.device.service import NotReady
+from targets.device.status import status_of
+from targets.device.tensors import RequestError
+
+LOG = logging.getLogger(__name__)
+MODELS = "/v2/models/"
+LENGTH = LENGTH_HEADER.lower()
+Handler = Callable[[Request], Response]
+BUG = "internal error; the server's log has the details"
+
+
+class Application:
+    """The protocol's answers; one of it serves one `Endpoint`."""
+
+    def __init__(self, endpoint: Endpoint, access: Access, connections: Connections) -> None:
+        self._endpoint = endpoint
+        self._service = endpoint.service
+        self._metrics = endpoint.service.metrics
+        self._settings = endpoint.settings
+        self._access = access
+        self._connections = connections
+        self._throttle = Throttle()
+        self._paths: Dict[str, Handler] = {
+            "/v2": self._server_metadata,
+            "/v2/health/live": lambda _request: json_response({"live": True}),
+            "/v2/health/ready": self._ready,
+            "/metrics": self._metrics_text,
+            "/status.json": self._status,
+        }
+
+    def admit(self, request: Request) -> None:
+        """As `connection.Application` asks; only requests to infer take a place."""
+        try:
+            self._admit(request)
+        except NotReady as error:
+            raise RequestError(str(error), status=503) from None
+
+    def release(self, request: Request) -> None:
+        if request.is_admitted:
+            request.is_admitted = False
+            self._endpoint.leave()
+
+    def answer(self, request: Request) -> Answer:
+        """As `connection.Application` asks: whatever is raised becomes a response here."""
+        try:
+            if not request.is_admitted:
+                return self._handler(request)(request)
+            answer = self._inferred(request)
+        except Exception as error:  # noqa: BLE001 - a bug of ours is logged, and costs one answer
+            return self._failed(request, error)
+        if isinstance(answer, Response):
+            return answer
+        response: asyncio.Future[Response] = self._connections.loop.create_future()
+
+        def done(computed: asyncio.Future[Response]) -> None:
+            if response.cancelled() or computed.cancelled():
+                return
+            error = computed.exception()
+            response.set_result(computed.result() if error is None else self._failed(request, error))
+
+        computed = answer
+        answer.add_done_callback(done)
+        # Its client is gone or has waited for too long: what has not begun need not be done.
+        response.add_done_callback(lambda ended: computed.cancel() if ended.cancelled() else None)
+        return response
+
+    def refusal(self, request: Optional[Request], error: RequestError) -> Response:
+        path = None if request is None else request.path
+        self._metrics.refused_request(error.status)
+        if self._throttle.lets_through():
+            fields = {"path": path, "status": error.status, "error": str(error), **self._throttle.fields()}
+            LOG.warning("request refused", extra={"fields": fields})
+        headers = []
+        if error.status in (429, 503):
+            headers.append(("Retry-After", "1"))
+        elif error.status == 401:
+            headers.append(("WWW-Authenticate", 'Bearer realm="edge-deploy"'))
+        elif error.status == 405:
+            headers.append(("Allow", "POST" if path is not None and path.endswith("/infer") else "GET, HEAD"))
+        return error_response(str(error), error.status, headers)
+
+    def sent(self, request: Request, response: Response, seconds: float) -> None:
+        if request.path.endswith("/infer"):
+            self._metrics.answered_request("http", response.status, seconds, response.images)
+        if LOG.isEnabledFor(logging.DEBUG):
+            fields = {"method": request.method, "path": request.path, "status": response.status, "seconds": seconds}
+            LOG.debug("request answered", extra={"fields": fields})
+
+    # Heads
+
+    def _admit(self, request: Request) -> None:
+        if not request.path.startswith(MODELS) or not request.path.endswith("/infer"):
+            self._handler(request)
+            if byte_count("Content-Length", request.headers.get("content-length", "0")) > 0:
+                request.headers.pop("expect", None)
+            return
+        self._model(request.path[: -len("/infer")])
+        if request.method != "POST":
+            raise _wrong_method(request)
+        self._access.check(request.headers.get("authorization"), has_certificate=request.has_certificate)
+        content_encoding(request.headers.get("content-encoding"))
+        if byte_count("Content-Length", request.headers.get("content-length", "0")) > self._settings.max_body_bytes:
+            raise body_too_large(self._settings.max_body_bytes)
+        self._endpoint.enter()
+        request.is_admitted = True
+
+    def _handler(self, request: Request) -> Handler:
+        """What answers all but requests to infer; raises `RequestError`."""
+        handler = self._paths.get(request.path)
+        if handler is None and request.path.startswith(MODELS):
+            is_ready = request.path.endswith("/ready")
+            manifest = self._model(request.path[: -len("/ready")] if is_ready else request.path)
+            handler = self._model_ready if is_ready else lambda _request: self._model_metadata(manifest)
+        if handler is None:
+            raise _not_found(request.path)
+        if request.method not in ("GET", "HEAD"):
+            raise _wrong_method(request)
+        if request.path in ("/metrics", "/status.json"):
+            self._access.check(request.headers.get("authorization"), has_certificate=request.has_certificate)
+        return handler
+
+    def _model(self, path: str) -> Manifest:
+        """Of `/v2/models/NAME` or `/v2/models/NAME/versions/VERSION`; raises `RequestError` or `NotReady`."""
+        parts = path[len(MODELS) :].split("/")
+        if len(parts) == 3 and parts[1] == "versions":
+            return self._endpoint.model(unquote(parts[0]), unquote(parts[2]))
+        if len(parts) == 1:
+            return self._endpoint.model(unquote(parts[0]), None)
+        raise _not_found(path)
+
+    # Answers
+
+    def _inferred(self, request: Request) -> Union[Response, "asyncio.Future[Response]"]:
+        manifest = self._service.manifest
+        assert manifest is not None
+        headers, body, limit = request.headers, request.body, self._settings.max_body_bytes
+        coding = accepted_encoding(headers.get("accept-encoding"))
+
+        def parse() -> InferRequest:
+            plain = decompressed(body, content_encoding(headers.get("content-encoding")), limit)
+            return parse_request(plain, headers.get(LENGTH))
+
+        def render(asked: InferRequest, logits: NDArray[np.float32]) -> Response:
+            content, length = render_response(
+                model_name=manifest.name,
+                model_version=manifest.version,
+                request_id=asked.id,
+                outputs=[(OUTPUT, logits, _is_binary(asked))],
+            )
+            return _infer_response(content, length, coding, len(logits))
+
+        # A body that is compressed may become much larger.
+        size = len(body) if headers.get("content-encoding", IDENTITY) == IDENTITY else limit
+        return self._endpoint.answer(parse, render, size=size)
+
+    def _failed(self, request: Request, error: BaseException) -> Response:
+        if isinstance(error, RequestError):
+            return self.refusal(request, error)
+        if isinstance(error, NotReady):
+            return self.refusal(request, RequestError(str(error), status=503))
+        LOG.error("a request could not be answered", exc_info=error, extra={"fields": {"path": request.path}})
+        self._metrics.refused_request(500)
+        return error_response(BUG, 500)
+
+    def _server_metadata(self, _request: Request) -> Response:
+        manifest = self._service.manifest
+        version = manifest.version if manifest is not None else ""
+        return json_response({"name": "edge-deploy", "version": version, "extensions": [BINARY_EXTENSION]})
+
+    def _ready(self, _request: Request) -> Response:
+        readiness = self._service.readiness
+        if readiness.ready:
+            return json_response({"ready": True})
+        return json_response({"ready": False, "loading": readiness.loading, "error": readiness.reason}, 503)
+
+    def _model_ready(self, _request: Request) -> Response:
+        readiness, manifest = self._service.readiness, self._service.manifest
+        name = manifest.name if manifest is not None else ""
+        if readiness.ready:
+            return json_response({"name": name, "ready": True})
+        return json_response({"name": name, "ready": False, "error": readiness.reason}, 503)
+
+    def _model_metadata(self, manifest: Manifest) -> Response:
+        return json_response(
+            {
+                "name": manifest.name,
+                "versions": [manifest.version],
+                "platform": "onnx_onnxv1",
+                "inputs": described(manifest),
+                "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(manifest.classes)]}],
+                "parameters": {
+                    "classes": list(manifest.classes),
+                    "target": manifest.target,
+                    "precision": manifest.precision,
+                    "model_sha256": manifest.model_sha256,
+                    "runs_on": self._service.place,
+                },
+            }
+        )
+
+    def _metrics_text(self, _request: Request) -> Response:
+        manifest = self._service.manifest
+        if manifest is not None:
+            self._metrics.describe(manifest, self._service.place)
+        text = self._metrics.text(
+            waiting=self._endpoint.waiting,
+            connections=len(self._connections),
+            ready=self._service.readiness.ready,
+        )
+        return Response(200, text, CONTENT_TYPE)
+
+    def _status(self, _request: Request) -> Response:
+        status = status_of(self._service, waiting=self._endpoint.waiting, connections=len(self._connections))
+        return json_response(status, headers=[("Cache-Control", "no-store")])
+
+
+def _infer_response(content: bytes, length: Optional[int], coding: str, images: int) -> Response:
+    headers: "list[Tuple[str, str]]" = [] if length is None else [(LENGTH_HEADER, str(length))]
+    if coding != IDENTITY and len(content) >= LEAST_BYTES:
+        content = compressed(content, coding)
+        headers += [("Content-Encoding", coding), ("Vary", "Accept-Encoding")]
+    response = Response(200, content, JSON if length is None else BINARY, headers)
+    response.images = images
+    return response
+
+
+def _is_binary(request: InferRequest) -> bool:
+    return request.outputs[0].binary if request.outputs else request.binary
+
+
+def _not_found(path: str) -> RequestError:
+    return RequestError(f"Not Found: there is nothing at {path[:200]!r}; the protocol's paths begin with /v2", 404)
+
+
+def _wrong_method(request: Request) -> RequestError:
+    return RequestError(f"Method Not Allowed: {request.path[:200]!r} does not take {request.method}", status=405)

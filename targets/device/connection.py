@@ -1,0 +1,245 @@
+"""One client's connection: requests answered in order, and a limit on every time that a client can make us wait.
+
+A general server was measured first: the protocol's cost at batch 1 halves without one, and none of those at hand
+bounds the time that a head may take, or makes room when idle connections take all places.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Deque, Optional, Protocol, Tuple, Union, cast
+
+from targets.device.connections import Connections
+from targets.device.messages import Request, Response, error_response
+from targets.device.reader import Reader
+from targets.device.settings import Settings
+from targets.device.tensors import RequestError
+
+Answer = Union[Response, "asyncio.Future[Response]"]
+LINGER_SECONDS = 2.0
+# Requests that may follow on a connection while one is being answered; beyond it nothing more is read.
+AHEAD = 4
+IDLE, HEAD, BODY, ANSWERING, LINGERING = "idle", "head", "body", "answering", "lingering"
+
+
+class Application(Protocol):
+    """What answers; the connection knows nothing of models."""
+
+    def admit(self, request: Request) -> None:
+        """Look at the head, before the body is read; raises `RequestError` where it says enough to refuse."""
+
+    def release(self, request: Request) -> None:
+        """The request is answered, or its client gone."""
+
+    def answer(self, request: Request) -> Answer:
+        """At once, or later; never raises."""
+
+    def refusal(self, request: Optional[Request], error: RequestError) -> Response:
+        """The answer to a request that is refused; None where it was not even understood."""
+
+    def sent(self, request: Request, response: Response, seconds: float) -> None:
+        """An answer has gone, so long after the request was complete."""
+
+
+class Connection(asyncio.Protocol):
+    """What `asyncio` calls for one client; made anew for each."""
+
+    def __init__(
+        self, application: Application, connections: Connections, settings: Settings, *, is_tls: bool = False
+    ) -> None:
+        self._application = application
+        self._connections = connections
+        self._settings = settings
+        self._loop = connections.loop
+        self._is_tls = is_tls
+        self._transport = cast(asyncio.Transport, None)
+        self._reader = Reader(self, settings.max_body_bytes)
+        self._state = IDLE
+        self.deadline = 0.0
+        """By the loop's clock, which no change of the date moves; the connections' sweep acts on it."""
+        self._waiting: Deque[Tuple[Request, Optional[RequestError], bool]] = deque()
+        self._answering: Optional[Tuple[Request, bool, float]] = None
+        self._pending: Optional[asyncio.Future[Response]] = None
+        self._is_last = False
+        """No request after the one at hand is answered."""
+        self._has_ended = False
+        """The client sends no more."""
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._wait(IDLE, self._settings.idle_seconds)
+        if not self._connections.add(self):
+            message = f"{self._settings.max_connections} connections are open and busy (MAX_CONNECTIONS); try again"
+            response = error_response(message, 503, [("Retry-After", "1")])
+            self._reader.give_up()
+            head = response.head(keeps=False, is_http_1_0=False, date=self._connections.date)
+            self._transport.write(head + response.body)
+            self._transport.close()
+
+    def connection_lost(self, _error: Optional[Exception]) -> None:
+        self._connections.discard(self)
+        if self._pending is not None:
+            self._pending.cancel()
+        if self._answering is not None:
+            self._application.release(self._answering[0])
+        self._answering = self._pending = None
+        self._drop_unanswered()
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+
+    def eof_received(self) -> bool:
+        # A client may close its half and still wait for its answer; TLS knows no such half.
+        self._is_last = self._has_ended = True
+        return not self._is_tls and self._answering is not None
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if len(self._waiting) < AHEAD:
+            self._transport.resume_reading()
+
+    # What the reader finds
+
+    def on_begin(self) -> None:
+        if self._answering is None:
+            self._wait(HEAD, self._settings.head_seconds)
+
+    def on_head(self, request: Request) -> None:
+        if self._is_tls:
+            request.has_certificate = bool(self._transport.get_extra_info("peercert"))
+        if self._answering is None:
+            self._wait(BODY, self._settings.body_seconds)
+        self._application.admit(request)
+
+    def on_continue(self) -> None:
+        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_request(self, request: Request, refusal: Optional[RequestError], *, keeps: bool) -> None:
+        self._waiting.append((request, refusal, keeps))
+        if self._answering is None:
+            self._answer_next()
+        elif len(self._waiting) >= AHEAD:
+            self._transport.pause_reading()
+
+    def on_refused(self, request: Optional[Request], error: RequestError) -> None:
+        if self._answering is not None:
+            # Its answer goes out first, and nothing after it.
+            self._is_last = True
+            if request is not None:
+                self._application.release(request)
+            return
+        response = self._application.refusal(request, error)
+        response.closes = True
+        if request is not None:
+            self._application.release(request)
+        self._send(response, request)
+
+    # What the connections' sweep and the server's end ask for
+
+    def on_deadline(self) -> None:
+        """What was waited for has not happened in time."""
+        settings = self._settings
+        if self._state == HEAD:
+            self._time_out(f"the head of the request did not arrive within {settings.head_seconds} s (HEAD_SECONDS)")
+        elif self._state == BODY:
+            self._time_out(f"the body did not arrive within {settings.body_seconds} s (BODY_SECONDS)")
+        elif self._state == ANSWERING and self._answering is not None:
+            if self._pending is not None:
+                self._pending.cancel()
+            message = f"there was no answer within {settings.request_seconds} s (REQUEST_SECONDS); try again later"
+            self._finish(self._application.refusal(self._answering[0], RequestError(message, status=503)))
+            self._answer_next()
+        else:
+            # Idle for long, or its client does not take what was sent.
+            self._transport.abort()
+
+    def end(self) -> None:
+        """The server stops: end now where nothing is at hand, else with the answer."""
+        self._is_last = True
+        if self.is_idle:
+            self._transport.close()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._state == IDLE
+
+    # Answers
+
+    def _answer_next(self) -> None:
+        while self._waiting and self._answering is None and self._state != LINGERING:
+            request, refusal, keeps = self._waiting.popleft()
+            self._answering = (request, keeps, self._loop.time())
+            if refusal is not None:
+                self._finish(self._application.refusal(request, refusal))
+                continue
+            answer = self._application.answer(request)
+            if isinstance(answer, Response):
+                self._finish(answer)
+            else:
+                self._wait(ANSWERING, self._settings.request_seconds)
+                self._pending = answer
+                answer.add_done_callback(self._on_answer)
+
+    def _on_answer(self, answer: asyncio.Future[Response]) -> None:
+        if answer.cancelled() or self._pending is not answer:
+            return
+        self._finish(answer.result())
+        self._answer_next()
+        if self._state != LINGERING:
+            self._transport.resume_reading()
+
+    def _finish(self, response: Response) -> None:
+        """The answer to the request at hand."""
+        assert self._answering is not None
+        request, keeps, since = self._answering
+        self._answering = self._pending = None
+        self._application.release(request)
+        response.closes = response.closes or not keeps
+        self._send(response, request)
+        self._application.sent(request, response, self._loop.time() - since)
+
+    def _send(self, response: Response, request: Optional[Request]) -> None:
+        keeps = not (response.closes or self._is_last)
+        is_http_1_0 = request is not None and request.is_http_1_0
+        head = response.head(keeps=keeps, is_http_1_0=is_http_1_0, date=self._connections.date)
+        is_bare = request is not None and request.method == "HEAD"
+        self._transport.write(head if is_bare else head + response.body)
+        if not keeps:
+            self._linger()
+        elif self._reader.is_within_head:
+            self._wait(HEAD, self._settings.head_seconds)
+        elif self._reader.is_within_body:
+            self._wait(BODY, self._settings.body_seconds)
+        else:
+            self._wait(IDLE, self._settings.idle_seconds)
+
+    def _linger(self) -> None:
+        """Close our half and read on for a while: closed at once, unread bytes would destroy the answer on its way."""
+        self._wait(LINGERING, LINGER_SECONDS)
+        self._drop_unanswered()
+        if self._is_tls or self._has_ended:
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+            self._transport.resume_reading()
+
+    def _drop_unanswered(self) -> None:
+        unread = self._reader.give_up()
+        if unread is not None:
+            self._application.release(unread)
+        for request, _, _ in self._waiting:
+            self._application.release(request)
+        self._waiting.clear()
+
+    def _time_out(self, message: str) -> None:
+        error = self._reader.refusal or RequestError(message, status=408)
+        self.on_refused(self._reader.give_up(), error)
+
+    def _wait(self, state: str, seconds: float) -> None:
+        self._state = state
+        self.deadline = self._loop.time() + seconds

@@ -1,0 +1,104 @@
+"""One model's answers to requests of any protocol: where they are computed, and how many may wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Callable, Optional, Tuple, TypeVar, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.device.inputs import ENCODED, checked_input, network_input
+from targets.device.manifest import Manifest
+from targets.device.protocol import InferRequest
+from targets.device.service import NotReady, Service
+from targets.device.settings import Settings
+from targets.device.tensors import RequestError, shown
+
+OUTPUT = "logits"
+Answer = TypeVar("Answer")
+# What is done in the loop's own thread keeps others waiting, so long at most; handing it over costs 0.1 ms.
+INLINE_SECONDS = 0.002
+INLINE_BYTES = 256 << 10
+
+
+class Endpoint:
+    """What HTTP and gRPC share; one of it serves one `Service`."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self.service = service
+        self.settings = settings
+        self.waiting = 0
+
+    def enter(self) -> None:
+        """Take a place for a request; raises `NotReady`, or `RequestError` (429) where all are taken."""
+        readiness = self.service.readiness
+        if not readiness.ready:
+            raise NotReady(readiness.reason)
+        if self.waiting >= self.settings.max_waiting:
+            message = f"{self.waiting} requests are being answered already (MAX_WAITING); try again"
+            raise RequestError(message, status=429)
+        self.waiting += 1
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self.waiting -= 1
+
+    def model(self, name: str, version: Optional[str]) -> Manifest:
+        """The model by its name, and its version where one is given; raises `RequestError` (404) or `NotReady`."""
+        manifest = self.service.manifest
+        if manifest is None:
+            raise NotReady(self.service.readiness.reason)
+        if name != manifest.name:
+            raise RequestError(f"there is no model {shown(name)} here; this server has {manifest.name!r}", status=404)
+        if version and version != manifest.version:
+            raise RequestError(
+                f"there is no version {shown(version)} of {name!r} here; this server has {manifest.version!r}",
+                status=404,
+            )
+        return manifest
+
+    def answer(
+        self,
+        parse: Callable[[], InferRequest],
+        render: Callable[[InferRequest, NDArray[np.float32]], Answer],
+        *,
+        size: int,
+    ) -> Union[Answer, "asyncio.Future[Answer]"]:
+        """The answer to a request of `size` bytes: at once where that is short, else later.
+
+        Raises, now or in the future, `RequestError`, `NotReady` or `SessionError`.
+        """
+        manifest, settings = self.service.manifest, self.settings
+        assert manifest is not None, "enter() has found a model"
+        request: Optional[InferRequest] = None
+
+        def checked() -> Tuple[str, NDArray[Any]]:
+            nonlocal request
+            request = parse()
+            check_outputs(request)
+            return checked_input(request, manifest, settings.max_batch)
+
+        def finish(logits: NDArray[np.float32]) -> Answer:
+            assert request is not None
+            return render(request, logits)
+
+        def prepare() -> NDArray[np.float32]:
+            name, values = checked()
+            return network_input(name, values, manifest, settings.max_image_pixels)
+
+        if size > INLINE_BYTES or settings.batch_images > 1 or not self.service.is_idle:
+            return asyncio.wrap_future(self.service.submit(prepare, finish))
+        name, values = checked()
+        # How long a file takes to decode is not known from its size.
+        if name != ENCODED and len(values) * self.service.seconds_per_image <= INLINE_SECONDS:
+            return finish(self.service.infer(network_input(name, values, manifest, settings.max_image_pixels)))
+        ready = lambda: network_input(name, values, manifest, settings.max_image_pixels)  # noqa: E731
+        return asyncio.wrap_future(self.service.submit(ready, finish))
+
+
+def check_outputs(request: InferRequest) -> None:
+    """Raise `RequestError` for an output that the model has not."""
+    for output in request.outputs or ():
+        if output.name != OUTPUT:
+            raise RequestError(f"there is no output {shown(output.name)}; the model has {OUTPUT!r}")

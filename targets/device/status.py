@@ -1,0 +1,61 @@
+"""`/status.json`: all that the status page shows."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+from targets.device.metrics import resident_mib
+from targets.device.service import Service
+
+
+def status_of(service: Service, *, waiting: int, connections: int) -> Dict[str, Any]:
+    """The server's state, ready for JSON."""
+    readiness, metrics = service.readiness, service.metrics
+    return {
+        "server": "edge-deploy",
+        "ready": readiness.ready,
+        "loading": readiness.loading,
+        "reason": readiness.reason,
+        "uptime_seconds": round(metrics.uptime_seconds, 1),
+        "model": _model(service),
+        "golden": _golden(service),
+        "proof": None,
+        "requests": {
+            "answered": metrics.answered,
+            "refused": metrics.refused,
+            "waiting": waiting,
+            "connections": connections,
+        },
+        "latency_ms": metrics.latency_ms(),
+        "memory_mib": round(resident_mib(), 1),
+    }
+
+
+def _model(service: Service) -> Optional[Dict[str, Any]]:
+    manifest = service.manifest
+    if manifest is None:
+        return None
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "weight_bits": manifest.weight_bits,
+        "model_sha256": manifest.model_sha256,
+        "classes": len(manifest.classes),
+        "input_shape": list(manifest.input_shape),
+        "runs_on": service.place,
+    }
+
+
+def _golden(service: Service) -> Optional[Dict[str, Any]]:
+    result = service.golden
+    if result is None:
+        return None
+    return {
+        "images": result.images,
+        "agreement": result.agreement,
+        # JSON knows no infinity.
+        "max_difference": result.max_difference if result.max_difference < float("inf") else None,
+        "reason": result.reason,
+    }

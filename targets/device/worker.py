@@ -1,0 +1,162 @@
+"""The model's thread: loads the model, then runs one request after the other, or several in one batch."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any, Callable, Generic, List, Optional, Protocol, Tuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Answer = TypeVar("Answer")
+Logits = NDArray[np.float32]
+
+
+class Runs(Protocol):
+    """A session, as far as it is used here."""
+
+    def infer(self, images: NDArray[np.float32]) -> Logits:
+        """Logits [N, C] of images [N, 3, H, W]."""
+
+
+class Job(Generic[Answer]):
+    """One request: `prepare` gives its images [N, 3, H, W], `finish` the answer of their logits [N, C]."""
+
+    def __init__(self, prepare: Callable[[], NDArray[np.float32]], finish: Callable[[Logits], Answer]) -> None:
+        self.prepare = prepare
+        self.finish = finish
+        self.future: Future[Answer] = Future()
+
+
+Prepared = Tuple[Job[Any], NDArray[np.float32]]
+
+
+class Worker:
+    """`load` makes the session in the thread; jobs that come before it is done wait."""
+
+    def __init__(self, load: Callable[[], Runs], *, batch_images: int = 1, batch_delay_seconds: float = 0.0) -> None:
+        self._batch_images = batch_images
+        self._delay = batch_delay_seconds
+        self._jobs: queue.Queue[Optional[Job[Any]]] = queue.Queue()
+        self._carried: Optional[Prepared] = None
+        self._is_running = False
+        self._serial = 0
+        self.loading: Future[Runs] = Future()
+        """The session, or why there is none."""
+        self._thread = threading.Thread(target=self._run, args=(load,), name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is run here, and nothing waits: a short piece of work may as well be done where it came in."""
+        return not self._is_running and self._jobs.empty()
+
+    @property
+    def running(self) -> int:
+        """A number for what is being run, another one for every run; 0: nothing is."""
+        return self._serial if self._is_running else 0
+
+    def submit(self, job: Job[Answer]) -> Future[Answer]:
+        """Its answer, once those before it have theirs."""
+        self._jobs.put(job)
+        return job.future
+
+    def close(self, seconds: float) -> None:
+        """End once the jobs at hand are done; what has not ended by then is left to the process's end."""
+        self.loading.cancel()
+        self._jobs.put(None)
+        self._thread.join(seconds)
+
+    def _run(self, load: Callable[[], Runs]) -> None:
+        if not self.loading.set_running_or_notify_cancel():
+            return
+        try:
+            session = load()
+        except BaseException as error:  # noqa: BLE001 - whoever asks for the session gets it
+            self.loading.set_exception(error)
+            self._refuse_all(error)
+            return
+        self.loading.set_result(session)
+        while True:
+            batch = self._batch()
+            if not batch:
+                return
+            self._serial += 1
+            self._is_running = True
+            _answer(batch, session)
+            self._is_running = False
+
+    def _batch(self) -> List[Prepared]:
+        """The next job with its images, and those that are run with it; empty at the end."""
+        batch: List[Prepared] = []
+        count, deadline = 0, 0.0
+        while count < self._batch_images:
+            taken = self._take(deadline if batch else None)
+            if taken is None:
+                break
+            if batch and count + len(taken[1]) > self._batch_images:
+                self._carried = taken
+                break
+            if not batch:
+                deadline = time.monotonic() + self._delay
+            batch.append(taken)
+            count += len(taken[1])
+        return batch
+
+    def _take(self, deadline: Optional[float]) -> Optional[Prepared]:
+        """The next job that can be run; None where there is none before `deadline`, or at the end."""
+        taken, self._carried = self._carried, None
+        while taken is None:
+            try:
+                job = self._jobs.get() if deadline is None else self._get_until(deadline)
+            except queue.Empty:
+                return None
+            if job is None:
+                # Put back: it is seen again once the batch at hand is done.
+                self._jobs.put(None)
+                return None
+            taken = _prepared(job)
+        return taken
+
+    def _get_until(self, deadline: float) -> Optional[Job[Any]]:
+        left = deadline - time.monotonic()
+        return self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
+
+    def _refuse_all(self, error: BaseException) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
+
+
+def _prepared(job: Job[Any]) -> Optional[Prepared]:
+    """The job with its images; None where its client is gone, or it had to be refused."""
+    if not job.future.set_running_or_notify_cancel():
+        return None
+    try:
+        return job, job.prepare()
+    except BaseException as error:  # noqa: BLE001 - whoever waits for the answer gets it
+        job.future.set_exception(error)
+        return None
+
+
+def _answer(batch: List[Prepared], session: Runs) -> None:
+    images = batch[0][1] if len(batch) == 1 else np.concatenate([each for _, each in batch])
+    try:
+        logits = session.infer(images)
+    except BaseException as error:  # noqa: BLE001 - as above
+        for job, _ in batch:
+            job.future.set_exception(error)
+        return
+    start = 0
+    for job, own in batch:
+        try:
+            job.future.set_result(job.finish(logits[start : start + len(own)]))
+        except BaseException as error:  # noqa: BLE001 - as above
+            job.future.set_exception(error)
+        start += len(own)
