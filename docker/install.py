@@ -60,7 +60,7 @@ SURPLUS = (
     "**/__pycache__",
 )
 SCRIPTS = ("bin/[!p]*", "bin/pip*")
-IMPORTS = "import httptools, numpy, PIL.Image, prometheus_client"
+IMPORTS = "import httptools, numpy, orjson, PIL.Image, prometheus_client"
 FIXED_TIME = 315532800  # 1980-01-01, the earliest that a zip archive can hold
 
 

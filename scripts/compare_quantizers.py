@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from random_artifact import with_random_statistics
 from torch import nn
 
 from pipeline.artifacts import Checkpoint, Dialect
@@ -159,18 +160,6 @@ def case_of(network: str, data: str | None, scratch: Path) -> Case:
     pixels = pixels_of(dataset.training, spread(len(dataset.training), CALIBRATION_IMAGES), how)
     module = build_network(checkpoint)
     return Case(Path(network).name, module, architecture.input_shape, normalize(pixels, how), dataset.gate, how)
-
-
-def with_random_statistics(network: nn.Module) -> nn.Module:
-    """Equal biases, as of an untrained network, would be stored once, and int8 convolutions then do not fuse."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.2)
-                module.bias.copy_(torch.randn(module.num_features, generator=generator) * 0.2)
-    return network.eval()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 MLServer (PyPI) gets an environment of its own in .deploy/rivals, and a runtime of a few lines on the same ONNX Runtime
 with the same session options; both run as processes of this machine. MLServer's REST knows no binary tensors, so the
-two are compared on JSON; what ours does with binary tensors, as tritonclient sends them, is shown besides.
+two are compared on JSON; what ours does with binary tensors, as tritonclient sends them, is shown besides, and what
+batching the requests of several clients brings. `--without-rival` leaves MLServer out.
 """
 
 import argparse
@@ -14,8 +15,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from targets.device.sessions import open_session
 RIVAL = "mlserver==1.7.1"
 ENVIRONMENT = ROOT / ".deploy" / "rivals" / RIVAL
 LEAST_REQUESTS, LATENCY_SECONDS, ROUNDS, ROUND_SECONDS = 500, 20.0, 3, 2.0
+BATCHING = {"BATCH_IMAGES": "8"}
 RUNTIME = """
 import json
 from pathlib import Path
@@ -79,33 +81,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT")
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--without-rival", action="store_true")
     arguments = parser.parse_args()
     artifact = arguments.artifact.resolve()
     manifest = read_manifest(artifact)
-    python = install_rival()
     images = one_image(manifest.input_shape)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        own_port, rival_port = free_port(), free_port()
+        own_port, batching_port = free_port(), free_port()
         own = stack.enter_context(own_server(artifact, port=own_port, log=scratch / "own.log"))
-        command = write_rival(scratch / "rival", python, artifact, manifest, rival_port)
-        rival = stack.enter_context(
-            started(
-                command,
-                port=rival_port,
-                log=scratch / "rival.log",
-                settings={"PYTHONPATH": f"{scratch / 'rival'}:{ROOT}", "OPENBLAS_NUM_THREADS": "1"},
-                folder=scratch / "rival",
-            )
+        batching = stack.enter_context(
+            own_server(artifact, port=batching_port, log=scratch / "batching.log", extra=BATCHING)
         )
         raw = stack.enter_context(open_session(artifact, manifest))
         makers: dict[str, Callable[[], Callable[[], np.ndarray]]] = {
             "raw session": lambda: lambda: raw.infer(images),
             "edge-deploy, binary": lambda: binary_client(own_port, manifest, images),
+            "batching edge-deploy, binary": lambda: binary_client(batching_port, manifest, images),
             "edge-deploy, JSON": lambda: JsonClient(own_port, manifest.name, images).ask,
-            f"{RIVAL}, JSON": lambda: JsonClient(rival_port, manifest.name, images).ask,
         }
-        memory = {"edge-deploy": own.pid, RIVAL: rival.pid}
+        memory = {"edge-deploy": own.pid, "batching edge-deploy": batching.pid}
+        if not arguments.without_rival:
+            rival_port = free_port()
+            rival = stack.enter_context(rival_server(scratch, artifact, manifest, rival_port))
+            makers[f"{RIVAL}, JSON"] = lambda: JsonClient(rival_port, manifest.name, images).ask
+            memory[RIVAL] = rival.pid
         measure(makers, raw.infer(images), memory, arguments.clients)
 
 
@@ -154,6 +154,16 @@ def install_rival() -> Path:
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
         (ENVIRONMENT / "complete").touch()
     return python
+
+
+@contextmanager
+def rival_server(scratch: Path, artifact: Path, manifest: Manifest, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """MLServer, serving the artifact."""
+    command = write_rival(scratch / "rival", install_rival(), artifact, manifest, port)
+    settings = {"PYTHONPATH": f"{scratch / 'rival'}:{ROOT}", "OPENBLAS_NUM_THREADS": "1"}
+    log, folder = scratch / "rival.log", scratch / "rival"
+    with started(command, port=port, log=log, settings=settings, folder=folder) as process:
+        yield process
 
 
 def write_rival(folder: Path, python: Path, artifact: Path, manifest: Manifest, port: int) -> list[str]:

@@ -44,8 +44,10 @@ def started(
 
 
 @contextmanager
-def own_server(artifact: Path, *, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Our server of an artifact folder, as it runs in the image."""
+def own_server(
+    artifact: Path, *, port: int, log: Path, extra: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Our server of an artifact folder, as it runs in the image; `extra` settings are its environment's."""
     settings = {
         "MODEL_FOLDER": str(artifact.resolve()),
         "HOST": HOST,
@@ -53,6 +55,7 @@ def own_server(artifact: Path, *, port: int, log: Path) -> Iterator[subprocess.P
         "PYTHONPATH": str(ROOT),
         "LOG_LEVEL": "error",
         "OPENBLAS_NUM_THREADS": "1",
+        **(extra or {}),
     }
     command = [sys.executable, "-m", "targets.device", "serve"]
     with started(command, port=port, log=log, settings=settings) as process:

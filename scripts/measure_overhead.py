@@ -22,29 +22,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import tritonclient.http as triton
+from local_server import HOST, ROOT, free_port
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from random_artifact import write_random_artifact
 
-from targets.device.cpu import instruction_set
-from targets.device.golden import write_golden
 from targets.device.healthcheck import is_ready
-from targets.device.manifest import SCHEMA, Manifest, read_manifest, sha256_of
-from targets.device.preprocess import Preprocessing, normalize
+from targets.device.manifest import Manifest, read_manifest
 from targets.device.sessions import open_session
 
-ROOT = Path(__file__).resolve().parent.parent
-HOST = "127.0.0.1"
-SIDE, CLASSES, DEPTH = 32, 10, 3
-PREPROCESSING = Preprocessing(resize=None, crop=(SIDE, SIDE), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-OPTIONS: dict[str, str | int] = {
-    "graph_optimization_level": "all",
-    "execution_mode": "sequential",
-    "intra_op_num_threads": 1,
-    "session.intra_op.allow_spinning": "0",
-}
 # Reads one request after the other and answers each with the bytes given to it; no HTTP library, no thread.
 ECHO = """
 import asyncio, re, sys
@@ -71,7 +57,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2000, help="requests to each of the three (default: 2000)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.artifact or write_artifact(Path(scratch) / "artifact")
+        folder = arguments.artifact or Path(scratch) / "artifact"
+        if arguments.artifact is None:
+            write_random_artifact("resnet20", folder)
         print(json.dumps(measured(folder, Path(scratch), arguments.rounds), indent=2))
 
 
@@ -180,83 +168,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def write_artifact(folder: Path) -> Path:
-    """Model, manifest and golden images, as `deploy build` would publish them."""
-    folder.mkdir()
-    model = folder / "model.onnx"
-    onnx.save(resnet20(), model)
-    manifest = Manifest(
-        schema=SCHEMA,
-        name="model",
-        version="0.1.0",
-        target="cpu",
-        runtime="onnxruntime",
-        runtime_version=onnxruntime.__version__,
-        model_file=model.name,
-        model_sha256=sha256_of(model),
-        precision="fp32",
-        weight_bits=None,
-        input_shape=(3, SIDE, SIDE),
-        classes=tuple(map(str, range(CLASSES))),
-        preprocessing=PREPROCESSING,
-        session_options=dict(OPTIONS),
-        instruction_set=instruction_set(),
-        tolerance=1e-3,
-    )
-    manifest.write(folder)
-    pixels = np.random.default_rng(1).integers(0, 256, (8, SIDE, SIDE, 3)).astype(np.uint8)
-    with open_session(folder, manifest) as session:
-        write_golden(folder, pixels, session.infer(normalize(pixels, PREPROCESSING)))
-    return folder
-
-
-def resnet20() -> onnx.ModelProto:
-    """Three stages of three blocks of two convolutions, 16, 32 and 64 channels wide; random weights."""
-    random = np.random.default_rng(2)
-    nodes: list[onnx.NodeProto] = []
-    constants: list[onnx.TensorProto] = []
-
-    def node(operator: str, *inputs: str, **attributes: object) -> str:
-        name = f"{operator}{len(nodes)}"
-        nodes.append(helper.make_node(operator, inputs, [name], **attributes))  # type: ignore[arg-type]
-        return name
-
-    def layer(operator: str, source: str, *shape: int, **attributes: object) -> str:
-        weight = random.standard_normal(shape) * (2 / np.prod(shape[1:])) ** 0.5
-        name = f"weight{len(constants)}"
-        constants.append(numpy_helper.from_array(weight.astype(np.float32), name))
-        return node(operator, source, name, **attributes)
-
-    x = node("Relu", layer("Conv", "images", 16, 3, 3, 3, pads=[1] * 4))
-    width = 16
-    for stage in (16, 32, 64):
-        for _ in range(DEPTH):
-            steps = {"strides": [stage // width] * 2}
-            shortcut = x if stage == width else layer("Conv", x, stage, width, 1, 1, **steps)
-            x = node("Relu", layer("Conv", x, stage, width, 3, 3, pads=[1] * 4, **steps))
-            x = layer("Conv", x, stage, stage, 3, 3, pads=[1] * 4)
-            x = node("Relu", node("Add", x, shortcut))
-            width = stage
-    x = node("Flatten", node("GlobalAveragePool", x))
-    layer("Gemm", x, width, CLASSES)
-    nodes[-1].output[0] = "logits"
-    graph = helper.make_graph(
-        nodes,
-        "resnet20",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
-        constants,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
 if __name__ == "__main__":

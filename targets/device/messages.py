@@ -67,7 +67,7 @@ class Response:
 
 def json_response(raw: object, status: int = 200, headers: Sequence[Tuple[str, str]] = ()) -> Response:
     """`raw` as the body."""
-    return Response(status, json.dumps(raw, separators=(",", ":"), ensure_ascii=False).encode(), headers=headers)
+    return Response(status, json.dumps(raw, separators=(",", ":")).encode(), headers=headers)
 
 
 def error_response(

@@ -6,11 +6,11 @@ gives the length of the JSON. Knows nothing of HTTP servers and models.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from targets.device.tensors import DATATYPES as DATATYPES
@@ -71,12 +71,15 @@ def render_response(
             tail.append(np.ascontiguousarray(values, DATATYPES["FP32"]).tobytes())
             entry["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
-            entry["data"] = values.ravel().tolist()
+            if not np.isfinite(values).all():
+                # JSON has no word for it, and null would be no number to any client.
+                raise ValueError("the model's answer holds values that are not finite")
+            entry["data"] = np.ascontiguousarray(values).ravel()
         described.append(entry)
     raw: Dict[str, Any] = {"model_name": model_name, "model_version": model_version, "outputs": described}
     if request_id is not None:
         raw["id"] = request_id
-    header = json.dumps(raw, separators=(",", ":"), allow_nan=False).encode()
+    header = orjson.dumps(raw, option=orjson.OPT_SERIALIZE_NUMPY)
     return b"".join([header, *tail]), len(header) if tail else None
 
 
@@ -98,8 +101,8 @@ def _split(body: bytes, length: Optional[int]) -> Tuple[bytes, memoryview]:
 
 def _object(header: bytes) -> Dict[str, Any]:
     try:
-        raw = json.loads(header)
-    except (ValueError, RecursionError) as error:
+        raw = orjson.loads(header)
+    except ValueError as error:
         raise RequestError(f"the body is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise RequestError(f"the body must be a JSON object, not {shown(raw)}")

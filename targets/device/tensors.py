@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import struct
-from typing import Any, Dict, List, Mapping, Tuple
+from itertools import chain
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,18 +36,35 @@ def from_json(entry: Mapping[str, Any], name: str, shape: Tuple[int, ...], dtype
     """The input's `data`, flat or nested like its shape."""
     if "data" not in entry:
         raise RequestError(f"the input {shown(name)} has neither 'data' nor the parameter 'binary_data_size'")
-    # As objects first: NumPy would give every element the size of the longest string, and take "1" and true for 1.
-    values = np.asarray(entry["data"], dtype=object)
     kind, known = _ELEMENTS[NAMES[dtype]]
-    # `flat` gives up at 32 dimensions.
-    if values.ndim > MAX_DIMENSIONS or not set(map(type, values.flat)) <= known:
+    sizes, values = _flattened(entry["data"])
+    # NumPy would take "1" and true for 1.
+    if sizes is None or not set(map(type, values)) <= known:
         raise RequestError(f"the data of the input {shown(name)} is no array of {kind}, all nested equally deep")
-    _check_count(values.size, name, shape)
-    if values.ndim > 1 and values.shape != shape:
+    _check_count(len(values), name, shape)
+    if len(sizes) > 1 and sizes != shape:
         raise RequestError(
-            f"the data of the input {shown(name)} is nested as {list(values.shape)}, its shape is {list(shape)}"
+            f"the data of the input {shown(name)} is nested as {list(sizes)}, its shape is {list(shape)}"
         )
     return _converted(values, name, dtype).reshape(shape)
+
+
+def _flattened(data: object) -> Tuple[Optional[Tuple[int, ...]], List[Any]]:
+    """Sizes and values of lists that are nested equally deep; no sizes where they are not."""
+    if type(data) is not list:
+        return None, []
+    sizes = [len(data)]
+    values: List[Any] = data
+    while values and type(values[0]) is list:
+        # Only then can lengths be asked for: strings have one, too.
+        if len(sizes) == MAX_DIMENSIONS or set(map(type, values)) != {list}:
+            return None, []
+        lengths = set(map(len, values))
+        if len(lengths) != 1:
+            return None, []
+        sizes.append(lengths.pop())
+        values = list(chain.from_iterable(values))
+    return tuple(sizes), values
 
 
 def from_bytes(
@@ -79,18 +97,14 @@ _ELEMENTS: Dict[str, Tuple[str, "set[type]"]] = {
 }
 
 
-def _converted(values: NDArray[Any], name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _converted(values: List[Any], name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.hasobject:
-        _check_elements(values.size, name)
-        return _array([_decoded(text, name, index) for index, text in enumerate(values.flat)])
-    if dtype.kind == "u" and not (values.min() >= 0 and values.max() <= 255):
+        _check_elements(len(values), name)
+        return _array([_decoded(text, name, index) for index, text in enumerate(values)])
+    if dtype.kind == "u" and not (min(values) >= 0 and max(values) <= 255):
         raise RequestError(f"the data of the input {shown(name)} must be from 0 to 255, as UINT8 is")
-    try:
-        with np.errstate(over="ignore"):
-            converted: NDArray[Any] = values.astype(dtype)
-            return converted
-    except OverflowError:
-        raise RequestError(f"the data of the input {shown(name)} holds an integer beyond every float") from None
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float64).astype(dtype)
 
 
 def _decoded(text: str, name: str, index: int) -> bytes:
