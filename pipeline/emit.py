@@ -13,6 +13,9 @@ from targets.device.settings import MEBIBYTE, Settings
 
 # The Dockerfile's HEALTHCHECK, which podman does not read from an image of the OCI format.
 HEALTH_COMMAND = ("/opt/edge-deploy/bin/python", "-m", "targets.device", "healthcheck")
+# Logs turn over within 30 MB, whatever the engine's own default: a device's disk must not fill in a year.
+LOG_DRIVER = "local"
+LOG_OPTIONS: Mapping[str, str] = {"max-size": "10m", "max-file": "3"}
 HEALTH: Mapping[str, str] = {"interval": "30s", "timeout": "5s", "start_period": "60s", "retries": "3"}
 # As long as Docker waits by itself; the server finishes its requests within eight.
 STOP_SECONDS = 10
@@ -108,6 +111,8 @@ def docker_run(service: Service) -> list[str]:
     words += ["--pids-limit", str(RIGHTS["pids_limit"])]
     # Without a limit of its own for swap a container gets as much again.
     words += ["--memory", f"{service.memory_mib}m", "--memory-swap", f"{service.memory_mib}m"]
+    words += ["--log-driver", LOG_DRIVER]
+    words += _each("--log-opt", [f"{name}={value}" for name, value in LOG_OPTIONS.items()])
     words += ["--stop-timeout", str(STOP_SECONDS), "--publish", service.published]
     words += _each("--env", [f"{name}={value}" for name, value in service.environment.items()])
     # Its command is the image's own: given here it would be run by a shell, which an image need not have.
@@ -128,6 +133,7 @@ def _compose(service: Service) -> str:
         "pids_limit": RIGHTS["pids_limit"],
         "mem_limit": f"{service.memory_mib}m",
         "memswap_limit": f"{service.memory_mib}m",
+        "logging": {"driver": LOG_DRIVER, "options": LOG_OPTIONS},
         "stop_grace_period": f"{STOP_SECONDS}s",
         "ports": [service.published],
         "environment": service.environment,

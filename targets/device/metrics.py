@@ -11,11 +11,21 @@ from collections import deque
 from pathlib import Path
 from typing import Deque, Dict, Optional, Tuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from targets.device.manifest import Manifest
 
+# When each counter was made is known from the server's own start, and would double the answer.
+disable_created_metrics()
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 # From a tiny network on a fast CPU to ResNet-152 on a slow one, and what waits behind it.
 SECONDS_BUCKETS = (
