@@ -18,12 +18,13 @@ import pytest
 from conftest import REPOSITORY
 from device_server import free_port
 from docker.models.containers import Container
+from docker.types import LogConfig
 from tiny_package import Packaged
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.container import RIGHTS, remove
-from pipeline.emit import HEALTH, HEALTH_COMMAND, Form, Service, docker_run, emit, file_name
+from pipeline.emit import HEALTH, HEALTH_COMMAND, LOG_DRIVER, LOG_OPTIONS, Form, Service, docker_run, emit, file_name
 from pipeline.engine import Engine
 from pipeline.errors import RecipeError
 from pipeline.inference import InferenceClient
@@ -239,6 +240,7 @@ def check_is_confined(found: Container, service: Service) -> None:
     assert host["SecurityOpt"] == RIGHTS["security_opt"]
     assert host["Tmpfs"] == RIGHTS["tmpfs"]
     assert host["PidsLimit"] == RIGHTS["pids_limit"]
+    assert host["LogConfig"] == {"Type": LOG_DRIVER, "Config": LOG_OPTIONS}
     assert host["Memory"] == host["MemorySwap"] == service.memory_mib << 20
     assert found.attrs["Config"]["Healthcheck"]["Test"] == ["CMD", *HEALTH_COMMAND]
     assert f"MAX_BODY_MIB={service.environment['MAX_BODY_MIB']}" in found.attrs["Config"]["Env"]
@@ -251,7 +253,7 @@ def test_a_container_with_the_settings_of_the_compose_file_answers(
     name, service = container
     settings = compose_settings(service)
     address, port, inside = settings.pop("ports")[0].rsplit(":", 2)
-    check = settings.pop("healthcheck")
+    check, logging = settings.pop("healthcheck"), settings.pop("logging")
     seconds = {key: int(check[key].removesuffix("s")) * 10**9 for key in ("interval", "timeout", "start_period")}
     del settings["container_name"], settings["pull_policy"], settings["stop_grace_period"]
     engine.client.containers.create(
@@ -261,6 +263,7 @@ def test_a_container_with_the_settings_of_the_compose_file_answers(
         healthcheck={"test": check["test"], "retries": check["retries"], **seconds},
         restart_policy={"Name": settings.pop("restart")},
         tmpfs=dict(each.split(":", 1) for each in settings.pop("tmpfs")),
+        log_config=LogConfig(type=logging["driver"], config=logging["options"]),
         # What is left has the same name in the SDK; another one is refused by it.
         **settings,
     ).start()
