@@ -25,7 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from targets.device.manifest import Manifest
 
 # When each counter was made is known from the server's own start, and would double the answer.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 # From a tiny network on a fast CPU to ResNet-152 on a slow one, and what waits behind it.
 SECONDS_BUCKETS = (
