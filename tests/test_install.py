@@ -123,7 +123,15 @@ def test_layers_are_the_same_bit_for_bit_when_everything_is_made_again(
     artifact = packaged.tiny.folder
     with names_of_images(engine) as name:
         labels = {f"{OPEN_CONTAINER}title": name}
-        write_context(tmp_path / "c", artifact=artifact, base=base, wheels=wheels, lock=lock.path, labels=labels)
+        write_context(
+            tmp_path / "c",
+            artifact=artifact,
+            report=packaged.tiny.report,
+            base=base,
+            wheels=wheels,
+            lock=lock.path,
+            labels=labels,
+        )
         again, _ = engine.client.images.build(path=str(tmp_path / "c"), nocache=True, network_mode="none", rm=True)
         first = engine.client.images.get(packaged.image.id)
         assert again.attrs["RootFS"]["Layers"] == first.attrs["RootFS"]["Layers"]
