@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_package import layers
 
 from pipeline.container import OWNER
 from pipeline.data.dataset import open_dataset
@@ -77,16 +78,16 @@ def test_another_margin_builds_an_image_that_says_so_and_the_first_one_comes_bac
 ) -> None:
     """The report in the image states the margin: nothing but the model's small layer is another one."""
     assert built.image is not None
-    done = deploy(command(base_image, "--max-drop", "25", "--json"), folder)
-    other = summary(done).image
+    first = layers(engine, built.image.id)
+    other = summary(deploy(command(base_image, "--max-drop", "25", "--json"), folder)).image
     assert other is not None
     assert other.tag == built.image.tag
-    first, second = (engine.client.images.get(each).attrs["RootFS"]["Layers"] for each in (built.image.id, other.id))
+    second = layers(engine, other.id)
     assert first[:-1] == second[:-1]
     assert first[-1] != second[-1]
     again = summary(deploy(command(base_image, "--max-drop", "20", "--json"), folder)).image
     assert again is not None
-    assert engine.client.images.get(again.id).attrs["RootFS"]["Layers"] == first
+    assert layers(engine, again.id) == first
 
 
 def test_the_same_build_again_builds_no_image(built: TargetSummary, folder: Path, base_image: str) -> None:
