@@ -22,6 +22,7 @@ from pipeline.engine import Engine
 from pipeline.package import OPEN_CONTAINER
 from pipeline.progress import Silent
 from pipeline.wheels import default_cache, fetch_wheels, find_lock
+from targets.device.page import page
 from targets.device.preprocess import FORMATS, decode
 
 PYTHON = "/opt/edge-deploy/bin/python"
@@ -104,6 +105,12 @@ def test_every_format_is_decoded_in_the_image_as_it_is_here(engine: Engine, pack
     there = output_of(engine, packaged.image.tag, [PYTHON, "-c", DECODING, *arguments]).split()
     assert there == [hashlib.sha256(decode(each).tobytes()).hexdigest() for each in photos]
     assert len(there) == 18
+
+
+@pytest.mark.docker
+def test_the_status_page_is_in_the_image(engine: Engine, packaged: Packaged) -> None:
+    code = "import sys; from targets.device.page import page; sys.stdout.buffer.write(page()[0])"
+    assert output_of(engine, packaged.image.tag, [PYTHON, "-c", code]).strip() == page()[0].decode().strip()
 
 
 @pytest.mark.docker

@@ -302,6 +302,14 @@ def test_nothing_overflows(page: Page, server: StatusServer, width: int) -> None
     page.open(server.url)
     wait_for_word(page, "Ready")
     assert page.value("document.documentElement.scrollWidth") <= width
+    # A drawing's text does not make the page wider: it would be cut off.
+    beyond = f"[...document.querySelectorAll('text')].filter((each) => each.getBoundingClientRect().right > {width})"
+    for interval, margin in (([-0.2, 0.9], 1.0), ([4.0, 9.0], 0.25), ([-9.0, -4.0], 0.25)):
+        server.status["proof"].update(drop_interval_points=interval, max_drop_points=margin)
+        wait_for_text(page, "#margin", f"{margin:g} point")
+        wait_for_text(page, "#interval", f"+{interval[1]:.2f}" if interval[1] > 0 else "−4.00")
+        assert page.value(f"{beyond}.length") == 0
+        assert page.value("document.querySelector('.at-margin').getBoundingClientRect().left") >= 0
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
