@@ -2,10 +2,13 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from chromium import Page
 
 from targets.device.page import page
 
@@ -59,10 +62,10 @@ STATUS: dict[str, Any] = {
 
 
 class StatusServer:
-    """`status` may be changed at any time, as may `code`, `body` (sent in its place) and the `token` that it wants."""
+    """`says` may be changed at any time, as may `code`, `body` (sent in its place) and the `token` it wants."""
 
     def __init__(self) -> None:
-        self.status: dict[str, Any] = json.loads(json.dumps(STATUS))
+        self.says: dict[str, Any] = json.loads(json.dumps(STATUS))
         self.code = 200
         self.body: bytes | None = None
         self.token: str | None = None
@@ -97,7 +100,7 @@ class StatusServer:
             return 404, "text/plain", b"", {}
         if self.token is not None and authorization != f"Bearer {self.token}":
             return 401, "application/json", b'{"error": "a token is needed"}', {"WWW-Authenticate": "Bearer"}
-        body = json.dumps(self.status).encode() if self.body is None else self.body
+        body = json.dumps(self.says).encode() if self.body is None else self.body
         return self.code, "application/json", body, {}
 
 
@@ -108,6 +111,20 @@ def status_server() -> Iterator[StatusServer]:
         yield server
     finally:
         server.stop()
+
+
+def wait_for_word(page: Page, word: str) -> None:
+    page.wait_for(f"document.getElementById('word').textContent === '{word}'")
+
+
+def wait_for_text(page: Page, query: str, text: str) -> None:
+    page.wait_for(f"document.querySelector('{query}').innerText.includes({text!r})")
+
+
+def wait_for_polls(server: StatusServer, count: int) -> None:
+    before = len(server.asked)
+    while len(server.asked) < before + count:
+        time.sleep(0.02)
 
 
 def _handler_of(server: StatusServer) -> type[BaseHTTPRequestHandler]:

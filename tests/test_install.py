@@ -16,14 +16,16 @@ from PIL import features
 from tiny_package import Packaged
 
 from pipeline.base_image import find_base
-from pipeline.container import output_of
-from pipeline.context import write_context
+from pipeline.container import copy_out, output_of
+from pipeline.context import MODEL, write_context
 from pipeline.engine import Engine
 from pipeline.package import OPEN_CONTAINER
 from pipeline.progress import Silent
+from pipeline.publish import proof_json
 from pipeline.wheels import default_cache, fetch_wheels, find_lock
 from targets.device.page import page
 from targets.device.preprocess import FORMATS, decode
+from targets.device.proof import read_proof
 
 PYTHON = "/opt/edge-deploy/bin/python"
 DECODING = """
@@ -105,6 +107,20 @@ def test_every_format_is_decoded_in_the_image_as_it_is_here(engine: Engine, pack
     there = output_of(engine, packaged.image.tag, [PYTHON, "-c", DECODING, *arguments]).split()
     assert there == [hashlib.sha256(decode(each).tobytes()).hexdigest() for each in photos]
     assert len(there) == 18
+
+
+@pytest.mark.docker
+def test_the_gates_report_travels_in_the_image(engine: Engine, packaged: Packaged, tmp_path: Path) -> None:
+    container = engine.client.containers.create(packaged.image.tag)
+    try:
+        for name in ("report.json", "manifest.json"):
+            copy_out(container, packaged.image.tag, f"/{MODEL.relative_to('model')}/{name}", tmp_path)
+    finally:
+        container.remove()
+    assert (tmp_path / "report.json").read_text() == proof_json(packaged.tiny.report)
+    proof = read_proof(tmp_path, packaged.tiny.manifest)
+    assert proof is not None
+    assert (proof.verdict, proof.place, proof.images) == ("pass", "host", 120)
 
 
 @pytest.mark.docker

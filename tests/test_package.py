@@ -15,7 +15,6 @@ from tiny_package import Packaged, TinyPackage, with_manifest, write_tiny_packag
 
 from pipeline import __version__
 from pipeline.artifacts import Image, Place, Verdict
-from pipeline.container import copy_out
 from pipeline.context import MODEL
 from pipeline.engine import Engine
 from pipeline.errors import EngineMissing, PackageError
@@ -23,9 +22,7 @@ from pipeline.image import read_image
 from pipeline.package import OPEN_CONTAINER, PREFIX, _check_same, image_labels, package
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
-from pipeline.publish import proof_json
 from targets.base import find_target
-from targets.device.proof import read_proof
 
 LOGITS = np.array([[4.0, 0.0], [0.0, 6.0]], np.float32)
 
@@ -123,20 +120,6 @@ def test_the_gates_images_get_the_same_answers_in_the_container_as_on_the_host(p
     np.testing.assert_array_equal(here.logits, there.logits)
     assert here.shard_sha256 == there.shard_sha256
     assert len(here.logits) == 120
-
-
-@pytest.mark.docker
-def test_the_gates_report_travels_in_the_image(engine: Engine, packaged: Packaged, tmp_path: Path) -> None:
-    container = engine.client.containers.create(packaged.image.tag)
-    try:
-        for name in ("report.json", "manifest.json"):
-            copy_out(container, packaged.image.tag, f"/{MODEL.relative_to('model')}/{name}", tmp_path)
-    finally:
-        container.remove()
-    assert (tmp_path / "report.json").read_text() == proof_json(packaged.tiny.report)
-    proof = read_proof(tmp_path, packaged.tiny.manifest)
-    assert proof is not None
-    assert (proof.verdict, proof.place, proof.images) == ("pass", "host", 120)
 
 
 @pytest.mark.docker
