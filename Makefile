@@ -2,22 +2,25 @@
 #
 #   make demo        set up, then the main job on embedded data, up to a running, answering container
 #   make test        set up, then lint, types and the tests (at most 20 minutes on 2 cores)
-#   make test-all    the long ones too: many kills, every reference network
+#   make test-all    the long ones too: many kills, every reference network; and the status page in a browser, for which
+#                    Chromium is installed where there is none (root), saying so
 #   make test-arm64  builds for 64-bit ARM, emulated here; sets up QEMU and a base image first (root), saying so
 #   make lint        ruff, mypy, codespell
 #   make soak        load on a server for MINUTES (15) of SUBJECT, an image or an artifact folder (the demo's image)
 #   make clean       remove what the above made
 #
 # Variables: PYTHON (an interpreter), VENV (default .venv), ENGINE=skip (never set up a Docker engine),
+# CHROMIUM (a browser), BROWSER=skip (do without one),
 # TORCH_INDEX (PyTorch's CPU wheels, e.g. https://download.pytorch.org/whl/cpu; the plain index may give CUDA builds).
 SHELL := /bin/bash
 VENV ?= .venv
 TORCH_INDEX ?=
 ENGINE ?=
+BROWSER ?=
 MINUTES ?= 15
 SUBJECT ?= digits:0.1.0-cpu
 BIN := $(VENV)/bin
-export TORCH_INDEX PYTHON ENGINE
+export TORCH_INDEX PYTHON ENGINE BROWSER
 
 .PHONY: demo test test-all test-arm64 lint soak setup setup-dev clean
 
@@ -28,6 +31,7 @@ test: setup-dev lint
 	@scripts/test.sh $(VENV) -m "not long and not arm64"
 
 test-all: setup-dev lint
+	@scripts/browser.sh
 	@scripts/test.sh $(VENV) -m "not arm64"
 
 test-arm64: setup-dev

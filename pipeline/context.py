@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import targets
+from pipeline.artifacts import AccuracyReport
 from pipeline.base_image import BaseImage
 from pipeline.engine import FIXED_TIME
+from pipeline.publish import proof_json
 from pipeline.shipped import shipped
-from targets.device import golden, manifest
+from targets.device import golden, manifest, page, proof
 from targets.device.manifest import read_manifest
 
 DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile"}
@@ -21,7 +23,14 @@ MODEL = Path("model/opt/edge-deploy/model")
 
 
 def write_context(
-    folder: Path, *, artifact: Path, base: BaseImage, wheels: Path, lock: Path, labels: Mapping[str, str]
+    folder: Path,
+    *,
+    artifact: Path,
+    report: AccuracyReport,
+    base: BaseImage,
+    wheels: Path,
+    lock: Path,
+    labels: Mapping[str, str],
 ) -> None:
     """Write the folder, replacing what is there; the same content gives the same bytes and times."""
     described = read_manifest(artifact)
@@ -35,6 +44,7 @@ def write_context(
     (folder / MODEL).mkdir(parents=True)
     for name in (manifest.FILE, described.model_file, golden.FILE):
         shutil.copyfile(artifact / name, folder / MODEL / name)
+    (folder / MODEL / proof.FILE).write_text(proof_json(report), encoding="utf-8")
     template = shipped(DOCKERFILES[described.runtime]).read_text()
     (folder / "Dockerfile").write_text(_completed(template, base, labels))
     for path in [*folder.rglob("*"), folder]:
@@ -52,7 +62,7 @@ def _copy_device_code(folder: Path) -> None:
     device = folder / "targets" / "device"
     device.mkdir(parents=True)
     shutil.copyfile(package / "__init__.py", folder / "targets" / "__init__.py")
-    for source in sorted((package / "device").glob("*.py")):
+    for source in (*sorted((package / "device").glob("*.py")), package / "device" / page.FILE):
         shutil.copyfile(source, device / source.name)
 
 

@@ -65,15 +65,13 @@ def package(
     tag = f"{name}:{version}-{target.name}"
     engine, missing = _engine()
     try:
-        if engine is None:
-            base = _base_without_engine(target, base_image, missing)
-        else:
-            base = find_base(engine, target, base_image, progress=progress)
+        base = _base(engine, missing, target, base_image, progress)
         lock = find_lock(base.platform, base.python)
         _check_runtime(lock, manifest)
         write_context(
             context,
             artifact=artifact.folder,
+            report=report,  # The host's, wherever the image is judged: it is complete before it can be asked.
             base=base,
             wheels=fetch_wheels(lock, cache=wheel_cache or default_cache(), progress=progress),
             lock=lock.path,
@@ -273,7 +271,11 @@ def _engine() -> tuple[Engine | None, str]:
         return None, str(error)
 
 
-def _base_without_engine(target: Target, base_image: str | None, missing: str) -> BaseImage:
+def _base(
+    engine: Engine | None, missing: str, target: Target, base_image: str | None, progress: Progress
+) -> BaseImage:
+    if engine is not None:
+        return find_base(engine, target, base_image, progress=progress)
     base = stated_base(target, base_image)
     if base is None:
         raise EngineMissing(

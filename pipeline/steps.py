@@ -206,8 +206,6 @@ class Steps:
     ) -> tuple[Folder, Image]:
         """The image; one that the engine has lost since is built again."""
         recipe = self.recipe
-        # The image carries the verdict of a gate of its own.
-        own_gate: dict[str, Json] = {} if artifact.stand_in is None else {"max_drop": report.max_drop_points}
         key = self.workspace.key(
             "package",
             module="pipeline.package",
@@ -218,14 +216,13 @@ class Steps:
                 "docker": sha256_of_folder(shipped("")),
                 "device": sha256_of_folder(Path(device.__file__).parent, leave_out=("__pycache__",)),
             },
-            # The margin is no part of it: another one changes the image only if it changes the verdict.
             options={
                 "name": recipe.name,
                 "version": recipe.version,
                 "target": self.target.name,
                 "base_image": recipe.package.base_image,
-                "verdict": report.verdict.value,
-                **own_gate,
+                # The image holds the report, which is made of this margin and of the inputs above.
+                "max_drop": report.max_drop_points,
             },
         )
         found = self.workspace.find(key)

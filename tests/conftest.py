@@ -1,4 +1,4 @@
-"""A tiny real ResNet and its checkpoint, the real data where it is present, and the Docker engine with an image."""
+"""A tiny real ResNet and its checkpoint, real data where it is present, the Docker engine with an image, a browser."""
 
 import gc
 import os
@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from chromium import NAMES, Chromium, Page, chromium, find_chromium
 from docker.errors import APIError
+from status_server import StatusServer, status_server, wait_for_word
 from tiny_package import Packaged, write_tiny_package
 from torch import nn
 
@@ -123,6 +125,41 @@ def client(engine: Engine, packaged: Packaged) -> Iterator[InferenceClient]:
     """A running container of the packaged image."""
     with running(engine, packaged.image.tag, progress=Silent()) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """A headless Chromium; where none runs the test is skipped."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip(
+            f"no browser runs here ({', '.join(NAMES)}, or CHROMIUM), or BROWSER=skip: scripts/browser.sh installs one"
+        )
+    with chromium(program, tmp_path_factory.mktemp("browser") / "profile") as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Chromium) -> Iterator[Page]:
+    """An empty tab."""
+    opened = Page(browser)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def status() -> Iterator[StatusServer]:
+    """A server of the status page, whose answers the test makes up."""
+    with status_server() as started:
+        yield started
+
+
+@pytest.fixture
+def shown(page: Page, status: StatusServer) -> Page:
+    """The status page as it is when all is well."""
+    page.open(status.url)
+    wait_for_word(page, "Ready")
+    return page
 
 
 def own_target(engine: Engine) -> Target:

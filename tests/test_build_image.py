@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_package import layers
 
 from pipeline.container import OWNER
 from pipeline.data.dataset import open_dataset
@@ -72,11 +73,26 @@ def test_a_build_leaves_no_container_behind(built: TargetSummary, engine: Engine
     assert engine.client.containers.list(all=True, filters={"label": OWNER}) == []
 
 
-def test_another_margin_with_the_same_verdict_builds_no_image(
-    built: TargetSummary, folder: Path, base_image: str
+def test_another_margin_builds_an_image_that_says_so_and_the_first_one_comes_back(
+    built: TargetSummary, folder: Path, base_image: str, engine: Engine
 ) -> None:
-    done = deploy(command(base_image, "--max-drop", "25", "--json"), folder)
-    assert summary(done).image == built.image
+    """The report in the image states the margin: nothing but the model's small layer is another one."""
+    assert built.image is not None
+    first = layers(engine, built.image.id)
+    other = summary(deploy(command(base_image, "--max-drop", "25", "--json"), folder)).image
+    assert other is not None
+    assert other.tag == built.image.tag
+    second = layers(engine, other.id)
+    assert first[:-1] == second[:-1]
+    assert first[-1] != second[-1]
+    again = summary(deploy(command(base_image, "--max-drop", "20", "--json"), folder)).image
+    assert again is not None
+    assert layers(engine, again.id) == first
+
+
+def test_the_same_build_again_builds_no_image(built: TargetSummary, folder: Path, base_image: str) -> None:
+    deploy(command(base_image, "--max-drop", "20", "--json"), folder)
+    done = deploy(command(base_image, "--max-drop", "20", "--json"), folder)
     assert "building the image" not in done.stderr
 
 

@@ -1,6 +1,7 @@
 """The build context: the same bytes for the same input, and nothing of the machine it was written on."""
 
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from pipeline.base_image import BaseImage
 from pipeline.context import DEVICE, DOCKERFILES, MODEL, build_command, write_context
 from pipeline.engine import FIXED_TIME
 from pipeline.shipped import shipped
+from targets.device.manifest import read_manifest
+from targets.device.proof import read_proof
 
 BASE = BaseImage(tag="some-base:1", platform="linux/amd64", python="3.11")
 LABELS = {"z.last": "1", "a.first": "2"}
@@ -34,6 +37,7 @@ def written(folder: Path, tiny: TinyPackage, wheels: Path, labels: dict[str, str
     write_context(
         folder,
         artifact=tiny.folder,
+        report=tiny.report,
         base=BASE,
         wheels=wheels,
         lock=shipped("locks") / "linux-amd64-cp311.txt",
@@ -82,6 +86,7 @@ def test_it_holds_what_the_image_is_made_of_and_no_more(tiny: TinyPackage, wheel
     files = {path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file()}
     device = {f"{DEVICE}/targets/device/{path.name}" for path in Path(targets.__path__[0], "device").glob("*.py")}
     assert files == device | {
+        f"{DEVICE}/targets/device/status.html",
         "Dockerfile",
         "install.py",
         "wheels/one-1.0-py3-none-any.whl",
@@ -91,8 +96,21 @@ def test_it_holds_what_the_image_is_made_of_and_no_more(tiny: TinyPackage, wheel
         f"{MODEL}/manifest.json",
         f"{MODEL}/model.onnx",
         f"{MODEL}/golden.npz",
+        f"{MODEL}/report.json",
     }
     assert (context / MODEL / "model.onnx").read_bytes() == (tiny.folder / "model.onnx").read_bytes()
+
+
+def test_the_device_reads_the_very_report(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "context", tiny, wheels) / MODEL
+    proof = read_proof(folder, read_manifest(folder))
+    assert proof is not None
+    assert {field: getattr(tiny.report, field) for field in asdict(proof)} == asdict(proof)
+
+
+def test_another_look_at_the_same_artifact_changes_nothing(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
+    again = replace(tiny, report=replace(tiny.report, gate_looks=tiny.report.gate_looks + 1))
+    assert contents(written(tmp_path / "a", again, wheels)) == contents(written(tmp_path / "b", tiny, wheels))
 
 
 def test_the_dockerfile_names_its_base_and_ends_in_sorted_labels(

@@ -16,13 +16,16 @@ from PIL import features
 from tiny_package import Packaged
 
 from pipeline.base_image import find_base
-from pipeline.container import output_of
-from pipeline.context import write_context
+from pipeline.container import copy_out, output_of
+from pipeline.context import MODEL, write_context
 from pipeline.engine import Engine
 from pipeline.package import OPEN_CONTAINER
 from pipeline.progress import Silent
+from pipeline.publish import proof_json
 from pipeline.wheels import default_cache, fetch_wheels, find_lock
+from targets.device.page import page
 from targets.device.preprocess import FORMATS, decode
+from targets.device.proof import read_proof
 
 PYTHON = "/opt/edge-deploy/bin/python"
 DECODING = """
@@ -107,6 +110,26 @@ def test_every_format_is_decoded_in_the_image_as_it_is_here(engine: Engine, pack
 
 
 @pytest.mark.docker
+def test_the_gates_report_travels_in_the_image(engine: Engine, packaged: Packaged, tmp_path: Path) -> None:
+    container = engine.client.containers.create(packaged.image.tag)
+    try:
+        for name in ("report.json", "manifest.json"):
+            copy_out(container, packaged.image.tag, f"/{MODEL.relative_to('model')}/{name}", tmp_path)
+    finally:
+        container.remove()
+    assert (tmp_path / "report.json").read_text() == proof_json(packaged.tiny.report)
+    proof = read_proof(tmp_path, packaged.tiny.manifest)
+    assert proof is not None
+    assert (proof.verdict, proof.place, proof.images) == ("pass", "host", 120)
+
+
+@pytest.mark.docker
+def test_the_status_page_is_in_the_image(engine: Engine, packaged: Packaged) -> None:
+    code = "import sys; from targets.device.page import page; sys.stdout.buffer.write(page()[0])"
+    assert output_of(engine, packaged.image.tag, [PYTHON, "-c", code]).strip() == page()[0].decode().strip()
+
+
+@pytest.mark.docker
 def test_the_image_is_at_most_100_mb_larger_than_its_base(engine: Engine, packaged: Packaged) -> None:
     """The runtime is 37 MB, OpenBLAS, which NumPy cannot be loaded without, 28, NumPy itself 14, Pillow 11."""
     assert packaged.image.bytes - engine.bytes_of(packaged.base_image) < 100e6
@@ -123,7 +146,15 @@ def test_layers_are_the_same_bit_for_bit_when_everything_is_made_again(
     artifact = packaged.tiny.folder
     with names_of_images(engine) as name:
         labels = {f"{OPEN_CONTAINER}title": name}
-        write_context(tmp_path / "c", artifact=artifact, base=base, wheels=wheels, lock=lock.path, labels=labels)
+        write_context(
+            tmp_path / "c",
+            artifact=artifact,
+            report=packaged.tiny.report,
+            base=base,
+            wheels=wheels,
+            lock=lock.path,
+            labels=labels,
+        )
         again, _ = engine.client.images.build(path=str(tmp_path / "c"), nocache=True, network_mode="none", rm=True)
         first = engine.client.images.get(packaged.image.id)
         assert again.attrs["RootFS"]["Layers"] == first.attrs["RootFS"]["Layers"]

@@ -76,7 +76,8 @@ def test_the_labels_tell_of_the_gate_that_the_image_itself_has_passed(
     assert float(labels[PREFIX + "drop-points"]) == pytest.approx(packaged.tiny.report.drop_points, abs=1e-3)
     assert labels["said"] == "so"
     assert engine.id_of(image.tag) == image.id
-    assert layers(engine, image.id) == layers(engine, packaged.image.id)
+    # The model's layer holds the host's report, which is another one here.
+    assert layers(engine, image.id)[:-1] == layers(engine, packaged.image.id)[:-1]
 
 
 def test_an_image_that_fails_its_own_gate_is_removed(

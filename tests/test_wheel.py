@@ -54,6 +54,7 @@ def test_the_wheel_holds_all_that_ships_and_nothing_else(wheel: Path) -> None:
             assert f"pipeline/_docker/{path.relative_to(ROOT / 'docker').as_posix()}" in names
     for path in (ROOT / "targets" / "catalogue").glob("*.toml"):
         assert f"targets/catalogue/{path.name}" in names
+    assert "targets/device/status.html" in names
     assert "pipeline/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -78,4 +79,5 @@ def test_the_whole_chain_runs_from_the_wheel(installed: Path, tmp_path: Path) ->
     device = context / "device/opt/edge-deploy/device/targets/device"
     assert {path.name for path in context.iterdir()} == {"Dockerfile", "device", "install.py", "model", "wheels"}
     assert (device / "server.py").is_file()
+    assert (device / "status.html").read_bytes() == (ROOT / "targets/device/status.html").read_bytes()
     assert list((context / "wheels").glob("onnxruntime-*.whl"))
