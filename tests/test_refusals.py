@@ -54,7 +54,7 @@ def test_malformed_requests_are_refused(
         ("GET", "/v2/models/tiny/config", 404, "Not Found"),
         ("GET", "/v2/models/tiny/stats", 404, "Not Found"),
         ("POST", "/v2/repository/index", 404, "Not Found"),
-        ("GET", "/", 404, "Not Found"),
+        ("GET", "/index.html", 404, "Not Found"),
         ("GET", "/v2/../../etc/passwd", 404, "Not Found"),
     ],
 )

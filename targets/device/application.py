@@ -25,8 +25,9 @@ from targets.device.endpoint import OUTPUT, Endpoint
 from targets.device.inputs import described
 from targets.device.log import Throttle
 from targets.device.manifest import Manifest
-from targets.device.messages import BINARY, JSON, Request, Response, error_response, json_response
+from targets.device.messages import BINARY, HTML, JSON, Request, Response, error_response, json_response
 from targets.device.metrics import CONTENT_TYPE
+from targets.device.page import page
 from targets.device.protocol import (
     BINARY_EXTENSION,
     LENGTH_HEADER,
@@ -58,7 +59,14 @@ class Application:
         self._access = access
         self._connections = connections
         self._throttle = Throttle()
+        content, policy = page()
+        security = [
+            ("Content-Security-Policy", policy),
+            ("Cache-Control", "no-cache"),
+            ("Referrer-Policy", "no-referrer"),
+        ]
         self._paths: Dict[str, Handler] = {
+            "/": lambda _request: Response(200, content, HTML, security),
             "/v2": self._server_metadata,
             "/v2/health/live": lambda _request: json_response({"live": True}),
             "/v2/health/ready": self._ready,

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Dict, List, Sequence, Tuple
 
 JSON = "application/json"
+HTML = "text/html; charset=utf-8"
 BINARY = "application/octet-stream"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 

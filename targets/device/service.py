@@ -17,6 +17,7 @@ from targets.device.cpu import instruction_set
 from targets.device.golden import GoldenResult, check
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.metrics import Metrics
+from targets.device.proof import Proof, ProofError, read_proof
 from targets.device.sessions import OnnxRuntimeSession, SessionError, open_session
 from targets.device.settings import Settings
 from targets.device.worker import Job, Worker
@@ -50,6 +51,8 @@ class Service:
         self.metrics = Metrics() if metrics is None else metrics
         self.manifest: Optional[Manifest] = None
         self.golden: Optional[GoldenResult] = None
+        self.proof: Optional[Proof] = None
+        """The gate's report that came with the model, where one did."""
         self.seconds_per_image = float("inf")
         """Running mean of what was measured here; infinite before the first request."""
         self._session: Optional[OnnxRuntimeSession] = None
@@ -147,9 +150,10 @@ class Service:
         if self.manifest is None:
             raise NotReady(reason)
         try:
+            self.proof = read_proof(self.folder, self.manifest)
             session = open_session(self.folder, self.manifest)
             result = check(session, self.folder, self.manifest)
-        except (ManifestError, SessionError) as error:
+        except (ManifestError, ProofError, SessionError) as error:
             raise NotReady(str(error)) from None
         self.golden = result
         if not result.matched:

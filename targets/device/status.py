@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Dict, Optional
 
 from targets.device.metrics import resident_mib
@@ -19,7 +20,7 @@ def status_of(service: Service, *, waiting: int, connections: int) -> Dict[str, 
         "uptime_seconds": round(metrics.uptime_seconds, 1),
         "model": _model(service),
         "golden": _golden(service),
-        "proof": None,
+        "proof": None if service.proof is None else asdict(service.proof),
         "requests": {
             "answered": metrics.answered,
             "refused": metrics.refused,
