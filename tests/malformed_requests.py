@@ -101,7 +101,6 @@ MALFORMED: list[tuple[str, bytes | tuple[bytes, Headers], str]] = [
     ("a number beyond float64", raw_data("1e999"), "not valid JSON"),
     ("a number beyond float32", raw_data("1e39"), "not finite"),
     ("an integer beyond float64", raw_data("9" * 400), "not valid JSON"),
-    ("too many images", body(json_request(images(5))), "5 images in one request; 1 to 4 are taken (MAX_BATCH)"),
     ("an unknown output", with_output({"name": "scores"}), "no output 'scores'"),
     ("an unknown output behind ours", with_output({"name": "logits"}, {"name": "scores"}), "no output 'scores'"),
     ("an output twice", with_output({"name": "logits"}, {"name": "logits"}), "asked for twice"),

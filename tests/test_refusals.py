@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from device_server import INFER, Running, answer_of, answering, http_request, serving
+from device_server import INFER, Running, answer_of, answering, http_request, images, json_request, serving
 from malformed_requests import GOOD, MALFORMED, Headers
 from tiny_package import write_tiny_package
 
@@ -73,6 +73,14 @@ def test_bodies_beyond_the_limit_are_refused_announced_or_not(client: httpx2.Cli
         response = client.post(INFER, content=content)
         assert response.status_code == 413
         assert f"larger than the {MAX_BODY} bytes that are taken (MAX_BODY_MIB)" in response.json()["error"]
+
+
+def test_more_images_than_a_batch_are_too_large(client: httpx2.Client) -> None:
+    response = client.post(INFER, json=json_request(images(5)))
+    assert (response.status_code, response.json()) == (
+        413,
+        {"error": "5 images in one request; 1 to 4 are taken (MAX_BATCH)"},
+    )
 
 
 def test_bodies_may_be_compressed_and_other_encodings_are_refused_by_their_name(client: httpx2.Client) -> None:

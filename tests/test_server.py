@@ -118,7 +118,7 @@ def test_without_an_id_there_is_none(client: Any) -> None:
     ("model", "count", "output", "status", "message"),
     [
         pytest.param("other", 1, "logits", "404", "no model 'other'", id="model"),
-        pytest.param("tiny", 9, "logits", "400", "9 images in one request; 1 to 8 are taken", id="batch"),
+        pytest.param("tiny", 9, "logits", "413", "9 images in one request; 1 to 8 are taken", id="batch"),
         pytest.param("tiny", 1, "scores", "400", "no output 'scores'; the model has 'logits'", id="output"),
     ],
 )

@@ -39,7 +39,8 @@ def checked_input(request: InferRequest, manifest: Manifest, max_batch: int) -> 
         wanted = ", ".join(map(str, ("N", *expected)))
         raise RequestError(f"{name!r} must have the shape [{wanted}], not {list(values.shape)}")
     if len(values) > max_batch:
-        raise RequestError(f"{len(values)} images in one request; 1 to {max_batch} are taken (MAX_BATCH)")
+        message = f"{len(values)} images in one request; 1 to {max_batch} are taken (MAX_BATCH)"
+        raise RequestError(message, status=413)
     if name == IMAGES and not np.isfinite(values).all():
         raise RequestError(f"{IMAGES!r} holds values that are not finite float32 numbers")
     return name, values
