@@ -174,3 +174,13 @@ def test_a_client_that_breaks_off_or_breaks_the_protocol_late_leaves_no_trace(li
         connection.sendall(b"no chunk\r\n")
         assert connection.recv(1) == b""
     assert listening.ask(whole)[0] == 200
+
+
+def test_only_requests_to_infer_may_have_a_large_body(client: httpx2.Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield from [b"x" * 1000] * 70
+
+    for content in (b"x" * 70_000, chunks()):
+        response = client.request("GET", "/v2/health/live", content=content)
+        assert (response.status_code, "larger than the 65536 bytes" in response.json()["error"]) == (413, True)
+    assert client.request("GET", "/v2/health/live", content=b"x" * 1000).status_code == 200

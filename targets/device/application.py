@@ -135,20 +135,22 @@ class Application:
     # Heads
 
     def _admit(self, request: Request) -> None:
+        announced = byte_count("Content-Length", request.headers.get("content-length", "0"))
         if not request.path.startswith(MODELS) or not request.path.endswith("/infer"):
             self._handler(request)
-            if byte_count("Content-Length", request.headers.get("content-length", "0")) > 0:
-                request.headers.pop("expect", None)
+            if announced > request.max_body_bytes:
+                raise body_too_large(request.max_body_bytes)
             return
         self._model(request.path[: -len("/infer")])
         if request.method != "POST":
             raise _wrong_method(request)
         self._access.check(request.headers.get("authorization"), has_certificate=request.has_certificate)
         content_encoding(request.headers.get("content-encoding"))
-        if byte_count("Content-Length", request.headers.get("content-length", "0")) > self._settings.max_body_bytes:
+        if announced > self._settings.max_body_bytes:
             raise body_too_large(self._settings.max_body_bytes)
         self._endpoint.enter()
         request.is_admitted = True
+        request.max_body_bytes = self._settings.max_body_bytes
 
     def _handler(self, request: Request) -> Handler:
         """What answers all but requests to infer; raises `RequestError`."""

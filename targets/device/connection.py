@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
         self._loop = connections.loop
         self._is_tls = is_tls
         self._transport = cast(asyncio.Transport, None)
-        self._reader = Reader(self, settings.max_body_bytes)
+        self._reader = Reader(self)
         self._state = IDLE
         self.deadline = 0.0
         """By the loop's clock, which no change of the date moves; the connections' sweep acts on it."""

@@ -9,13 +9,23 @@ from typing import Dict, List, Sequence, Tuple
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
 BINARY = "application/octet-stream"
+SMALL_BODY_BYTES = 64 << 10
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 class Request:
     """One request; `headers` have lower-case names, and the last of several of one name."""
 
-    __slots__ = ("body", "has_certificate", "headers", "is_admitted", "is_http_1_0", "method", "path")
+    __slots__ = (
+        "body",
+        "has_certificate",
+        "headers",
+        "is_admitted",
+        "is_http_1_0",
+        "max_body_bytes",
+        "method",
+        "path",
+    )
 
     def __init__(self, method: str, path: str, headers: Dict[str, str]) -> None:
         self.method = method
@@ -28,6 +38,8 @@ class Request:
         self.is_admitted = False
         """Whether it holds one of the places for requests that wait."""
         self.is_http_1_0 = False
+        self.max_body_bytes = SMALL_BODY_BYTES
+        """More only for requests that hold a place: the places bound the memory."""
 
 
 class Response:

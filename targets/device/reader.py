@@ -37,9 +37,8 @@ class Reading(Protocol):
 class Reader:
     """Feed it what arrives; it calls the connection."""
 
-    def __init__(self, reading: Reading, max_body_bytes: int) -> None:
+    def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._max_body_bytes = max_body_bytes
         self._parser = httptools.HttpRequestParser(self)
         self._head_bytes = 0
         self._url = b""
@@ -118,13 +117,12 @@ class Reader:
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        if self.is_over:
+        request = self._request
+        if self.is_over or self.refusal is not None or request is None:
             return
-        if self.refusal is not None:
-            return
-        if self._body_bytes > self._max_body_bytes:
+        if self._body_bytes > request.max_body_bytes:
             # A chunked body announces no size.
-            self._refuse(body_too_large(self._max_body_bytes))
+            self._refuse(body_too_large(request.max_body_bytes))
         else:
             self._body.append(body)
 
