@@ -22,6 +22,8 @@ class Settings:
 
     port: int = 8000
     """PORT"""
+    grpc_port: int = 0
+    """GRPC_PORT: where the protocol is spoken over gRPC, too; 0: nowhere. Needs an image that was built for it."""
     host: str = "0.0.0.0"
     """HOST: the address to listen on."""
     model_folder: Path = Path("/opt/edge-deploy/model")
@@ -70,8 +72,13 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise SettingError(f"LOG_LEVEL is {level!r}; use debug, info, warning or error")
     body = _number(environment, "MAX_BODY_MIB", default.max_body_bytes // MEBIBYTE, 1, 4096)
     mebipixels = _number(environment, "MAX_IMAGE_MIPIXELS", default.max_image_pixels >> 20, 1, MAX_PIXELS >> 20)
+    port = _number(environment, "PORT", default.port, 1, 65535)
+    grpc_port = _number(environment, "GRPC_PORT", default.grpc_port, 0, 65535)
+    if grpc_port == port:
+        raise SettingError(f"GRPC_PORT and PORT are both {port}; use another one, or 0 for no gRPC")
     return Settings(
-        port=_number(environment, "PORT", default.port, 1, 65535),
+        port=port,
+        grpc_port=grpc_port,
         host=environment.get("HOST", default.host),
         model_folder=Path(environment.get("MODEL_FOLDER", default.model_folder)),
         max_batch=_number(environment, "MAX_BATCH", default.max_batch, 1, 4096),
