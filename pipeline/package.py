@@ -46,6 +46,7 @@ def package(
     version: str,
     target: Target,
     base_image: str | None,
+    grpc: bool = False,
     labels: Mapping[str, str],
     context: Path,
     wheel_cache: Path | None = None,
@@ -69,7 +70,7 @@ def package(
             base = _base_without_engine(target, base_image, missing)
         else:
             base = find_base(engine, target, base_image, progress=progress)
-        lock = find_lock(base.platform, base.python)
+        lock = find_lock(base.platform, base.python, grpc=grpc)
         _check_runtime(lock, manifest)
         write_context(
             context,
@@ -77,6 +78,7 @@ def package(
             base=base,
             wheels=fetch_wheels(lock, cache=wheel_cache or default_cache(), progress=progress),
             lock=lock.path,
+            grpc=grpc,
             labels=image_labels(manifest, report, name=name, version=version, base=base.tag) | dict(labels),
         )
         if engine is None:
