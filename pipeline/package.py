@@ -82,10 +82,7 @@ def package(
             labels=image_labels(manifest, report, name=name, version=version, base=base.tag) | dict(labels),
         )
         if engine is None:
-            raise EngineMissing(
-                f"{missing} Everything up to the image is done, and its build context is in {context}. "
-                f"Where an engine answers: {build_command(context, tag)}"
-            )
+            raise _to_be_built_elsewhere(context, tag, missing)
         built = _build(engine, context, tag, base.platform, progress)
         gate = Gate(engine=engine, manifest=manifest, proof=proof, progress=progress, folder=folder)
         if artifact.stand_in is None:
@@ -273,6 +270,13 @@ def _engine() -> tuple[Engine | None, str]:
         return connect(), ""
     except EngineMissing as error:
         return None, str(error)
+
+
+def _to_be_built_elsewhere(context: Path, tag: str, missing: str) -> EngineMissing:
+    return EngineMissing(
+        f"{missing} Everything up to the image is done, and its build context is in {context}. "
+        f"Where an engine answers: {build_command(context, tag)}"
+    )
 
 
 def _base_without_engine(target: Target, base_image: str | None, missing: str) -> BaseImage:
