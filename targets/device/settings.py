@@ -37,7 +37,9 @@ class Settings:
     max_waiting: int = 16
     """MAX_WAITING: requests held at a time, waiting or being answered; bounds the memory together with the body's."""
     max_connections: int = 1024
-    """MAX_CONNECTIONS: open at a time; where all are taken, a new one takes the place of the one idle for longest."""
+    """MAX_CONNECTIONS: open at a time; where all are taken, a new one takes the place of the one idle for longest.
+
+    As many again for gRPC, which turns new ones away."""
     head_seconds: int = 10
     """HEAD_SECONDS: how long the head of a request may take to arrive."""
     body_seconds: int = 60
