@@ -57,10 +57,17 @@ SURPLUS = (
     "pillow.libs/liblcms2*",
     # FreeType's; Pillow reads PNG by itself.
     "pillow.libs/libpng*",
+    # What clients trust, and earlier ways to write servers (1 MB).
+    "grpc/_cython/_credentials",
+    "grpc/beta",
+    "grpc/framework/interfaces",
+    "grpc/**/*.pyi",
+    "google/protobuf/compiler",
     "**/__pycache__",
 )
 SCRIPTS = ("bin/[!p]*", "bin/pip*")
 IMPORTS = "import httptools, numpy, orjson, PIL.Image, prometheus_client"
+IMPORTS_OF_GRPC = "grpc.aio, google.protobuf.internal.builder"
 FIXED_TIME = 315532800  # 1980-01-01, the earliest that a zip archive can hold
 
 
@@ -83,7 +90,8 @@ def main() -> None:
     (packages,) = environment.glob("lib/python3*/site-packages")
     remove(packages, SURPLUS)
     remove(environment, SCRIPTS)
-    imports = IMPORTS if shows_another_cpu() else f"{IMPORTS}, onnxruntime"
+    wanted = f"{IMPORTS}, {IMPORTS_OF_GRPC}" if list(WHEELS.glob("grpcio-*")) else IMPORTS
+    imports = wanted if shows_another_cpu() else f"{wanted}, onnxruntime"
     subprocess.run([python, "-B", "-c", imports], check=True, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"})
     place = layer / environment.relative_to("/")
     place.parent.mkdir(parents=True)

@@ -73,6 +73,7 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
         image_version: o.Version = None,
         base_image: o.BaseImage = None,
         image: o.WithImage = None,
+        grpc: o.Grpc = None,
         workspace: o.WorkspaceFolder = None,
         as_json: o.AsJson = False,
         verbose: o.Verbose = False,
@@ -95,6 +96,7 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
             "version": image_version,
             "package.base_image": base_image,
             "package.image": image,
+            "package.grpc": grpc,
         }
         act(o.Request(recipe_file=recipe, flags=flags, workspace=workspace, as_json=as_json, is_verbose=verbose))
 
@@ -275,8 +277,7 @@ def schema(
 
 @app.command(rich_help_panel=SETTING_UP)
 def targets(
-    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None,
-    as_json: o.AsJson = False,
+    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None, as_json: o.AsJson = False
 ) -> None:
     """List the targets, or explain one."""
     from pipeline.commands.targets import run

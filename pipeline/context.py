@@ -17,6 +17,8 @@ from targets.device import golden, manifest, page, proof
 from targets.device.manifest import read_manifest
 
 DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile"}
+GRPC_PORT = 8001
+"""In a container whose image speaks gRPC; outside it is published, or not, as any other."""
 # In the context lies what an image has below its root, parents included; see the Dockerfile.
 DEVICE = Path("device/opt/edge-deploy/device")
 MODEL = Path("model/opt/edge-deploy/model")
@@ -30,9 +32,13 @@ def write_context(
     base: BaseImage,
     wheels: Path,
     lock: Path,
+    grpc: bool = False,
     labels: Mapping[str, str],
 ) -> None:
-    """Write the folder, replacing what is there; the same content gives the same bytes and times."""
+    """Write the folder, replacing what is there; the same content gives the same bytes and times.
+
+    With `grpc` the image listens for it, which takes the lock and the wheels that have it.
+    """
     described = read_manifest(artifact)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "wheels").mkdir(parents=True)
@@ -46,7 +52,7 @@ def write_context(
         shutil.copyfile(artifact / name, folder / MODEL / name)
     (folder / MODEL / proof.FILE).write_text(proof_json(report), encoding="utf-8")
     template = shipped(DOCKERFILES[described.runtime]).read_text()
-    (folder / "Dockerfile").write_text(_completed(template, base, labels))
+    (folder / "Dockerfile").write_text(_completed(_with_grpc(template) if grpc else template, base, labels))
     for path in [*folder.rglob("*"), folder]:
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, (FIXED_TIME, FIXED_TIME))
@@ -64,6 +70,19 @@ def _copy_device_code(folder: Path) -> None:
     shutil.copyfile(package / "__init__.py", folder / "targets" / "__init__.py")
     for source in (*sorted((package / "device").glob("*.py")), package / "device" / page.FILE):
         shutil.copyfile(source, device / source.name)
+
+
+def _with_grpc(template: str) -> str:
+    """The Dockerfile with gRPC's port in the lines that name HTTP's."""
+    text = template
+    for line, longer in (
+        ("    PORT=8000\n", f"    PORT=8000 \\\n    GRPC_PORT={GRPC_PORT}\n"),
+        ("\nEXPOSE 8000\n", f"\nEXPOSE 8000 {GRPC_PORT}\n"),
+    ):
+        if line not in text:
+            raise AssertionError(f"the Dockerfile has no line {line.strip()}")
+        text = text.replace(line, longer, 1)
+    return text
 
 
 def _completed(template: str, base: BaseImage, labels: Mapping[str, str]) -> str:

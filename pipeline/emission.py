@@ -12,7 +12,7 @@ from pipeline.errors import RecipeError
 from pipeline.options import Request
 
 PANEL, FORMS = "Operation", "compose|systemd|quadlet"
-ADDRESS, PORT, MEMORY_MIB = "127.0.0.1", 8000, 512
+ADDRESS, PORT, GRPC_PORT, MEMORY_MIB = "127.0.0.1", 8000, 0, 512
 
 Emit = Annotated[
     str | None,
@@ -32,6 +32,12 @@ Address = Annotated[
     str, typer.Option("--address", help="Where it listens on the device; 0.0.0.0: everywhere.", rich_help_panel=PANEL)
 ]
 Port = Annotated[int, typer.Option("--port", help="On the device.", rich_help_panel=PANEL)]
+GrpcPort = Annotated[
+    int,
+    typer.Option(
+        "--grpc-port", help="On the device, of an image built with --grpc; 0: not reachable.", rich_help_panel=PANEL
+    ),
+]
 Memory = Annotated[int, typer.Option("--memory", help="Its limit in MiB, swap included.", rich_help_panel=PANEL)]
 ImageTag = Annotated[str, typer.Argument(metavar="IMAGE", help="An image's tag; it need not be on this machine.")]
 
@@ -44,6 +50,7 @@ class Emission:
     output: Path | None
     address: str
     port: int
+    grpc_port: int
     memory_mib: int
 
 
@@ -53,12 +60,14 @@ def emit(
     output: EmitTo = None,
     address: Address = ADDRESS,
     port: Port = PORT,
+    grpc_port: GrpcPort = GRPC_PORT,
     memory: Memory = MEMORY_MIB,
 ) -> None:
     """Write what runs an image on its device: a compose file, a systemd unit or a podman quadlet."""
     from pipeline.commands.emit import run
 
-    run(image, Emission(form=form, output=output, address=address, port=port, memory_mib=memory))
+    asked = Emission(form=form, output=output, address=address, port=port, grpc_port=grpc_port, memory_mib=memory)
+    run(image, asked)
 
 
 def with_emission(with_recipe: Callable[[Callable[[Request], None]], Callable[..., None]]) -> Callable[..., None]:
@@ -69,12 +78,14 @@ def with_emission(with_recipe: Callable[[Callable[[Request], None]], Callable[..
         output: EmitTo = None,
         address: Address = ADDRESS,
         port: Port = PORT,
+        grpc_port: GrpcPort = GRPC_PORT,
         memory: Memory = MEMORY_MIB,
         **of_recipe: object,
     ) -> None:
-        if emit is None and (output, address, port, memory) != (None, ADDRESS, PORT, MEMORY_MIB):
+        given = (output, address, port, grpc_port, memory)
+        if emit is None and given != (None, ADDRESS, PORT, GRPC_PORT, MEMORY_MIB):
             raise RecipeError(
-                f"--output, --address, --port and --memory are of what --emit writes: add --emit {FORMS}."
+                f"--output, --address, --port, --grpc-port and --memory are of what --emit writes: add --emit {FORMS}."
             )
 
         def act(request: Request) -> None:
@@ -82,7 +93,9 @@ def with_emission(with_recipe: Callable[[Callable[[Request], None]], Callable[..
 
             emission = None
             if emit is not None:
-                emission = Emission(form=emit, output=output, address=address, port=port, memory_mib=memory)
+                emission = Emission(
+                    form=emit, output=output, address=address, port=port, grpc_port=grpc_port, memory_mib=memory
+                )
             run(request, emission)
 
         with_recipe(act)(**of_recipe)

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from pipeline import __version__
 from pipeline.container import PORT, RIGHTS
+from pipeline.context import GRPC_PORT
 from pipeline.errors import RecipeError
 from targets.device.settings import MEBIBYTE, Settings
 
@@ -39,6 +40,8 @@ class Service:
 
     image: str
     port: int = 8000
+    grpc_port: int = 0
+    """0: gRPC, where the image has it, cannot be reached from outside the container."""
     address: str = "127.0.0.1"
     memory_mib: int = 512
 
@@ -51,6 +54,10 @@ class Service:
             )
         if not 1 <= self.port <= 65535:
             raise RecipeError(f"--port {self.port} is no port: 1 to 65535.")
+        if not 0 <= self.grpc_port <= 65535 or self.grpc_port == self.port:
+            raise RecipeError(
+                f"--grpc-port {self.grpc_port} is no port besides --port {self.port}: 1 to 65535, or 0 for none."
+            )
         if self.memory_mib < LEAST_MEMORY_MIB:
             raise RecipeError(f"--memory {self.memory_mib}: at least {LEAST_MEMORY_MIB} MiB, or no runtime starts.")
 
@@ -65,9 +72,11 @@ class Service:
         return "missing" if "/" in self.image else "never"
 
     @property
-    def published(self) -> str:
+    def published(self) -> list[str]:
         """Where it listens on the device, and in the container."""
-        return f"{self.address}:{self.port}:{PORT.partition('/')[0]}"
+        ports = [(self.port, PORT.partition("/")[0])]
+        ports += [(self.grpc_port, str(GRPC_PORT))] if self.grpc_port else []
+        return [f"{self.address}:{outside}:{inside}" for outside, inside in ports]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -113,7 +122,8 @@ def docker_run(service: Service) -> list[str]:
     words += ["--memory", f"{service.memory_mib}m", "--memory-swap", f"{service.memory_mib}m"]
     words += ["--log-driver", LOG_DRIVER]
     words += _each("--log-opt", [f"{name}={value}" for name, value in LOG_OPTIONS.items()])
-    words += ["--stop-timeout", str(STOP_SECONDS), "--publish", service.published]
+    words += ["--stop-timeout", str(STOP_SECONDS)]
+    words += _each("--publish", service.published)
     words += _each("--env", [f"{name}={value}" for name, value in service.environment.items()])
     # Its command is the image's own: given here it would be run by a shell, which an image need not have.
     words += [word for name, value in HEALTH.items() for word in (f"--health-{name.replace('_', '-')}", value)]
@@ -135,7 +145,7 @@ def _compose(service: Service) -> str:
         "memswap_limit": f"{service.memory_mib}m",
         "logging": {"driver": LOG_DRIVER, "options": LOG_OPTIONS},
         "stop_grace_period": f"{STOP_SECONDS}s",
-        "ports": [service.published],
+        "ports": service.published,
         "environment": service.environment,
         "healthcheck": {"test": ["CMD", *HEALTH_COMMAND], **HEALTH, "retries": int(HEALTH["retries"])},
     }
@@ -182,7 +192,7 @@ def _quadlet(service: Service) -> str:
         ("ReadOnlyTmpfs", "false"),
         *[("Tmpfs", each) for each in service.tmpfs],
         ("PidsLimit", str(RIGHTS["pids_limit"])),
-        ("PublishPort", service.published),
+        *[("PublishPort", each) for each in service.published],
         *[("Environment", f"{name}={value}") for name, value in service.environment.items()],
         ("HealthCmd", json.dumps(list(HEALTH_COMMAND))),
         ("HealthInterval", HEALTH["interval"]),

@@ -46,6 +46,7 @@ def package(
     version: str,
     target: Target,
     base_image: str | None,
+    grpc: bool = False,
     labels: Mapping[str, str],
     context: Path,
     wheel_cache: Path | None = None,
@@ -66,7 +67,7 @@ def package(
     engine, missing = _engine()
     try:
         base = _base(engine, missing, target, base_image, progress)
-        lock = find_lock(base.platform, base.python)
+        lock = find_lock(base.platform, base.python, grpc=grpc)
         _check_runtime(lock, manifest)
         write_context(
             context,
@@ -75,13 +76,11 @@ def package(
             base=base,
             wheels=fetch_wheels(lock, cache=wheel_cache or default_cache(), progress=progress),
             lock=lock.path,
+            grpc=grpc,
             labels=image_labels(manifest, report, name=name, version=version, base=base.tag) | dict(labels),
         )
         if engine is None:
-            raise EngineMissing(
-                f"{missing} Everything up to the image is done, and its build context is in {context}. "
-                f"Where an engine answers: {build_command(context, tag)}"
-            )
+            raise _to_be_built_elsewhere(context, tag, missing)
         built = _build(engine, context, tag, base.platform, progress)
         gate = Gate(engine=engine, manifest=manifest, proof=proof, progress=progress, folder=folder)
         if artifact.stand_in is None:
@@ -269,6 +268,13 @@ def _engine() -> tuple[Engine | None, str]:
         return connect(), ""
     except EngineMissing as error:
         return None, str(error)
+
+
+def _to_be_built_elsewhere(context: Path, tag: str, missing: str) -> EngineMissing:
+    return EngineMissing(
+        f"{missing} Everything up to the image is done, and its build context is in {context}. "
+        f"Where an engine answers: {build_command(context, tag)}"
+    )
 
 
 def _base(

@@ -69,6 +69,7 @@ class ValidateRecipe(Section):
 class PackageRecipe(Section):
     image: bool = Field(default=True, description="build a container image")
     base_image: str | None = Field(default=None, description="base image with Python 3 and venv in it")
+    grpc: bool = Field(default=False, description="an image that speaks the protocol over gRPC, too, on port 8001")
 
 
 class Recipe(Section):

@@ -221,6 +221,7 @@ class Steps:
                 "version": recipe.version,
                 "target": self.target.name,
                 "base_image": recipe.package.base_image,
+                "grpc": recipe.package.grpc,
                 # The image holds the report, which is made of this margin and of the inputs above.
                 "max_drop": report.max_drop_points,
             },
@@ -240,6 +241,7 @@ class Steps:
                 version=recipe.version,
                 target=self.target,
                 base_image=recipe.package.base_image,
+                grpc=recipe.package.grpc,
                 labels={RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))},
                 context=self.workspace.root / "context" / f"{recipe.name}-{recipe.version}-{self.target.name}",
                 judge=judge,

@@ -46,9 +46,9 @@ class Lock:
         return f"{self.path.stem}-{sha256_of_file(self.path)[:16]}"
 
 
-def find_lock(platform: str, python: str) -> Lock:
+def find_lock(platform: str, python: str, *, grpc: bool = False) -> Lock:
     """The lock of a platform such as `linux/amd64` and a Python such as `3.12`; raises `PackageError`."""
-    folder = shipped("locks")
+    folder = shipped("locks/grpc" if grpc else "locks")
     path = folder / f"{platform.replace('/', '-')}-cp{python.replace('.', '')}.txt"
     if not path.is_file():
         raise PackageError(

@@ -1,12 +1,14 @@
 """Resolve `docker/requirements.in` for every platform and Python an image may have; needs `uv` on PATH.
 
-    python scripts/lock_device.py            writes docker/locks/<os>-<arch>-cp<version>.txt
+    python scripts/lock_device.py            writes docker/locks/<os>-<arch>-cp<version>.txt, and into its folder
+                                             grpc what an image has that is built with --grpc
     python scripts/lock_device.py --check    fails where a lock is not what it would write
 
 Versions follow constraints.txt, so that the device runs what the host was tested with.
 """
 
 import argparse
+import itertools
 import re
 import subprocess
 import sys
@@ -20,6 +22,8 @@ PYTHONS = {"linux-amd64": ("3.11", "3.12", "3.13"), "linux-arm64": ("3.11", "3.1
 PLATFORMS = {"linux-amd64": "x86_64-manylinux_2_28", "linux-arm64": "aarch64-manylinux_2_28"}
 # Asked for by ONNX Runtime's metadata, imported by its tools alone, never by a session.
 NOT_AT_RUN_TIME = ("coloredlogs", "flatbuffers", "mpmath", "packaging", "protobuf", "sympy")
+AT_RUN_TIME_OF_GRPC = frozenset({"protobuf"})
+REQUIREMENTS, GRPC = ("requirements.in",), ("grpc.in",)
 # A lock must serve behind any mirror: names, versions and hashes, nothing about where they came from.
 FOREIGN = re.compile(r"://|^\s*-[-a-z]*(index|find-links|trusted)|^\s*-[if]\b|\bfile:|@ ", re.MULTILINE)
 
@@ -30,26 +34,29 @@ def main() -> None:
     check = parser.parse_args().check
     stale = []
     for platform, pythons in PYTHONS.items():
-        for python in pythons:
-            path = LOCKS / f"{platform}-cp{python.replace('.', '')}.txt"
-            text = resolve(platform, python)
+        for python, grpc in itertools.product(pythons, (False, True)):
+            path = (LOCKS / "grpc" if grpc else LOCKS) / f"{platform}-cp{python.replace('.', '')}.txt"
+            name = str(path.relative_to(ROOT))
+            text = resolve(platform, python, grpc=grpc)
             if path.exists() and path.read_text() == text:
-                print(f"{path.relative_to(ROOT)} is up to date")
+                print(f"{name} is up to date")
             elif check:
-                stale.append(path.name)
+                stale.append(name)
             else:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(text)
-                print(f"{path.relative_to(ROOT)} written: {text.count('==')} packages")
+                print(f"{name} written: {text.count('==')} packages")
     if stale:
         sys.exit(f"out of date: {', '.join(stale)}. Run scripts/lock_device.py and commit what it writes.")
 
 
-def resolve(platform: str, python: str) -> str:
+def resolve(platform: str, python: str, *, grpc: bool = False) -> str:
     """The lock's text: `name==version` with the hashes of every published file of that version."""
     with tempfile.TemporaryDirectory() as scratch:
         excluded = Path(scratch) / "excluded.txt"
-        excluded.write_text("\n".join(NOT_AT_RUN_TIME))
-        command = ["uv", "pip", "compile", str(ROOT / "docker" / "requirements.in"), "--quiet"]
+        excluded.write_text("\n".join(set(NOT_AT_RUN_TIME) - AT_RUN_TIME_OF_GRPC if grpc else NOT_AT_RUN_TIME))
+        command = ["uv", "pip", "compile", "--quiet"]
+        command += [str(ROOT / "docker" / name) for name in (REQUIREMENTS + GRPC if grpc else REQUIREMENTS)]
         command += ["--python-platform", PLATFORMS[platform], "--python-version", python]
         command += ["--constraints", str(ROOT / "constraints.txt"), "--excludes", str(excluded)]
         command += ["--only-binary", ":all:", "--generate-hashes", "--no-annotate", "--no-header"]

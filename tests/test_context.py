@@ -121,6 +121,27 @@ def test_the_dockerfile_names_its_base_and_ends_in_sorted_labels(
     assert text.endswith('COPY model /\nLABEL a.first="2" z.last="1"\n')
 
 
+@pytest.mark.parametrize("grpc", [False, True])
+def test_an_image_listens_for_grpc_where_it_has_it(
+    tiny: TinyPackage, wheels: Path, tmp_path: Path, grpc: bool
+) -> None:
+    lock = shipped("locks/grpc" if grpc else "locks") / "linux-amd64-cp311.txt"
+    write_context(
+        tmp_path / "c",
+        artifact=tiny.folder,
+        report=tiny.report,
+        base=BASE,
+        wheels=wheels,
+        lock=lock,
+        grpc=grpc,
+        labels={},
+    )
+    text = (tmp_path / "c" / "Dockerfile").read_text()
+    assert ("\nEXPOSE 8000 8001\n" in text) is grpc
+    assert ("\nEXPOSE 8000\n" in text) is not grpc
+    assert ("    PORT=8000 \\\n    GRPC_PORT=8001\nUSER" in text) is grpc
+
+
 def test_a_labels_value_is_meant_word_for_word(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
     context = written(tmp_path / "context", tiny, wheels, {"said": 'a "quoted" $HOME \\ naïve'})
     assert (context / "Dockerfile").read_text().endswith('LABEL said="a \\"quoted\\" \\$HOME \\\\ naïve"\n')

@@ -25,6 +25,9 @@ def error_of(*arguments: str) -> DeployError:
         pytest.param(["--emit", "compose", "--json"], "both write to stdout", id="two documents"),
         pytest.param(["--emit", "compose", "--no-image"], "needs an image", id="no image"),
         pytest.param(["--emit", "compose", "-t", "cpu", "-t", "x.toml"], "there are 2 targets", id="two targets"),
+        pytest.param(["--emit", "compose", "--grpc-port", "8001"], "add --grpc", id="gRPC's port without gRPC"),
+        pytest.param(["--emit", "compose", "--grpc", "--port", "8001"], "besides --port 8001", id="gRPC's port"),
+        pytest.param(["--grpc-port", "8001"], "add --emit", id="gRPC's port alone"),
         pytest.param(["--output", "x"], "add --emit", id="output alone"),
         pytest.param(["--memory", str(MEMORY_MIB + 1)], "add --emit", id="memory alone"),
     ],
@@ -39,7 +42,10 @@ def test_what_cannot_be_written_is_said_before_the_build(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["--emit", "compose"], ["--emit", "systemd", "--json", "-o", "unit"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--emit", "compose"], ["--emit", "compose", "--grpc"], ["--emit", "systemd", "--json", "-o", "unit"]],
+)
 def test_the_options_of_the_recipe_are_taken_besides(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

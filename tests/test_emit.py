@@ -123,6 +123,19 @@ def test_a_quadlet_gives_every_right_that_our_own_containers_have() -> None:
     assert said["HealthOnFailure"] == ["kill"]
 
 
+def test_grpc_is_published_where_it_is_asked_for_on_the_same_address() -> None:
+    service = Service(image=IMAGE, address="[::1]", port=8123, grpc_port=8124)
+    both = ["[::1]:8123:8000", "[::1]:8124:8001"]
+    assert compose_settings(service)["ports"] == both
+    words = command_of(emit(service, Form.SYSTEMD))
+    assert [words[index + 1] for index, word in enumerate(words) if word == "--publish"] == both
+    assert section(emit(service, Form.QUADLET), "Container")["PublishPort"] == both
+    with pytest.raises(RecipeError, match="--grpc-port 8123 is no port besides --port 8123"):
+        Service(image=IMAGE, port=8123, grpc_port=8123)
+    with pytest.raises(RecipeError, match="--grpc-port 65536 is no port"):
+        Service(image=IMAGE, grpc_port=65536)
+
+
 def test_no_right_is_without_a_word_for_it() -> None:
     """One that is added to our own containers must be written into all three files, and into this list."""
     assert set(RIGHTS) == {"read_only", "cap_drop", "security_opt", "tmpfs", "pids_limit"}

@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for package in ("pipeline", "targets") for path in (ROOT / package).rglob("*.py"))
+# A generator's files are as long as it makes them, and nobody reads them.
+GENERATED = ROOT / "targets" / "device" / "open_inference_pb2.py"
+SOURCES.remove(GENERATED)
 IDS = [path.relative_to(ROOT).as_posix() for path in SOURCES]
 STAGES = ("prune", "quantize", "export", "compile", "validate", "package", "load", "shard", "train")
 
@@ -51,7 +54,7 @@ def test_imports_point_one_way(path: Path) -> None:
         assert not ours & (others | {"pipeline.build", "pipeline.cli", "pipeline.steps"})
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if "device" in p.parts], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [GENERATED, *(p for p in SOURCES if "device" in p.parts)], ids=lambda p: p.name)
 def test_device_code_parses_as_python_3_8(path: Path) -> None:
     tree = ast.parse(path.read_text(), feature_version=(3, 8))
     assert not [node for node in ast.walk(tree) if type(node).__name__ == "Match"]

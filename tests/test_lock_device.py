@@ -23,7 +23,12 @@ def load_script() -> ModuleType:
 
 
 SCRIPT = load_script()
-LOCKS = [(platform.replace("-", "/"), python) for platform, each in SCRIPT.PYTHONS.items() for python in each]
+LOCKS = [
+    (platform.replace("-", "/"), python, grpc)
+    for platform, each in SCRIPT.PYTHONS.items()
+    for python in each
+    for grpc in (False, True)
+]
 
 
 def versions(path: Path) -> dict[str, str]:
@@ -33,25 +38,37 @@ def versions(path: Path) -> dict[str, str]:
     }
 
 
-def asked_for() -> set[str]:
-    lines = (ROOT / "docker" / "requirements.in").read_text().splitlines()
+def asked_for(name: str = "requirements.in") -> set[str]:
+    lines = (ROOT / "docker" / name).read_text().splitlines()
     return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
 
 
-@pytest.mark.parametrize(("platform", "python"), LOCKS)
-def test_a_lock_holds_what_is_asked_for_in_the_versions_the_tests_run_with(platform: str, python: str) -> None:
-    pins = find_lock(platform, python).pins
-    assert asked_for() <= set(pins)
+@pytest.mark.parametrize(("platform", "python", "grpc"), LOCKS)
+def test_a_lock_holds_what_is_asked_for_in_the_versions_the_tests_run_with(
+    platform: str, python: str, grpc: bool
+) -> None:
+    pins = find_lock(platform, python, grpc=grpc).pins
+    assert {name.replace("_", "-") for name in asked_for()} <= set(pins)
+    assert (asked_for("grpc.in") <= set(pins)) is grpc
     tested = versions(ROOT / "constraints.txt")
     assert {name: pin.version for name, pin in pins.items()} == {name: tested[name] for name in pins}
     assert all(pin.hashes for pin in pins.values())
 
 
-@pytest.mark.parametrize(("platform", "python"), LOCKS)
-def test_a_lock_names_no_place_and_nothing_the_device_never_imports(platform: str, python: str) -> None:
-    lock = find_lock(platform, python)
+@pytest.mark.parametrize(("platform", "python", "grpc"), LOCKS)
+def test_a_lock_names_no_place_and_nothing_the_device_never_imports(platform: str, python: str, grpc: bool) -> None:
+    lock = find_lock(platform, python, grpc=grpc)
     assert SCRIPT.FOREIGN.search(lock.path.read_text()) is None
-    assert not set(lock.pins) & {*SCRIPT.NOT_AT_RUN_TIME, "torch", "setuptools", "pip"}
+    never = {*SCRIPT.NOT_AT_RUN_TIME, "torch", "setuptools", "pip"} - (asked_for("grpc.in") if grpc else set())
+    assert not set(lock.pins) & never
+
+
+@pytest.mark.parametrize(("platform", "python"), sorted({(platform, python) for platform, python, _ in LOCKS}))
+def test_grpc_changes_nothing_else_in_an_image(platform: str, python: str) -> None:
+    plain, more = find_lock(platform, python), find_lock(platform, python, grpc=True)
+    assert set(more.pins) - set(plain.pins) == {"grpcio", "protobuf", "typing-extensions"}
+    assert {name: more.pins[name] for name in plain.pins} == plain.pins
+    assert more.key != plain.key
 
 
 @pytest.mark.parametrize("line", ["--index-url https://x", "a @ file:///x", "-i x", "-f x", "--find-links y"])
@@ -62,5 +79,5 @@ def test_a_place_in_a_lock_is_noticed(line: str) -> None:
 def test_there_is_a_lock_for_every_known_base_image_and_no_other_file() -> None:
     for base in known_bases().values():
         assert find_lock(base.platform, base.python).pins
-    written = {f"{platform.replace('/', '-')}-cp{python.replace('.', '')}.txt" for platform, python in LOCKS}
-    assert {path.name for path in SCRIPT.LOCKS.iterdir()} == written
+    written = {find_lock(platform, python, grpc=grpc).path for platform, python, grpc in LOCKS}
+    assert {path for path in SCRIPT.LOCKS.rglob("*") if path.is_file()} == written

@@ -10,9 +10,16 @@ def test_without_an_environment_there_are_defaults() -> None:
     assert Settings().port == 8000
 
 
+def test_two_protocols_need_two_ports() -> None:
+    for environment in ({"PORT": "9000", "GRPC_PORT": "9000"}, {"GRPC_PORT": "8000"}):
+        with pytest.raises(SettingError, match=r"GRPC_PORT and PORT are both \d000; use another one, or 0"):
+            read_settings(environment)
+
+
 def test_every_setting_is_read_from_its_variable() -> None:
     environment = {
         "PORT": "9000",
+        "GRPC_PORT": "9001",
         "HOST": "::1",
         "MODEL_FOLDER": "/somewhere",
         "MAX_BATCH": "7",
@@ -25,6 +32,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
     }
     assert read_settings(environment) == Settings(
         port=9000,
+        grpc_port=9001,
         host="::1",
         model_folder=Path("/somewhere"),
         max_batch=7,
@@ -40,6 +48,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
     ("name", "least", "most"),
     [
         ("PORT", 1, 65535),
+        ("GRPC_PORT", 0, 65535),
         ("MAX_BATCH", 1, 4096),
         ("MAX_BODY_MIB", 1, 4096),
         ("MAX_WAITING", 1, 4096),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tiny_artifact import write_tiny_artifact
+from tiny_package import write_tiny_package
 from tiny_trained import Recorded, digits, preprocessing, write_weights
 
 from pipeline import steps as steps_module
@@ -107,6 +108,7 @@ def keys_of(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> dict[str, str]:
         pytest.param({"preprocessing": {"crop": 32}}, {"load"}, id="preprocessing"),
         pytest.param({"validate": {"max_drop": 5.0}}, set(), id="margin"),
         pytest.param({"package": {"image": False}}, set(), id="image"),
+        pytest.param({"package": {"grpc": True}}, set(), id="grpc"),
     ],
 )
 def test_only_the_stages_that_depend_on_an_option_are_done_again(
@@ -118,6 +120,24 @@ def test_only_the_stages_that_depend_on_an_option_are_done_again(
     before = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights)))
     after = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights, **change)))
     assert {stage for stage in before if before[stage] != after[stage]} == stages
+
+
+def test_an_image_with_grpc_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = write_tiny_package(tmp_path / "artifact")
+    before = Folder(path=Path("none"), digest="0", seconds=0.0, was_cached=True)
+    keys: list[str] = []
+    find = Workspace.find
+
+    def remember(self: Workspace, key: StageKey) -> Folder | None:
+        keys.append(key.key)
+        return find(self, key)
+
+    monkeypatch.setattr(Workspace, "find", remember)
+    for grpc in (False, True, False):
+        looking = steps_of(tmp_path, recipe_of("w.pth", package={"grpc": grpc})).looking()
+        with pytest.raises(NotDone):
+            looking.package(tiny.artifact, tiny.report, before, before, lambda *_: tiny.report)
+    assert len(set(keys)) == 2
 
 
 def test_pruning_depends_on_the_target_only_where_it_prunes(

@@ -34,4 +34,10 @@ def form_of(emission: Emission) -> Form:
 
 
 def service_of(image: str, emission: Emission) -> Service:
-    return Service(image=image, address=emission.address, port=emission.port, memory_mib=emission.memory_mib)
+    return Service(
+        image=image,
+        address=emission.address,
+        port=emission.port,
+        grpc_port=emission.grpc_port,
+        memory_mib=emission.memory_mib,
+    )

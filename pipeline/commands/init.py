@@ -44,6 +44,7 @@ undecided = "stop"          # or "package": build the image although the images 
 [package]
 image = true                # false: stop after the proof
 # base_image = "python:3.12-slim-bookworm"
+grpc = false                # true: speaks the protocol over gRPC, too, on port 8001
 """
 
 

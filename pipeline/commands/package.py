@@ -1,8 +1,11 @@
 """`deploy package`: all of a build, and what keeps its image running on the device."""
 
+from dataclasses import replace
+
 from pipeline.commands.build import run as build
 from pipeline.commands.emit import form_of, service_of
 from pipeline.commands.emit import run as emit
+from pipeline.context import GRPC_PORT
 from pipeline.emission import Emission
 from pipeline.errors import RecipeError
 from pipeline.options import Request
@@ -16,11 +19,22 @@ def run(request: Request, emission: Emission | None) -> None:
         return
     # A wrong option shall not come to light after hours of training.
     form_of(emission)
-    service_of("model:0.1.0-cpu", emission)
     _check_one_image(request, emission)
+    emission = _with_grpc(request, emission)
+    service_of("model:0.1.0-cpu", emission)
     (outcome,) = build(request, until="package", with_summary=emission.output is not None)
     assert outcome.image is not None
     emit(outcome.image.tag, emission)
+
+
+def _with_grpc(request: Request, emission: Emission) -> Emission:
+    """Published where the image has it, on the same port as in the container unless another one is named."""
+    has_grpc = read_recipe(request.existing_recipe_file, request.flags).package.grpc
+    if emission.grpc_port and not has_grpc:
+        raise RecipeError(
+            f"--grpc-port {emission.grpc_port} needs an image with gRPC: add --grpc (package.grpc in the recipe)."
+        )
+    return replace(emission, grpc_port=emission.grpc_port or GRPC_PORT) if has_grpc else emission
 
 
 def _check_one_image(request: Request, emission: Emission) -> None:

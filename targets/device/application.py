@@ -21,7 +21,7 @@ from targets.device.compression import (
 )
 from targets.device.connection import Answer
 from targets.device.connections import Connections
-from targets.device.endpoint import OUTPUT, Endpoint
+from targets.device.endpoint import BUG, OUTPUT, Endpoint
 from targets.device.inputs import described
 from targets.device.log import Throttle
 from targets.device.manifest import Manifest
@@ -45,7 +45,6 @@ LOG = logging.getLogger(__name__)
 MODELS = "/v2/models/"
 LENGTH = LENGTH_HEADER.lower()
 Handler = Callable[[Request], Response]
-BUG = "internal error; the server's log has the details"
 
 
 class Application:

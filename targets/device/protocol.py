@@ -46,11 +46,11 @@ def parse_request(body: bytes, json_length: Optional[str] = None) -> InferReques
     request_id = raw.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise RequestError(f"'id' must be a string, not {shown(request_id)}")
-    binary = _flag(_parameters(raw, "the request"), "binary_data_output")
+    binary = flag(_parameters(raw, "the request"), "binary_data_output")
     return InferRequest(
         id=request_id,
         inputs=_inputs(raw.get("inputs"), tail),
-        outputs=_outputs(raw.get("outputs"), binary),
+        outputs=requested_outputs(raw.get("outputs"), binary),
         binary=binary,
     )
 
@@ -115,7 +115,7 @@ def _inputs(raw: Any, tail: memoryview) -> Dict[str, NDArray[Any]]:
         name = _name(entry, "an input")
         if name in found:
             raise RequestError(f"the input {shown(name)} is given twice")
-        shape, dtype = _shape(entry, name), _dtype(entry, name)
+        shape, dtype = shape_of(entry, name), dtype_of(entry, name)
         size = _parameters(entry, f"the input {shown(name)}").get("binary_data_size")
         if size is None:
             found[name] = from_json(entry, name, shape, dtype)
@@ -129,7 +129,8 @@ def _inputs(raw: Any, tail: memoryview) -> Dict[str, NDArray[Any]]:
     return found
 
 
-def _shape(entry: Mapping[str, Any], name: str) -> Tuple[int, ...]:
+def shape_of(entry: Mapping[str, Any], name: str) -> Tuple[int, ...]:
+    """The sizes in an input's description; raises `RequestError`."""
     shape = entry.get("shape")
     if not isinstance(shape, list):
         raise RequestError(f"the shape of the input {shown(name)} must be a list of sizes, not {shown(shape)}")
@@ -144,7 +145,8 @@ def _shape(entry: Mapping[str, Any], name: str) -> Tuple[int, ...]:
     return tuple(shape)
 
 
-def _dtype(entry: Mapping[str, Any], name: str) -> np.dtype[Any]:
+def dtype_of(entry: Mapping[str, Any], name: str) -> np.dtype[Any]:
+    """The type in an input's description; raises `RequestError`."""
     datatype = entry.get("datatype")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         known = " or ".join(DATATYPES)
@@ -152,7 +154,8 @@ def _dtype(entry: Mapping[str, Any], name: str) -> np.dtype[Any]:
     return DATATYPES[datatype]
 
 
-def _outputs(raw: Any, binary: bool) -> Optional[Tuple[RequestedOutput, ...]]:
+def requested_outputs(raw: Any, binary: bool) -> Optional[Tuple[RequestedOutput, ...]]:
+    """What is asked for, `binary` where its description does not say how; raises `RequestError`."""
     if raw is None or raw == []:
         return None
     found: Dict[str, RequestedOutput] = {}
@@ -163,7 +166,7 @@ def _outputs(raw: Any, binary: bool) -> Optional[Tuple[RequestedOutput, ...]]:
             raise RequestError("the parameter 'classification' is not supported: ask for the logits")
         if name in found:
             raise RequestError(f"the output {shown(name)} is asked for twice")
-        found[name] = RequestedOutput(name, _flag(parameters, "binary_data", binary))
+        found[name] = RequestedOutput(name, flag(parameters, "binary_data", binary))
     return tuple(found.values())
 
 
@@ -189,7 +192,8 @@ def _parameters(raw: Mapping[str, Any], what: str) -> Dict[str, Any]:
     return parameters
 
 
-def _flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
+def flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """The parameter of this name; raises `RequestError` where it is no bool."""
     value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise RequestError(f"the parameter '{name}' must be true or false, not {shown(value)}")

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+from typing import TYPE_CHECKING, Optional
 
 from targets.device.access import Access
 from targets.device.application import Application
@@ -16,6 +17,9 @@ from targets.device.connections import Connections
 from targets.device.endpoint import Endpoint
 from targets.device.service import Service
 from targets.device.settings import SettingError, Settings
+
+if TYPE_CHECKING:
+    from targets.device.grpc_server import GrpcServer
 
 LOG = logging.getLogger(__name__)
 BACKLOG = 128
@@ -40,6 +44,7 @@ class Server:
         self._connections = Connections(settings.max_connections)
         self.endpoint = Endpoint(service, settings)
         self._application = Application(self.endpoint, access, self._connections)
+        self._grpc: Optional[GrpcServer] = _grpc_server()(self.endpoint, access) if settings.grpc_port else None
 
     async def run(self, listener: socket.socket) -> None:
         """Until `stop`; requests at hand are finished first."""
@@ -52,12 +57,14 @@ class Server:
         accepting = await loop.create_server(
             made, sock=listener, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
         )
+        if self._grpc is not None:
+            await self._grpc.start()
         watching = asyncio.ensure_future(self._watch())
         await self._stopping.wait()
         LOG.info("stopping", extra={"fields": {"waiting_requests": self.endpoint.waiting}})
         self._service.stop()
         accepting.close()
-        left = await self._connections.end(self._settings.grace_seconds)
+        left = await self._end()
         if left:
             fields = {"connections": left, "seconds": self._settings.grace_seconds}
             LOG.warning("the time for requests at hand is over (GRACE_SECONDS)", extra={"fields": fields})
@@ -65,6 +72,14 @@ class Server:
 
     def stop(self) -> None:
         self._stopping.set()
+
+    async def _end(self) -> int:
+        """The number of connections whose requests did not finish in time."""
+        seconds = self._settings.grace_seconds
+        if self._grpc is None:
+            return await self._connections.end(seconds)
+        left, _ = await asyncio.gather(self._connections.end(seconds), self._grpc.end(seconds))
+        return left
 
     async def _watch(self) -> None:
         """End the process where the model's thread hangs: whoever looks after it starts it anew.
@@ -85,8 +100,11 @@ class Server:
 
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM or SIGINT; requests at hand are finished first. Raises `SettingError`."""
-    _allow_files(settings.max_connections)
+    # gRPC counts its own.
+    _allow_files(settings.max_connections, ports=2 if settings.grpc_port else 1)
     access = Access(settings)
+    if settings.grpc_port:
+        _grpc_server()
     with _listening(settings) as listener:
         service = Service(settings.model_folder, settings)
         try:
@@ -102,8 +120,21 @@ async def _serve(service: Service, settings: Settings, access: Access, listener:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     fields = {"host": settings.host, "port": settings.port, "tls": access.tls is not None}
+    if settings.grpc_port:
+        fields["grpc_port"] = settings.grpc_port
     LOG.info("listening", extra={"fields": fields})
     await server.run(listener)
+
+
+def _grpc_server() -> "type[GrpcServer]":
+    """Imported here, as most images have no gRPC; raises `SettingError` where this one has none."""
+    try:
+        from targets.device.grpc_server import GrpcServer
+    except ImportError as error:
+        raise SettingError(
+            f"GRPC_PORT is set, but this image has no gRPC ({error}). Build it with --grpc, or leave GRPC_PORT unset."
+        ) from None
+    return GrpcServer
 
 
 def _listening(settings: Settings) -> socket.socket:
@@ -123,15 +154,15 @@ def _listening(settings: Settings) -> socket.socket:
     return listener
 
 
-def _allow_files(connections: int) -> None:
-    """Raise this process's own limit where it is too low for so many connections; raises `SettingError`."""
-    wanted = connections + SPARE_FILES
+def _allow_files(connections: int, *, ports: int = 1) -> None:
+    """Raise this process's own limit where so many to each port are above it; raises `SettingError`."""
+    wanted = ports * connections + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise SettingError(
             f"MAX_CONNECTIONS is {connections}, but this process may open only {hard} files; use at most "
-            f"{hard - SPARE_FILES}, or raise the limit (docker run --ulimit nofile={wanted})"
+            f"{(hard - SPARE_FILES) // ports}, or raise the limit (docker run --ulimit nofile={wanted})"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

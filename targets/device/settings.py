@@ -22,6 +22,8 @@ class Settings:
 
     port: int = 8000
     """PORT"""
+    grpc_port: int = 0
+    """GRPC_PORT: where the protocol is spoken over gRPC, too; 0: nowhere. Needs an image that was built for it."""
     host: str = "0.0.0.0"
     """HOST: the address to listen on."""
     model_folder: Path = Path("/opt/edge-deploy/model")
@@ -35,7 +37,9 @@ class Settings:
     max_waiting: int = 16
     """MAX_WAITING: requests held at a time, waiting or being answered; bounds the memory together with the body's."""
     max_connections: int = 1024
-    """MAX_CONNECTIONS: open at a time; where all are taken, a new one takes the place of the one idle for longest."""
+    """MAX_CONNECTIONS: open at a time; where all are taken, a new one takes the place of the one idle for longest.
+
+    As many again for gRPC, which turns new ones away."""
     head_seconds: int = 10
     """HEAD_SECONDS: how long the head of a request may take to arrive."""
     body_seconds: int = 60
@@ -70,8 +74,13 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise SettingError(f"LOG_LEVEL is {level!r}; use debug, info, warning or error")
     body = _number(environment, "MAX_BODY_MIB", default.max_body_bytes // MEBIBYTE, 1, 4096)
     mebipixels = _number(environment, "MAX_IMAGE_MIPIXELS", default.max_image_pixels >> 20, 1, MAX_PIXELS >> 20)
+    port = _number(environment, "PORT", default.port, 1, 65535)
+    grpc_port = _number(environment, "GRPC_PORT", default.grpc_port, 0, 65535)
+    if grpc_port == port:
+        raise SettingError(f"GRPC_PORT and PORT are both {port}; use another one, or 0 for no gRPC")
     return Settings(
-        port=_number(environment, "PORT", default.port, 1, 65535),
+        port=port,
+        grpc_port=grpc_port,
         host=environment.get("HOST", default.host),
         model_folder=Path(environment.get("MODEL_FOLDER", default.model_folder)),
         max_batch=_number(environment, "MAX_BATCH", default.max_batch, 1, 4096),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import struct
 from itertools import chain
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,19 @@ def from_bytes(
     return np.require(np.frombuffer(tail[:size], dtype), requirements=["ALIGNED"]).reshape(shape)
 
 
+def from_values(values: Sequence[Any], name: str, shape: Tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Numbers or bytes that have a type already, flat."""
+    if dtype.hasobject:
+        _check_elements(len(values), name)
+    _check_count(len(values), name, shape)
+    if dtype.hasobject:
+        return _array(list(values)).reshape(shape)
+    # Of the numbers' own type first: a smaller one would take them modulo its size.
+    wide = np.fromiter(values, np.uint32 if dtype.kind == "u" else dtype, len(values))
+    _check_range(wide, name, dtype)
+    return wide.astype(dtype, copy=False).reshape(shape)
+
+
 def shown(value: object) -> str:
     """A foreign value in a message, cut short."""
     text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
@@ -101,10 +114,10 @@ def _converted(values: List[Any], name: str, dtype: np.dtype[Any]) -> NDArray[An
     if dtype.hasobject:
         _check_elements(len(values), name)
         return _array([_decoded(text, name, index) for index, text in enumerate(values)])
-    if dtype.kind == "u" and not (min(values) >= 0 and max(values) <= 255):
-        raise RequestError(f"the data of the input {shown(name)} must be from 0 to 255, as UINT8 is")
+    wide = np.array(values, np.float64)
+    _check_range(wide, name, dtype)
     with np.errstate(over="ignore"):
-        return np.array(values, np.float64).astype(dtype)
+        return wide.astype(dtype)
 
 
 def _decoded(text: str, name: str, index: int) -> bytes:
@@ -142,6 +155,11 @@ def _array(elements: List[bytes]) -> NDArray[Any]:
     made = np.empty(len(elements), object)
     made[:] = elements
     return made
+
+
+def _check_range(values: NDArray[Any], name: str, dtype: np.dtype[Any]) -> None:
+    if dtype.kind == "u" and not (values.min() >= 0 and values.max() <= 255):
+        raise RequestError(f"the data of the input {shown(name)} must be from 0 to 255, as UINT8 is")
 
 
 def _check_elements(count: int, name: str) -> None:
