@@ -13,6 +13,7 @@ from pipeline.engine import FIXED_TIME
 from pipeline.shipped import shipped
 from targets.device import golden, manifest
 from targets.device.manifest import read_manifest
+from targets.device.variant import FOLDER
 
 DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile"}
 # In the context lies what an image has below its root, parents included; see the Dockerfile.
@@ -21,9 +22,19 @@ MODEL = Path("model/opt/edge-deploy/model")
 
 
 def write_context(
-    folder: Path, *, artifact: Path, base: BaseImage, wheels: Path, lock: Path, labels: Mapping[str, str]
+    folder: Path,
+    *,
+    artifact: Path,
+    base: BaseImage,
+    wheels: Path,
+    lock: Path,
+    labels: Mapping[str, str],
+    safe: Path | None = None,
 ) -> None:
-    """Write the folder, replacing what is there; the same content gives the same bytes and times."""
+    """Write the folder, replacing what is there; the same content gives the same bytes and times.
+
+    `safe`: the artifact's saturation-safe variant, which goes beside it.
+    """
     described = read_manifest(artifact)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "wheels").mkdir(parents=True)
@@ -32,9 +43,9 @@ def write_context(
     shutil.copyfile(lock, folder / "wheels" / "requirements.txt")
     shutil.copyfile(shipped("install.py"), folder / "install.py")
     _copy_device_code(folder / DEVICE)
-    (folder / MODEL).mkdir(parents=True)
-    for name in (manifest.FILE, described.model_file, golden.FILE):
-        shutil.copyfile(artifact / name, folder / MODEL / name)
+    _copy_model(artifact, folder / MODEL)
+    if safe is not None:
+        _copy_model(safe, folder / MODEL / FOLDER)
     template = shipped(DOCKERFILES[described.runtime]).read_text()
     (folder / "Dockerfile").write_text(_completed(template, base, labels))
     for path in [*folder.rglob("*"), folder]:
@@ -45,6 +56,12 @@ def write_context(
 def build_command(context: Path, tag: str) -> str:
     """What builds the context elsewhere."""
     return shlex.join(["docker", "build", "--network", "none", "--tag", tag, str(context)])
+
+
+def _copy_model(artifact: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in (manifest.FILE, read_manifest(artifact).model_file, golden.FILE):
+        shutil.copyfile(artifact / name, folder / name)
 
 
 def _copy_device_code(folder: Path) -> None:

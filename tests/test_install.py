@@ -19,7 +19,7 @@ from pipeline.base_image import find_base
 from pipeline.container import output_of
 from pipeline.context import write_context
 from pipeline.engine import Engine
-from pipeline.package import OPEN_CONTAINER
+from pipeline.labels import OPEN_CONTAINER
 from pipeline.progress import Silent
 from pipeline.wheels import default_cache, fetch_wheels, find_lock
 from targets.device.preprocess import FORMATS, decode

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from targets.device.cpu import instruction_set
 from targets.device.golden import check
-from targets.device.manifest import Manifest, ManifestError, read_manifest
+from targets.device.manifest import Manifest, ManifestError
 from targets.device.sessions import OnnxRuntimeSession, SessionError, open_session
+from targets.device.variant import MAIN, choose
 
 LOG = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -43,15 +44,17 @@ class Service:
         # One thread: a second inference at a time would only slow down the first.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.manifest: Optional[Manifest] = None
+        self.variant = MAIN
         try:
-            self.manifest = read_manifest(folder)
+            chosen = choose(folder)
         except ManifestError as error:
             # No reason to stop: an unready server that names the reason is found more easily than a dead one.
             LOG.error("the model cannot be served", extra={"fields": {"reason": str(error)}})
             self._loading: Future[OnnxRuntimeSession] = Future()
             self._loading.set_exception(NotReady(str(error)))
         else:
-            self._loading = self._worker.submit(_load, folder, self.manifest)
+            self.manifest, self.variant = chosen.manifest, chosen.variant
+            self._loading = self._worker.submit(_load, chosen.folder, chosen.manifest)
             self._loading.add_done_callback(_log_outcome)
 
     @property
