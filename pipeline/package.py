@@ -56,14 +56,13 @@ def package(
     """Build `name:version-target` and run the validation set through it; write `image.json`, `predictions.npz`.
 
     The build context is written to the folder `context`; where no engine answers it stays there and `EngineMissing`
-    says how to build it elsewhere. `labels` are added to ours as they are. Raises `PackageError` and leaves no image
-    where it cannot be built or does not answer as the artifact did. On a host of another platform than the target's
-    the container's answers need not be the host's: they pass a gate of their own, which `judge` holds. The variant
-    `safe` goes into the model's layer and is proven in the image as well.
+    says how to build it elsewhere. `labels` are added as they are, `safe` to the model's layer. Raises `PackageError`
+    and leaves no image where it cannot be built or does not answer as artifact and variant did. On a host of another
+    platform than the target's the answers need not be the host's: they pass a gate of their own, which `judge` holds.
     """
     manifest = _proven_manifest(artifact, report)
     _check_belongs(proof, report)
-    beside = None if safe is None else _beside(safe, proof)
+    beside = None if safe is None else _beside(safe, proof, artifact)
     tag = f"{name}:{version}-{target.name}"
     engine, missing = _engine()
     try:
@@ -84,17 +83,13 @@ def package(
             safe=None if safe is None else safe.artifact.folder,
         )
         if engine is None:
-            raise EngineMissing(
-                f"{missing} Everything up to the image is done, and its build context is in {context}. "
-                f"Where an engine answers: {build_command(context, tag)}"
-            )
+            raise EngineMissing(f"{missing} {_elsewhere(context, tag)}")
         built = _build(engine, context, tag, base.platform, progress)
         gate = Gate(engine=engine, manifest=manifest, proof=proof, beside=beside, progress=progress, folder=folder)
         if artifact.stand_in is None:
             image = gate.tagged_if_same(built, tag, base.platform)
         else:
             assert judge is not None, "a host of another platform cannot package without a judge"
-            assert safe is None, "a host of another platform cannot prove a variant"
             image = gate.tagged_if_passed(built, tag, base.platform, judge, describe)
     finally:
         if engine is not None:
@@ -250,7 +245,15 @@ def _proven_manifest(artifact: Artifact, report: AccuracyReport) -> Manifest:
     return manifest
 
 
-def _beside(safe: Variant, proof: Proof) -> tuple[Manifest, Proof]:
+def _elsewhere(context: Path, tag: str) -> str:
+    return (
+        f"Everything up to the image is done, and its build context is in {context}. "
+        f"Where an engine answers: {build_command(context, tag)}"
+    )
+
+
+def _beside(safe: Variant, proof: Proof, artifact: Artifact) -> tuple[Manifest, Proof]:
+    assert artifact.stand_in is None, "a host of another platform cannot prove a variant"
     manifest = _proven_manifest(safe.artifact, safe.report)
     own = Proof(shard=proof.shard, predictions=safe.predictions)
     _check_belongs(own, safe.report)
