@@ -1,25 +1,33 @@
 """Which of two models a device runs, seen from the selection, the server and the selftest."""
 
+import json
 import logging
+import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from device_server import INFER, answering, images, json_request
+from device_server import INFER, ROOT, answering, images, json_request
 from tiny_package import with_manifest
 from tiny_variant import AVX2, VNNI, TinyVariant, run_on, write_tiny_variant
 
 from pipeline.artifacts import Place
 from pipeline.progress import Silent
 from pipeline.subject import answering as answering_here
+from targets.device.cpu import saturates_8bit
 from targets.device.golden import read_golden, write_golden
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.selftest import selftest
 from targets.device.sessions import open_session
 from targets.device.shard import ShardError
 from targets.device.variant import FOLDER, MAIN, SATURATION_SAFE, choose
+
+QEMU = "qemu-x86_64-static"
 
 
 @pytest.fixture
@@ -193,3 +201,41 @@ def test_an_artifact_folder_answers_as_a_device_with_this_cpu_would(
         with answering_here(str(both.folder), progress=Silent()) as subject:
             assert subject.place is Place.HOST
             assert subject.manifest == expected
+
+
+ON_AVX2 = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from targets.device.cpu import saturates_8bit
+from targets.device.golden import read_golden
+from targets.device.manifest import read_manifest
+from targets.device.preprocess import normalize
+from targets.device.sessions import open_session
+found = []
+for folder in map(Path, sys.argv[1:]):
+    manifest = read_manifest(folder)
+    pixels, expected = read_golden(folder)
+    with open_session(folder, manifest) as session:
+        found.append(float(np.abs(session.infer(normalize(pixels, manifest.preprocessing)) - expected).max()))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(saturates_8bit() or platform.machine() != "x86_64", reason="needs x86 with VNNI")
+@pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"{QEMU} is not installed")
+def test_kernels_without_vnni_move_the_main_models_answers_and_not_the_variants(both: TinyVariant) -> None:
+    """QEMU's own CPU has AVX2 and no AVX512, so ONNX Runtime takes the kernels that saturate."""
+    done = subprocess.run(
+        [QEMU, "-cpu", "max", sys.executable, "-c", ON_AVX2, str(both.folder), str(both.folder / FOLDER)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    main, safe = json.loads(done.stdout)
+    _, logits = read_golden(both.folder)
+    assert main > 0.01 * np.ptp(logits)
+    assert safe < 1e-4 * np.ptp(logits)

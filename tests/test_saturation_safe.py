@@ -6,6 +6,7 @@ Needs a CPU with VNNI (or another that adds int8 products in 32 bits): elsewhere
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,18 @@ from onnx import numpy_helper
 from test_build import deploy
 from tiny_variant import AVX2, run_on
 
-from pipeline.container import RIGHTS
+from pipeline import container
+from pipeline.bench_image import raw_session
+from pipeline.container import started
 from pipeline.engine import Engine
-from pipeline.inference import InferenceClient
 from pipeline.labels import PREFIX
 from pipeline.predictions import read_predictions, write_predictions
+from pipeline.progress import Silent
 from pipeline.summary import Document, TargetSummary
 from targets.device.cpu import instruction_set, saturates_8bit
 from targets.device.manifest import read_manifest
 from targets.device.selftest import selftest
-from targets.device.variant import FOLDER, SATURATION_SAFE, choose
+from targets.device.variant import FOLDER, MAIN, SATURATION_SAFE, choose
 
 pytestmark = pytest.mark.skipif(saturates_8bit(), reason="this CPU's int8 kernels saturate with 8-bit weights")
 NAME = "test-saturation-safe"
@@ -165,27 +168,26 @@ def test_both_are_proven_in_the_image(packaged: TargetSummary, engine: Engine, f
 
 @pytest.mark.docker
 def test_a_container_without_vnni_serves_the_variant(
-    packaged: TargetSummary, engine: Engine, folder: Path, without_vnni: dict[str, dict[str, str]]
+    packaged: TargetSummary,
+    engine: Engine,
+    folder: Path,
+    without_vnni: dict[str, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And whoever asks it knows: the client, and the raw session that `deploy bench` holds beside it."""
+    monkeypatch.setattr(container, "volumes_for", lambda _engine, _image: nullcontext(without_vnni))
     assert packaged.image is not None
-    safe = read_manifest(folder / PUBLISHED / FOLDER)
-    container = engine.client.containers.run(
-        packaged.image.tag, detach=True, ports={"8000/tcp": ("127.0.0.1", 0)}, volumes=without_vnni, **RIGHTS
-    )
-    try:
-        container.reload()
-        port = int(container.attrs["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"])
-        client = InferenceClient("127.0.0.1", port, safe)
-        while not client.readiness().is_ready:
-            container.reload()
-            assert container.status == "running", container.logs().decode()
-            assert not client.readiness().has_failed, container.logs().decode()
-        assert client.variant() == SATURATION_SAFE
-        assert client.runs_on()[1] not in ("avx512_vnni", "avx_vnni", instruction_set())
-        client.close()
-        assert '"variant": "saturation_safe"' in container.logs().decode()
-    finally:
-        container.remove(force=True)
+    tag, safe = packaged.image.tag, read_manifest(folder / PUBLISHED / FOLDER)
+    images = np.random.default_rng(0).standard_normal((4, *safe.input_shape)).astype(np.float32)
+    with started(engine, tag, progress=Silent()) as server, raw_session(server, tag) as (raw, _):
+        assert server.client.variant() == SATURATION_SAFE
+        assert server.client.manifest == safe
+        assert server.client.runs_on()[1] not in ("avx512_vnni", "avx_vnni", instruction_set())
+        np.testing.assert_array_equal(server.client.infer(images), raw.infer(images))
+        assert '"variant": "saturation_safe"' in server.container.logs().decode()
+    with started(engine, tag, progress=Silent(), model_folder=f"{container.MODEL_FOLDER}/{FOLDER}") as server:
+        # By name: there is no other model inside that folder, whatever the CPU.
+        assert (server.client.variant(), server.client.manifest) == (MAIN, safe)
 
 
 @pytest.mark.docker
