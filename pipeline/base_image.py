@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.container import output_of
 from pipeline.engine import Engine
-from pipeline.errors import PackageError, TargetError
+from pipeline.errors import EngineMissing, PackageError, TargetError
 from pipeline.progress import Progress
 from pipeline.shipped import shipped
 from targets.base import Target
@@ -130,3 +130,14 @@ def _python_in(engine: Engine, tag: str, platform: str) -> str:
             f"the base image {tag} has Python {python} without venv (Debian: python3-venv). {hint(platform)}"
         )
     return python
+
+
+def base_without_engine(target: Target, base_image: str | None, missing: str) -> BaseImage:
+    """The base of a context that is built elsewhere; raises `EngineMissing`, beginning with `missing`."""
+    base = stated_base(target, base_image)
+    if base is None:
+        raise EngineMissing(
+            f"{missing} Without one the Python in {base_image} cannot be known, so no build context was written; "
+            "leave out --base-image to get one."
+        )
+    return base

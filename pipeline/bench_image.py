@@ -26,6 +26,7 @@ from pipeline.progress import Progress
 from targets.base import Session
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.sessions import SessionError, open_session
+from targets.device.variant import FOLDER, SATURATION_SAFE
 
 MEBIBYTE = 1 << 20
 BLOCK_SECONDS = 0.02
@@ -101,6 +102,8 @@ def raw_session(server: Started, image: str) -> Iterator[tuple[Session, tuple[in
         copy_out(server.container, image, MODEL_FOLDER, Path(scratch))
         folder = Path(scratch) / Path(MODEL_FOLDER).name
         try:
+            if server.client.variant() == SATURATION_SAFE:
+                folder /= FOLDER
             manifest = read_manifest(folder)
             with open_session(folder, manifest) as session:
                 yield session, manifest.input_shape

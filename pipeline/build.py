@@ -1,6 +1,6 @@
 """The story: a trained ResNet goes in, a proven container image comes out, or nothing does."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline import narration
@@ -11,8 +11,10 @@ from pipeline.exported import read_export
 from pipeline.predictions import PREDICTIONS
 from pipeline.steps import Steps
 from pipeline.validate import judge_predictions
+from pipeline.variant import NAME, Variant, variant_of, why_needless
 from pipeline.workspace import Folder
 from targets.base import Target
+from targets.device.variant import FOLDER
 
 STAGES = ("load", "prune", "quantize", "export", "compile", "validate", "package")
 
@@ -27,6 +29,8 @@ class Outcome:
     after: Cost | None = None
     artifact: Artifact | None = None
     report: AccuracyReport | None = None
+    variant: Variant | None = None
+    """The saturation-safe one, once it is judged."""
     image: Image | None = None
     published: Path | None = None
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -66,9 +70,9 @@ class Build:
         pruned = self._prune(loaded)
         quantized = self._quantize(loaded, pruned)
         baseline, models = self._export(loaded, quantized)
-        artifact = self._compile(loaded, baseline, models)
-        shard, predictions, report = self._validate(loaded, artifact)
-        self._package(artifact, report, shard, predictions)
+        artifact, safe = self._compile(loaded, quantized, baseline, models)
+        shard, predictions, report, variant = self._validate(loaded, artifact, safe)
+        self._package(artifact, report, shard, predictions, variant)
 
     def _load(self) -> Folder:
         loaded = self._steps.load()
@@ -93,32 +97,72 @@ class Build:
         )
         return baseline, models
 
-    def _compile(self, loaded: Folder, baseline: Folder, models: Folder) -> Artifact:
+    def _compile(
+        self, loaded: Folder, quantized: Folder, baseline: Folder, models: Folder
+    ) -> tuple[Artifact, Artifact | None]:
         compiled = self._steps.compile(loaded, baseline, models)
         max_drop = self._steps.recipe.validate_.max_drop
         artifact = choose(read_compilation(compiled.path), target=self._steps.target, max_drop=max_drop)
         self.outcome.artifact = artifact
-        self._done("compile", narration.compile_text(artifact), compiled)
-        return artifact
+        safe, made = self._saturation_safe(loaded, quantized, baseline, artifact)
+        also = None if safe is None else narration.compile_text(safe)
+        self._done("compile", narration.compile_text(artifact), compiled, *made, also=also)
+        return artifact, safe
 
-    def _validate(self, loaded: Folder, artifact: Artifact) -> tuple[Folder, Folder, AccuracyReport]:
+    def _saturation_safe(
+        self, loaded: Folder, quantized: Folder, baseline: Folder, artifact: Artifact
+    ) -> tuple[Artifact | None, tuple[Folder, ...]]:
+        if not self._steps.recipe.quantize.saturation_safe:
+            return None, ()
+        needless = why_needless(artifact, self._steps.target, weight_bits=self._steps.weight_bits)
+        if needless is not None:
+            self._steps.progress.line(f"note: {needless}")
+            return None, ()
+        folders = self._steps.saturation_safe(loaded, quantized, baseline)
+        return variant_of(artifact, read_compilation(folders[-1].path)), folders
+
+    def _validate(
+        self, loaded: Folder, artifact: Artifact, safe: Artifact | None
+    ) -> tuple[Folder, Folder, AccuracyReport, Variant | None]:
         shard = self._steps.shard(loaded)
+        predictions, report = self._measure(loaded, artifact, shard)
+        self.outcome.report = report
+        variant, folders, also = None, [shard, predictions], None
+        # Where the main model ends the build, the gate's images are not looked at once more.
+        if safe is not None and may_be_packaged(report, package_undecided=self._packages_undecided):
+            answers, of_safe = self._measure(loaded, safe, shard)
+            self.outcome.variant = variant = Variant(artifact=safe, answers=answers, report=of_safe)
+            folders.append(answers)
+            also = f"{NAME}: {narration.verdict_text(of_safe)}"
+        self.outcome.published = self._steps.publish(artifact, shard, predictions, report, variant)
+        self._done("validate", narration.verdict_text(report), *folders, also=also)
+        return shard, predictions, report, variant
+
+    def _measure(self, loaded: Folder, artifact: Artifact, shard: Folder) -> tuple[Folder, AccuracyReport]:
         predictions = self._steps.predict(artifact, shard)
         looks = self._steps.count_look(loaded, artifact)
         answers = predictions.path / PREDICTIONS
-        report = self._judge(artifact, shard, answers, place=Place.HOST, gate_looks=looks)
-        self.outcome.report = report
-        self.outcome.published = self._steps.publish(artifact, shard, predictions, report)
-        self._done("validate", narration.verdict_text(report), shard, predictions)
-        return shard, predictions, report
+        return predictions, self._judge(artifact, shard, answers, place=Place.HOST, gate_looks=looks)
 
-    def _package(self, artifact: Artifact, report: AccuracyReport, shard: Folder, predictions: Folder) -> None:
-        recipe = self._steps.recipe
-        stop_if_not_proven(report, package_undecided=recipe.validate_.undecided == "package")
+    @property
+    def _packages_undecided(self) -> bool:
+        return self._steps.recipe.validate_.undecided == "package"
+
+    def _package(
+        self,
+        artifact: Artifact,
+        report: AccuracyReport,
+        shard: Folder,
+        predictions: Folder,
+        variant: Variant | None,
+    ) -> None:
+        recipe, may_be_undecided = self._steps.recipe, self._packages_undecided
+        stop_if_not_proven(report, package_undecided=may_be_undecided)
+        if variant is not None:
+            stop_if_not_proven(variant.report, package_undecided=may_be_undecided, of=f"{NAME}: ")
         if not recipe.package.image:
             self._steps.progress.line("package   skipped: no image was asked for")
             return
-        may_be_undecided = recipe.validate_.undecided == "package"
 
         def judge(answers: Path, place: Place) -> AccuracyReport:
             there = self._judge(artifact, shard, answers, place=place, gate_looks=report.gate_looks)
@@ -131,14 +175,20 @@ class Build:
             stop_if_not_proven(there, package_undecided=may_be_undecided)
             return there
 
-        packaged, image = self._steps.package(artifact, report, shard, predictions, gate)
+        packaged, image = self._steps.package(artifact, report, shard, predictions, gate, variant)
         # The report is now about the answers that the container gave: the same ones, or judged by themselves.
         there = judge(packaged.path / PREDICTIONS, image.place)
         stop_if_not_proven(there, package_undecided=may_be_undecided)
         self.outcome.image = image
+        if variant is not None:
+            answers, looks = packaged.path / FOLDER / PREDICTIONS, variant.report.gate_looks
+            inside = self._judge(variant.artifact, shard, answers, place=image.place, gate_looks=looks)
+            self.outcome.variant = variant = replace(variant, report=inside)
         # Answers that are the host's own need not be written again, and the shard with them.
-        self._steps.publish(artifact, shard, predictions if artifact.stand_in is None else packaged, there)
-        self._done("package", narration.image_text(image, there, is_same=artifact.stand_in is None), packaged)
+        answers_of = predictions if artifact.stand_in is None else packaged
+        self._steps.publish(artifact, shard, answers_of, there, variant)
+        text = narration.image_text(image, there, is_same=artifact.stand_in is None)
+        self._done("package", text, packaged, also=None if variant is None else f"{NAME}: in the image, answers alike")
 
     def _judge(
         self, artifact: Artifact, shard: Folder, answers: Path, *, place: Place, gate_looks: int
@@ -152,24 +202,32 @@ class Build:
             gate_looks=gate_looks,
         )
 
-    def _done(self, stage: str, facts: str, *folders: Folder) -> Folder:
+    def _done(self, stage: str, facts: str, *folders: Folder, also: str | None = None) -> Folder:
         seconds = sum(folder.seconds for folder in folders)
         was_cached = all(folder.was_cached for folder in folders)
         self.outcome.stage_seconds[stage] = seconds
         self.outcome.did_work |= not was_cached
         self._steps.progress.line(narration.stage_line(stage, facts, seconds=seconds, was_cached=was_cached))
+        if also is not None:
+            self._steps.progress.line(narration.second_line(also))
         if stage == self._until and stage != "package":
             raise StoppedOnPurpose
         return folders[0]
 
 
-def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool) -> None:
-    """Raise where the verdict forbids an image."""
-    text = narration.verdict_text(report)
+def may_be_packaged(report: AccuracyReport, *, package_undecided: bool) -> bool:
+    """Whether the verdict allows an image."""
+    return report.verdict is Verdict.PASS or (report.verdict is Verdict.UNDECIDED and package_undecided)
+
+
+def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool, of: str = "") -> None:
+    """Raise where the verdict forbids an image; `of` names the model where it is not the main one."""
+    if may_be_packaged(report, package_undecided=package_undecided):
+        return
+    text = of + narration.verdict_text(report)
     if report.verdict is Verdict.FAIL:
         raise GateFailed(f"{text}. No image was built; artifact and report are kept.")
-    if report.verdict is Verdict.UNDECIDED and not package_undecided:
-        raise GateUndecided(
-            f"{text} No image was built; artifact and report are kept. "
-            "To build one that is labelled undecided: --undecided package."
-        )
+    raise GateUndecided(
+        f"{text} No image was built; artifact and report are kept. "
+        "To build one that is labelled undecided: --undecided package."
+    )

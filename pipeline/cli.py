@@ -66,6 +66,7 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
         epochs: o.Epochs = None,
         qat_epochs: o.QatEpochs = None,
         weight_bits: o.WeightBits = None,
+        saturation_safe: o.SaturationSafe = None,
         max_drop: o.MaxDrop = None,
         undecided: o.Undecided = None,
         threads: o.Threads = None,
@@ -89,6 +90,7 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
             "prune.epochs": epochs,
             "quantize.qat_epochs": qat_epochs,
             "quantize.weight_bits": int(weight_bits) if weight_bits in ("7", "8") else weight_bits,
+            "quantize.saturation_safe": saturation_safe,
             "validate.max_drop": max_drop,
             "validate.undecided": undecided,
             "threads": threads,
@@ -155,9 +157,7 @@ def demo(
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write (.safetensors).")],
     data: Annotated[str, typer.Option(help="Folder or zip, cifar10:PATH, digits.")] = "digits",
-    network: Annotated[
-        str, typer.Option(help="resnet8 … resnet110 (32 px), resnet18 … resnet152 (224 px).")
-    ] = "resnet8",
+    network: Annotated[str, typer.Option(help="resnet8 … 110 (32 px), resnet18 … 152 (224 px).")] = "resnet8",
     checkpoint: Annotated[Path | None, typer.Option(help="Fine-tune this one instead of starting anew.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,

@@ -25,6 +25,7 @@ from pipeline.errors import PackageError
 from pipeline.inference import InferenceClient
 from pipeline.progress import Progress
 from targets.device.manifest import FILE, Manifest, ManifestError, read_manifest
+from targets.device.variant import FOLDER, SATURATION_SAFE
 
 OWNER = "dev.edge-deploy.owner"
 STAYS = "dev.edge-deploy.stays"
@@ -58,24 +59,29 @@ class Started:
 
 @contextmanager
 def running(
-    engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None
+    engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None, model_folder: str = MODEL_FOLDER
 ) -> Iterator[InferenceClient]:
     """A client of a server of `image`, see `started`."""
-    with started(engine, image, progress=progress, stay_as=stay_as) as server:
+    with started(engine, image, progress=progress, stay_as=stay_as, model_folder=model_folder) as server:
         yield server.client
 
 
 @contextmanager
-def started(engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None) -> Iterator[Started]:
+def started(
+    engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None, model_folder: str = MODEL_FOLDER
+) -> Iterator[Started]:
     """A server of `image`, ready to answer; raises `PackageError` with the end of its log where it does not start.
 
     The container is gone when this is left, also by Ctrl-C or SIGTERM (see `pipeline.interrupt`). With `stay_as` it
-    has that name, port 8000 where that is free, and goes on when this is left in order.
+    has that name, port 8000 where that is free, and goes on when this is left in order. `model_folder` is another
+    artifact of the image than the one it would serve.
     """
     bind, connect_to = _addresses(engine)
     wanted = ANY_PORT if stay_as is None else _usual_port_if_free(bind)
-    with created(engine, image, ports={PORT: (bind, wanted)}, stay_as=stay_as) as container:
-        manifest = _manifest_in(container, image)
+    environment = {} if model_folder == MODEL_FOLDER else {"MODEL_FOLDER": model_folder}
+    ports = {PORT: (bind, wanted)}
+    with created(engine, image, ports=ports, stay_as=stay_as, environment=environment) as container:
+        manifest = _manifest_in(container, image, model_folder)
         start = time.monotonic()
         with speaking(f"start a container of {image}"):
             container.start()
@@ -87,6 +93,8 @@ def started(engine: Engine, image: str, *, progress: Progress, stay_as: str | No
             _wait_until_ready(client, container, image, seconds=patience * READY_SECONDS)
             ready_seconds = time.monotonic() - start
             progress.detail(f"the image is ready after {ready_seconds:.1f} s")
+            if client.variant() == SATURATION_SAFE:
+                client.manifest = _manifest_in(container, image, f"{model_folder}/{FOLDER}")
             yield Started(container=container, client=client, ready_seconds=ready_seconds)
         finally:
             client.close()
@@ -115,6 +123,7 @@ def created(
     entrypoint: list[str] | None = None,
     network_mode: str | None = None,
     ports: Mapping[str, tuple[str, int]] | None = None,
+    environment: dict[str, str] | None = None,
     stay_as: str | None = None,
 ) -> Iterator[Container]:
     """A container without rights, not yet started; removed at the end, with `stay_as` only after a failure."""
@@ -134,6 +143,7 @@ def created(
                 labels={OWNER: owner()} if stay_as is None else {STAYS: image},
                 network_mode=network_mode,
                 ports=ports,
+                environment=environment,
                 volumes=volumes,
                 **RIGHTS,
             )
@@ -244,9 +254,9 @@ def copy_out(container: Container, image: str, path: str, folder: Path) -> None:
         tar.extractall(folder, filter="data")
 
 
-def _manifest_in(container: Container, image: str) -> Manifest:
+def _manifest_in(container: Container, image: str, model_folder: str) -> Manifest:
     with tempfile.TemporaryDirectory() as folder:
-        copy_out(container, image, f"{MODEL_FOLDER}/{FILE}", Path(folder))
+        copy_out(container, image, f"{model_folder}/{FILE}", Path(folder))
         try:
             return read_manifest(Path(folder))
         except ManifestError as error:

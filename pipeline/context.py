@@ -15,6 +15,7 @@ from pipeline.publish import proof_json
 from pipeline.shipped import shipped
 from targets.device import golden, manifest, page, proof
 from targets.device.manifest import read_manifest
+from targets.device.variant import FOLDER
 
 DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile"}
 GRPC_PORT = 8001
@@ -34,10 +35,12 @@ def write_context(
     lock: Path,
     grpc: bool = False,
     labels: Mapping[str, str],
+    safe: tuple[Path, AccuracyReport] | None = None,
 ) -> None:
     """Write the folder, replacing what is there; the same content gives the same bytes and times.
 
-    With `grpc` the image listens for it, which takes the lock and the wheels that have it.
+    With `grpc` the image listens for it, which takes the lock and the wheels that have it. `safe`: the artifact's
+    saturation-safe variant with its own report, which goes beside it.
     """
     described = read_manifest(artifact)
     shutil.rmtree(folder, ignore_errors=True)
@@ -47,10 +50,9 @@ def write_context(
     shutil.copyfile(lock, folder / "wheels" / "requirements.txt")
     shutil.copyfile(shipped("install.py"), folder / "install.py")
     _copy_device_code(folder / DEVICE)
-    (folder / MODEL).mkdir(parents=True)
-    for name in (manifest.FILE, described.model_file, golden.FILE):
-        shutil.copyfile(artifact / name, folder / MODEL / name)
-    (folder / MODEL / proof.FILE).write_text(proof_json(report), encoding="utf-8")
+    _copy_model(artifact, report, folder / MODEL)
+    if safe is not None:
+        _copy_model(*safe, folder / MODEL / FOLDER)
     template = shipped(DOCKERFILES[described.runtime]).read_text()
     (folder / "Dockerfile").write_text(_completed(_with_grpc(template) if grpc else template, base, labels))
     for path in [*folder.rglob("*"), folder]:
@@ -61,6 +63,13 @@ def write_context(
 def build_command(context: Path, tag: str) -> str:
     """What builds the context elsewhere."""
     return shlex.join(["docker", "build", "--network", "none", "--tag", tag, str(context)])
+
+
+def _copy_model(artifact: Path, report: AccuracyReport, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in (manifest.FILE, read_manifest(artifact).model_file, golden.FILE):
+        shutil.copyfile(artifact / name, folder / name)
+    (folder / proof.FILE).write_text(proof_json(report), encoding="utf-8")
 
 
 def _copy_device_code(folder: Path) -> None:

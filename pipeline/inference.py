@@ -12,6 +12,7 @@ from pipeline.errors import PackageError
 from targets.device.manifest import Manifest
 from targets.device.protocol import LENGTH_HEADER
 from targets.device.settings import Settings
+from targets.device.variant import MAIN
 
 # Of one request: as many images as the server takes, and far fewer bytes.
 MAX_IMAGES = Settings.max_batch
@@ -53,6 +54,11 @@ class InferenceClient:
         raw = self._json("GET", f"/v2/models/{self.manifest.name}")
         runtime, _, instruction_set = str(raw["parameters"]["runs_on"]).partition(" on ")
         return runtime, instruction_set
+
+    def variant(self) -> str:
+        """Which of the image's models answers: `main` or `saturation_safe`; images of old hold but one."""
+        raw = self._json("GET", f"/v2/models/{self.manifest.name}")
+        return str(raw["parameters"].get("variant", MAIN))
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, C] of preprocessed images [N, 3, H, W]; raises `PackageError` where the server refuses."""

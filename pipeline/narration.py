@@ -14,6 +14,11 @@ def stage_line(stage: str, facts: str, *, seconds: float, was_cached: bool) -> s
     return f"{stage:<{STAGE_WIDTH}}{facts}   {took}"
 
 
+def second_line(facts: str) -> str:
+    """More of the stage in the line above."""
+    return f"{'':<{STAGE_WIDTH}}{facts}"
+
+
 def cost_text(cost: Cost) -> str:
     return f"{cost.parameters:,} parameters, {cost.macs / 1e6:,.1f} M MACs"
 

@@ -60,6 +60,14 @@ WeightBits = Annotated[
     str | None,
     typer.Option("--weight-bits", help="auto, 8, or 7 (cannot saturate without VNNI).", rich_help_panel=COMPRESSION),
 ]
+SaturationSafe = Annotated[
+    bool | None,
+    typer.Option(
+        "--saturation-safe/--no-saturation-safe",
+        help="Pack a proven 7-bit variant, too, for CPUs without VNNI.",
+        rich_help_panel=COMPRESSION,
+    ),
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option("--max-drop", help="Points of top-1 the artifact may lose.", rich_help_panel=PROOF),

@@ -10,23 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import __version__
 from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge, Place, Verdict
-from pipeline.base_image import BaseImage, find_base, stated_base
-from pipeline.container import running, sweep
+from pipeline.base_image import base_without_engine, find_base
+from pipeline.container import MODEL_FOLDER, running, sweep
 from pipeline.context import build_command, write_context
 from pipeline.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.image import write_image
+from pipeline.labels import PREFIX, image_labels
 from pipeline.measure import measure_session
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.progress import Progress
+from pipeline.variant import Variant
 from pipeline.wheels import Lock, default_cache, fetch_wheels, find_lock
 from targets.base import Target
 from targets.device.manifest import Manifest, ManifestError, read_manifest
-
-PREFIX = "dev.edge-deploy."
-OPEN_CONTAINER = "org.opencontainers.image."
+from targets.device.variant import FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,7 @@ def package(
     report: AccuracyReport,
     *,
     proof: Proof,
+    safe: Variant | None = None,
     name: str,
     version: str,
     target: Target,
@@ -57,18 +57,23 @@ def package(
     """Build `name:version-target` and run the validation set through it; write `image.json`, `predictions.npz`.
 
     The build context is written to the folder `context`; where no engine answers it stays there and `EngineMissing`
-    says how to build it elsewhere. `labels` are added to ours as they are. Raises `PackageError` and leaves no image
-    where it cannot be built or does not answer as the artifact did. On a host of another platform than the target's
-    the container's answers need not be the host's: they pass a gate of their own, which `judge` holds.
+    says how to build it elsewhere. `labels` are added as they are, `safe` to the model's layer. Raises `PackageError`
+    and leaves no image where it cannot be built or does not answer as artifact and variant did. On a host of another
+    platform than the target's the answers need not be the host's: they pass a gate of their own, which `judge` holds.
     """
     manifest = _proven_manifest(artifact, report)
     _check_belongs(proof, report)
+    beside = None if safe is None else _beside(safe, proof, artifact)
     tag = f"{name}:{version}-{target.name}"
     engine, missing = _engine()
     try:
-        base = _base(engine, missing, target, base_image, progress)
+        if engine is None:
+            base = base_without_engine(target, base_image, missing)
+        else:
+            base = find_base(engine, target, base_image, progress=progress)
         lock = find_lock(base.platform, base.python, grpc=grpc)
         _check_runtime(lock, manifest)
+        describe = partial(image_labels, manifest, name=name, version=version, base=base.tag)
         write_context(
             context,
             artifact=artifact.folder,
@@ -77,17 +82,17 @@ def package(
             wheels=fetch_wheels(lock, cache=wheel_cache or default_cache(), progress=progress),
             lock=lock.path,
             grpc=grpc,
-            labels=image_labels(manifest, report, name=name, version=version, base=base.tag) | dict(labels),
+            labels=describe(report, safe=None if safe is None else safe.report) | dict(labels),
+            safe=None if safe is None else (safe.artifact.folder, safe.report),
         )
         if engine is None:
-            raise _to_be_built_elsewhere(context, tag, missing)
+            raise EngineMissing(f"{missing} {_elsewhere(context, tag)}")
         built = _build(engine, context, tag, base.platform, progress)
-        gate = Gate(engine=engine, manifest=manifest, proof=proof, progress=progress, folder=folder)
+        gate = Gate(engine=engine, manifest=manifest, proof=proof, beside=beside, progress=progress, folder=folder)
         if artifact.stand_in is None:
             image = gate.tagged_if_same(built, tag, base.platform)
         else:
             assert judge is not None, "a host of another platform cannot package without a judge"
-            describe = partial(image_labels, manifest, name=name, version=version, base=base.tag)
             image = gate.tagged_if_passed(built, tag, base.platform, judge, describe)
     finally:
         if engine is not None:
@@ -96,35 +101,33 @@ def package(
     return image
 
 
-def image_labels(manifest: Manifest, report: AccuracyReport, *, name: str, version: str, base: str) -> dict[str, str]:
-    """What can be asked of the image without starting it."""
-    return {
-        OPEN_CONTAINER + "title": name,
-        OPEN_CONTAINER + "version": version,
-        OPEN_CONTAINER + "base.name": base,
-        PREFIX + "tool": __version__,
-        PREFIX + "target": manifest.target,
-        PREFIX + "runtime": f"{manifest.runtime} {manifest.runtime_version}",
-        PREFIX + "precision": manifest.precision,
-        PREFIX + "model.sha256": manifest.model_sha256,
-        PREFIX + "shard.sha256": report.shard_sha256,
-        PREFIX + "verdict": report.verdict.value,
-        PREFIX + "place": report.place.value,
-        PREFIX + "drop-points": f"{report.drop_points:.3f}",
-        PREFIX + "images": str(report.images),
-        PREFIX + "instruction-set": report.instruction_set,
-    }
-
-
-def prove(engine: Engine, image: str, manifest: Manifest, proof: Proof, *, progress: Progress, folder: Path) -> None:
+def prove(
+    engine: Engine,
+    image: str,
+    manifest: Manifest,
+    proof: Proof,
+    *,
+    progress: Progress,
+    folder: Path,
+    model_folder: str = MODEL_FOLDER,
+) -> None:
     """Run the shard through a container; raise `PackageError` unless every answer is the one given on this host."""
-    ask(engine, image, manifest, proof.shard, progress=progress, folder=folder)
+    ask(engine, image, manifest, proof.shard, progress=progress, folder=folder, model_folder=model_folder)
     _check_same(read_predictions(proof.predictions), read_predictions(folder / PREDICTIONS), manifest.tolerance)
 
 
-def ask(engine: Engine, image: str, manifest: Manifest, shard: Path, *, progress: Progress, folder: Path) -> None:
+def ask(
+    engine: Engine,
+    image: str,
+    manifest: Manifest,
+    shard: Path,
+    *,
+    progress: Progress,
+    folder: Path,
+    model_folder: str = MODEL_FOLDER,
+) -> None:
     """Run the shard through a container, which must hold what was packaged; write `predictions.npz`."""
-    with running(engine, image, progress=progress) as client:
+    with running(engine, image, progress=progress, model_folder=model_folder) as client:
         if client.manifest != manifest:
             raise PackageError(f"the image {image} holds another artifact than the one that was packaged.")
         runtime, instruction_set = client.runs_on()
@@ -146,6 +149,8 @@ class Gate:
     engine: Engine
     manifest: Manifest
     proof: Proof
+    beside: tuple[Manifest, Proof] | None = None
+    """The same of the saturation-safe variant, where there is one."""
     progress: Progress
     folder: Path
 
@@ -153,6 +158,11 @@ class Gate:
         """Every answer must be the one given on this host."""
         with self._removed_unless_proven(built, tag):
             prove(self.engine, built, self.manifest, self.proof, progress=self.progress, folder=self.folder)
+            if self.beside is not None:
+                # Asked for by name, as this CPU may not be one that would choose it.
+                manifest, proof = self.beside
+                there, inside = self.folder / FOLDER, f"{MODEL_FOLDER}/{FOLDER}"
+                prove(self.engine, built, manifest, proof, progress=self.progress, folder=there, model_folder=inside)
             return self._tagged(built, tag, platform)
 
     def tagged_if_passed(
@@ -238,6 +248,21 @@ def _proven_manifest(artifact: Artifact, report: AccuracyReport) -> Manifest:
     return manifest
 
 
+def _elsewhere(context: Path, tag: str) -> str:
+    return (
+        f"Everything up to the image is done, and its build context is in {context}. "
+        f"Where an engine answers: {build_command(context, tag)}"
+    )
+
+
+def _beside(safe: Variant, proof: Proof, artifact: Artifact) -> tuple[Manifest, Proof]:
+    assert artifact.stand_in is None, "a host of another platform cannot prove a variant"
+    manifest = _proven_manifest(safe.artifact, safe.report)
+    own = Proof(shard=proof.shard, predictions=safe.predictions)
+    _check_belongs(own, safe.report)
+    return manifest, own
+
+
 def _check_belongs(proof: Proof, report: AccuracyReport) -> None:
     found = read_predictions(proof.predictions)
     if (found.artifact_sha256, found.shard_sha256) != (report.artifact_sha256, report.shard_sha256):
@@ -268,24 +293,3 @@ def _engine() -> tuple[Engine | None, str]:
         return connect(), ""
     except EngineMissing as error:
         return None, str(error)
-
-
-def _to_be_built_elsewhere(context: Path, tag: str, missing: str) -> EngineMissing:
-    return EngineMissing(
-        f"{missing} Everything up to the image is done, and its build context is in {context}. "
-        f"Where an engine answers: {build_command(context, tag)}"
-    )
-
-
-def _base(
-    engine: Engine | None, missing: str, target: Target, base_image: str | None, progress: Progress
-) -> BaseImage:
-    if engine is not None:
-        return find_base(engine, target, base_image, progress=progress)
-    base = stated_base(target, base_image)
-    if base is None:
-        raise EngineMissing(
-            f"{missing} Without one the Python in {base_image} cannot be known, so no build context was written; "
-            "leave out --base-image to get one."
-        )
-    return base

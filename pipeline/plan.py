@@ -67,12 +67,18 @@ def plan(steps: Steps) -> Plan:
         PlannedStage(
             stage=stage,
             is_done=False,
-            seconds=FIXED_SECONDS[stage] + pass_seconds * passes(stage, steps.recipe, steps.dataset),
+            seconds=fixed_seconds(stage, steps.recipe) + pass_seconds * passes(stage, steps.recipe, steps.dataset),
         )
         for stage in STAGES[missing:last]
     )
     disk_bytes = disk(network, steps.dataset, STAGES[missing:last])
     return Plan(target=steps.target.name, stages=(*done, *to_do), disk_bytes=disk_bytes)
+
+
+def fixed_seconds(stage: str, recipe: Recipe) -> float:
+    """Seconds of a stage beyond its passes; a saturation-safe variant is exported and compiled in `compile`."""
+    is_twice = stage == "compile" and recipe.quantize.saturation_safe
+    return FIXED_SECONDS[stage] + (FIXED_SECONDS["export"] + FIXED_SECONDS["compile"] if is_twice else 0.0)
 
 
 def passes(stage: str, recipe: Recipe, dataset: Dataset) -> float:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,22 +13,28 @@ from targets.device import proof
 REPORT = proof.FILE
 
 
-def publish(destination: Path, files: Sequence[Path], report: AccuracyReport, *, scratch: Path) -> None:
-    """Put `files` and the report into `destination`, replacing what an earlier build left there.
+def publish(
+    destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport], *, scratch: Path
+) -> None:
+    """Put `files` and `reports` into `destination` by their relative names, replacing what is there.
 
     `scratch` is a folder on the same file system; the new folder is complete before the old one goes. Where only the
-    report is another one (a margin, or an image that has confirmed it), only that is written.
+    reports are others (a margin, or an image that has confirmed them), only those are written.
     """
-    if (destination / REPORT).is_file() and _has(destination, files):
-        write_atomically(destination / REPORT, report_json(report))
+    if _has(destination, files, reports):
+        for name, report in reports.items():
+            if (destination / name).read_text() != report_json(report):
+                write_atomically(destination / name, report_json(report))
         return
     fresh, stale = scratch / f"{destination.name}.new", scratch / f"{destination.name}.old"
     for leftover in (fresh, stale):
         shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for file in files:
-        shutil.copy2(file, fresh / file.name)
-    (fresh / REPORT).write_text(report_json(report))
+    for name in (*files, *reports):
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+    for name, file in files.items():
+        shutil.copy2(file, fresh / name)
+    for name, report in reports.items():
+        (fresh / name).write_text(report_json(report))
     destination.parent.mkdir(parents=True, exist_ok=True)
     if destination.exists():
         destination.rename(stale)
@@ -36,10 +42,11 @@ def publish(destination: Path, files: Sequence[Path], report: AccuracyReport, *,
     shutil.rmtree(stale, ignore_errors=True)
 
 
-def is_published(destination: Path, files: Sequence[Path], report: AccuracyReport) -> bool:
+def is_published(destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport]) -> bool:
     """Whether `destination` holds just this already."""
-    existing = destination / REPORT
-    return existing.is_file() and existing.read_text() == report_json(report) and _has(destination, files)
+    return _has(destination, files, reports) and all(
+        (destination / name).read_text() == report_json(report) for name, report in reports.items()
+    )
 
 
 def report_json(report: AccuracyReport) -> str:
@@ -54,11 +61,10 @@ def proof_json(report: AccuracyReport) -> str:
     return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 
-def _has(destination: Path, files: Sequence[Path]) -> bool:
-    wanted = {file.name for file in files} | {REPORT}
-    return {path.name for path in destination.iterdir()} == wanted and all(
-        _same(file, destination / file.name) for file in files
-    )
+def _has(destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport]) -> bool:
+    """Whether just these names are there, the files being the same; what the reports say is another matter."""
+    there = {path.relative_to(destination).as_posix() for path in destination.rglob("*") if not path.is_dir()}
+    return there == {*files, *reports} and all(_same(file, destination / name) for name, file in files.items())
 
 
 def _same(one: Path, other: Path) -> bool:

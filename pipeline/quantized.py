@@ -71,6 +71,15 @@ def build_quantized(checkpoint: Checkpoint) -> fx.GraphModule:
     return graph_module.eval()
 
 
+def requantized(checkpoint: Checkpoint, *, weight_bits: Literal[7, 8]) -> Quantization:
+    """The parameters of a quantized checkpoint with weights of another width; ranges and float layers stay."""
+    quantization = checkpoint.quantization
+    graph_module = trace_folded(build_network(checkpoint))
+    insert_points(graph_module, weight_bits=weight_bits, float_layers=quantization.float_layers)
+    set_ranges(graph_module, quantization.activations)
+    return quantization_of(graph_module, weight_bits=weight_bits, float_layers=quantization.float_layers)
+
+
 def set_ranges(network: nn.Module, ranges: Mapping[str, ActivationRange]) -> None:
     """Give every point its clipping range."""
     for point in points_of(network):

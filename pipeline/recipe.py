@@ -53,6 +53,10 @@ class QuantizeRecipe(Section):
         default="auto",
         description="auto: 8 where the CPU has VNNI or dot products, else 7 (8 bits could saturate)",
     )
+    saturation_safe: bool = Field(
+        default=False,
+        description="beside 8-bit weights, prove and pack a 7-bit variant, which CPUs without VNNI run in their place",
+    )
     keep_float: tuple[str, ...] = Field(default=(), description="Conv2d and Linear modules to leave in float, by name")
 
 

@@ -8,37 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Dialect, Image, Judge, Precision
-from pipeline.data.dataset import Dataset
+from pipeline.artifacts import Artifact, Checkpoint, Dialect, Precision
+from pipeline.delivery import Delivery
 from pipeline.errors import RecipeError
 from pipeline.exported import read_export
 from pipeline.given import digest_of_checkpoint, digest_of_factory
-from pipeline.hashing import Json, sha256_of_file, sha256_of_folder, sha256_of_json
-from pipeline.image import is_present, read_image
-from pipeline.looks import look, looks_at
-from pipeline.progress import Progress, Silent
-from pipeline.publish import is_published, publish
-from pipeline.recipe import Recipe
-from pipeline.shipped import shipped
-from pipeline.workspace import Folder, Workspace
-from targets import device
-from targets.base import Target
+from pipeline.hashing import Json, sha256_of_file
+from pipeline.progress import Silent
+from pipeline.workspace import Folder
 from targets.device.cpu import saturates_8bit
-from targets.device.manifest import read_manifest
 from targets.device.preprocess import Preprocessing
-
-RECIPE_LABEL = "dev.edge-deploy.recipe.sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class Steps(Delivery):
     """The stages of one target, each found in the workspace or done and kept there."""
-
-    recipe: Recipe
-    target: Target
-    dataset: Dataset
-    workspace: Workspace
-    progress: Progress
 
     @property
     def weight_bits(self) -> int:
@@ -99,7 +83,8 @@ class Steps:
 
     def quantize(self, loaded: Folder, pruned: Folder) -> Folder:
         quantize_recipe = self.recipe.quantize
-        options: dict[str, Json] = quantize_recipe.model_dump(mode="json") | {
+        # The variant is derived from what comes out.
+        options: dict[str, Json] = quantize_recipe.model_dump(mode="json", exclude={"saturation_safe"}) | {
             "seed": self.recipe.seed,
             "weight_bits": self.weight_bits,
         }
@@ -123,7 +108,9 @@ class Steps:
         inputs = self._with_data(loaded=loaded, pruned=pruned)
         return self._obtain("quantize", "pipeline.quantize", inputs, options, produce)
 
-    def export(self, loaded: Folder, network: Folder, dialects: tuple[Dialect, ...]) -> Folder:
+    def export(
+        self, loaded: Folder, network: Folder, dialects: tuple[Dialect, ...], *, stage: str = "export"
+    ) -> Folder:
         def produce(folder: Path) -> None:
             from pipeline.export import export
 
@@ -137,18 +124,27 @@ class Steps:
             )
 
         inputs = self._with_data(loaded=loaded, network=network)
-        return self._obtain("export", "pipeline.export", inputs, {"dialects": list(dialects)}, produce)
+        return self._obtain(stage, "pipeline.export", inputs, {"dialects": list(dialects)}, produce)
 
-    def compile(self, loaded: Folder, baseline: Folder, models: Folder) -> Folder:
+    def compile(
+        self,
+        loaded: Folder,
+        baseline: Folder,
+        models: Folder,
+        *,
+        precisions: tuple[Precision, ...] | None = None,
+        weight_bits: int | None = None,
+    ) -> Folder:
         """Candidates of every precision the target considers, timed beside the unpruned float baseline."""
         recipe = self.recipe
+        precisions, bits = precisions or self.target.precisions, weight_bits or self.weight_bits
         target_facts: Json = {**asdict(self.target), "description": ""}
         options: dict[str, Json] = {
             "target": target_facts,
             "threads": recipe.threads,
             "name": recipe.name,
             "version": recipe.version,
-            "weight_bits": self.weight_bits,
+            "weight_bits": bits,
         }
 
         def produce(folder: Path) -> None:
@@ -157,7 +153,7 @@ class Steps:
             written = read_export(models.path)
             of_precision = {Precision.FP32: Dialect.FLOAT, Precision.INT8: self.target.dialect}
             compile_candidates(
-                {precision: written[of_precision[precision]] for precision in self.target.precisions},
+                {precision: written[of_precision[precision]] for precision in precisions},
                 read_export(baseline.path)[Dialect.FLOAT],
                 target=self.target,
                 dataset=self.dataset,
@@ -165,7 +161,7 @@ class Steps:
                 name=recipe.name,
                 version=recipe.version,
                 classes=self.dataset.classes,
-                weight_bits=self.weight_bits,
+                weight_bits=bits,
                 threads=recipe.threads,
                 progress=self.progress,
                 folder=folder,
@@ -173,6 +169,19 @@ class Steps:
 
         inputs = self._with_data(loaded=loaded, baseline=baseline, models=models)
         return self._obtain("compile", "pipeline.compile", inputs, options, produce)
+
+    def saturation_safe(self, loaded: Folder, quantized: Folder, baseline: Folder) -> tuple[Folder, Folder, Folder]:
+        """The same network with 7-bit weights, its ONNX file, and the artifact of that; all of stage `compile`."""
+
+        def produce(folder: Path) -> None:
+            from pipeline.saturation import derive
+
+            derive(Checkpoint(folder=quantized.path), folder)
+
+        network = self._obtain("compile", "pipeline.saturation", {"network": quantized.digest}, {}, produce)
+        models = self.export(loaded, network, (self.target.dialect,), stage="compile")
+        made = self.compile(loaded, baseline, models, precisions=(Precision.INT8,), weight_bits=7)
+        return network, models, made
 
     def shard(self, loaded: Folder) -> Folder:
         """The gate's images, labels and float logits: all a later place needs to make the same report."""
@@ -200,79 +209,6 @@ class Steps:
 
         inputs = {"manifest": sha256_of_file(artifact.manifest), "shard": shard.digest}
         return self._obtain("validate", "pipeline.measure", inputs, {}, produce)
-
-    def package(
-        self, artifact: Artifact, report: AccuracyReport, shard: Folder, predictions: Folder, judge: Judge
-    ) -> tuple[Folder, Image]:
-        """The image; one that the engine has lost since is built again."""
-        recipe = self.recipe
-        key = self.workspace.key(
-            "package",
-            module="pipeline.package",
-            inputs={
-                "manifest": sha256_of_file(artifact.manifest),
-                "shard": shard.digest,
-                "predictions": predictions.digest,
-                "docker": sha256_of_folder(shipped("")),
-                "device": sha256_of_folder(Path(device.__file__).parent, leave_out=("__pycache__",)),
-            },
-            options={
-                "name": recipe.name,
-                "version": recipe.version,
-                "target": self.target.name,
-                "base_image": recipe.package.base_image,
-                "grpc": recipe.package.grpc,
-                # The image holds the report, which is made of this margin and of the inputs above.
-                "max_drop": report.max_drop_points,
-            },
-        )
-        found = self.workspace.find(key)
-        if found is not None and not is_present(read_image(found.path)):
-            self.workspace.forget(key)
-
-        def produce(folder: Path) -> None:
-            from pipeline.package import Proof, package
-
-            package(
-                artifact,
-                report,
-                proof=Proof(shard=shard.path / "shard.zip", predictions=predictions.path / "predictions.npz"),
-                name=recipe.name,
-                version=recipe.version,
-                target=self.target,
-                base_image=recipe.package.base_image,
-                grpc=recipe.package.grpc,
-                labels={RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))},
-                context=self.workspace.root / "context" / f"{recipe.name}-{recipe.version}-{self.target.name}",
-                judge=judge,
-                progress=self.progress,
-                folder=folder,
-            )
-
-        packaged = self.workspace.obtain(key, produce)
-        return packaged, read_image(packaged.path)
-
-    def count_look(self, loaded: Folder, artifact: Artifact) -> int:
-        """How many different artifacts of this model the gate has judged, this one included."""
-        names = {"model": loaded.digest, "gate": self.dataset.gate.fingerprint}
-        file = self.workspace.root / "looks.json"
-        if self.workspace.only_look:
-            return looks_at(file, **names)
-        return look(file, **names, artifact=read_manifest(artifact.folder).model_sha256)
-
-    def publish(self, artifact: Artifact, shard: Folder, predictions: Folder, report: AccuracyReport) -> Path:
-        """Put artifact, shard, predictions and report where the user looks for them; returns the folder."""
-        recipe = self.recipe
-        root = self.workspace.root
-        destination = root / "artifacts" / f"{recipe.name}-{recipe.version}-{self.target.name}"
-        files = [
-            *sorted(path for path in artifact.folder.iterdir() if path.is_file()),
-            shard.path / "shard.zip",
-            predictions.path / "predictions.npz",
-        ]
-        if not self.workspace.only_look and not is_published(destination, files, report):
-            publish(destination, files, report, scratch=root / "tmp")
-        return destination
 
     def looking(self) -> "Steps":
         """The same steps, but none of them works: a missing one raises `NotDone`."""

@@ -14,8 +14,9 @@ from pipeline.errors import CompileError, PackageError
 from pipeline.progress import Progress
 from targets.base import Session
 from targets.device.cpu import instruction_set
-from targets.device.manifest import Manifest, ManifestError, read_manifest
+from targets.device.manifest import Manifest, ManifestError
 from targets.device.sessions import SessionError, open_session
+from targets.device.variant import MAIN, choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ def answering(name: str, *, progress: Progress) -> Iterator[Subject]:
     """Open the artifact folder `name`, or start a container of the image `name`."""
     folder = Path(name)
     if folder.is_dir():
-        with _artifact(folder) as subject:
+        with _artifact(folder, progress) as subject:
             yield subject
         return
     if folder.exists() or name.endswith("/"):
@@ -57,10 +58,14 @@ def answering(name: str, *, progress: Progress) -> Iterator[Subject]:
 
 
 @contextmanager
-def _artifact(folder: Path) -> Iterator[Subject]:
+def _artifact(folder: Path, progress: Progress) -> Iterator[Subject]:
+    """Of an artifact with two models the one that a device with this CPU would run."""
     try:
-        manifest = read_manifest(folder)
-        with open_session(folder, manifest) as session:
+        chosen = choose(folder)
+        manifest = chosen.manifest
+        if chosen.variant != MAIN:
+            progress.line(f"note: {chosen.reason}")
+        with open_session(chosen.folder, manifest) as session:
             yield Subject(
                 session=session,
                 manifest=manifest,

@@ -10,6 +10,7 @@ from pipeline.artifacts import Artifact, Place, Precision, Verdict
 from pipeline.build import Outcome
 from pipeline.errors import DeployError
 from targets.device.manifest import ManifestError, read_manifest
+from targets.device.variant import FOLDER
 
 SCHEMA_VERSION: Literal[1] = 1
 # As `pipeline.publish` names it in the artifact's folder.
@@ -25,6 +26,22 @@ class ImageSummary(Part):
     tag: str
     id: str
     bytes: int
+
+
+class VariantSummary(Part):
+    """The 7-bit variant that CPUs without VNNI run; timed beside the float baseline in a run of its own."""
+
+    verdict: Verdict
+    place: Place
+    artifact_top1: float = Field(description="fraction; on the gate's images")
+    drop_points: float
+    drop_interval_points: tuple[float, float]
+    drop_bounds_points: tuple[float, float]
+    advice: str | None
+    artifact_latency_ms: float = Field(description="CPU time of one image on this host")
+    latency_ratio: float = Field(description="artifact_latency_ms / that of the float baseline in the same run")
+    artifact_bytes: int | None
+    report: str | None
 
 
 class TargetSummary(Part):
@@ -75,6 +92,7 @@ class TargetSummary(Part):
     params_after: int | None
     int8_nodes: int | None = Field(description="Conv and Gemm that the runtime runs in int8")
     float_nodes: int | None = Field(description="Conv and Gemm that the runtime runs in float")
+    saturation_safe: VariantSummary | None = Field(description="null where none was asked for, needed or judged")
     image: ImageSummary | None
     artifact: str | None = Field(description="folder of the published artifact")
     report: str | None = Field(description="the gate's report")
@@ -121,6 +139,7 @@ def summarize(outcome: Outcome) -> TargetSummary:
             "target": outcome.target.name,
             "exit_code": 0 if outcome.error is None else outcome.error.exit_code,
             "error": None if outcome.error is None else str(outcome.error),
+            "saturation_safe": _of_variant(outcome),
             "image": None if image is None else {"tag": image.tag, "id": image.id, "bytes": image.bytes},
             "artifact": None if published is None else str(published),
             "report": None if published is None or report is None else str(published / REPORT),
@@ -171,6 +190,17 @@ def _of_artifact(artifact: Artifact | None) -> dict[str, object]:
     }
 
 
+def _of_variant(outcome: Outcome) -> dict[str, object] | None:
+    variant, published = outcome.variant, outcome.published
+    if variant is None:
+        return None
+    fields = set(VariantSummary.model_fields)
+    of_report = {name: value for name, value in vars(variant.report).items() if name in fields}
+    of_artifact = {name: value for name, value in _of_artifact(variant.artifact).items() if name in fields}
+    report = None if published is None else str(published / FOLDER / REPORT)
+    return {**of_report, **of_artifact, "advice": variant.report.advice or None, "report": report}
+
+
 def _of_timing(outcome: Outcome) -> dict[str, object]:
     if outcome.artifact is None:
         return {}
@@ -217,6 +247,11 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
             is_elsewhere = name == "latency" and not found.timed_on_target
             note = f", timed on {found.timed_on}, not the target" if is_elsewhere else ""
             rows.append((name, text(before), text(after), f"x {after / before:.2f}{note}"))
+    safe = found.saturation_safe
+    if safe is not None:
+        low, high = safe.drop_interval_points
+        note = f"{safe.verdict}: drop {safe.drop_points:+.2f} points, 95 % [{low:+.2f}, {high:+.2f}]"
+        rows.append(("7-bit variant", "", _percent(safe.artifact_top1), f"{note}, x {safe.latency_ratio:.2f}"))
     if found.image is not None:
         rows.append(("image", "", _megabytes(found.image.bytes), found.image.tag))
     return rows

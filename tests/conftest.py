@@ -26,7 +26,8 @@ from pipeline.container import running
 from pipeline.engine import Engine, connect
 from pipeline.errors import EngineMissing
 from pipeline.inference import InferenceClient
-from pipeline.package import OPEN_CONTAINER, package
+from pipeline.labels import OPEN_CONTAINER
+from pipeline.package import package
 from pipeline.progress import Silent
 from pipeline.published import residual
 from pipeline.resnet import build_resnet

@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 from pipeline.container import output_of
 from pipeline.emulation import volumes_for
 from pipeline.engine import Engine
-from pipeline.package import PREFIX
+from pipeline.labels import PREFIX
 from pipeline.predictions import read_predictions
 from pipeline.summary import Document, TargetSummary
 from targets.base import find_target

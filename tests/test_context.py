@@ -16,6 +16,7 @@ from targets.device.manifest import read_manifest
 from targets.device.proof import read_proof
 
 BASE = BaseImage(tag="some-base:1", platform="linux/amd64", python="3.11")
+NAMES = ("manifest.json", "model.onnx", "golden.npz")
 LABELS = {"z.last": "1", "a.first": "2"}
 
 
@@ -72,6 +73,28 @@ def test_an_earlier_context_leaves_nothing_behind(tiny: TinyPackage, wheels: Pat
     (tmp_path / "used" / "model").mkdir(parents=True)
     (tmp_path / "used" / "model" / "secret").write_text("of another build")
     assert contents(written(tmp_path / "used", tiny, wheels)) == fresh
+
+
+def test_a_variant_lies_beside_its_model(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
+    safe = write_tiny_package(tmp_path / "safe")
+    plain = contents(written(tmp_path / "plain", tiny, wheels))
+    lock = shipped("locks") / "linux-amd64-cp311.txt"
+    write_context(
+        tmp_path / "both",
+        artifact=tiny.folder,
+        report=tiny.report,
+        base=BASE,
+        wheels=wheels,
+        lock=lock,
+        labels=LABELS,
+        safe=(safe.folder, safe.report),
+    )
+    both = contents(tmp_path / "both")
+    added = f"{MODEL}/saturation_safe"
+    assert both.keys() - plain.keys() == {added, f"{added}/report.json", *(f"{added}/{name}" for name in NAMES)}
+    assert {name: both[name] for name in plain} == plain
+    for name in NAMES:
+        assert both[f"{added}/{name}"][0] == (safe.folder / name).read_bytes()
 
 
 def test_the_context_holds_no_path_of_this_machine(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from docker_proxy import Proxy
 from pipeline import engine as module
 from pipeline.engine import Engine, build_failure, connect, why_missing
 from pipeline.errors import EngineMissing, PackageError
-from pipeline.package import OPEN_CONTAINER
+from pipeline.labels import OPEN_CONTAINER
 from pipeline.progress import Silent
 
 

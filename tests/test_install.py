@@ -19,7 +19,7 @@ from pipeline.base_image import find_base
 from pipeline.container import copy_out, output_of
 from pipeline.context import MODEL, write_context
 from pipeline.engine import Engine
-from pipeline.package import OPEN_CONTAINER
+from pipeline.labels import OPEN_CONTAINER
 from pipeline.progress import Silent
 from pipeline.publish import proof_json
 from pipeline.wheels import default_cache, fetch_wheels, find_lock

@@ -19,7 +19,8 @@ from pipeline.context import MODEL
 from pipeline.engine import Engine
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.image import read_image
-from pipeline.package import OPEN_CONTAINER, PREFIX, _check_same, image_labels, package
+from pipeline.labels import OPEN_CONTAINER, PREFIX, image_labels
+from pipeline.package import _check_same, package
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
 from targets.base import find_target

@@ -16,7 +16,8 @@ from tiny_package import Packaged, TinyPackage, write_tiny_package
 from pipeline.artifacts import AccuracyReport, Image, Judge, Place
 from pipeline.engine import Engine
 from pipeline.errors import GateFailed, PackageError
-from pipeline.package import PREFIX, package
+from pipeline.labels import PREFIX
+from pipeline.package import package
 from pipeline.predictions import read_predictions, write_predictions
 from pipeline.progress import Silent
 from pipeline.validate import judge_predictions

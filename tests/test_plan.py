@@ -12,7 +12,7 @@ from tiny_trained import Recorded, digits, write_checkpoint, write_weights
 from pipeline.artifacts import Checkpoint, Precision
 from pipeline.build import STAGES, Build
 from pipeline.errors import GateFailed
-from pipeline.plan import FIXED_SECONDS, TRAINING_PASSES, Plan, disk, passes, plan, seconds_per_image
+from pipeline.plan import FIXED_SECONDS, TRAINING_PASSES, Plan, disk, fixed_seconds, passes, plan, seconds_per_image
 from pipeline.recipe import Recipe
 from pipeline.steps import Steps
 from pipeline.workspace import Workspace
@@ -70,6 +70,13 @@ def test_a_fresh_plan_loads_and_estimates_the_rest(tmp_path: Path) -> None:
         assert stage.seconds >= FIXED_SECONDS[stage.stage]
     assert found.disk_bytes > 0
     assert [path.name for path in (tmp_path / ".deploy").iterdir() if path.name != "tmp"] == ["load"]
+
+
+def test_a_variant_is_exported_and_compiled_as_well() -> None:
+    recipe = Recipe.model_validate({"quantize": {"saturation_safe": True}})
+    longer = FIXED_SECONDS["export"] + FIXED_SECONDS["compile"]
+    assert fixed_seconds("compile", recipe) == fixed_seconds("compile", Recipe()) + longer
+    assert fixed_seconds("export", recipe) == fixed_seconds("export", Recipe()) == FIXED_SECONDS["export"]
 
 
 def test_without_an_image_its_stage_is_no_part_of_the_plan(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_the_client_finds_server_and_model(client: Any, tiny: TinyPackage) -> No
                 "classes": ["a", "b", "c", "d"],
                 "target": "cpu",
                 "precision": "int8",
+                "variant": "main",
                 "model_sha256": tiny.manifest.model_sha256,
                 "runs_on": f"onnxruntime {onnxruntime.__version__} on {instruction_set()}",
             },

@@ -103,6 +103,7 @@ def keys_of(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> dict[str, str]:
         pytest.param({"seed": 1}, {"prune", "quantize"}, id="seed"),
         pytest.param({"quantize": {"qat_epochs": 5}}, {"quantize"}, id="qat-epochs"),
         pytest.param({"quantize": {"weight_bits": "other"}}, {"quantize", "compile"}, id="weight-bits"),
+        pytest.param({"quantize": {"saturation_safe": True}}, set(), id="saturation-safe"),
         pytest.param({"prune": {"macs": 0.5}}, {"prune"}, id="macs"),
         pytest.param({"prune": {"epochs": 3}}, set(), id="recovery-of-what-is-not-pruned"),
         pytest.param({"preprocessing": {"crop": 32}}, {"load"}, id="preprocessing"),

@@ -22,6 +22,8 @@ from pipeline.artifacts import (
 from pipeline.build import Outcome
 from pipeline.errors import CompileError, DataError, GateFailed
 from pipeline.summary import Document, TargetSummary, document, summary_schema, table_header, table_rows
+from pipeline.variant import Variant
+from pipeline.workspace import Folder
 from targets.base import find_target
 from targets.device.manifest import Manifest
 from targets.device.preprocess import Preprocessing
@@ -295,3 +297,28 @@ def test_a_latency_of_another_machine_is_never_shown_as_the_devices(finished: Ou
     assert (target["timed_on"], target["timed_on_target"]) == ("linux/amd64", False)
     (row,) = [row for row in table_rows([finished]) if row[1] == "latency"]
     assert row[-1] == "x 0.40, timed on linux/amd64, not the target"
+
+
+def test_the_variant_has_figures_of_its_own(finished: Outcome) -> None:
+    assert parsed(finished)[0]["saturation_safe"] is None
+    assert finished.artifact is not None
+    candidate = replace(finished.artifact.candidate, latency=latency(0.6))
+    safe = replace(finished.artifact, candidate=candidate, float_latency=latency(1.2))
+    report = replace(REPORT, artifact_top1=773 / 846, drop_points=300 / 846, place=Place.IMAGE)
+    folder = Folder(path=Path("none"), digest="0", seconds=0.0, was_cached=True)
+    finished.variant = Variant(artifact=safe, answers=folder, report=report)
+    assert parsed(finished)[0]["saturation_safe"] == {
+        "verdict": "pass",
+        "place": "image",
+        "artifact_top1": 773 / 846,
+        "drop_points": 300 / 846,
+        "drop_interval_points": [-0.3, 0.8],
+        "drop_bounds_points": [-0.2, 0.7],
+        "advice": None,
+        "artifact_latency_ms": 0.6,
+        "latency_ratio": 0.5,
+        "artifact_bytes": 320_000,
+        "report": ".deploy/artifacts/model-0.1.0-cpu/saturation_safe/report.json",
+    }
+    (row,) = [row for row in table_rows([finished]) if row[1] == "7-bit variant"]
+    assert row[2:] == ("", "91.37 %", "pass: drop +0.35 points, 95 % [-0.30, +0.80], x 0.50")

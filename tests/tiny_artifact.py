@@ -42,16 +42,16 @@ def manifest_of(folder: Path, model_sha256: str, *, classes: tuple[str, ...] = (
     )
 
 
-def write_tiny_artifact(folder: Path, *, quantized: bool = False) -> Manifest:
+def write_tiny_artifact(folder: Path, *, quantized: bool = False, weight_bits: int = 7) -> Manifest:
     """Model and manifest; no golden images."""
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "model.onnx"
     if quantized:
-        write_int8(model)
+        write_int8(model, weight_limit=63 if weight_bits == 7 else 127)
     else:
         write_float(model)
     manifest = manifest_of(folder, sha256_of_file(model))
     if quantized:
-        manifest = replace(manifest, precision="int8", weight_bits=7)
+        manifest = replace(manifest, precision="int8", weight_bits=weight_bits)
     manifest.write(folder)
     return manifest

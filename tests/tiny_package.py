@@ -57,9 +57,9 @@ class Packaged:
     base_image: str
 
 
-def write_tiny_package(folder: Path, *, quantized: bool = True) -> TinyPackage:
+def write_tiny_package(folder: Path, *, quantized: bool = True, weight_bits: int = 7) -> TinyPackage:
     """An artifact folder as `deploy build` publishes it, and what the image will be compared with."""
-    manifest = write_tiny_artifact(folder, quantized=quantized)
+    manifest = write_tiny_artifact(folder, quantized=quantized, weight_bits=weight_bits)
     pixels = colorful(GOLDEN, seed=1)
     with open_session(folder, manifest) as session:
         write_golden(folder, pixels, session.infer(normalize(pixels, PREPROCESSING)))

@@ -34,6 +34,7 @@ epochs = 10                 # recovery by distillation from the float model
 [quantize]
 qat_epochs = 2              # quantization-aware training; 0 = post-training quantization alone
 weight_bits = "auto"        # 8; 7 where 16-bit sums would saturate (CPUs without VNNI)
+saturation_safe = false     # true: 8-bit weights get a 7-bit variant in the same image, for CPUs without VNNI
 keep_float = []             # Conv2d and Linear modules to leave in float, e.g. ["conv1", "fc"]
 
 [validate]

@@ -239,6 +239,7 @@ class Application:
                     "classes": list(manifest.classes),
                     "target": manifest.target,
                     "precision": manifest.precision,
+                    "variant": self._service.variant,
                     "model_sha256": manifest.model_sha256,
                     "runs_on": self._service.place,
                 },

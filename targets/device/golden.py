@@ -54,6 +54,11 @@ def read_golden(folder: Path) -> Tuple[NDArray[np.uint8], NDArray[np.float32]]:
     return pixels, logits
 
 
+def saturates_here(manifest: Manifest) -> bool:
+    """Whether this CPU would saturate the model's sums, which were proven on another instruction set."""
+    return instruction_set() != manifest.instruction_set and manifest.weight_bits == 8 and saturates_8bit()
+
+
 def check(session: Session, folder: Path, manifest: Manifest) -> GoldenResult:
     """Run the golden images through `session` and compare.
 
@@ -62,10 +67,11 @@ def check(session: Session, folder: Path, manifest: Manifest) -> GoldenResult:
     8-bit weights that were proven on one where they do not: a few clear images would not show the harm.
     """
     here = instruction_set()
-    if here != manifest.instruction_set and manifest.weight_bits == 8 and saturates_8bit():
+    if saturates_here(manifest):
         reason = (
             f"this CPU ({here}) adds int8 products in 16 bits, which saturate with the 8-bit weights of this model; "
-            f"its accuracy was proven on {manifest.instruction_set}. Build it with --weight-bits 7 for this device"
+            f"its accuracy was proven on {manifest.instruction_set}. Build it with --weight-bits 7 for this device, "
+            "or with --saturation-safe for both kinds"
         )
         return GoldenResult(False, reason, 0, 0.0, float("inf"))
     try:

@@ -12,10 +12,11 @@ import onnxruntime
 from targets.device.cpu import instruction_set
 from targets.device.gate import PASS, judge
 from targets.device.golden import check
-from targets.device.manifest import Manifest, read_manifest
+from targets.device.manifest import Manifest
 from targets.device.measure import MeasureError, Session, measure
 from targets.device.sessions import open_session
 from targets.device.shard import Shard, ShardError
+from targets.device.variant import choose
 
 SCHEMA = 2
 MAX_DROP = 1.0
@@ -23,20 +24,24 @@ MAX_DROP = 1.0
 
 
 def selftest(folder: Path, shard: Optional[Path], *, max_drop: float = MAX_DROP) -> Dict[str, Any]:
-    """What was found, ready for JSON; with a shard the gate's report, for a drop of at most `max_drop` points.
+    """What was found of the model that runs here, ready for JSON; with a shard the gate's report.
 
-    `passed`: the golden images match, and the gate, where it was asked, says pass. Raises `ManifestError`,
-    `SessionError`, `ShardError`, `ImageError` or `MeasureError` where that cannot be found out.
+    It is for a drop of at most `max_drop` points. `passed`: the golden images match, and the gate, where it was
+    asked, says pass. Raises `ManifestError`, `SessionError`, `ShardError`, `ImageError` or `MeasureError` where that
+    cannot be found out.
     """
-    manifest = read_manifest(folder)
-    with open_session(folder, manifest) as session:
-        golden = check(session, folder, manifest)
+    chosen = choose(folder)
+    manifest = chosen.manifest
+    with open_session(chosen.folder, manifest) as session:
+        golden = check(session, chosen.folder, manifest)
         report: Dict[str, Any] = {
             "schema": SCHEMA,
             "passed": golden.matched,
             "name": manifest.name,
             "version": manifest.version,
             "target": manifest.target,
+            "variant": chosen.variant,
+            "variant_reason": chosen.reason,
             "model_sha256": manifest.model_sha256,
             "runtime": f"onnxruntime {onnxruntime.__version__}",
             "instruction_set": instruction_set(),

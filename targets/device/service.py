@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from targets.device.cpu import instruction_set
 from targets.device.golden import GoldenResult, check
-from targets.device.manifest import Manifest, ManifestError, read_manifest
+from targets.device.manifest import Manifest, ManifestError
 from targets.device.metrics import Metrics
 from targets.device.proof import Proof, ProofError, read_proof
 from targets.device.sessions import OnnxRuntimeSession, SessionError, open_session
 from targets.device.settings import Settings
+from targets.device.variant import MAIN, choose
 from targets.device.worker import Job, Worker
 
 LOG = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Service:
         self.folder = folder
         self.metrics = Metrics() if metrics is None else metrics
         self.manifest: Optional[Manifest] = None
+        self.variant = MAIN
+        """Which of the image's models runs here."""
         self.golden: Optional[GoldenResult] = None
         self.proof: Optional[Proof] = None
         """The gate's report that came with the model, where one did."""
@@ -58,7 +61,8 @@ class Service:
         self._session: Optional[OnnxRuntimeSession] = None
         self._is_stopping = False
         try:
-            self.manifest = read_manifest(folder)
+            chosen = choose(folder)
+            self.folder, self.manifest, self.variant = chosen.folder, chosen.manifest, chosen.variant
             reason = ""
         except ManifestError as error:
             # No reason to stop: an unready server that names the reason is found more easily than a dead one.

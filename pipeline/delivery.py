@@ -1,0 +1,134 @@
+"""What ends a build: looks at the gate, the published artifact, the image; each in the workspace of one target."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge
+from pipeline.data.dataset import Dataset
+from pipeline.hashing import sha256_of_file, sha256_of_folder, sha256_of_json
+from pipeline.image import is_present, read_image
+from pipeline.looks import look, looks_at
+from pipeline.predictions import PREDICTIONS
+from pipeline.progress import Progress
+from pipeline.publish import REPORT, is_published, publish
+from pipeline.recipe import Recipe
+from pipeline.shipped import shipped
+from pipeline.variant import Variant
+from pipeline.workspace import Folder, Workspace
+from targets import device
+from targets.base import Target
+from targets.device.manifest import read_manifest
+from targets.device.variant import FOLDER
+
+RECIPE_LABEL = "dev.edge-deploy.recipe.sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """One target's recipe, data and workspace, and what is done with an artifact that is made."""
+
+    recipe: Recipe
+    target: Target
+    dataset: Dataset
+    workspace: Workspace
+    progress: Progress
+
+    def package(
+        self,
+        artifact: Artifact,
+        report: AccuracyReport,
+        shard: Folder,
+        predictions: Folder,
+        judge: Judge,
+        variant: Variant | None = None,
+    ) -> tuple[Folder, Image]:
+        """The image; one that the engine has lost since is built again."""
+        recipe = self.recipe
+        key = self.workspace.key(
+            "package",
+            module="pipeline.package",
+            inputs={
+                "manifest": sha256_of_file(artifact.manifest),
+                "shard": shard.digest,
+                "predictions": predictions.digest,
+                **_inputs_of(variant),
+                "docker": sha256_of_folder(shipped("")),
+                "device": sha256_of_folder(Path(device.__file__).parent, leave_out=("__pycache__",)),
+            },
+            options={
+                "name": recipe.name,
+                "version": recipe.version,
+                "target": self.target.name,
+                "base_image": recipe.package.base_image,
+                "grpc": recipe.package.grpc,
+                # The image holds the reports, which are made of this margin and of the inputs above.
+                "max_drop": report.max_drop_points,
+            },
+        )
+        found = self.workspace.find(key)
+        if found is not None and not is_present(read_image(found.path)):
+            self.workspace.forget(key)
+
+        def produce(folder: Path) -> None:
+            from pipeline.package import Proof, package
+
+            package(
+                artifact,
+                report,
+                proof=Proof(shard=shard.path / "shard.zip", predictions=predictions.path / "predictions.npz"),
+                safe=variant,
+                name=recipe.name,
+                version=recipe.version,
+                target=self.target,
+                base_image=recipe.package.base_image,
+                grpc=recipe.package.grpc,
+                labels={RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))},
+                context=self.workspace.root / "context" / f"{recipe.name}-{recipe.version}-{self.target.name}",
+                judge=judge,
+                progress=self.progress,
+                folder=folder,
+            )
+
+        packaged = self.workspace.obtain(key, produce)
+        return packaged, read_image(packaged.path)
+
+    def count_look(self, loaded: Folder, artifact: Artifact) -> int:
+        """How many different artifacts of this model the gate has judged, this one included."""
+        names = {"model": loaded.digest, "gate": self.dataset.gate.fingerprint}
+        file = self.workspace.root / "looks.json"
+        if self.workspace.only_look:
+            return looks_at(file, **names)
+        return look(file, **names, artifact=read_manifest(artifact.folder).model_sha256)
+
+    def publish(
+        self,
+        artifact: Artifact,
+        shard: Folder,
+        predictions: Folder,
+        report: AccuracyReport,
+        variant: Variant | None = None,
+    ) -> Path:
+        """Put artifact, shard, predictions and report where the user looks for them; returns the folder."""
+        recipe = self.recipe
+        root = self.workspace.root
+        destination = root / "artifacts" / f"{recipe.name}-{recipe.version}-{self.target.name}"
+        files = {"shard.zip": shard.path / "shard.zip", **_files_of(artifact, predictions)}
+        reports = {REPORT: report}
+        if variant is not None:
+            beside = _files_of(variant.artifact, variant.answers)
+            files |= {f"{FOLDER}/{name}": path for name, path in beside.items()}
+            reports |= {f"{FOLDER}/{REPORT}": variant.report}
+        if not self.workspace.only_look and not is_published(destination, files, reports):
+            publish(destination, files, reports, scratch=root / "tmp")
+        return destination
+
+
+def _files_of(artifact: Artifact, predictions: Folder) -> dict[str, Path]:
+    own = sorted(path for path in artifact.folder.iterdir() if path.is_file())
+    return {path.name: path for path in own} | {PREDICTIONS: predictions.path / PREDICTIONS}
+
+
+def _inputs_of(variant: Variant | None) -> dict[str, str]:
+    if variant is None:
+        return {}
+    return {"safe_manifest": sha256_of_file(variant.artifact.manifest), "safe_predictions": variant.answers.digest}
