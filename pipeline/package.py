@@ -22,7 +22,7 @@ from pipeline.measure import measure_session
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.progress import Progress
 from pipeline.variant import Variant
-from pipeline.wheels import Lock, default_cache, fetch_wheels, find_lock
+from pipeline.wheels import check_runtime, default_cache, fetch_wheels, find_lock
 from targets.base import Target
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.variant import FOLDER
@@ -65,6 +65,7 @@ def package(
     _check_belongs(proof, report)
     beside = None if safe is None else _beside(safe, proof, artifact)
     tag = f"{name}:{version}-{target.name}"
+    assert artifact.stand_in is None or judge is not None, "another platform's image needs a judge"
     engine, missing = _engine()
     try:
         if engine is None:
@@ -72,7 +73,7 @@ def package(
         else:
             base = find_base(engine, target, base_image, progress=progress)
         lock = find_lock(base.platform, base.python, grpc=grpc)
-        _check_runtime(lock, manifest)
+        check_runtime(lock, manifest)
         describe = partial(image_labels, manifest, name=name, version=version, base=base.tag)
         write_context(
             context,
@@ -89,11 +90,7 @@ def package(
             raise EngineMissing(f"{missing} {_elsewhere(context, tag)}")
         built = _build(engine, context, tag, base.platform, progress)
         gate = Gate(engine=engine, manifest=manifest, proof=proof, beside=beside, progress=progress, folder=folder)
-        if artifact.stand_in is None:
-            image = gate.tagged_if_same(built, tag, base.platform)
-        else:
-            assert judge is not None, "a host of another platform cannot package without a judge"
-            image = gate.tagged_if_passed(built, tag, base.platform, judge, describe)
+        image = gate.tagged(built, tag, base.platform, None if artifact.stand_in is None else judge, describe)
     finally:
         if engine is not None:
             engine.close()
@@ -153,6 +150,19 @@ class Gate:
     """The same of the saturation-safe variant, where there is one."""
     progress: Progress
     folder: Path
+
+    def tagged(
+        self,
+        built: str,
+        tag: str,
+        platform: str,
+        judge: Judge | None,
+        describe: Callable[[AccuracyReport], dict[str, str]],
+    ) -> Image:
+        """By the host's answers, or where they need not be the same, by `judge`."""
+        if judge is None:
+            return self.tagged_if_same(built, tag, platform)
+        return self.tagged_if_passed(built, tag, platform, judge, describe)
 
     def tagged_if_same(self, built: str, tag: str, platform: str) -> Image:
         """Every answer must be the one given on this host."""
@@ -271,20 +281,6 @@ def _check_belongs(proof: Proof, report: AccuracyReport) -> None:
             f"{found.shard_sha256[:16]}..., the report of {report.artifact_sha256[:16]}... on "
             f"{report.shard_sha256[:16]}.... Validate the artifact again."
         )
-
-
-def _check_runtime(lock: Lock, manifest: Manifest) -> None:
-    """The image's runtime may be newer than the one of the proof, never older: it would refuse the artifact."""
-    locked = lock.pins[manifest.runtime].version
-    if _release(locked) < _release(manifest.runtime_version):
-        raise PackageError(
-            f"the artifact was proven with {manifest.runtime} {manifest.runtime_version}, the image would run "
-            f"{locked}. Install {manifest.runtime}=={locked} here and build again."
-        )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def _engine() -> tuple[Engine | None, str]:

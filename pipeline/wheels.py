@@ -14,6 +14,7 @@ from pipeline.hashing import sha256_of_file
 from pipeline.process import Run, run
 from pipeline.progress import Progress
 from pipeline.shipped import shipped
+from targets.device.manifest import Manifest
 
 # The glibc versions of `manylinux` tags; 2.28 is what the newest of the locked wheels need, Debian 10 has it.
 GLIBC_MINORS = range(28, 4, -1)
@@ -163,3 +164,20 @@ def _locked(folder: Path) -> list[str]:
         platform, _, version = path.stem.rpartition("-cp")
         found.append(f"{platform.replace('-', '/')} Python {version[0]}.{version[1:]}")
     return found
+
+
+def check_runtime(lock: Lock, manifest: Manifest) -> None:
+    """The image's runtime may be newer than the one of the proof, never older: it would refuse the artifact.
+
+    Raises `PackageError`.
+    """
+    locked = lock.pins[manifest.runtime].version
+    if _release(locked) < _release(manifest.runtime_version):
+        raise PackageError(
+            f"the artifact was proven with {manifest.runtime} {manifest.runtime_version}, the image would run "
+            f"{locked}. Install {manifest.runtime}=={locked} here and build again."
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])

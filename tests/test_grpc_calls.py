@@ -182,7 +182,7 @@ BARE = typed("images", [1, 3, 8, 8], "FP32")
         ),
         pytest.param(
             request(typed_images(images(9))),
-            INVALID,
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
             "9 images in one request; 1 to 8 are taken (MAX_BATCH)",
             id="batch",
         ),
