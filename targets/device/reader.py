@@ -44,7 +44,7 @@ class Reader:
         self._reading = reading
         self._max_body_bytes = max_body_bytes
         self._parser = httptools.HttpRequestParser(self)
-        self._begun = 0
+        self._begun = self._completed = 0
         self._head_bytes = 0
         """Of the address and the headers that are complete."""
         self._held_bytes = 0
@@ -62,7 +62,7 @@ class Reader:
         self.is_within_body = False
 
     def feed(self, data: bytes) -> None:
-        before = self._progress()
+        before, completed = self._progress(), self._completed
         while data and not self.is_over:
             try:
                 self._parser.feed_data(data)
@@ -75,7 +75,11 @@ class Reader:
             except httptools.HttpParserError as error:
                 self._refuse(RequestError(f"the request is no valid HTTP: {error}"))
         if self.is_within_head or self.is_within_body:
-            self._held_bytes = self._held_bytes + len(data) if self._progress() == before else 0
+            if self._progress() == before:
+                self._held_bytes += len(data)
+            else:
+                # Behind a body in the same data it cannot be told where the head began; it counts from the next on.
+                self._held_bytes = self._unfinished(data) if self._completed == completed else 0
             self._check_head(self._head_bytes + self._held_bytes if self.is_within_head else self._held_bytes)
 
     def give_up(self) -> Optional[Request]:
@@ -142,6 +146,7 @@ class Reader:
             self._append(body)
 
     def on_message_complete(self) -> None:
+        self._completed += 1
         request, self._request = self._request, None
         if self.is_over or request is None:
             return
@@ -157,6 +162,11 @@ class Reader:
         if isinstance(self._body, bytes):
             self._body = bytearray(self._body)
         self._body += body
+
+    def _unfinished(self, data: bytes) -> int:
+        """Bytes at the end of `data` that make no whole header yet; of an address every part is counted as it comes."""
+        last = data.rfind(b"\n")
+        return 0 if last < 0 or not self.is_within_head else len(data) - last - 1
 
     def _progress(self) -> Tuple[int, int, int]:
         """Changes with everything that is complete."""
