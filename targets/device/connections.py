@@ -79,7 +79,12 @@ class Connections:
         while self._members and self.loop.time() < deadline:
             await asyncio.sleep(0.02)
         self._timer.cancel()
-        return len(self._members)
+        left = list(self._members)
+        for member in left:
+            member.make_room()
+        # So that they are told of it, and give back what they hold.
+        await asyncio.sleep(0.02)
+        return len(left)
 
     def _sweep(self) -> None:
         # First of all: whatever becomes of this sweep, there is a next one.
