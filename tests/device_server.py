@@ -181,6 +181,11 @@ def until(condition: Any, running: Running) -> None:
         time.sleep(0.02)
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
 def images(count: int, *, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((count, 3, SIDE, SIDE)).astype(np.float32)
 

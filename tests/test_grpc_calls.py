@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio
-from device_server import HOST, Running, free_port, images, start
+from device_server import HOST, Running, free_port, images, listens, start, until
 from grpc_device import (
     SECONDS,
     channel,
@@ -404,6 +404,7 @@ def test_what_will_never_be_ready_says_why(tmp_path: Path) -> None:
     running = start(tmp_path, tmp_path / "log", GRPC_PORT=port)
     try:
         running.wait_for("the model cannot be served")
+        until(lambda: listens(port), running)
         with triton.InferenceServerClient(f"{HOST}:{port}") as client:
             assert client.is_server_live()
             assert not client.is_server_ready()

@@ -33,7 +33,8 @@ def _healthcheck() -> int:
     from targets.device.healthcheck import is_ready
 
     port = os.environ.get("PORT", "8000")
-    return 0 if port.isdecimal() and is_ready(int(port), os.environ.get("HOST") or "127.0.0.1") else 1
+    host, is_tls = os.environ.get("HOST") or "127.0.0.1", "TLS_CERTIFICATE" in os.environ
+    return 0 if port.isdecimal() and is_ready(int(port), host, is_tls=is_tls) else 1
 
 
 def _serve() -> int:

@@ -21,7 +21,7 @@ from targets.device.compression import (
 )
 from targets.device.connection import Answer
 from targets.device.connections import Connections
-from targets.device.endpoint import BUG, OUTPUT, Endpoint
+from targets.device.endpoint import OUTPUT, Endpoint
 from targets.device.inputs import described
 from targets.device.log import Throttle
 from targets.device.manifest import Manifest
@@ -39,12 +39,14 @@ from targets.device.protocol import (
 from targets.device.reader import body_too_large
 from targets.device.service import NotReady
 from targets.device.status import status_of
-from targets.device.tensors import RequestError
+from targets.device.tensors import BUG, RequestError
 
 LOG = logging.getLogger(__name__)
 MODELS = "/v2/models/"
 LENGTH = LENGTH_HEADER.lower()
 Handler = Callable[[Request], Response]
+# Of a path, which may have as many as a head.
+SHOWN_LETTERS = 200
 
 
 class Application:
@@ -113,7 +115,12 @@ class Application:
         path = None if request is None else request.path
         self._metrics.refused_request(error.status)
         if self._throttle.lets_through():
-            fields = {"path": path, "status": error.status, "error": str(error), **self._throttle.fields()}
+            fields = {
+                "path": path and path[:SHOWN_LETTERS],
+                "status": error.status,
+                "error": str(error),
+                **self._throttle.fields(),
+            }
             LOG.warning("request refused", extra={"fields": fields})
         headers = []
         if error.status in (429, 503):
@@ -205,7 +212,9 @@ class Application:
             return self.refusal(request, error)
         if isinstance(error, NotReady):
             return self.refusal(request, RequestError(str(error), status=503))
-        LOG.error("a request could not be answered", exc_info=error, extra={"fields": {"path": request.path}})
+        LOG.error(
+            "a request could not be answered", exc_info=error, extra={"fields": {"path": request.path[:SHOWN_LETTERS]}}
+        )
         self._metrics.refused_request(500)
         return error_response(BUG, 500)
 
@@ -277,8 +286,12 @@ def _is_binary(request: InferRequest) -> bool:
 
 
 def _not_found(path: str) -> RequestError:
-    return RequestError(f"Not Found: there is nothing at {path[:200]!r}; the protocol's paths begin with /v2", 404)
+    return RequestError(
+        f"Not Found: there is nothing at {path[:SHOWN_LETTERS]!r}; the protocol's paths begin with /v2", 404
+    )
 
 
 def _wrong_method(request: Request) -> RequestError:
-    return RequestError(f"Method Not Allowed: {request.path[:200]!r} does not take {request.method}", status=405)
+    return RequestError(
+        f"Method Not Allowed: {request.path[:SHOWN_LETTERS]!r} does not take {request.method}", status=405
+    )

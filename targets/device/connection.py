@@ -20,6 +20,8 @@ Answer = Union[Response, "asyncio.Future[Response]"]
 LINGER_SECONDS = 2.0
 # Requests that may follow on a connection while one is being answered; beyond it nothing more is read.
 AHEAD = 4
+# So many may be within what was read already; the connection ends after them.
+MOST_AHEAD = 100
 IDLE, HEAD, BODY, ANSWERING, LINGERING = "idle", "head", "body", "answering", "lingering"
 
 
@@ -65,6 +67,11 @@ class Connection(asyncio.Protocol):
         """No request after the one at hand is answered."""
         self._has_ended = False
         """The client sends no more."""
+        self._is_full = False
+        """The client does not take its answers as fast as they are made."""
+        self._is_scheduled = False
+        self._has_answered = False
+        """One request of what has just arrived was answered at once; the others let other clients go first."""
 
     # asyncio.Protocol
 
@@ -73,11 +80,10 @@ class Connection(asyncio.Protocol):
         self._wait(IDLE, self._settings.idle_seconds)
         if not self._connections.add(self):
             message = f"{self._settings.max_connections} connections are open and busy (MAX_CONNECTIONS); try again"
-            response = error_response(message, 503, [("Retry-After", "1")])
             self._reader.give_up()
-            head = response.head(keeps=False, is_http_1_0=False, date=self._connections.date)
-            self._transport.write(head + response.body)
-            self._transport.close()
+            self._send(error_response(message, 503, [("Retry-After", "1")], closes=True), None)
+            if not self._connections.see_out(self):
+                self._transport.close()
 
     def connection_lost(self, _error: Optional[Exception]) -> None:
         self._connections.discard(self)
@@ -89,30 +95,32 @@ class Connection(asyncio.Protocol):
         self._drop_unanswered()
 
     def data_received(self, data: bytes) -> None:
+        self._has_answered = False
         self._reader.feed(data)
 
     def eof_received(self) -> bool:
         # A client may close its half and still wait for its answer; TLS knows no such half.
         self._is_last = self._has_ended = True
-        return not self._is_tls and self._answering is not None
+        return not self._is_tls and not self._is_free
 
     def pause_writing(self) -> None:
+        self._is_full = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if len(self._waiting) < AHEAD:
-            self._transport.resume_reading()
+        self._is_full = False
+        self._go_on()
 
     # What the reader finds
 
     def on_begin(self) -> None:
-        if self._answering is None:
+        if self._is_free:
             self._wait(HEAD, self._settings.head_seconds)
 
     def on_head(self, request: Request) -> None:
         if self._is_tls:
             request.has_certificate = bool(self._transport.get_extra_info("peercert"))
-        if self._answering is None:
+        if self._is_free:
             self._wait(BODY, self._settings.body_seconds)
         self._application.admit(request)
 
@@ -120,15 +128,23 @@ class Connection(asyncio.Protocol):
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_request(self, request: Request, refusal: Optional[RequestError], *, keeps: bool) -> None:
+        is_first = self._is_free and not self._has_answered
         self._waiting.append((request, refusal, keeps))
-        if self._answering is None:
+        if is_first:
+            self._has_answered = True
             self._answer_next()
-        elif len(self._waiting) >= AHEAD:
+            return
+        if self._answering is None:
+            self._wait(ANSWERING, self._settings.request_seconds)
+        if len(self._waiting) >= MOST_AHEAD:
+            self._stop_reading()
+        if len(self._waiting) >= AHEAD:
             self._transport.pause_reading()
+        self._go_on()
 
     def on_refused(self, request: Optional[Request], error: RequestError) -> None:
-        if self._answering is not None:
-            # Its answer goes out first, and nothing after it.
+        if not self._is_free:
+            # What came before it is answered first, and nothing after it.
             self._is_last = True
             if request is not None:
                 self._application.release(request)
@@ -153,7 +169,7 @@ class Connection(asyncio.Protocol):
                 self._pending.cancel()
             message = f"there was no answer within {settings.request_seconds} s (REQUEST_SECONDS); try again later"
             self._finish(self._application.refusal(self._answering[0], RequestError(message, status=503)))
-            self._answer_next()
+            self._go_on()
         else:
             # Idle for long, or its client does not take what was sent.
             self._transport.abort()
@@ -163,35 +179,57 @@ class Connection(asyncio.Protocol):
         self._is_last = True
         if self.is_idle:
             self._transport.close()
+        elif not self._is_free:
+            self._stop_reading()
+
+    def make_room(self) -> None:
+        """Another connection gets this one's place; what its client has not taken by now is lost."""
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     @property
     def is_idle(self) -> bool:
         return self._state == IDLE
 
+    @property
+    def _is_free(self) -> bool:
+        return self._answering is None and not self._waiting
+
     # Answers
 
+    def _go_on(self) -> None:
+        """Answer what waits and read what comes, as far as that is in order."""
+        if self._state == LINGERING:
+            return
+        if self._waiting and self._answering is None and not self._is_full and not self._is_scheduled:
+            # In the loop's next turn, so that other clients have theirs.
+            self._is_scheduled = True
+            self._loop.call_soon(self._answer_next)
+        if len(self._waiting) < AHEAD and not self._is_full:
+            self._transport.resume_reading()
+
     def _answer_next(self) -> None:
-        while self._waiting and self._answering is None and self._state != LINGERING:
-            request, refusal, keeps = self._waiting.popleft()
-            self._answering = (request, keeps, self._loop.time())
-            if refusal is not None:
-                self._finish(self._application.refusal(request, refusal))
-                continue
-            answer = self._application.answer(request)
-            if isinstance(answer, Response):
-                self._finish(answer)
-            else:
-                self._wait(ANSWERING, self._settings.request_seconds)
-                self._pending = answer
-                answer.add_done_callback(self._on_answer)
+        self._is_scheduled = False
+        if not self._waiting or self._answering is not None or self._is_full:
+            return
+        request, refusal, keeps = self._waiting.popleft()
+        self._answering = (request, keeps, self._loop.time())
+        answer = self._application.answer(request) if refusal is None else self._application.refusal(request, refusal)
+        if isinstance(answer, Response):
+            self._finish(answer)
+            self._go_on()
+        else:
+            self._wait(ANSWERING, self._settings.request_seconds)
+            self._pending = answer
+            answer.add_done_callback(self._on_answer)
 
     def _on_answer(self, answer: asyncio.Future[Response]) -> None:
         if answer.cancelled() or self._pending is not answer:
             return
         self._finish(answer.result())
-        self._answer_next()
-        if self._state != LINGERING:
-            self._transport.resume_reading()
+        self._go_on()
 
     def _finish(self, response: Response) -> None:
         """The answer to the request at hand."""
@@ -204,13 +242,15 @@ class Connection(asyncio.Protocol):
         self._application.sent(request, response, self._loop.time() - since)
 
     def _send(self, response: Response, request: Optional[Request]) -> None:
-        keeps = not (response.closes or self._is_last)
+        keeps = not response.closes and (not self._is_last or bool(self._waiting))
         is_http_1_0 = request is not None and request.is_http_1_0
         head = response.head(keeps=keeps, is_http_1_0=is_http_1_0, date=self._connections.date)
         is_bare = request is not None and request.method == "HEAD"
         self._transport.write(head if is_bare else head + response.body)
         if not keeps:
             self._linger()
+        elif self._waiting:
+            self._wait(ANSWERING, self._settings.request_seconds)
         elif self._reader.is_within_head:
             self._wait(HEAD, self._settings.head_seconds)
         elif self._reader.is_within_body:
@@ -220,7 +260,8 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Close our half and read on for a while: closed at once, unread bytes would destroy the answer on its way."""
-        self._wait(LINGERING, LINGER_SECONDS)
+        has_gone = not self._transport.get_write_buffer_size()
+        self._wait(LINGERING, LINGER_SECONDS if has_gone else self._settings.idle_seconds)
         self._drop_unanswered()
         if self._is_tls or self._has_ended:
             self._transport.close()
@@ -228,10 +269,15 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
             self._transport.resume_reading()
 
-    def _drop_unanswered(self) -> None:
+    def _stop_reading(self) -> None:
+        """Answer what is complete; the request of which only a part has come is given up."""
+        self._is_last = True
         unread = self._reader.give_up()
         if unread is not None:
             self._application.release(unread)
+
+    def _drop_unanswered(self) -> None:
+        self._stop_reading()
         for request, _, _ in self._waiting:
             self._application.release(request)
         self._waiting.clear()

@@ -7,6 +7,10 @@ from email.utils import formatdate
 from typing import Protocol, Set
 
 SWEEP_SECONDS = 0.5
+# A sweep that comes so much later than it should was held up with the whole process (stopped, or frozen).
+LATE_SECONDS = 1.0
+# Refused connections that are seen out at a time; more of them are closed at once.
+SEEN_OUT = 32
 
 
 class Member(Protocol):
@@ -24,6 +28,9 @@ class Member(Protocol):
     def end(self) -> None:
         """Close it as soon as its request is answered."""
 
+    def make_room(self) -> None:
+        """Close it now, for another one."""
+
 
 class Connections:
     """Made within the loop that serves them."""
@@ -32,7 +39,8 @@ class Connections:
         self.loop = asyncio.get_running_loop()
         self._limit = limit
         self._members: Set[Member] = set()
-        self._is_ending = False
+        self._refused: Set[Member] = set()
+        self._swept = self.loop.time()
         self.date = b""
         """The Date header (RFC 9110, section 6.6.1), a whole line; made anew with each sweep."""
         self._sweep()
@@ -48,12 +56,20 @@ class Connections:
                 return False
             oldest = min(idle, key=lambda each: each.deadline)
             self._members.discard(oldest)
-            oldest.end()
+            oldest.make_room()
         self._members.add(member)
+        return True
+
+    def see_out(self, member: Member) -> bool:
+        """Let one that was refused read its answer until its deadline. False: there are too many of them."""
+        if len(self._refused) >= SEEN_OUT:
+            return False
+        self._refused.add(member)
         return True
 
     def discard(self, member: Member) -> None:
         self._members.discard(member)
+        self._refused.discard(member)
 
     async def end(self, seconds: float) -> int:
         """Let every connection finish the request at hand; the number of those that did not within `seconds`."""
@@ -63,11 +79,23 @@ class Connections:
         while self._members and self.loop.time() < deadline:
             await asyncio.sleep(0.02)
         self._timer.cancel()
-        return len(self._members)
+        left = list(self._members)
+        for member in left:
+            member.make_room()
+        # So that they are told of it, and give back what they hold.
+        await asyncio.sleep(0.02)
+        return len(left)
 
     def _sweep(self) -> None:
+        # First of all: whatever becomes of this sweep, there is a next one.
+        self._timer = self.loop.call_later(SWEEP_SECONDS, self._sweep)
         self.date = f"Date: {formatdate(usegmt=True)}\r\n".encode()
         now = self.loop.time()
-        for member in [each for each in self._members if each.deadline < now]:
+        late, self._swept = now - self._swept - SWEEP_SECONDS, now
+        members = [*self._members, *self._refused]
+        if late > LATE_SECONDS:
+            # What the clients have sent meanwhile could not be read: the time is not theirs.
+            for member in members:
+                member.deadline += late
+        for member in [each for each in members if each.deadline < now]:
             member.on_deadline()
-        self._timer = self.loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -17,7 +17,6 @@ from targets.device.tensors import RequestError, shown
 
 OUTPUT = "logits"
 # What a client hears of an error that is not its own.
-BUG = "internal error; the server's log has the details"
 Answer = TypeVar("Answer")
 # What is done in the loop's own thread keeps others waiting, so long at most; handing it over costs 0.1 ms.
 INLINE_SECONDS = 0.002

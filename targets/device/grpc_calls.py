@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from targets.device import open_inference_pb2 as messages
 from targets.device.access import Access
-from targets.device.endpoint import BUG, OUTPUT, Endpoint
+from targets.device.endpoint import OUTPUT, Endpoint
 from targets.device.grpc_messages import decoded, infer_request, infer_response, model_metadata
 from targets.device.inputs import described
 from targets.device.log import Throttle
 from targets.device.protocol import InferRequest
 from targets.device.reader import body_too_large
 from targets.device.service import NotReady
-from targets.device.tensors import RequestError
+from targets.device.tensors import BUG, RequestError
 
 LOG = logging.getLogger(__name__)
 SERVICE = "inference.GRPCInferenceService"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Protocol, Tuple
+import logging
+from typing import Dict, List, Optional, Protocol, Tuple, Union
 
 import httptools
 
 from targets.device.messages import Request
-from targets.device.tensors import RequestError
+from targets.device.tensors import BUG, RequestError
 
+LOG = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 100
 # A body of up to this size is read to its end although its request is refused, so that the connection can go on.
@@ -40,10 +42,14 @@ class Reader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._parser = httptools.HttpRequestParser(self)
+        self._begun = self._completed = 0
         self._head_bytes = 0
+        """Of the address and the headers that are complete."""
+        self._held_bytes = 0
+        """Fed since the last thing that was complete; the parser may hold them."""
         self._url = b""
         self._headers: List[Tuple[bytes, bytes]] = []
-        self._body: List[bytes] = []
+        self._body: Union[bytes, bytearray] = b""
         self._body_bytes = 0
         self._request: Optional[Request] = None
         self.refusal: Optional[RequestError] = None
@@ -54,49 +60,60 @@ class Reader:
         self.is_within_body = False
 
     def feed(self, data: bytes) -> None:
-        if self.is_over:
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Its request is complete and is answered as any other; what follows is no HTTP of ours.
-            self.is_over = True
-        except httptools.HttpParserError as error:
-            self._refuse(RequestError(f"the request is no valid HTTP: {error}"))
-        else:
-            if self.is_within_head:
-                self._head_bytes += len(data)
-                self._check_head()
+        before, completed = self._progress(), self._completed
+        while data and not self.is_over:
+            try:
+                self._parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as offer:
+                data = self._without_offer() + data[offer.args[0] :]
+            except httptools.HttpParserCallbackError as error:
+                LOG.error("a request could not be read", exc_info=error.__context__)
+                self._refuse(RequestError(BUG, status=500))
+            except httptools.HttpParserError as error:
+                self._refuse(RequestError(f"the request is no valid HTTP: {error}"))
+        if self.is_within_head or self.is_within_body:
+            if self._progress() == before:
+                self._held_bytes += len(data)
+            else:
+                # Behind a body in the same data it cannot be told where the head began; it counts from the next on.
+                self._held_bytes = self._unfinished(data) if self._completed == completed else 0
+            self._check_head(self._head_bytes + self._held_bytes if self.is_within_head else self._held_bytes)
 
     def give_up(self) -> Optional[Request]:
         """Read no further; the request of which only a part has come."""
         self.is_over = True
         self.is_within_head = self.is_within_body = False
         request, self._request = self._request, None
-        self._body = []
+        self._body = b""
         return request
 
-    # httptools' callbacks; what is raised in one of them would come out as an error of the client's.
+    # httptools' callbacks
 
     def on_message_begin(self) -> None:
         if self.is_over:
             return
-        self._head_bytes = self._body_bytes = 0
-        self._url, self._headers, self._body, self.refusal, self._request = b"", [], [], None, None
+        self._begun += 1
+        self._head_bytes = self._held_bytes = self._body_bytes = 0
+        self._url, self._headers, self._body, self.refusal, self._request = b"", [], b"", None, None
         self.is_within_head = True
         self._reading.on_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._url += url
+        if self._head_bytes <= MAX_HEAD_BYTES:
+            self._url += url
+            self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self._headers) <= MAX_HEADERS:
+        # What comes behind a chunked body is no header of ours.
+        if self.is_within_head and len(self._headers) <= MAX_HEADERS:
             self._headers.append((name, value))
             self._head_bytes += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
-        self._check_head()
-        if self.is_over:
+        self._check_head(self._head_bytes)
+        # An offer of another protocol: it comes again without it.
+        if self.is_over or self._parser.should_upgrade():
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._headers}
         request = self._request = Request(self._parser.get_method().decode(), path_of(self._url), headers)
@@ -123,20 +140,53 @@ class Reader:
         if self._body_bytes > request.max_body_bytes:
             # A chunked body announces no size.
             self._refuse(body_too_large(request.max_body_bytes))
-        else:
-            self._body.append(body)
+        elif request.is_admitted:
+            # What holds no place has no use for a body, and may not fill the memory.
+            self._append(body)
 
     def on_message_complete(self) -> None:
+        self._completed += 1
         request, self._request = self._request, None
         if self.is_over or request is None:
             return
         self.is_within_body = False
-        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
+        request.body, self._body = bytes(self._body), b""
         self._reading.on_request(request, self.refusal, keeps=self._parser.should_keep_alive())
 
-    def _check_head(self) -> None:
-        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_HEADERS:
+    def _append(self, body: bytes) -> None:
+        # Most bodies come in one piece, which is not copied; a list of tiny ones would take many times their size.
+        if not self._body:
+            self._body = body
+            return
+        if isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
+        self._body += body
+
+    def _unfinished(self, data: bytes) -> int:
+        """Bytes at the end of `data` that make no whole header yet; an address is counted as it comes."""
+        last = data.rfind(b"\n")
+        return 0 if last < 0 or not self.is_within_head else len(data) - last - 1
+
+    def _progress(self) -> Tuple[int, int, int]:
+        """Changes with everything that is complete."""
+        return self._begun, self._head_bytes, self._body_bytes
+
+    def _without_offer(self) -> bytes:
+        """The head that offers another protocol, but for the offer, to be read anew as HTTP/1.1.
+
+        A server may pass over the offer (RFC 9110, section 7.8), but the parser stops after such a head.
+        """
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        self._parser = httptools.HttpRequestParser(self)
+        if method == b"CONNECT":
+            self._refuse(RequestError("Method Not Allowed: this server is no proxy", status=405))
+            return b""
+        kept = [(name, value) for name, value in self._headers if name.lower() != b"upgrade"]
+        lines = [b"%s %s HTTP/%s" % (method, self._url, version), *(b"%s: %s" % each for each in kept)]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _check_head(self, size: int) -> None:
+        if size > MAX_HEAD_BYTES or len(self._headers) > MAX_HEADERS:
             message = f"the head of the request has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers"
             self._refuse(RequestError(message, status=431))
 

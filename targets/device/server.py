@@ -1,4 +1,4 @@
-"""The process that serves: its socket, its signals, its end, and a look at whether the model still answers."""
+"""The process that serves: its socket, its signals, and its end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Optional
 
 from targets.device.access import Access
@@ -17,18 +18,18 @@ from targets.device.connections import Connections
 from targets.device.endpoint import Endpoint
 from targets.device.service import Service
 from targets.device.settings import SettingError, Settings
+from targets.device.watch import Watch
 
 if TYPE_CHECKING:
     from targets.device.grpc_server import GrpcServer
 
 LOG = logging.getLogger(__name__)
 BACKLOG = 128
-WATCH_SECONDS = 1.0
 HANDSHAKE_SECONDS = 10.0
-# A run that takes so many times as long as a request may wait will never end; whoever watches starts us anew.
-STUCK_FACTOR = 4
-STUCK_STATUS = 70
-"""EX_SOFTWARE of sysexits.h."""
+# What the model runs when nobody waits for it any more may take so long at the end.
+CLOSE_SECONDS = 1.0
+# Turns of the loop in which what has arrived is accepted, read and begun.
+TURNS = 8
 # Files and sockets of our own besides the connections.
 SPARE_FILES = 64
 
@@ -59,16 +60,19 @@ class Server:
         )
         if self._grpc is not None:
             await self._grpc.start()
-        watching = asyncio.ensure_future(self._watch())
+        watch = Watch(lambda: self._service.running, self._settings.request_seconds)
         await self._stopping.wait()
         LOG.info("stopping", extra={"fields": {"waiting_requests": self.endpoint.waiting}})
+        # What was sent before the signal is not to be lost with its connection.
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         self._service.stop()
         accepting.close()
         left = await self._end()
         if left:
             fields = {"connections": left, "seconds": self._settings.grace_seconds}
             LOG.warning("the time for requests at hand is over (GRACE_SECONDS)", extra={"fields": fields})
-        watching.cancel()
+        watch.stop()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -80,22 +84,6 @@ class Server:
             return await self._connections.end(seconds)
         left, _ = await asyncio.gather(self._connections.end(seconds), self._grpc.end(seconds))
         return left
-
-    async def _watch(self) -> None:
-        """End the process where the model's thread hangs: whoever looks after it starts it anew.
-
-        Counted in own steps, so that a machine or a container that was asleep is not taken for one that hangs.
-        """
-        limit = STUCK_FACTOR * self._settings.request_seconds
-        last, steps = 0, 0
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            running = self._service.running
-            steps = steps + 1 if running and running == last else 0
-            last = running
-            if steps * WATCH_SECONDS >= limit:
-                LOG.critical("the model has not answered for long; ending", extra={"fields": {"seconds": limit}})
-                os._exit(STUCK_STATUS)
 
 
 def serve(settings: Settings) -> None:
@@ -110,8 +98,12 @@ def serve(settings: Settings) -> None:
         try:
             asyncio.run(_serve(service, settings, access, listener))
         finally:
-            service.close()
+            has_ended = service.close(CLOSE_SECONDS)
     LOG.info("stopped")
+    if not has_ended:
+        # The interpreter's end under a runtime that computes could crash.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 async def _serve(service: Service, settings: Settings, access: Access, listener: socket.socket) -> None:

@@ -127,13 +127,15 @@ class Service:
         """Say from now on that it is not ready; what comes all the same is answered."""
         self._is_stopping = True
 
-    def close(self) -> None:
-        """Free the model once the requests that came before are answered."""
+    def close(self, seconds: float = STOP_SECONDS) -> bool:
+        """Free the model once the requests that came before are answered; False: they were not within `seconds`."""
         self.stop()
-        self._worker.close(STOP_SECONDS)
+        if not self._worker.close(seconds):
+            return False
         session, self._session = self._session, None
         if session is not None:
             session.close()
+        return True
 
     def _loaded(self, reason: str) -> Service:
         """Itself, ready; the outcome is in the log, whatever it is."""

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 # An array of BYTES holds Python's bytes.
 DATATYPES: Dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1"), "BYTES": np.dtype("O")}
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+# What a client hears of a fault of ours.
+BUG = "internal error; the server's log has the details"
 MAX_DIMENSIONS = 8
 # Keeps the product of a shape, and a message about it, from having thousands of digits.
 MAX_SIZE = 2**31 - 1

@@ -6,7 +6,8 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import Any, Callable, Generic, List, Optional, Protocol, Tuple, TypeVar
+from contextlib import contextmanager
+from typing import Any, Callable, Generic, Iterator, List, Optional, Protocol, Tuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,11 +65,12 @@ class Worker:
         self._jobs.put(job)
         return job.future
 
-    def close(self, seconds: float) -> None:
-        """End once the jobs at hand are done; what has not ended by then is left to the process's end."""
+    def close(self, seconds: float) -> bool:
+        """End once the jobs at hand are done; False: what has not ended by then is left to the process's end."""
         self.loading.cancel()
         self._jobs.put(None)
         self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self, load: Callable[[], Runs]) -> None:
         if not self.loading.set_running_or_notify_cancel():
@@ -84,10 +86,8 @@ class Worker:
             batch = self._batch()
             if not batch:
                 return
-            self._serial += 1
-            self._is_running = True
-            _answer(batch, session)
-            self._is_running = False
+            with self._at_work():
+                _answer(batch, session)
 
     def _batch(self) -> List[Prepared]:
         """The next job with its images, and those that are run with it; empty at the end."""
@@ -118,8 +118,18 @@ class Worker:
                 # Put back: it is seen again once the batch at hand is done.
                 self._jobs.put(None)
                 return None
-            taken = _prepared(job)
+            with self._at_work():
+                taken = _prepared(job)
         return taken
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._serial += 1
+        self._is_running = True
+        try:
+            yield
+        finally:
+            self._is_running = False
 
     def _get_until(self, deadline: float) -> Optional[Job[Any]]:
         left = deadline - time.monotonic()
@@ -146,8 +156,8 @@ def _prepared(job: Job[Any]) -> Optional[Prepared]:
 
 
 def _answer(batch: List[Prepared], session: Runs) -> None:
-    images = batch[0][1] if len(batch) == 1 else np.concatenate([each for _, each in batch])
     try:
+        images = batch[0][1] if len(batch) == 1 else np.concatenate([each for _, each in batch])
         logits = session.infer(images)
     except BaseException as error:  # noqa: BLE001 - as above
         for job, _ in batch:
