@@ -27,7 +27,19 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from targets.device.machine import Machine, here
 
-__all__ = ["ENGINE", "FILE", "Passport", "PassportError", "check", "check_asked", "check_files", "here"]
+__all__ = [
+    "ENGINE",
+    "FILE",
+    "Passport",
+    "PassportError",
+    "check",
+    "check_asked",
+    "check_files",
+    "here",
+    "issue",
+    "read",
+    "sha256",
+]
 
 FILE = "passport.json"
 ENGINE = "model.engine"

@@ -11,8 +11,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from targets.device.errors import SessionError
 from targets.device.manifest import Manifest, Option
-from targets.device.session_error import SessionError
 
 __all__ = ["OnnxRuntimeSession", "SessionError", "open_session", "ort_options"]
 

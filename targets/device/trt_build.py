@@ -14,6 +14,7 @@ from typing import Optional, Protocol, Tuple
 
 import tensorrt as trt
 
+from targets.device.errors import BuildError
 from targets.device.machine import Machine
 from targets.device.trt_log import Log
 
@@ -23,10 +24,6 @@ FIRST_STRONG = (10, 12)
 PRECISIONS = ("fp32", "fp16", "int8")
 MEBIBYTE = 1 << 20
 LEAST_WORKSPACE, MOST_WORKSPACE = 64 * MEBIBYTE, 4096 * MEBIBYTE
-
-
-class BuildError(RuntimeError):
-    """TensorRT cannot build the engine that was asked for; its own words are in the message."""
 
 
 @dataclass(frozen=True)

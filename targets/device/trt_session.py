@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from targets.device import passport as passports
 from targets.device.cudart import Buffers, Cuda
+from targets.device.errors import SessionError
 from targets.device.layer_report import LayerReport, read_report
 from targets.device.machine import Machine
-from targets.device.session_error import SessionError
 from targets.device.trt_log import Log
 
 FLOAT_BYTES = 4

@@ -25,12 +25,11 @@ class Strong:
     def refusal(self, precision: str, quantized: bool, half: bool) -> Optional[str]:
         """Why a file is not what this precision is built from: `quantized` has Q/DQ, `half` computes in fp16.
 
-        An int8 file has to be half, too: what it leaves in float would run in fp32 here, twice as slow as with the
-        flags of earlier versions.
+        An int8 file may be either: half where it keeps layers in float, else with its scales in float32.
         """
         if quantized != (precision == "int8"):
             return f"it has {'' if quantized else 'no '}QuantizeLinear nodes, so {precision} is not what it would be"
-        if half != (precision != "fp32"):
+        if not quantized and half != (precision == "fp16"):
             return (
                 f"it computes in {'fp16' if half else 'fp32'}, and no flag adds {precision} to strongly typed networks"
             )
