@@ -5,9 +5,12 @@ Whatever needs TensorRT is imported where it is used: a host without a GPU expor
 
 import hashlib
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +42,6 @@ class TensorRt:
         self._timing_caches = timing_caches
         self._dla_core = dla_core
         self._tool = tool
-        self._scratch = tempfile.TemporaryDirectory(prefix="edge-deploy-engines-")
 
     @property
     def version(self) -> str:
@@ -71,7 +73,7 @@ class TensorRt:
             folder.mkdir(parents=True, exist_ok=True)
             source, engine = folder / SOURCE, folder / ENGINE
             onnx.save(source_for(onnx.load(model), machine.tensorrt, precision), source)
-            cache = timing_cache_file(self._timing_caches or Path(self._scratch.name), machine)
+            cache = timing_cache_file(self._timing_caches or self._scratch, machine)
             order = Order(
                 onnx=source,
                 precision=precision.value,
@@ -130,11 +132,18 @@ class TensorRt:
             operators=report.by_kind(),
         )
 
+    @cached_property
+    def _scratch(self) -> Path:
+        """For engines that nobody named a folder for; removed with this object."""
+        folder = tempfile.mkdtemp(prefix="edge-deploy-engines-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
     def _built(self, model: Path, precision: Precision, options: Mapping[str, str | int]) -> Path:
         """The engine of an ONNX file; each is built once for as long as this object lives."""
         max_batch = int(options["max_batch"])
         key = hashlib.sha256(model.read_bytes()).hexdigest()[:24]
-        folder = Path(self._scratch.name) / f"{key}-{precision}-{max_batch}"
+        folder = self._scratch / f"{key}-{precision}-{max_batch}"
         # The last file that a build writes.
         if not (folder / LAYERS).is_file():
             self.build(model, folder, precision=precision, max_batch=max_batch)
