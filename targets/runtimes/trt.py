@@ -82,19 +82,20 @@ class TensorRt:
                 dla_core=self._dla_core,
                 timing_cache=cache,
             )
-            engine.write_bytes(build(order).engine)
-            passport.issue(
-                machine,
-                engine,
-                source,
-                precision=precision.value,
-                dla_core=self._dla_core,
-                timing_cache=cache,
-                built_at_place=place,
-                tool=self._tool,
-            ).write(folder)
-            with _session(engine) as session:
-                (folder / LAYERS).write_text(json.dumps(session.layers().as_json(), indent=2) + "\n")
+            with _whole(engine, folder / passport.FILE, folder / LAYERS):
+                engine.write_bytes(build(order).engine)
+                passport.issue(
+                    machine,
+                    engine,
+                    source,
+                    precision=precision.value,
+                    dla_core=self._dla_core,
+                    timing_cache=cache,
+                    built_at_place=place,
+                    tool=self._tool,
+                ).write(folder)
+                with _session(engine) as session:
+                    (folder / LAYERS).write_text(json.dumps(session.layers().as_json(), indent=2) + "\n")
             return engine
 
     def open(self, model: Path, *, options: Mapping[str, str | int]) -> "TensorRtSession":
@@ -154,6 +155,17 @@ class TensorRt:
             return Precision(str(options["precision"]))
         quantized = any(node.op_type == "QuantizeLinear" for node in onnx.load(model).graph.node)
         return Precision.INT8 if quantized else Precision.FP32
+
+
+@contextmanager
+def _whole(*files: Path) -> Iterator[None]:
+    """All of them are there in the end, or none, nor those of an earlier build."""
+    with ExitStack() as unfinished:
+        for file in files:
+            file.unlink(missing_ok=True)
+            unfinished.callback(file.unlink, missing_ok=True)
+        yield
+        unfinished.pop_all()
 
 
 @contextmanager
