@@ -9,6 +9,7 @@ import ctypes
 import json
 from collections.abc import Sequence
 from enum import IntEnum
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +28,8 @@ class StandIn(ModuleType):
     def __init__(self, version: str) -> None:
         super().__init__("tensorrt")
         self.__version__ = version
+        # PyTorch asks whether TensorRT is installed, and takes a module without one for a mistake.
+        self.__spec__ = ModuleSpec("tensorrt", None)
         self.asked: list[str] = []
         self.refuse: str | None = None
         """A step that fails from now on: builder, parse, build, runtime, deserialize, context, shape, execute."""

@@ -23,6 +23,7 @@ from pipeline.errors import CompileError
 from targets.device import cudart, passport
 from targets.device.sessions import OnnxRuntimeSession
 from targets.runtimes.trt import LAYERS, SOURCE, TensorRt
+from targets.runtimes.trt_source import FIRST_NEW_PARSER, FIRST_STRONG
 
 __all__ = ["library"]
 MODULES = ("trt_log", "trt_weak", "trt_strong", "trt_build", "trt_session")
@@ -277,3 +278,24 @@ def test_the_layer_report_lies_beside_the_engine(
     start("11.4.0.106")
     TensorRt().build(models[Dialect.TENSORRT].path, tmp_path, precision=Precision.INT8)
     assert json.loads((tmp_path / LAYERS).read_text())["by_precision"] == {"int8": 7}
+
+
+def test_host_and_device_draw_the_same_line_between_versions(start: Start) -> None:
+    """The host writes what the device's generation asks for, and cannot import it to ask."""
+    start("11.4.0.106")
+    module = importlib.import_module("targets.device.trt_build")
+    assert (module.FIRST_STRONG, module.FIRST_WITHOUT_IMPLICIT_BATCH) == (FIRST_STRONG, FIRST_NEW_PARSER)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("precision", Precision)
+def test_a_network_that_is_partly_float_is_built_in_each(
+    start: Start, version: str, precision: Precision, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    start(version)
+    models = exported("option A", tmp_path_factory, keep_float=("conv1", "fc")).models
+    model = models[Dialect.TENSORRT if precision is Precision.INT8 else Dialect.FLOAT]
+    runtime = TensorRt()
+    runtime.build(model.path, tmp_path, precision=precision, max_batch=4)
+    found = runtime.audit(replace(model, precision=precision), options=OPTIONS)
+    assert found.int8_nodes == (5 if precision is Precision.INT8 else 0)

@@ -20,7 +20,7 @@ LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcuda
 TOOLKIT = Path("/usr/local/cuda/lib64")
 TO_DEVICE, TO_HOST = 1, 2
 MULTIPROCESSORS, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 75, 76
-# Larger than cudaDeviceProp of any version (1008 bytes in CUDA 13), since the library writes all of it.
+# Far larger than cudaDeviceProp of any version (about 1 KiB), since the library writes all of it.
 PROPERTIES_BYTES, NAME_BYTES = 16384, 256
 CURES = {
     2: "Stop what else uses the GPU's memory, or build with a smaller max_batch.",
