@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from tiny_quantized import NETWORKS, exported, float_network, marked
+from torch import nn
 
 from pipeline.artifacts import Dialect
 from pipeline.errors import ExportError
@@ -262,6 +264,32 @@ def test_each_way_to_break_a_graph_is_found_by_its_rule(
 def test_every_rule_is_broken_by_some_graph_above() -> None:
     text = Path(trt_rules.__file__).read_text()
     assert set(re.findall(r'(?:yield |Violation\(layer, )"([a-z0-9 ]+)"', text)) == {rule for _, rule, _ in BROKEN}
+
+
+class Branches(nn.Module):
+    """An addition of two tensors that other layers read, too, so that both are quantized; neither is a layer's own."""
+
+    def __init__(self, *, with_relu: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.third, self.fourth = (
+            nn.Conv2d(channels, 8, 3, padding=1) for channels in (3, 8, 8, 8)
+        )
+        self.with_relu = with_relu
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        one = torch.relu(self.first(images))
+        two = torch.relu(self.second(one)) if self.with_relu else self.second(one)
+        three = self.third(two)
+        four: torch.Tensor = self.fourth(torch.relu(one + two)) + torch.relu(three)
+        return four.mean((2, 3))
+
+
+@pytest.mark.parametrize(("with_relu", "rules"), [(True, set()), (False, {"addition"})])
+def test_only_an_addition_that_could_fuse_has_to(with_relu: bool, rules: set[str]) -> None:
+    torch.manual_seed(0)
+    model, quantization = marked(Branches(with_relu=with_relu).eval())
+    written = write_dialect(model, quantization, Dialect.TENSORRT)
+    assert {violation.rule for violation in violations(written)} == rules
 
 
 def test_the_file_of_onnx_runtime_breaks_many_rules(tmp_path_factory: pytest.TempPathFactory) -> None:

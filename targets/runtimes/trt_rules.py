@@ -96,6 +96,11 @@ class _Graph:
             name = self._made_by[name].input[0]
         return name
 
+    def is_split(self, name: str) -> bool:
+        """Whether a dequantized tensor is a layer's own answer, with nothing but Q and DQ behind the layer."""
+        quantize = self.maker(self._made_by[self.origin(name)].input[0])
+        return quantize is not None and self.is_made_by(quantize.input[0], *LAYERS)
+
     def is_weight(self, node: NodeProto) -> bool:
         """Whether a Q or DQ works on a constant."""
         source = node.input[0]
@@ -191,7 +196,7 @@ def _added(graph: _Graph, node: NodeProto) -> Found:
     makers = [graph.maker(name) for name in operands]
     integer = [maker is not None and graph.is_integer_layer(maker) for maker in makers]
     dequantized = [graph.is_made_by(graph.origin(name), DEQUANTIZE) for name in operands]
-    if all(dequantized):
+    if all(dequantized) and any(graph.is_split(name) for name in operands):
         yield "addition", "both its inputs are quantized, which splits it from its Conv; only the shortcut's may be"
     elif any(integer) and not any(dequantized):
         yield "addition", "its shortcut is not quantized, so the Conv that it fuses with cannot answer in int8"
