@@ -5,6 +5,7 @@
 #   make test-all    the long ones too: many kills, every reference network; and the status page in a browser, for which
 #                    Chromium is installed where there is none (root), saying so
 #   make test-arm64  builds for 64-bit ARM, emulated here; sets up QEMU and a base image first (root), saying so
+#   make test-gpu    builds and runs engines on this machine's NVIDIA GPU; skipped, with the reason, where there is none
 #   make lint        ruff, mypy, codespell
 #   make soak        load on a server for MINUTES (15) of SUBJECT, an image or an artifact folder (the demo's image)
 #   make clean       remove what the above made
@@ -22,7 +23,7 @@ SUBJECT ?= digits:0.1.0-cpu
 BIN := $(VENV)/bin
 export TORCH_INDEX PYTHON ENGINE BROWSER
 
-.PHONY: demo test test-all test-arm64 lint soak setup setup-dev clean
+.PHONY: demo test test-all test-arm64 test-gpu lint soak setup setup-dev clean
 
 demo: setup
 	@scripts/demo.sh $(VENV)
@@ -38,6 +39,9 @@ test-arm64: setup-dev
 	@scripts/engine.sh
 	@scripts/base_image.sh arm64 >/dev/null
 	$(BIN)/python -m pytest -m arm64
+
+test-gpu: setup-dev
+	$(BIN)/python -m pytest -m gpu
 
 lint: setup-dev
 	$(BIN)/ruff check .

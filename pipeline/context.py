@@ -20,6 +20,8 @@ from targets.device.variant import FOLDER
 DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile"}
 GRPC_PORT = 8001
 """In a container whose image speaks gRPC; outside it is published, or not, as any other."""
+# Of the device code, what an image of ONNX Runtime never imports.
+TENSORRT_ONLY = ("trt_*.py", "cudart.py", "layer_report.py", "machine.py", "passport.py")
 # In the context lies what an image has below its root, parents included; see the Dockerfile.
 DEVICE = Path("device/opt/edge-deploy/device")
 MODEL = Path("model/opt/edge-deploy/model")
@@ -77,7 +79,9 @@ def _copy_device_code(folder: Path) -> None:
     device = folder / "targets" / "device"
     device.mkdir(parents=True)
     shutil.copyfile(package / "__init__.py", folder / "targets" / "__init__.py")
-    for source in (*sorted((package / "device").glob("*.py")), package / "device" / page.FILE):
+    code = package / "device"
+    left_out = {source for pattern in TENSORRT_ONLY for source in code.glob(pattern)}
+    for source in (*sorted(set(code.glob("*.py")) - left_out), code / page.FILE):
         shutil.copyfile(source, device / source.name)
 
 

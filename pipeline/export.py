@@ -25,6 +25,7 @@ from pipeline.selection import pixels_of, spread
 from targets.device.preprocess import Preprocessing, normalize
 from targets.device.sessions import OnnxRuntimeSession, SessionError
 from targets.dialects import layer_names, write_dialect
+from targets.runtimes.trt_rules import check_rules
 
 PARITY_IMAGES = 256
 BATCH = 32
@@ -54,7 +55,7 @@ def export(
     """Write `<dialect>.onnx` for each dialect and `export.json` into `folder`.
 
     Input `images` float32 [batch, 3, H, W], output `logits` float32 [batch, classes]. Raises `ExportError` where a
-    file is not valid ONNX or does not compute what PyTorch computes.
+    file is not valid ONNX, breaks TensorRT's rules or does not compute what PyTorch computes.
     """
     network, quantization = _network_of(checkpoint)
     progress.detail(f"exporting {checkpoint.architecture.name} to ONNX")
@@ -65,6 +66,8 @@ def export(
         for dialect in dialects:
             written = write_dialect(marked, quantization, dialect)
             path = folder / f"{dialect}.onnx"
+            if dialect is Dialect.TENSORRT and quantization is not None:
+                check_rules(written, path.name, planned=quantization.weights)
             _save_checked(written, path)
             parity = measure_parity(network, path, dialect, images)
             check_parity(parity, path, dialect)

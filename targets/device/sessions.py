@@ -11,7 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from targets.device.errors import SessionError
 from targets.device.manifest import Manifest, Option
+
+__all__ = ["OnnxRuntimeSession", "SessionError", "open_session", "ort_options"]
 
 PROVIDER = "CPUExecutionProvider"
 # Images of one run: bounds the memory of activations, far above where larger batches stop paying on a CPU.
@@ -40,10 +43,6 @@ ORT_ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-
-
-class SessionError(RuntimeError):
-    """The runtime cannot open or run the model as its manifest asks."""
 
 
 class OnnxRuntimeSession:

@@ -1,0 +1,252 @@
+"""TensorRT's rules of explicit quantization, checked on a written ONNX file; pure ONNX and NumPy.
+
+TensorRT refuses some violations in its parser, on the device, hours after the export; of others it makes slow engines
+without a word. Sources: `NvInfer.h` on IQuantizeLayer, and the developer guide's chapter on explicit quantization.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, numpy_helper
+
+from pipeline.errors import ExportError
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
+POOLS = ("AveragePool", "GlobalAveragePool")
+# TensorRT moves Q and DQ past these by itself.
+PASSING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+NOT_IMPORTED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+MOST_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Violation:
+    node: str
+    rule: str
+    """Short name of the rule, such as "symmetric"."""
+    text: str
+
+
+def check_rules(model: ModelProto, name: str, *, planned: Collection[str] = ()) -> None:
+    """Raise `ExportError` that names node and rule of what TensorRT would refuse or run slowly.
+
+    `planned` are the Conv and Gemm nodes that have to be quantized.
+    """
+    found = violations(model, planned=planned)
+    if not found:
+        return
+    lines = [f"{name} breaks {len(found)} of TensorRT's rules of explicit quantization:"]
+    lines += [f"  {violation.node}: {violation.text} (rule: {violation.rule})" for violation in found[:MOST_SHOWN]]
+    if len(found) > MOST_SHOWN:
+        lines.append(f"  and {len(found) - MOST_SHOWN} more")
+    lines.append("Leave these layers in float (`keep_float` in [quantize]), or report this as a bug.")
+    raise ExportError("\n".join(lines))
+
+
+def violations(model: ModelProto, *, planned: Collection[str] = ()) -> list[Violation]:
+    """Every rule that is broken, in the order of the nodes."""
+    graph = _Graph(model)
+    found: list[Violation] = []
+    for node in model.graph.node:
+        for operators, rule in RULES:
+            if operators is None or node.op_type in operators:
+                found += [Violation(node.name, name, text) for name, text in rule(graph, node)]
+    for layer in planned:
+        node = next((node for node in model.graph.node if node.name == layer), None)
+        if node is None or not graph.is_integer_layer(node):
+            found.append(Violation(layer, "planned", "it is planned in int8, but its weight is not quantized"))
+    return found
+
+
+class _Graph:
+    def __init__(self, model: ModelProto) -> None:
+        self._made_by = {output: node for node in model.graph.node for output in node.output}
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._consumers: dict[str, list[NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self._consumers.setdefault(name, []).append(node)
+        self.outputs = {value.name for value in model.graph.output}
+
+    def maker(self, name: str) -> NodeProto | None:
+        return self._made_by.get(name)
+
+    def constant(self, name: str) -> NDArray[np.generic] | None:
+        tensor = self._constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def is_constant(self, name: str) -> bool:
+        return name in self._constants
+
+    def consumers(self, name: str) -> list[NodeProto]:
+        return self._consumers.get(name, [])
+
+    def is_made_by(self, name: str, *operators: str) -> bool:
+        return name in self._made_by and self._made_by[name].op_type in operators
+
+    def is_integer_layer(self, node: NodeProto) -> bool:
+        return node.op_type in LAYERS and self.is_made_by(node.input[1], DEQUANTIZE)
+
+    def origin(self, name: str) -> str:
+        """The tensor that reaches `name` through operations that hand values on."""
+        while self.is_made_by(name, *PASSING):
+            name = self._made_by[name].input[0]
+        return name
+
+    def is_split(self, name: str) -> bool:
+        """Whether a dequantized tensor is a layer's own answer, with nothing but Q and DQ behind the layer."""
+        quantize = self.maker(self._made_by[self.origin(name)].input[0])
+        return quantize is not None and self.is_made_by(quantize.input[0], *LAYERS)
+
+    def is_weight(self, node: NodeProto) -> bool:
+        """Whether a Q or DQ works on a constant."""
+        source = node.input[0]
+        return self.is_constant(source) or (
+            self.is_made_by(source, QUANTIZE) and self.is_weight(self._made_by[source])
+        )
+
+
+Found = Iterator[tuple[str, str]]
+
+
+def _imported(_: _Graph, node: NodeProto) -> Found:
+    if node.domain not in ("", "ai.onnx") or node.op_type in NOT_IMPORTED or node.op_type.startswith("QLinear"):
+        operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        yield "operators", f"TensorRT does not import {operator}; it takes QuantizeLinear and DequantizeLinear alone"
+
+
+def _symmetric(graph: _Graph, node: NodeProto) -> Found:
+    zero_point = graph.constant(node.input[2]) if len(node.input) > 2 else None
+    if zero_point is None:
+        yield "symmetric", "its zero point is no constant; int8 zeros are expected"
+    elif zero_point.dtype != np.int8:
+        yield "int8", f"its zero point is {zero_point.dtype}; int8 is expected, in weights and activations"
+    elif np.any(zero_point != 0):
+        worst = zero_point.reshape(-1)[np.flatnonzero(zero_point)[0]]
+        yield "symmetric", f"its zero point is {worst}; TensorRT quantizes symmetrically, so all must be 0"
+
+
+def _scaled(graph: _Graph, node: NodeProto) -> Found:
+    scale = graph.constant(node.input[1])
+    if scale is None:
+        yield "scales", "its scale is computed while the model runs; a constant is expected"
+    elif not np.all(np.isfinite(scale.astype(np.float64))) or not np.all(scale.astype(np.float64) > 0):
+        yield "scales", f"its scale is {scale.astype(np.float64).min():.3g}; finite and above 0 is expected"
+
+
+def _placed(graph: _Graph, node: NodeProto) -> Found:
+    """Scales of activations count for the tensor as a whole, those of weights for axis 0."""
+    scale = graph.constant(node.input[1])
+    if scale is None:
+        return
+    if not graph.is_weight(node):
+        if scale.size != 1:
+            yield "per tensor", f"it scales an activation by {scale.size} channels; one scale is expected"
+        return
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    if scale.size > 1 and axis != 0:
+        yield "axis", f"it scales a weight along axis {axis}; output channels are on axis 0"
+    weight = graph.constant(node.input[0])
+    if weight is not None and scale.size > 1 and scale.shape != weight.shape[:1]:
+        yield "axis", f"it has scales {list(scale.shape)} for a weight {list(weight.shape)}; one per output channel"
+
+
+def _paired(graph: _Graph, node: NodeProto) -> Found:
+    """A Q is followed by DQs on its own scale, and a DQ follows a Q or a stored int8 weight."""
+    if node.op_type == QUANTIZE:
+        for consumer in graph.consumers(node.output[0]):
+            if consumer.op_type != DEQUANTIZE:
+                yield (
+                    "pairs",
+                    f"its integers go to {consumer.op_type} {consumer.name}; only DequantizeLinear takes them",
+                )
+        return
+    source = graph.maker(node.input[0])
+    if source is None or source.op_type != QUANTIZE:
+        stored = graph.constant(node.input[0])
+        if stored is None or stored.dtype not in (np.int8, np.int32):
+            yield "pairs", "it does not follow a QuantizeLinear, nor is its input a stored int8 weight"
+        return
+    scales = [graph.constant(source.input[1]), graph.constant(node.input[1])]
+    if all(scale is not None for scale in scales) and not np.array_equal(*scales):  # type: ignore[arg-type]
+        yield "pairs", f"its scale is another one than that of {source.name}"
+
+
+def _fed(graph: _Graph, node: NodeProto) -> Found:
+    """Both inputs of an int8 layer are quantized, its bias is not."""
+    if graph.is_integer_layer(node) and not graph.is_made_by(graph.origin(node.input[0]), DEQUANTIZE):
+        yield "inputs", f"its weight is quantized, but its input {node.input[0]} is not"
+    if len(node.input) < 3 or not node.input[2]:
+        return
+    bias = graph.constant(node.input[2])
+    if graph.is_made_by(node.input[2], DEQUANTIZE):
+        yield "bias", "its bias is dequantized; TensorRT takes float biases alone"
+    elif bias is not None and bias.dtype.kind != "f":
+        yield "bias", f"its bias is {bias.dtype}; TensorRT takes float biases alone"
+
+
+def _added(graph: _Graph, node: NodeProto) -> Found:
+    """Conv and Add fuse where nothing stands between them and the shortcut is as exact as what comes out."""
+    operands = [name for name in node.input if not graph.is_constant(name)]
+    if len(operands) != 2:
+        return
+    makers = [graph.maker(name) for name in operands]
+    integer = [maker is not None and graph.is_integer_layer(maker) for maker in makers]
+    dequantized = [graph.is_made_by(graph.origin(name), DEQUANTIZE) for name in operands]
+    if all(dequantized) and any(graph.is_split(name) for name in operands):
+        yield "addition", "both its inputs are quantized, which splits it from its Conv; only the shortcut's may be"
+    elif any(integer) and not any(dequantized):
+        yield "addition", "its shortcut is not quantized, so the Conv that it fuses with cannot answer in int8"
+
+
+def _activated(graph: _Graph, node: NodeProto) -> Found:
+    """A ReLU is part of the layer before it."""
+    dequantize = graph.maker(node.input[0])
+    if dequantize is None or dequantize.op_type != DEQUANTIZE:
+        return
+    quantize = graph.maker(dequantize.input[0])
+    if quantize is not None and graph.is_made_by(quantize.input[0], *LAYERS, "Add", "BatchNormalization"):
+        yield "activation", f"{quantize.name} stands between it and the layer before it, which then cannot fuse"
+
+
+def _pooled(graph: _Graph, node: NodeProto) -> Found:
+    """Averages are no integers of the same scale, so int8 in asks for int8 out."""
+    is_quantized = graph.is_made_by(graph.origin(node.input[0]), DEQUANTIZE)
+    ends = list(_ends(graph, node.output[0]))
+    # What only leaves the network is not rounded once more.
+    answers = [end for end in ends if end is not None]
+    if not answers:
+        return
+    if is_quantized and not all(end.op_type == QUANTIZE for end in answers):
+        other = next(end for end in answers if end.op_type != QUANTIZE)
+        yield "pooling", f"its input is quantized, but its output goes to {other.op_type} {other.name} as it is"
+    elif not is_quantized and any(end.op_type == QUANTIZE for end in answers):
+        yield "pooling", "its output is quantized, but its input is not; int8 pooling asks for both"
+
+
+def _ends(graph: _Graph, name: str) -> Iterator[NodeProto | None]:
+    """What reads a tensor behind operations that hand it on; None for the network's output."""
+    if name in graph.outputs:
+        yield None
+    for consumer in graph.consumers(name):
+        if consumer.op_type in PASSING:
+            yield from _ends(graph, consumer.output[0])
+        else:
+            yield consumer
+
+
+Rule = Callable[[_Graph, NodeProto], Found]
+RULES: tuple[tuple[tuple[str, ...] | None, Rule], ...] = (
+    (None, _imported),
+    ((QUANTIZE, DEQUANTIZE), _symmetric),
+    ((QUANTIZE, DEQUANTIZE), _scaled),
+    ((QUANTIZE, DEQUANTIZE), _placed),
+    ((QUANTIZE, DEQUANTIZE), _paired),
+    (LAYERS, _fed),
+    (("Add",), _added),
+    (("Relu",), _activated),
+    (POOLS, _pooled),
+)

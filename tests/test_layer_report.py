@@ -1,0 +1,164 @@
+"""Reports of the engine inspector, read and held against a plan.
+
+The samples were written by hand after NVIDIA's documents: the developer guide's examples for TensorRT 8 and 10, and
+the page on what changed in 11. None was recorded on a device.
+"""
+
+import json
+from typing import Any
+
+import pytest
+
+from targets.device.layer_report import LayerError, audit, precisions_of, read_report
+
+INT8 = "Thirty-two wide channel vectorized row major Int8 format"
+FP16 = "Channel major FP16 format where channel % 8 == 0"
+FP32 = "Row major linear FP32"
+SEPARATOR = "\x1e"
+
+
+def tensor(version: int, name: str, kind: str) -> dict[str, Any]:
+    """A tensor as one version describes it; `kind` is int8, fp16 or fp32."""
+    shown = {"int8": INT8, "fp16": FP16, "fp32": FP32}[kind]
+    raw: dict[str, Any] = {"Name": name, "Dimensions": [1, 64, 56, 56]}
+    if version >= 11:
+        named = {"int8": "Int8", "fp16": "Half", "fp32": "Float"}[kind]
+        return {**raw, "Location": "Device", "DataType": named, "Format": shown.replace("Int8 ", "")}
+    return {**raw, "Format/Datatype": shown}
+
+
+def convolution(version: int, name: str, kind: str, nodes: list[str], weights: str = "") -> dict[str, Any]:
+    raw: dict[str, Any] = {
+        "Name": name,
+        "LayerType": "CaskConvolution",
+        "Inputs": [tensor(version, "x", kind)],
+        "Outputs": [tensor(version, "y", kind)],
+        "ParameterType": "Convolution",
+        "Kernel": [3, 3],
+        "Weights": {"Type": weights or {"int8": "Int8", "fp16": "Half", "fp32": "Float"}[kind], "Count": 36864},
+        "Bias": {"Type": "Float", "Count": 64},
+        "TacticName": "a kernel",
+    }
+    # 8.5 has no metadata yet.
+    return raw if version == 8 else {**raw, "Metadata": SEPARATOR.join(f"[ONNX Layer: {node}]" for node in nodes)}
+
+
+def report(version: int, *, second: str = "int8") -> str:
+    """conv1 in int8, conv2 with its addition in `second`, a reformat, pooling, and the last layer as a Gemm."""
+    layers = [
+        {
+            "Name": "Reformatting CopyNode for Input Tensor 0 to conv1",
+            "LayerType": "Reformat",
+            "Inputs": [tensor(version, "images", "fp32")],
+            "Outputs": [tensor(version, "images'", "int8")],
+            "ParameterType": "Reformat",
+            "Origin": "REFORMAT",
+            **({} if version == 8 else {"Metadata": ""}),
+        },
+        convolution(version, "conv1.weight.dequantize + conv1 + relu", "int8", ["conv1", "relu"]),
+        convolution(version, "layer1.conv2 + add + relu_1", second, ["layer1.conv2", "add", "relu_1"]),
+        {
+            "Name": "avgpool",
+            "LayerType": "CaskPooling",
+            "Inputs": [tensor(version, "p", "int8")],
+            "Outputs": [tensor(version, "q", "int8")],
+            **({} if version == 8 else {"Metadata": "[ONNX Layer: avgpool]"}),
+        },
+        {
+            "Name": "fc",
+            "LayerType": "gemm",
+            "Inputs": [tensor(version, "q", "int8"), tensor(version, "w", "int8")],
+            "Outputs": [tensor(version, "logits", "fp32")],
+            **({} if version == 8 else {"Metadata": "[ONNX Layer: fc]"}),
+        },
+    ]
+    ends: dict[str, Any] = {"Bindings": ["images", "logits"]}
+    if version >= 11:
+        ends = {"I/O Tensors": [{"Name": "images", "IOMode": "Input", "DataType": "Float"}]}
+    return json.dumps({"Layers": layers, **ends})
+
+
+PLAN = ("conv1", "layer1.conv2", "fc")
+
+
+@pytest.mark.parametrize("version", [8, 10, 11])
+def test_what_runs_in_int8_is_counted_and_meets_the_plan(version: int) -> None:
+    found = read_report(report(version))
+    assert found.by_precision() == {"int8": 4}
+    assert found.reformats == 1
+    assert found.by_kind() == {"CaskConvolution": 2, "CaskPooling": 1, "Reformat": 1, "gemm": 1}
+    audit(found, int8=PLAN)
+    raw = found.as_json()
+    assert json.loads(json.dumps(raw)) == raw
+    assert raw["layers"][1]["precision"] == "int8"
+
+
+@pytest.mark.parametrize("other", ["fp16", "fp32"])
+@pytest.mark.parametrize("version", [8, 10, 11])
+def test_a_layer_that_runs_otherwise_is_an_error_with_its_name(version: int, other: str) -> None:
+    found = read_report(report(version, second=other))
+    assert found.by_precision() == {other: 1, "int8": 3}
+    with pytest.raises(LayerError, match=rf"1 of the 3 layers planned in int8 so: layer1\.conv2: runs in {other}\. L"):
+        audit(found, int8=PLAN)
+    audit(found, int8=("conv1", "fc"), kept_float=("layer1.conv2",))
+
+
+@pytest.mark.parametrize("version", [8, 10, 11])
+def test_a_layer_that_nobody_names_is_an_error(version: int) -> None:
+    with pytest.raises(LayerError, match=r"layer9\.conv: no layer of the engine names it"):
+        audit(read_report(report(version)), int8=(*PLAN, "layer9.conv"))
+
+
+@pytest.mark.parametrize("version", [8, 10, 11])
+def test_a_layer_kept_in_float_must_not_run_in_int8(version: int) -> None:
+    with pytest.raises(LayerError, match="runs fc in int8, although the plan keeps them in float"):
+        audit(read_report(report(version)), int8=("conv1",), kept_float=("fc",))
+
+
+def test_a_name_counts_as_a_whole() -> None:
+    """conv1 is not layer1.conv1, and a weight's own node is no layer."""
+    layers = [convolution(8, "layer1.conv1.weight.dequantize + layer1.conv1", "int8", [])]
+    found = read_report(json.dumps({"Layers": layers}))
+    assert precisions_of(found, "conv1") == frozenset()
+    assert precisions_of(found, "layer1.conv1") == {"int8"}
+
+
+def test_a_fusion_is_known_by_its_metadata_alone() -> None:
+    """Myelin invents names of its own."""
+    layers = [convolution(10, "__myl_ConvAddRelu_0x1", "int8", ["conv1", "add"])]
+    audit(read_report(json.dumps({"Layers": layers})), int8=("conv1",))
+
+
+def test_weights_tell_more_than_inputs() -> None:
+    """A first convolution may read fp32 and quantize by itself, and an fp16 one may read int8 pixels."""
+    layers = [convolution(10, "conv1", "fp32", ["conv1"], weights="Int8")]
+    audit(read_report(json.dumps({"Layers": layers})), int8=("conv1",))
+
+
+def test_a_type_that_is_not_told_is_an_error() -> None:
+    """As for engines with a free batch whose inspector was given no context."""
+    layer = convolution(8, "conv1", "int8", [])
+    del layer["Weights"]
+    layer["Inputs"][0]["Format/Datatype"] = "N/A due to dynamic shapes"
+    with pytest.raises(LayerError, match="conv1: the inspector does not tell its type"):
+        audit(read_report(json.dumps({"Layers": [layer]})), int8=("conv1",))
+
+
+def test_many_failures_are_cut_short() -> None:
+    layers = [convolution(10, f"conv{index}", "fp32", [f"conv{index}"]) for index in range(14)]
+    with pytest.raises(LayerError, match=r"14 of the 14 .*conv9: runs in fp32; and 4 more\."):
+        audit(read_report(json.dumps({"Layers": layers})), int8=[f"conv{index}" for index in range(14)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("not JSON", "is no JSON"),
+        ("[]", "names no layers"),
+        ('{"Layers": []}', "names no layers"),
+        ('{"Layers": ["conv1 + relu", "fc"]}', "built without detailed profiling"),
+    ],
+)
+def test_what_is_no_detailed_report_is_refused(text: str, message: str) -> None:
+    with pytest.raises(LayerError, match=message):
+        read_report(text)
