@@ -63,7 +63,12 @@ def test_whoever_has_one_of_the_tokens_may(folder: Path, tmp_path: Path) -> None
     with answering(folder, token_file=file) as client:
         for path in OPEN:
             assert client.get(path).status_code == 200
-        for header in ({}, {"Authorization": "Basic abc"}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}):
+        for header in (
+            {},
+            {"Authorization": "Basic abc"},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": TOKEN},
+        ):
             refused = [client.get(path, headers=header) for path in CLOSED]
             refused.append(client.post(INFER, content=GOOD, headers=header))
             for answer in refused:

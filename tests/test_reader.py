@@ -60,8 +60,10 @@ def post(body: bytes, *headers: bytes) -> bytes:
 
 def chunked(*chunks: bytes, extension: bytes = b"", trailer: bytes = b"") -> bytes:
     head = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
-    return head + b"".join(b"%x%s\r\n%s\r\n" % (len(each), extension, each) for each in (*chunks, b"")[:-1]) + (
-        b"0\r\n" + trailer + b"\r\n"
+    return (
+        head
+        + b"".join(b"%x%s\r\n%s\r\n" % (len(each), extension, each) for each in (*chunks, b"")[:-1])
+        + (b"0\r\n" + trailer + b"\r\n")
     )
 
 

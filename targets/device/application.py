@@ -107,7 +107,12 @@ class Application:
         path = None if request is None else request.path
         self._metrics.refused_request(error.status)
         if self._throttle.lets_through():
-            fields = {"path": path and path[:SHOWN_LETTERS], "status": error.status, "error": str(error), **self._throttle.fields()}
+            fields = {
+                "path": path and path[:SHOWN_LETTERS],
+                "status": error.status,
+                "error": str(error),
+                **self._throttle.fields(),
+            }
             LOG.warning("request refused", extra={"fields": fields})
         headers = []
         if error.status in (429, 503):
@@ -197,7 +202,9 @@ class Application:
             return self.refusal(request, error)
         if isinstance(error, NotReady):
             return self.refusal(request, RequestError(str(error), status=503))
-        LOG.error("a request could not be answered", exc_info=error, extra={"fields": {"path": request.path[:SHOWN_LETTERS]}})
+        LOG.error(
+            "a request could not be answered", exc_info=error, extra={"fields": {"path": request.path[:SHOWN_LETTERS]}}
+        )
         self._metrics.refused_request(500)
         return error_response(BUG, 500)
 
@@ -268,8 +275,12 @@ def _is_binary(request: InferRequest) -> bool:
 
 
 def _not_found(path: str) -> RequestError:
-    return RequestError(f"Not Found: there is nothing at {path[:SHOWN_LETTERS]!r}; the protocol's paths begin with /v2", 404)
+    return RequestError(
+        f"Not Found: there is nothing at {path[:SHOWN_LETTERS]!r}; the protocol's paths begin with /v2", 404
+    )
 
 
 def _wrong_method(request: Request) -> RequestError:
-    return RequestError(f"Method Not Allowed: {request.path[:SHOWN_LETTERS]!r} does not take {request.method}", status=405)
+    return RequestError(
+        f"Method Not Allowed: {request.path[:SHOWN_LETTERS]!r} does not take {request.method}", status=405
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Dict, List, Optional, Protocol, Tuple, Union
+from typing import Any, Dict, List, Optional, Protocol, Tuple, Union, cast
 
 import httptools
 
@@ -90,6 +90,10 @@ class Reader:
         self._body = b""
         return request
 
+    def close(self) -> None:
+        """The connection is gone: without the circle of references its memory is free at once."""
+        self._reading = self._parser = cast(Any, None)
+
     # httptools' callbacks
 
     def on_message_begin(self) -> None:
@@ -164,7 +168,7 @@ class Reader:
         self._body += body
 
     def _unfinished(self, data: bytes) -> int:
-        """Bytes at the end of `data` that make no whole header yet; of an address every part is counted as it comes."""
+        """Bytes at the end of `data` that make no whole header yet; an address is counted as it comes."""
         last = data.rfind(b"\n")
         return 0 if last < 0 or not self.is_within_head else len(data) - last - 1
 
