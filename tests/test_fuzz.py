@@ -19,7 +19,8 @@ from tiny_package import write_tiny_package
 
 SECONDS = 15.0
 PER_EXAMPLE = 20
-GROWTH_MIB = 6.0
+# malloc() may keep what the largest image needed that any of them turned out to be; from then on nothing grows.
+FIRST_GROWTH_MIB, GROWTH_MIB = 24.0, 4.0
 LIMITS = {
     "MAX_BODY_MIB": 1,
     "MAX_BATCH": 4,
@@ -161,13 +162,18 @@ def fuzz(told: Told, examples: int) -> None:
 
     example()
     statuses, left, after = dict(sorted(told.statuses.items())), settled(running, files), usual_mib(told)
+    # The same again: what is lost for good is lost a second time.
+    example()
+    again = usual_mib(told)
     # Shown by `pytest -s`.
     sys.stdout.write(
-        f"{examples * PER_EXAMPLE} requests: {statuses}, {told.cut_off} cut off; "
-        f"slowest {told.slowest:.2f} s; memory {memory:.1f} -> {after:.1f} MiB; files {files} -> {left}\n"
+        f"2 x {examples * PER_EXAMPLE} requests: {statuses}, {told.cut_off} cut off; "
+        f"slowest {told.slowest:.2f} s; "
+        f"memory {memory:.1f} -> {after:.1f} -> {again:.1f} MiB; files {files} -> {left}\n"
     )
     assert left <= files
-    assert after < memory + GROWTH_MIB
+    assert after < memory + FIRST_GROWTH_MIB
+    assert again < after + GROWTH_MIB
     # Neither is all of it refused, nor little.
     assert statuses[200] > examples
     assert statuses[400] > examples
@@ -175,12 +181,12 @@ def fuzz(told: Told, examples: int) -> None:
 
 
 def test_a_thousand_broken_requests_leave_the_server_as_it_was(told: Told) -> None:
-    fuzz(told, 50)
+    fuzz(told, 25)
 
 
 @pytest.mark.long
 def test_20_000_broken_requests_leave_the_server_as_it_was(told: Told) -> None:
-    fuzz(told, 1000)
+    fuzz(told, 500)
 
 
 def test_clients_that_never_end_what_they_began_are_cut_off(told: Told) -> None:
