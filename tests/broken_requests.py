@@ -126,7 +126,8 @@ ODD_NAMES = st.sampled_from(["id", "outputs", "parameters", "inputs", "more"])
 def odd_binary(draw: st.DrawFn) -> bytes:
     """A binary request that lies about one of its lengths, or about what is behind the JSON."""
     size = draw(st.sampled_from([*ODD, len(TENSOR), len(TENSOR), len(TENSOR) - 4, 3]))
-    changes = draw(st.sampled_from([{}, {}, {"datatype": "BYTES", "name": "encoded", "shape": [2]}, {"shape": [9]}]))
+    kinds: list[dict[str, Any]] = [{}, {}, {"datatype": "BYTES", "name": "encoded", "shape": [2]}, {"shape": [9]}]
+    changes = draw(st.sampled_from(kinds))
     header, tensor = binary_request(ONE, parameters={"binary_data_size": size}, **changes)
     length = draw(st.sampled_from([len(header)] * 4 + [0, 1, len(header) + 9, 10**11]))
     tail = draw(st.sampled_from([tensor, tensor, b"", b"\xff" * len(tensor), tensor + b"x", b"\x05\0\0\0hello" * 3]))

@@ -25,14 +25,9 @@ def deployed(engine: Engine, image: str, **options: Any) -> Iterator[tuple[Conta
     """A container with the rights that every one of ours has, and the port of its server; ready."""
     name = f"edge-deploy-{uuid.uuid4().hex[:12]}"
     try:
-        container = engine.client.containers.run(
-            image,
-            name=name,
-            detach=True,
-            labels={OWNER: owner()},
-            ports={PORT: ("127.0.0.1", None)},
-            **{**RIGHTS, **options},
-        )
+        given: dict[str, Any] = {**RIGHTS, **options, "ports": {PORT: ("127.0.0.1", None)}}
+        container = engine.client.containers.create(image, name=name, labels={OWNER: owner()}, **given)
+        container.start()
         assert eventually(lambda: port_of(container) > 0 and is_ready(port_of(container)), READY_SECONDS)
         yield container, port_of(container)
     finally:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httptools
 import pytest
@@ -21,7 +22,7 @@ SECONDS = 15.0
 PER_EXAMPLE = 20
 # malloc() may keep what the largest image needed that any of them turned out to be; from then on nothing grows.
 FIRST_GROWTH_MIB, GROWTH_MIB = 24.0, 4.0
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "MAX_BODY_MIB": 1,
     "MAX_BATCH": 4,
     "MAX_IMAGE_MIPIXELS": 1,
