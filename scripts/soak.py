@@ -35,8 +35,8 @@ BROKEN_SHARE = 0.3
 SECONDS = 60
 GONE = 0
 """Stands for the status of a request that got no answer."""
-# A server that is full says so, with a reason, and that is no fault.
-FULL = 503
+# A server that is full (429), or too busy to answer in time (503), says so with a reason, and that is no fault.
+FULL = (429, 503)
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,9 @@ def faults(result: Result, *, max_growth_mib: float) -> list[str]:
     counts = {
         "requests got no answer": sum(each.status == GONE for each in answers),
         "answers of 5xx gave no reason": sum(each.status >= 500 and not each.has_reason for each in answers),
+        "refusals gave no reason": sum(400 <= each.status < 500 and not each.has_reason for each in answers),
         "good requests were refused": sum(
-            each.is_good and each.status not in (GONE, 200, FULL) and each.status < 500 for each in answers
+            each.is_good and each.status not in (GONE, 200, *FULL) and each.status < 500 for each in answers
         ),
         "broken requests were answered": sum(not each.is_good and each.status == 200 for each in answers),
         "restarts": result.restarts,

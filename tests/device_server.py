@@ -152,9 +152,9 @@ def environment(settings: Mapping[str, object]) -> dict[str, str]:
 
 
 @contextmanager
-def serving(folder: Path, log: Path, **settings: object) -> Iterator[Running]:
+def serving(folder: Path, log: Path, *, program: str | None = None, **settings: object) -> Iterator[Running]:
     """A server of `folder` that is ready; whatever is left of it at the end is killed."""
-    running = start(folder, log, **settings)
+    running = start(folder, log, program=program, **settings)
     try:
         until(lambda: is_ready(running.port, HOST), running)
         yield running
@@ -163,13 +163,13 @@ def serving(folder: Path, log: Path, **settings: object) -> Iterator[Running]:
         running.process.wait(SECONDS)
 
 
-def start(folder: Path, log: Path, **settings: object) -> Running:
+def start(folder: Path, log: Path, *, program: str | None = None, **settings: object) -> Running:
+    """`program` takes the place of the module's own start."""
+    command = ["-m", "targets.device", "serve"] if program is None else ["-c", program]
     port = free_port()
     given = environment({"MODEL_FOLDER": folder, "HOST": HOST, "PORT": port, **settings})
     with log.open("wb") as written:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "targets.device", "serve"], cwd=ROOT, env=given, stdout=written, stderr=written
-        )
+        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=given, stdout=written, stderr=written)
     return Running(process=process, port=port, log=log)
 
 

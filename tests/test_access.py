@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -38,7 +39,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @contextmanager
 def speaking_tls(folder: Path, log: Path, **settings: Path) -> Iterator[Running]:
     """A server in a process of its own that speaks TLS and is ready."""
-    running = start(folder, log, **{name.upper(): path for name, path in settings.items()})
+    given: dict[str, Any] = {name.upper(): path for name, path in settings.items()}
+    running = start(folder, log, **given)
     try:
         until(lambda: is_ready(running.port, HOST, is_tls=True), running)
         yield running

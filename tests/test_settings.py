@@ -27,6 +27,17 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "MAX_WAITING": "2",
         "MAX_IMAGE_MIPIXELS": "12",
         "BODY_SECONDS": "5",
+        "MAX_CONNECTIONS": "9",
+        "HEAD_SECONDS": "11",
+        "REQUEST_SECONDS": "13",
+        "IDLE_SECONDS": "14",
+        "GRACE_SECONDS": "0",
+        "BATCH_IMAGES": "15",
+        "BATCH_DELAY_MS": "16",
+        "TOKEN_FILE": "/tokens",
+        "TLS_CERTIFICATE": "/certificate",
+        "TLS_KEY": "/key",
+        "TLS_CLIENT_CA": "/ca",
         "LOG_LEVEL": "WARNING",
         "UNRELATED": "x",
     }
@@ -40,6 +51,17 @@ def test_every_setting_is_read_from_its_variable() -> None:
         max_waiting=2,
         max_image_pixels=12 << 20,
         body_seconds=5,
+        max_connections=9,
+        head_seconds=11,
+        request_seconds=13,
+        idle_seconds=14,
+        grace_seconds=0,
+        batch_images=15,
+        batch_delay_ms=16,
+        token_file=Path("/tokens"),
+        tls_certificate=Path("/certificate"),
+        tls_key=Path("/key"),
+        tls_client_ca=Path("/ca"),
         log_level="warning",
     )
 
@@ -53,7 +75,14 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("MAX_BODY_MIB", 1, 4096),
         ("MAX_WAITING", 1, 4096),
         ("MAX_IMAGE_MIPIXELS", 1, 64),
+        ("MAX_CONNECTIONS", 1, 65536),
+        ("HEAD_SECONDS", 1, 3600),
         ("BODY_SECONDS", 1, 3600),
+        ("REQUEST_SECONDS", 1, 3600),
+        ("IDLE_SECONDS", 1, 3600),
+        ("GRACE_SECONDS", 0, 3600),
+        ("BATCH_IMAGES", 1, 4096),
+        ("BATCH_DELAY_MS", 0, 10_000),
     ],
 )
 def test_numbers_have_limits_which_the_message_tells(name: str, least: int, most: int) -> None:
@@ -71,3 +100,10 @@ def test_only_known_levels_are_taken(level: str) -> None:
     with pytest.raises(SettingError) as caught:
         read_settings({"LOG_LEVEL": level})
     assert str(caught.value) == f"LOG_LEVEL is {level!r}; use debug, info, warning or error"
+
+
+@pytest.mark.parametrize("name", ["TOKEN_FILE", "TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA"])
+def test_an_empty_file_name_is_no_file(name: str) -> None:
+    """As an unset variable in a compose file gives it: access must not be open by mistake."""
+    with pytest.raises(SettingError, match=f"{name} is empty; name a file, or leave it unset"):
+        read_settings({name: ""})

@@ -57,9 +57,11 @@ def test_memory_that_grows_beyond_the_bound_is_a_fault(tmp_path: Path) -> None:
     [
         pytest.param({}, None, id="a good one answered"),
         pytest.param({"is_good": False, "status": 400}, None, id="a broken one refused"),
-        pytest.param({"status": 503}, None, id="full, and says so"),
+        pytest.param({"status": 429}, None, id="full, and says so"),
+        pytest.param({"status": 503}, None, id="too busy, and says so"),
         pytest.param({"status": 500, "has_reason": False}, "1 answers of 5xx gave no reason", id="no reason"),
-        pytest.param({"status": 503, "has_reason": False}, "1 answers of 5xx gave no reason", id="full, without one"),
+        pytest.param({"status": 503, "has_reason": False}, "1 answers of 5xx gave no reason", id="busy, without one"),
+        pytest.param({"status": 429, "has_reason": False}, "1 refusals gave no reason", id="full, without one"),
         pytest.param({"status": 0, "has_reason": False}, "1 requests got no answer", id="no answer"),
         pytest.param({"status": 400}, "1 good requests were refused", id="a good one refused"),
         pytest.param({"is_good": False}, "1 broken requests were answered", id="a broken one answered"),

@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
             self._application.release(self._answering[0])
         self._answering = self._pending = None
         self._drop_unanswered()
+        self._reader.close()
 
     def data_received(self, data: bytes) -> None:
         self._has_answered = False

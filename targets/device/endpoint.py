@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Callable, Optional, Tuple, TypeVar, Union
 
 import numpy as np
@@ -89,13 +91,41 @@ class Endpoint:
             return network_input(name, values, manifest, settings.max_image_pixels)
 
         if size > INLINE_BYTES or settings.batch_images > 1 or not self.service.is_idle:
-            return asyncio.wrap_future(self.service.submit(prepare, finish))
+            return _awaitable(self.service.submit(prepare, finish))
         name, values = checked()
         # How long a file takes to decode is not known from its size.
         if name != ENCODED and len(values) * self.service.seconds_per_image <= INLINE_SECONDS:
             return finish(self.service.infer(network_input(name, values, manifest, settings.max_image_pixels)))
         ready = lambda: network_input(name, values, manifest, settings.max_image_pixels)  # noqa: E731
-        return asyncio.wrap_future(self.service.submit(ready, finish))
+        return _awaitable(self.service.submit(ready, finish))
+
+
+def _awaitable(computed: Future[Answer]) -> "asyncio.Future[Answer]":
+    """`computed` for the loop at hand; cancelled with it.
+
+    asyncio.wrap_future() makes a circle of both, in which every body of a refused request stays until it is collected.
+    """
+    loop = asyncio.get_running_loop()
+    awaited: asyncio.Future[Answer] = loop.create_future()
+
+    def hand_over(done: Future[Answer]) -> None:
+        if awaited.cancelled() or done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            awaited.set_result(done.result())
+        else:
+            awaited.set_exception(error)
+            del error
+
+    def wake(done: Future[Answer]) -> None:
+        # The loop may have ended by now, and with it whoever waited.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(hand_over, done)
+
+    computed.add_done_callback(wake)
+    awaited.add_done_callback(lambda ended: computed.cancel() if ended.cancelled() else None)
+    return awaited
 
 
 def check_outputs(request: InferRequest) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Dict, List, Optional, Protocol, Tuple, Union
+from typing import Any, Dict, List, Optional, Protocol, Tuple, Union, cast
 
 import httptools
 
@@ -87,6 +87,10 @@ class Reader:
         request, self._request = self._request, None
         self._body = b""
         return request
+
+    def close(self) -> None:
+        """The connection is gone: without the circle of references its memory is free at once."""
+        self._reading = self._parser = cast(Any, None)
 
     # httptools' callbacks
 

@@ -152,6 +152,8 @@ def _prepared(job: Job[Any]) -> Optional[Prepared]:
         return job, job.prepare()
     except BaseException as error:  # noqa: BLE001 - whoever waits for the answer gets it
         job.future.set_exception(error)
+        # The error knows this frame: without the circle, the request's body is free as soon as it is answered.
+        del job
         return None
 
 
@@ -160,8 +162,9 @@ def _answer(batch: List[Prepared], session: Runs) -> None:
         images = batch[0][1] if len(batch) == 1 else np.concatenate([each for _, each in batch])
         logits = session.infer(images)
     except BaseException as error:  # noqa: BLE001 - as above
-        for job, _ in batch:
-            job.future.set_exception(error)
+        while batch:
+            # As above.
+            batch.pop(0)[0].future.set_exception(error)
         return
     start = 0
     for job, own in batch:

@@ -1,0 +1,88 @@
+"""Containers as they are deployed: killed for memory and started anew, and without room on any disk."""
+
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from device_server import answer_of, http_request
+from docker.models.containers import Container
+from faults import GOOD, eventually
+from tiny_package import Packaged
+
+from pipeline.container import OWNER, PORT, RIGHTS, owner, remove
+from pipeline.engine import Engine
+from targets.device.healthcheck import is_ready
+
+pytestmark = pytest.mark.docker
+READY_SECONDS = 60.0
+
+
+@contextmanager
+def deployed(engine: Engine, image: str, **options: Any) -> Iterator[tuple[Container, int]]:
+    """A container with the rights that every one of ours has, and the port of its server; ready."""
+    name = f"edge-deploy-{uuid.uuid4().hex[:12]}"
+    try:
+        given: dict[str, Any] = {**RIGHTS, **options, "ports": {PORT: ("127.0.0.1", None)}}
+        container = engine.client.containers.create(image, name=name, labels={OWNER: owner()}, **given)
+        container.start()
+        assert eventually(lambda: port_of(container) > 0 and is_ready(port_of(container)), READY_SECONDS)
+        yield container, port_of(container)
+    finally:
+        remove(engine, name)
+
+
+def port_of(container: Container) -> int:
+    container.reload()
+    bound = container.attrs["NetworkSettings"]["Ports"].get(PORT)
+    return int(bound[0]["HostPort"]) if bound else 0
+
+
+def status_of_good(port: int) -> int:
+    with socket.create_connection(("127.0.0.1", port), 30) as client:
+        client.sendall(GOOD)
+        return answer_of(client)[0]
+
+
+def test_a_container_killed_for_its_memory_comes_back_and_answers(engine: Engine, packaged: Packaged) -> None:
+    options = {"mem_limit": "160m", "memswap_limit": "160m", "restart_policy": {"Name": "always"}}
+    with deployed(engine, packaged.image.tag, **options) as (container, port):
+        assert status_of_good(port) == 200
+        clients = []
+        try:
+            for _ in range(8):
+                clients.append(socket.create_connection(("127.0.0.1", port), 30))
+                head = http_request(b"").replace(b"Content-Length: 0", b"Content-Length: 60000000")
+                # More than the container has, held until the bodies are whole.
+                clients[-1].sendall(head + b"x" * 50_000_000)
+        except OSError:
+            # Killed under our hands.
+            pass
+        finally:
+            for client in clients:
+                client.close()
+
+        def has_restarted() -> bool:
+            container.reload()
+            return int(container.attrs["RestartCount"]) > 0
+
+        assert eventually(has_restarted, READY_SECONDS)
+        assert eventually(lambda: port_of(container) > 0 and is_ready(port_of(container)), READY_SECONDS)
+        assert status_of_good(port_of(container)) == 200
+
+
+def test_a_root_that_is_read_only_and_a_tmpfs_that_is_full_stop_nothing(engine: Engine, packaged: Packaged) -> None:
+    fill = "f = open('/tmp/full', 'wb', 0)\nwhile True: f.write(b'x' * 65536)"
+    with deployed(engine, packaged.image.tag) as (container, port):
+        python = "/opt/edge-deploy/bin/python"
+        status, output = container.exec_run([python, "-c", fill])
+        assert (status, b"No space left on device" in output) == (1, True)
+        status, output = container.exec_run([python, "-c", "open('/opt/edge-deploy/x', 'w')"])
+        assert (status, b"Read-only file system" in output) == (1, True)
+        assert status_of_good(port) == 200
+        assert container.exec_run([python, "-m", "targets.device", "healthcheck"])[0] == 0
+        container.stop(timeout=20)
+        container.reload()
+        assert container.attrs["State"]["ExitCode"] == 0
