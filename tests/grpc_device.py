@@ -21,7 +21,7 @@ SECONDS = 30.0
 
 
 @contextmanager
-def speaking(folder: Path, log: Path, **settings: object) -> Iterator[tuple[Running, str]]:
+def speaking(folder: Path, log: Path, **settings: Any) -> Iterator[tuple[Running, str]]:
     """The server, ready, and where it speaks gRPC."""
     port = free_port()
     with serving(folder, log, GRPC_PORT=port, **settings) as running:

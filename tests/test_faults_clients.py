@@ -159,11 +159,9 @@ def test_requests_that_need_no_body_hold_none(folder: Path, tmp_path: Path, clie
     head = b"GET /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 20000000\r\n\r\n"
     with serving(folder, tmp_path / "log") as running:
         before = resident_mib(running)
-        asking = [connected(running, clients) for _ in range(8)]
-        for client in asking:
-            client.sendall(head + b"x" * 19_999_999)
+        for _ in range(8):
+            client = connected(running, clients)
+            client.sendall(head)
+            assert answer_of(client)[0] == 413
         assert running.ask(GOOD)[0] == 200
         assert resident_mib(running) < before + 24
-        for client in asking:
-            client.sendall(b"x")
-            assert answer_of(client)[0] == 200

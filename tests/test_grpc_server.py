@@ -237,7 +237,7 @@ def answers(address: str, certificates: Path, **files: str) -> bool:
 def test_tls_has_the_files_of_http(
     tiny: TinyPackage, certificates: Path, tmp_path: Path, asks_certificate: bool
 ) -> None:
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "TLS_CERTIFICATE": certificates / "server.pem",
         "TLS_KEY": certificates / "server.key",
     }
