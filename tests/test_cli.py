@@ -57,6 +57,7 @@ def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
         pytest.param(["build", "--target", "cpv"], 6, "Did you mean cpu?", id="mistyped-target"),
         pytest.param(["build", "--target", "board.toml"], 6, "board.toml does not exist", id="missing-target-file"),
         pytest.param(["targets", "cpv"], 6, "Did you mean cpu?", id="targets-typo"),
+        pytest.param(["build", "--target", "jetson"], 6, "this version builds none yet", id="jetson"),
         pytest.param(["targets", "cpu", "jetson"], 3, "one name is explained at a time", id="targets-two"),
         pytest.param(["targets", "show", "tx2"], 6, "Take an Orin NX (orin-jp61)", id="targets-refused"),
         pytest.param(["schema", "x"], 3, "Known: recipe, build", id="unknown-schema"),
