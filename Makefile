@@ -2,7 +2,7 @@
 #
 #   make demo        set up, then the main job on embedded data, up to a running, answering container
 #   make test        set up, then lint, types and the tests (at most 20 minutes on 2 cores)
-#   make test-all    the long ones too: many kills, every reference network
+#   make test-all    the long ones too: many kills, every reference network, 20,000 broken requests
 #   make test-arm64  builds for 64-bit ARM, emulated here; sets up QEMU and a base image first (root), saying so
 #   make lint        ruff, mypy, codespell
 #   make soak        load on a server for MINUTES (15) of SUBJECT, an image or an artifact folder (the demo's image)
