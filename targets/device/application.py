@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.device.access import Access
+from targets.device.amounts import check_amounts
 from targets.device.compression import (
     IDENTITY,
     LEAST_BYTES,
@@ -180,9 +181,12 @@ class Application:
         headers, body, limit = request.headers, request.body, self._settings.max_body_bytes
         coding = accepted_encoding(headers.get("accept-encoding"))
 
+        def check(text: bytes) -> None:
+            check_amounts(text, manifest.input_shape, self._settings.max_batch)
+
         def parse() -> InferRequest:
             plain = decompressed(body, content_encoding(headers.get("content-encoding")), limit)
-            return parse_request(plain, headers.get(LENGTH))
+            return parse_request(plain, headers.get(LENGTH), check)
 
         def render(asked: InferRequest, logits: NDArray[np.float32]) -> Response:
             content, length = render_response(
