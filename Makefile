@@ -2,8 +2,8 @@
 #
 #   make demo        set up, then the main job on embedded data, up to a running, answering container
 #   make test        set up, then lint, types and the tests (at most 20 minutes on 2 cores)
-#   make test-all    the long ones too: many kills, every reference network; and the status page in a browser, for which
-#                    Chromium is installed where there is none (root), saying so
+#   make test-all    the long ones too: many kills, every reference network, 20,000 broken requests; and the status page
+#                    in a browser, for which Chromium is installed where there is none (root), saying so
 #   make test-arm64  builds for 64-bit ARM, emulated here; sets up QEMU and a base image first (root), saying so
 #   make test-gpu    builds and runs engines on this machine's NVIDIA GPU; skipped, with the reason, where there is none
 #   make lint        ruff, mypy, codespell

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from device_server import images, loaded
+from faults import eventually
 from numpy.typing import NDArray
 from tiny_package import write_tiny_package
 
@@ -42,6 +43,8 @@ def endpoint(service: Service) -> Endpoint:
 def ask(endpoint: Endpoint, request: InferRequest = PIECE, *, size: int = 100) -> tuple[Array, bool, str]:
     """The answer, whether it was there at once, and the thread that computed it."""
     names: list[str] = []
+    # Its thread hands over an answer a moment before it is done.
+    assert eventually(lambda: endpoint.service.is_idle)
 
     def render(_request: InferRequest, logits: Array) -> Array:
         names.append(threading.current_thread().name)

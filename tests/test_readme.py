@@ -48,3 +48,10 @@ def test_the_readme_names_every_stage_and_the_gates_exit_codes() -> None:
     codes = {error.__name__: error.exit_code for error in EXIT_CODES}
     assert f"Exit code {codes['GateFailed']}." in text
     assert f"Exit code {codes['GateUndecided']}." in text
+
+
+def test_every_fault_of_the_readme_is_tested() -> None:
+    rows = re.findall(r"^\| .* \| `(test_\w+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_f*.py"))
+    assert 10 <= len(rows) <= 15
+    assert all(f"def {row}(" in tests for row in rows)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.device.access import Access
+from targets.device.amounts import check_amounts
 from targets.device.compression import (
     IDENTITY,
     LEAST_BYTES,
@@ -22,7 +23,6 @@ from targets.device.compression import (
 from targets.device.connection import Answer
 from targets.device.connections import Connections
 from targets.device.endpoint import OUTPUT, Endpoint
-from targets.device.inputs import described
 from targets.device.log import Throttle
 from targets.device.manifest import Manifest
 from targets.device.messages import BINARY, HTML, JSON, Request, Response, error_response, json_response
@@ -38,7 +38,7 @@ from targets.device.protocol import (
 )
 from targets.device.reader import body_too_large
 from targets.device.service import NotReady
-from targets.device.status import status_of
+from targets.device.status import metadata_of, status_of
 from targets.device.tensors import BUG, RequestError
 
 LOG = logging.getLogger(__name__)
@@ -164,7 +164,9 @@ class Application:
         if handler is None and request.path.startswith(MODELS):
             is_ready = request.path.endswith("/ready")
             manifest = self._model(request.path[: -len("/ready")] if is_ready else request.path)
-            handler = self._model_ready if is_ready else lambda _request: self._model_metadata(manifest)
+            handler = (
+                self._model_ready if is_ready else lambda _request: json_response(metadata_of(self._service, manifest))
+            )
         if handler is None:
             raise _not_found(request.path)
         if request.method not in ("GET", "HEAD"):
@@ -190,9 +192,12 @@ class Application:
         headers, body, limit = request.headers, request.body, self._settings.max_body_bytes
         coding = accepted_encoding(headers.get("accept-encoding"))
 
+        def check(text: bytes) -> None:
+            check_amounts(text, manifest.input_shape, self._settings.max_batch)
+
         def parse() -> InferRequest:
             plain = decompressed(body, content_encoding(headers.get("content-encoding")), limit)
-            return parse_request(plain, headers.get(LENGTH))
+            return parse_request(plain, headers.get(LENGTH), check)
 
         def render(asked: InferRequest, logits: NDArray[np.float32]) -> Response:
             content, length = render_response(
@@ -235,25 +240,6 @@ class Application:
         if readiness.ready:
             return json_response({"name": name, "ready": True})
         return json_response({"name": name, "ready": False, "error": readiness.reason}, 503)
-
-    def _model_metadata(self, manifest: Manifest) -> Response:
-        return json_response(
-            {
-                "name": manifest.name,
-                "versions": [manifest.version],
-                "platform": "onnx_onnxv1",
-                "inputs": described(manifest),
-                "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(manifest.classes)]}],
-                "parameters": {
-                    "classes": list(manifest.classes),
-                    "target": manifest.target,
-                    "precision": manifest.precision,
-                    "variant": self._service.variant,
-                    "model_sha256": manifest.model_sha256,
-                    "runs_on": self._service.place,
-                },
-            }
-        )
 
     def _metrics_text(self, _request: Request) -> Response:
         manifest = self._service.manifest

@@ -7,7 +7,7 @@ gives the length of the JSON. Knows nothing of HTTP servers and models.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import orjson
@@ -39,9 +39,16 @@ class InferRequest:
     """How outputs are written whose request does not say it."""
 
 
-def parse_request(body: bytes, json_length: Optional[str] = None) -> InferRequest:
-    """The request in `body`; `json_length` is the value of the length header where there is one."""
+def parse_request(
+    body: bytes, json_length: Optional[str] = None, check: Optional[Callable[[bytes], None]] = None
+) -> InferRequest:
+    """The request in `body`; `json_length` is the value of the length header where there is one.
+
+    `check` may look at the JSON before it is read, and raise `RequestError`.
+    """
     header, tail = _split(body, None if json_length is None else byte_count(LENGTH_HEADER, json_length))
+    if check is not None:
+        check(header)
     raw = _object(header)
     request_id = raw.get("id")
     if request_id is not None and not isinstance(request_id, str):

@@ -1,10 +1,13 @@
-"""`/status.json`: all that the status page shows."""
+"""What the server says of itself: all that the status page shows, and the model's metadata."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any, Dict, Optional
 
+from targets.device.endpoint import OUTPUT
+from targets.device.inputs import described
+from targets.device.manifest import Manifest
 from targets.device.metrics import resident_mib
 from targets.device.service import Service
 
@@ -29,6 +32,25 @@ def status_of(service: Service, *, waiting: int, connections: int) -> Dict[str, 
         },
         "latency_ms": metrics.latency_ms(),
         "memory_mib": round(resident_mib(), 1),
+    }
+
+
+def metadata_of(service: Service, manifest: Manifest) -> Dict[str, Any]:
+    """The protocol's metadata of the model, ready for JSON."""
+    return {
+        "name": manifest.name,
+        "versions": [manifest.version],
+        "platform": "onnx_onnxv1",
+        "inputs": described(manifest),
+        "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(manifest.classes)]}],
+        "parameters": {
+            "classes": list(manifest.classes),
+            "target": manifest.target,
+            "precision": manifest.precision,
+            "variant": service.variant,
+            "model_sha256": manifest.model_sha256,
+            "runs_on": service.place,
+        },
     }
 
 
