@@ -42,19 +42,18 @@ def hint(platform: str) -> str:
     )
 
 
-def known_bases(runtime: str = "onnxruntime") -> dict[str, BaseImage]:
-    """The entries of `docker/images.toml` by key that carry images of this runtime."""
+def known_bases() -> dict[str, BaseImage]:
+    """The entries of `docker/images.toml` by key."""
     raw = tomllib.loads(shipped("images.toml").read_text())
     return {
         key: BaseImage(tag=value["tag"], platform=value["platform"], python=value["python"])
         for key, value in raw.items()
-        if value.get("runtime", "onnxruntime") == runtime
     }
 
 
 def stated_base(target: Target, base_image: str | None) -> BaseImage | None:
     """What is known of the base without asking it; None for an image that only the user knows."""
-    known = known_bases(target.runtime)
+    known = known_bases()
     if base_image is not None:
         return next(
             (base for base in known.values() if (base.tag, base.platform) == (base_image, target.platform)), None

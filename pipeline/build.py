@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline import narration
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place, Verdict
 from pipeline.choice import choose, read_compilation
-from pipeline.errors import DeployError, GateFailed, GateUndecided, TargetError
+from pipeline.errors import DeployError, GateFailed, GateUndecided
 from pipeline.exported import read_export
 from pipeline.predictions import PREDICTIONS
 from pipeline.steps import Steps
@@ -66,7 +66,6 @@ class Build:
         return self.outcome
 
     def _story(self) -> None:
-        check_can_be_built(self._steps.target, self._until)
         loaded = self._load()
         pruned = self._prune(loaded)
         quantized = self._quantize(loaded, pruned)
@@ -219,17 +218,6 @@ class Build:
 def may_be_packaged(report: AccuracyReport, *, package_undecided: bool) -> bool:
     """Whether the verdict allows an image."""
     return report.verdict is Verdict.PASS or (report.verdict is Verdict.UNDECIDED and package_undecided)
-
-
-def check_can_be_built(target: Target, until: str | None) -> None:
-    """Raise `TargetError`, before hours of training, where this version cannot go as far as was asked."""
-    if target.gpu is None or until in STAGES[: STAGES.index("export") + 1]:
-        return
-    raise TargetError(
-        f"the target {target.name} needs an engine of TensorRT {target.gpu.tensorrt}, which is built where it runs; "
-        "this version builds none yet. `deploy export` with this target goes as far as the ONNX file, checked against "
-        "PyTorch and TensorRT's rules; the targets cpu and cpu-arm64 go all the way."
-    )
 
 
 def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool, of: str = "") -> None:

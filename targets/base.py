@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Audit, Dialect, Latency, OnnxModel, Place, Precision
 from pipeline.errors import TargetError
-from targets.gpu import Gpu, gpu_from
 
 CATALOGUE = Path(__file__).parent / "catalogue"
-NAMES = Path(__file__).parent / "names.toml"
-OPTIONAL = {"name", "gpu"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +23,7 @@ class Target:
     name: str
     description: str
     platform: Literal["linux/amd64", "linux/arm64"]
-    runtime: Literal["onnxruntime", "tensorrt"]
+    runtime: Literal["onnxruntime"]
     dialect: Dialect
     instruction_sets: tuple[str, ...]
     """Instruction sets int8 may rely on, best first; see `targets.device.cpu`."""
@@ -39,8 +36,6 @@ class Target:
     """Places where this target's artifact can be proven."""
     required_place: Place
     """The least place whose report lets `release` ship, unless the recipe asks for more."""
-    gpu: Gpu | None = None
-    """Of an NVIDIA target; None for a CPU."""
 
 
 class Session(Protocol):
@@ -79,28 +74,18 @@ def catalogue() -> list[Target]:
 
 
 def find_target(name: str) -> Target:
-    """A target of the catalogue by name or alias, or the user's own by the path of a TOML file."""
+    """A target of the catalogue by name, or the user's own by the path of a TOML file."""
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
             raise TargetError(f"the target file {name} does not exist. Give a path to a TOML file, or a name.")
         return read_target(path)
     known = {target.name: target for target in catalogue()}
-    names = tomllib.loads(NAMES.read_text())
-    if name in names["refused"]:
-        raise TargetError(f"the target {name} {names['refused'][name]}")
-    name = names["alias"].get(name, name)
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(name, [*known, *names["alias"]], n=1)
+    close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise TargetError(f"there is no target {name!r}.{hint} Known: {', '.join(known)}; or the path of a TOML file.")
-
-
-def aliases() -> dict[str, str]:
-    """Other names of targets of the catalogue."""
-    found: dict[str, str] = tomllib.loads(NAMES.read_text())["alias"]
-    return found
 
 
 def read_target(path: Path) -> Target:
@@ -115,7 +100,7 @@ def read_target(path: Path) -> Target:
             name=raw.get("name", path.stem),
             description=raw["description"],
             platform=_one_of(raw["platform"], ("linux/amd64", "linux/arm64")),
-            runtime=_one_of(raw["runtime"], ("onnxruntime", "tensorrt")),
+            runtime=_one_of(raw["runtime"], ("onnxruntime",)),
             dialect=Dialect(raw["dialect"]),
             instruction_sets=tuple(raw["instruction_sets"]),
             base_image=raw["base_image"],
@@ -123,16 +108,9 @@ def read_target(path: Path) -> Target:
             precisions=tuple(Precision(value) for value in raw["precisions"]),
             provable_at=tuple(Place(value) for value in raw["provable_at"]),
             required_place=Place(raw["required_place"]),
-            gpu=_gpu(raw),
         )
     except (ValueError, TypeError) as error:
         raise TargetError(f"the target file {path} has a wrong value: {error}.") from None
-
-
-def _gpu(raw: Mapping[str, Any]) -> Gpu | None:
-    if (raw["runtime"] == "tensorrt") != ("gpu" in raw):
-        raise ValueError("the runtime tensorrt needs a table [gpu], and no other one has it")
-    return gpu_from(raw["gpu"]) if "gpu" in raw else None
 
 
 def _check_keys(path: Path, raw: Mapping[str, Any]) -> None:
@@ -142,7 +120,7 @@ def _check_keys(path: Path, raw: Mapping[str, Any]) -> None:
             close = difflib.get_close_matches(key, fields, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise TargetError(f"the target file {path} has an unknown key {key!r}.{hint}")
-    missing = sorted(fields - set(raw) - OPTIONAL)
+    missing = sorted(fields - set(raw) - {"name"})
     if missing:
         raise TargetError(f"the target file {path} lacks {', '.join(missing)}.")
 

@@ -59,7 +59,7 @@ def test_a_python_that_is_not_the_stated_one_is_believed(
 ) -> None:
     asked = find_base(engine, own_target(engine), base_image, progress=Silent()).python
     false = BaseImage(tag=base_image, platform=engine.platform, python="2.7")
-    monkeypatch.setattr("pipeline.base_image.known_bases", lambda *_: {"false": false})
+    monkeypatch.setattr("pipeline.base_image.known_bases", lambda: {"false": false})
     assert find_base(engine, own_target(engine), base_image, progress=Silent()).python == asked
 
 
@@ -115,7 +115,7 @@ def test_where_no_registry_answers_a_known_base_that_is_here_is_taken_and_named(
     absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12")
     here = BaseImage(tag=base_image, platform=engine.platform, python="3.12")
     target = own_target(engine)
-    monkeypatch.setattr("pipeline.base_image.known_bases", lambda *_: {target.base_image: absent, "another": here})
+    monkeypatch.setattr("pipeline.base_image.known_bases", lambda: {target.base_image: absent, "another": here})
     found = find_base(engine, target, None, progress=Plain(is_verbose=False))
     assert found.tag == base_image
     assert f"127.0.0.1:1/absent:1 cannot be pulled; building on {base_image}" in capsys.readouterr().err
