@@ -23,6 +23,7 @@ from pipeline.shipped import shipped
 from pipeline.workspace import Folder, Workspace
 from targets import device
 from targets.base import Target
+from targets.buildable import check_buildable
 from targets.device.cpu import saturates_8bit
 from targets.device.manifest import read_manifest
 from targets.device.preprocess import Preprocessing
@@ -42,10 +43,10 @@ class Steps:
 
     @property
     def weight_bits(self) -> int:
-        """The recipe's, or what this machine's int8 kernels hold without saturating."""
+        """The recipe's, or what this machine's int8 kernels hold without saturating; a GPU's sums never do."""
         if self.recipe.quantize.weight_bits != "auto":
             return self.recipe.quantize.weight_bits
-        return 7 if saturates_8bit() else 8
+        return 7 if self.target.gpu is None and saturates_8bit() else 8
 
     def load(self) -> Folder:
         recipe = self.recipe
@@ -141,6 +142,7 @@ class Steps:
 
     def compile(self, loaded: Folder, baseline: Folder, models: Folder) -> Folder:
         """Candidates of every precision the target considers, timed beside the unpruned float baseline."""
+        check_buildable(self.target)
         recipe = self.recipe
         target_facts: Json = {**asdict(self.target), "description": ""}
         options: dict[str, Json] = {
