@@ -61,6 +61,8 @@ def test_a_place_in_a_lock_is_noticed(line: str) -> None:
 
 def test_there_is_a_lock_for_every_known_base_image_and_no_other_file() -> None:
     for base in known_bases().values():
-        assert find_lock(base.platform, base.python).pins
+        # Images with TensorRT carry another runtime, on Pythons that ONNX Runtime's wheels have left behind.
+        if not base.tensorrt:
+            assert find_lock(base.platform, base.python).pins
     written = {f"{platform.replace('/', '-')}-cp{python.replace('.', '')}.txt" for platform, python in LOCKS}
     assert {path.name for path in SCRIPT.LOCKS.iterdir()} == written
