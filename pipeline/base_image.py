@@ -31,6 +31,8 @@ class BaseImage:
     platform: str
     python: str
     """Major and minor, e.g. `3.12`."""
+    tensorrt: str = ""
+    """Version of the TensorRT in it, as far as it is known; empty where there is none."""
 
 
 def hint(platform: str) -> str:
@@ -46,7 +48,12 @@ def known_bases() -> dict[str, BaseImage]:
     """The entries of `docker/images.toml` by key."""
     raw = tomllib.loads(shipped("images.toml").read_text())
     return {
-        key: BaseImage(tag=value["tag"], platform=value["platform"], python=value["python"])
+        key: BaseImage(
+            tag=value["tag"],
+            platform=value["platform"],
+            python=value["python"],
+            tensorrt=value.get("tensorrt", ""),
+        )
         for key, value in raw.items()
     }
 
@@ -73,7 +80,9 @@ def find_base(engine: Engine, target: Target, base_image: str | None, *, progres
     assert tag is not None
     platform = engine.platform_of(tag)
     if platform is None:
-        tag, platform = _pulled(engine, tag, target.platform, progress, is_asked_for=base_image is not None)
+        # Another image has another TensorRT, or none.
+        is_fixed = base_image is not None or target.gpu is not None
+        tag, platform = _pulled(engine, tag, target.platform, progress, is_fixed=is_fixed)
     if platform != target.platform:
         raise PackageError(
             f"the base image {tag} is for {platform}, the target {target.name} for {target.platform}. "
@@ -83,15 +92,15 @@ def find_base(engine: Engine, target: Target, base_image: str | None, *, progres
     return BaseImage(tag=tag, platform=platform, python=python)
 
 
-def _pulled(engine: Engine, tag: str, platform: str, progress: Progress, *, is_asked_for: bool) -> tuple[str, str]:
+def _pulled(engine: Engine, tag: str, platform: str, progress: Progress, *, is_fixed: bool) -> tuple[str, str]:
     """Tag and platform of the image that was pulled; where no registry answers, of another known one that is here.
 
-    An image that was asked for by name is never replaced by another.
+    One that `is_fixed`, as it was asked for by name or holds a TensorRT, is never replaced by another.
     """
     try:
         engine.pull(tag, platform, progress)
     except PackageError as error:
-        here = None if is_asked_for else _another_here(engine, platform)
+        here = None if is_fixed else _another_here(engine, platform)
         if here is None:
             raise PackageError(
                 f"the base image {tag} is not here and cannot be pulled: {error}. {hint(platform)}"
@@ -104,8 +113,8 @@ def _pulled(engine: Engine, tag: str, platform: str, progress: Progress, *, is_a
 
 
 def _another_here(engine: Engine, platform: str) -> str | None:
-    """The first base image of `docker/images.toml` for this platform that the engine has."""
-    known = (base for base in known_bases().values() if base.platform == platform)
+    """The first plain base image of `docker/images.toml` for this platform that the engine has."""
+    known = (base for base in known_bases().values() if base.platform == platform and not base.tensorrt)
     return next((base.tag for base in known if engine.platform_of(base.tag) == platform), None)
 
 

@@ -277,12 +277,12 @@ def schema(
 
 @app.command(rich_help_panel=SETTING_UP)
 def targets(
-    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None, as_json: o.AsJson = False
+    words: Annotated[list[str] | None, typer.Argument(metavar="[show] [NAME]")] = None, as_json: o.AsJson = False
 ) -> None:
     """List the targets, or explain one."""
     from pipeline.commands.targets import run
 
-    run(name, as_json=as_json)
+    run(words or [], as_json=as_json)
 
 
 def _print_version(wanted: bool) -> None:

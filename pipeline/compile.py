@@ -16,6 +16,7 @@ from pipeline.hashing import sha256_of_file
 from pipeline.progress import Progress
 from pipeline.selection import at_most, count_right, logits_of_each
 from targets.base import Session, Target
+from targets.buildable import check_buildable
 from targets.device.cpu import instruction_set, instruction_sets
 from targets.device.manifest import SCHEMA, Manifest
 from targets.device.preprocess import Preprocessing
@@ -82,6 +83,7 @@ def check_host(target: Target) -> None:
     On a host of another platform the graph is audited under the target's rules and nothing is concluded from the
     clock; accuracy is proven where the target's own instructions are run, be they emulated.
     """
+    check_buildable(target)
     here_is = stand_in_for(target)
     if here_is is not None:
         if Place.EMULATED not in target.provable_at:

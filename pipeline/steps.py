@@ -16,6 +16,7 @@ from pipeline.given import digest_of_checkpoint, digest_of_factory
 from pipeline.hashing import Json, sha256_of_file
 from pipeline.progress import Silent
 from pipeline.workspace import Folder
+from targets.buildable import check_buildable
 from targets.device.cpu import saturates_8bit
 from targets.device.preprocess import Preprocessing
 
@@ -26,10 +27,10 @@ class Steps(Delivery):
 
     @property
     def weight_bits(self) -> int:
-        """The recipe's, or what this machine's int8 kernels hold without saturating."""
+        """The recipe's, or what this machine's int8 kernels hold without saturating; a GPU's sums never do."""
         if self.recipe.quantize.weight_bits != "auto":
             return self.recipe.quantize.weight_bits
-        return 7 if saturates_8bit() else 8
+        return 7 if self.target.gpu is None and saturates_8bit() else 8
 
     def load(self) -> Folder:
         recipe = self.recipe
@@ -136,6 +137,7 @@ class Steps(Delivery):
         weight_bits: int | None = None,
     ) -> Folder:
         """Candidates of every precision the target considers, timed beside the unpruned float baseline."""
+        check_buildable(self.target)
         recipe = self.recipe
         precisions, bits = precisions or self.target.precisions, weight_bits or self.weight_bits
         target_facts: Json = {**asdict(self.target), "description": ""}

@@ -1,19 +1,23 @@
 """What a target is, and what a runtime must be able to do."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts import Audit, Dialect, Latency, OnnxModel, Place, Precision
 from pipeline.errors import TargetError
+from targets.gpu import Gpu, read_gpu
+from targets.tables import check_keys, one_of, text, texts, whole
 
 CATALOGUE = Path(__file__).parent / "catalogue"
+ALIASES, REFUSED = CATALOGUE / "aliases.toml", CATALOGUE / "refused.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +27,10 @@ class Target:
     name: str
     description: str
     platform: Literal["linux/amd64", "linux/arm64"]
-    runtime: Literal["onnxruntime"]
+    runtime: Literal["onnxruntime", "tensorrt"]
     dialect: Dialect
     instruction_sets: tuple[str, ...]
-    """Instruction sets int8 may rely on, best first; see `targets.device.cpu`."""
+    """Instruction sets int8 may rely on, best first; see `targets.device.cpu`. None for a GPU."""
     base_image: str
     """Key of `docker/images.toml`."""
     channel_multiple: int
@@ -36,6 +40,8 @@ class Target:
     """Places where this target's artifact can be proven."""
     required_place: Place
     """The least place whose report lets `release` ship, unless the recipe asks for more."""
+    gpu: Gpu | None = None
+    """What a TensorRT target states about its GPU; None for a CPU."""
 
 
 class Session(Protocol):
@@ -70,22 +76,30 @@ class Runtime(Protocol):
 
 def catalogue() -> list[Target]:
     """Every target that comes with the tool, by name."""
-    return sorted(map(read_target, CATALOGUE.glob("*.toml")), key=lambda target: target.name)
+    files = (path for path in CATALOGUE.glob("*.toml") if path not in (ALIASES, REFUSED))
+    return sorted(map(read_target, files), key=lambda target: target.name)
+
+
+def aliases() -> dict[str, str]:
+    """Other names by which targets of the catalogue can be called."""
+    return {alias: str(name) for alias, name in tomllib.loads(ALIASES.read_text()).items()}
 
 
 def find_target(name: str) -> Target:
-    """A target of the catalogue by name, or the user's own by the path of a TOML file."""
+    """A target of the catalogue by name or alias, or the user's own by the path of a TOML file."""
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
             raise TargetError(f"the target file {name} does not exist. Give a path to a TOML file, or a name.")
         return read_target(path)
-    known = {target.name: target for target in catalogue()}
-    if name in known:
-        return known[name]
-    close = difflib.get_close_matches(name, known, n=1)
+    _refuse_by_name(name)
+    known, other_names = {target.name: target for target in catalogue()}, aliases()
+    if other_names.get(name, name) in known:
+        return known[other_names.get(name, name)]
+    close = difflib.get_close_matches(name, [*known, *other_names], n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    raise TargetError(f"there is no target {name!r}.{hint} Known: {', '.join(known)}; or the path of a TOML file.")
+    shown = ", ".join([*known, *(f"{alias} (= {target})" for alias, target in other_names.items())])
+    raise TargetError(f"there is no target {name!r}.{hint} Known: {shown}; or the path of a TOML file.")
 
 
 def read_target(path: Path) -> Target:
@@ -94,38 +108,56 @@ def read_target(path: Path) -> Target:
         raw = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TargetError(f"the target file {path} is not valid TOML: {error}.") from None
-    _check_keys(path, raw)
+    check_keys(path, raw, known=[field.name for field in fields(Target)], optional=("name", "gpu"))
     try:
-        return Target(
-            name=raw.get("name", path.stem),
-            description=raw["description"],
-            platform=_one_of(raw["platform"], ("linux/amd64", "linux/arm64")),
-            runtime=_one_of(raw["runtime"], ("onnxruntime",)),
+        target = Target(
+            name=text({"name": path.stem, **raw}, "name"),
+            description=text(raw, "description"),
+            platform=one_of(raw["platform"], ("linux/amd64", "linux/arm64")),
+            runtime=one_of(raw["runtime"], ("onnxruntime", "tensorrt")),
             dialect=Dialect(raw["dialect"]),
-            instruction_sets=tuple(raw["instruction_sets"]),
-            base_image=raw["base_image"],
-            channel_multiple=int(raw["channel_multiple"]),
-            precisions=tuple(Precision(value) for value in raw["precisions"]),
-            provable_at=tuple(Place(value) for value in raw["provable_at"]),
+            instruction_sets=texts(raw, "instruction_sets"),
+            base_image=text(raw, "base_image"),
+            channel_multiple=whole(raw, "channel_multiple", least=1),
+            precisions=tuple(Precision(value) for value in texts(raw, "precisions")),
+            provable_at=tuple(Place(value) for value in texts(raw, "provable_at")),
             required_place=Place(raw["required_place"]),
+            gpu=read_gpu(path, raw["gpu"]) if "gpu" in raw else None,
         )
+        _check_runtime(target)
     except (ValueError, TypeError) as error:
         raise TargetError(f"the target file {path} has a wrong value: {error}.") from None
+    _refuse_jetpack_4(path, target.gpu)
+    return target
 
 
-def _check_keys(path: Path, raw: Mapping[str, Any]) -> None:
-    fields = set(Target.__dataclass_fields__)
-    for key in raw:
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise TargetError(f"the target file {path} has an unknown key {key!r}.{hint}")
-    missing = sorted(fields - set(raw) - {"name"})
-    if missing:
-        raise TargetError(f"the target file {path} lacks {', '.join(missing)}.")
+def _check_runtime(target: Target) -> None:
+    """Raise `ValueError` where runtime, dialect, GPU and precisions contradict each other."""
+    for_tensorrt = target.runtime == "tensorrt"
+    if for_tensorrt != (target.gpu is not None):
+        raise ValueError(f'runtime = "{target.runtime}", but {"no" if for_tensorrt else "a"} table [gpu]')
+    if for_tensorrt != (target.dialect is Dialect.TENSORRT):
+        raise ValueError(f'dialect = "{target.dialect}" is not one that the runtime "{target.runtime}" reads')
+    if target.gpu is not None and not target.gpu.int8 and Precision.INT8 in target.precisions:
+        raise ValueError('precisions has "int8", but [gpu] says int8 = false; leave it out of precisions')
 
 
-def _one_of(value: Any, allowed: tuple[Any, ...]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"{value!r} is not one of {', '.join(map(repr, allowed))}")
-    return value
+def _refusals() -> dict[str, dict[str, str]]:
+    return tomllib.loads(REFUSED.read_text())
+
+
+def _refuse_by_name(name: str) -> None:
+    """Raise `TargetError` for devices that people ask for and that cannot be served, with what to do instead."""
+    for refusal in _refusals().values():
+        if re.fullmatch(refusal["names"], name.lower()):
+            raise TargetError(f"{name} cannot be a target: {refusal['reason']} {refusal['instead']}")
+
+
+def _refuse_jetpack_4(path: Path, gpu: Gpu | None) -> None:
+    if gpu is None or not any(version.split(".")[0] == "32" for version in gpu.l4t):
+        return
+    refusal = _refusals()["jetpack-4"]
+    raise TargetError(
+        f"the target file {path} is for JetPack {gpu.jetpack} (L4T {', '.join(gpu.l4t)}): {refusal['reason']} "
+        f"{refusal['instead']}"
+    )

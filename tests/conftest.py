@@ -86,7 +86,7 @@ def engine() -> Iterator[Engine]:
 def base_image(engine: Engine) -> str:
     """The tag of a base image for this machine's platform, made where there is none."""
     for base in known_bases().values():
-        if base.platform == engine.platform == engine.platform_of(base.tag):
+        if not base.tensorrt and base.platform == engine.platform == engine.platform_of(base.tag):
             return base.tag
     script = [str(REPOSITORY / "scripts" / "base_image.sh")]
     return subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()

@@ -130,6 +130,33 @@ def test_each_platform_names_the_base_image_that_the_script_makes_for_it(platfor
     assert f"scripts/base_image.sh {platform.removeprefix('linux/')} and" in hint(platform)
 
 
+def test_base_images_with_tensorrt_are_those_of_the_gpus() -> None:
+    stated = {base.tag for target in catalogue() if target.gpu and (base := stated_base(target, None))}
+    assert stated == {base.tag for base in known_bases().values() if base.tensorrt}
+
+
+@pytest.mark.docker
+def test_a_base_image_with_tensorrt_stands_in_for_no_plain_one(
+    engine: Engine, base_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12")
+    large = BaseImage(tag=base_image, platform=engine.platform, python="3.12", tensorrt="10.3.0")
+    target = own_target(engine)
+    monkeypatch.setattr("pipeline.base_image.known_bases", lambda: {target.base_image: absent, "another": large})
+    with pytest.raises(PackageError, match="cannot be pulled"):
+        find_base(engine, target, None, progress=Silent())
+
+
+@pytest.mark.docker
+def test_the_base_of_a_gpu_is_never_replaced(engine: Engine, base_image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12", tensorrt="10.3.0")
+    here = BaseImage(tag=base_image, platform=engine.platform, python="3.12")
+    target = replace(find_target("jetson"), platform=own_target(engine).platform)
+    monkeypatch.setattr("pipeline.base_image.known_bases", lambda: {target.base_image: absent, "another": here})
+    with pytest.raises(PackageError, match="cannot be pulled"):
+        find_base(engine, target, None, progress=Silent())
+
+
 def test_an_engine_can_hold_the_base_images_of_all_platforms_at_once() -> None:
     tags = [base.tag for base in known_bases().values()]
     assert len(tags) == len(set(tags))

@@ -78,6 +78,8 @@ def test_a_place_in_a_lock_is_noticed(line: str) -> None:
 
 def test_there_is_a_lock_for_every_known_base_image_and_no_other_file() -> None:
     for base in known_bases().values():
-        assert find_lock(base.platform, base.python).pins
+        # Images with TensorRT carry another runtime, on Pythons that ONNX Runtime's wheels have left behind.
+        if not base.tensorrt:
+            assert find_lock(base.platform, base.python).pins
     written = {find_lock(platform, python, grpc=grpc).path for platform, python, grpc in LOCKS}
     assert {path for path in SCRIPT.LOCKS.rglob("*") if path.is_file()} == written

@@ -6,7 +6,7 @@ import pytest
 from chromium import Page
 from status_server import StatusServer, wait_for_text, wait_for_word
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 
 def test_the_interval_is_drawn_against_the_margin(shown: Page, status: StatusServer) -> None:

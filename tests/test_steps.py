@@ -193,6 +193,8 @@ def test_weight_bits_follow_the_machine_unless_they_are_given(
     assert steps_of(tmp_path, recipe_of("w.pth")).weight_bits == bits
     assert steps_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 7})).weight_bits == 7
     assert steps_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 8})).weight_bits == 8
+    # What this machine's processor does says nothing about a GPU.
+    assert steps_of(tmp_path, recipe_of("w.pth"), target=find_target("jetson")).weight_bits == 8
 
 
 def test_looking_does_nothing(weights: str, tmp_path: Path) -> None:

@@ -1,27 +1,57 @@
 """`deploy targets`: the table of targets, or one explained."""
 
 import json
+import shutil
+import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 
+from pipeline.errors import TargetError
+from pipeline.explanation import explain
 from pipeline.table import print_table
-from targets.base import Target, catalogue, find_target
+from targets.base import Target, aliases, catalogue, find_target
+from targets.buildable import BUILT
+
+LABEL_WIDTH = 22
 
 
-def run(name: str | None, *, as_json: bool) -> None:
-    """Print all targets, or the one called `name` (a catalogue name or the path of a TOML file)."""
+def run(words: Sequence[str], *, as_json: bool) -> None:
+    """Print all targets, or explain the one of `NAME` or `show NAME` (a name, an alias or the path of a TOML file)."""
+    name = _name_in(words)
     found = catalogue() if name is None else [find_target(name)]
     if as_json:
-        print(json.dumps([asdict(target) for target in found], indent=2))
+        print(json.dumps([{**asdict(target), "aliases": _aliases_of(target)} for target in found], indent=2))
     elif name is None:
         header = ("target", "what it is", "platform", "runtime", "precisions", "proven at")
         print_table("", header, [_row(target) for target in found])
+        rest = sorted({target.runtime for target in found} - set(BUILT))
+        if rest:
+            print(f"Nothing is built for {', '.join(rest)} yet; `deploy targets show NAME` says what can be done.")
     else:
-        _explain(found[0])
+        _print_explained(found[0])
+
+
+def _name_in(words: Sequence[str]) -> str | None:
+    match list(words):
+        case []:
+            return None
+        case ["show"]:
+            raise TargetError("`deploy targets show` needs a name; `deploy targets` lists them.")
+        case [name] | ["show", name]:
+            return name
+        case _:
+            raise TargetError(
+                f"`deploy targets` explains one at a time, not {' '.join(words)}: deploy targets show {words[-1]}"
+            )
+
+
+def _aliases_of(target: Target) -> list[str]:
+    return [alias for alias, name in aliases().items() if name == target.name]
 
 
 def _row(target: Target) -> tuple[str, ...]:
     return (
-        target.name,
+        " = ".join([target.name, *_aliases_of(target)]),
         target.description,
         target.platform,
         target.runtime,
@@ -30,9 +60,10 @@ def _row(target: Target) -> tuple[str, ...]:
     )
 
 
-def _explain(target: Target) -> None:
-    print(f"{target.name}: {target.description}")
-    for key, value in asdict(target).items():
-        if key not in ("name", "description"):
-            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            print(f"  {key.replace('_', ' '):<17} {shown}")
+def _print_explained(target: Target) -> None:
+    also = "".join(f" (also called {alias})" for alias in _aliases_of(target))
+    print(f"{target.name}{also}: {target.description}")
+    width = max(60, min(120, shutil.get_terminal_size((110, 24)).columns))
+    for label, sentence in explain(target):
+        indent = " " * LABEL_WIDTH
+        print(textwrap.fill(sentence, width, initial_indent=f"  {label}".ljust(LABEL_WIDTH), subsequent_indent=indent))
