@@ -18,7 +18,6 @@ from targets.device.settings import Settings
 from targets.device.tensors import RequestError, shown
 
 OUTPUT = "logits"
-# What a client hears of an error that is not its own.
 Answer = TypeVar("Answer")
 # What is done in the loop's own thread keeps others waiting, so long at most; handing it over costs 0.1 ms.
 INLINE_SECONDS = 0.002
@@ -86,18 +85,16 @@ class Endpoint:
             assert request is not None
             return render(request, logits)
 
-        def prepare() -> NDArray[np.float32]:
-            name, values = checked()
+        def as_input(name: str, values: NDArray[Any]) -> NDArray[np.float32]:
             return network_input(name, values, manifest, settings.max_image_pixels)
 
         if size > INLINE_BYTES or settings.batch_images > 1 or not self.service.is_idle:
-            return _awaitable(self.service.submit(prepare, finish))
+            return _awaitable(self.service.submit(lambda: as_input(*checked()), finish))
         name, values = checked()
         # How long a file takes to decode is not known from its size.
         if name != ENCODED and len(values) * self.service.seconds_per_image <= INLINE_SECONDS:
-            return finish(self.service.infer(network_input(name, values, manifest, settings.max_image_pixels)))
-        ready = lambda: network_input(name, values, manifest, settings.max_image_pixels)  # noqa: E731
-        return _awaitable(self.service.submit(ready, finish))
+            return finish(self.service.infer(as_input(name, values)))
+        return _awaitable(self.service.submit(lambda: as_input(name, values), finish))
 
 
 def _awaitable(computed: Future[Answer]) -> "asyncio.Future[Answer]":
