@@ -1,30 +1,20 @@
 """The generated gRPC messages against what they were generated from; generating needs grpcio-tools."""
 
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
+from script import load_script
 from tritonclient.grpc import service_pb2
 
 ROOT = Path(__file__).parent.parent
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_grpc", ROOT / "scripts" / "generate_grpc.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = load_script()
+SCRIPT = load_script("scripts/generate_grpc.py")
 TYPES = {
     f"TYPE_{each}" for each in ("BOOL", "BYTES", "DOUBLE", "FLOAT", "INT32", "INT64", "STRING", "UINT32", "UINT64")
 }

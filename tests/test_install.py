@@ -2,17 +2,16 @@
 
 import base64
 import hashlib
-import importlib.util
 import io
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, names_of_images, own_target
+from conftest import names_of_images, own_target
 from PIL import Image as Photo
 from PIL import features
+from script import load_script
 from tiny_package import Packaged
 
 from pipeline.base_image import find_base
@@ -36,16 +35,7 @@ for each in sys.argv[1:]:
 """
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("install", REPOSITORY / "docker" / "install.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-INSTALL = load_script()
+INSTALL = load_script("docker/install.py")
 
 
 def encoded() -> list[bytes]:

@@ -1,11 +1,10 @@
 """The committed locks of the image's packages against what they were resolved from; resolving needs a network."""
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from script import load_script
 
 from pipeline.base_image import known_bases
 from pipeline.wheels import find_lock
@@ -13,16 +12,7 @@ from pipeline.wheels import find_lock
 ROOT = Path(__file__).parent.parent
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lock_device", ROOT / "scripts" / "lock_device.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = load_script()
+SCRIPT = load_script("scripts/lock_device.py")
 LOCKS = [
     (platform.replace("-", "/"), python, grpc)
     for platform, each in SCRIPT.PYTHONS.items()

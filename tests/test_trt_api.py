@@ -8,17 +8,16 @@ TensorRT 8.5 has no wheel of its bindings alone; `TENSORRT_8_5_WHEEL` (the full 
 `PYTHON_3_10` (with numpy) let it be checked, too.
 """
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from script import load_script
 
 ROOT = Path(__file__).parent.parent
 DEVICE = ROOT / "targets" / "device"
@@ -38,18 +37,7 @@ explicit_package_bases = True
 """
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("trt_bindings", ROOT / "scripts" / "trt_bindings.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclass looks itself up there.
-    sys.modules["trt_bindings"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = load_script()
+SCRIPT = load_script("scripts/trt_bindings.py")
 MADE: dict[str, Any] = {}
 
 
