@@ -11,60 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-WHEELS = Path(__file__).parent / "wheels"
-# Relative to the environment's site-packages.
-SURPLUS = (
-    "pip",
-    "pip-*",
-    "setuptools",
-    "setuptools-*",
-    "pkg_resources",
-    "_distutils_hack",
-    "distutils-precedence.pth",
-    # The Python binding holds the runtime itself; this second copy serves C programs (35 MB).
-    "onnxruntime/capi/libonnxruntime.so.*",
-    "onnxruntime/backend",
-    "onnxruntime/datasets",
-    "onnxruntime/quantization",
-    "onnxruntime/tools",
-    "onnxruntime/transformers",
-    "numpy/**/tests",
-    "numpy/**/_examples",
-    "numpy/distutils",
-    "numpy/f2py",
-    "numpy/testing",
-    "numpy/_core/include",
-    "numpy/_core/_*_tests.*",
-    "numpy/_core/_simd.*",
-    "numpy/**/*.a",
-    "numpy/**/*.pxd",
-    "numpy/**/*.pyi",
-    # Loaded when they are first asked for, which neither the device code nor ONNX Runtime does (5 MB).
-    "numpy/fft",
-    "numpy/ma",
-    "numpy/polynomial",
-    "numpy/random",
-    # AVIF is no format the device decodes (5 MB).
-    "PIL/_avif*",
-    "pillow.libs/libavif*",
-    # Nothing is written on images, converted by their color profile, or shown in a window (4 MB).
-    "PIL/_imagingcms*",
-    "PIL/_imagingft*",
-    "PIL/_imagingtk*",
-    "pillow.libs/libbrotli*",
-    "pillow.libs/libfreetype*",
-    "pillow.libs/libharfbuzz*",
-    "pillow.libs/liblcms2*",
-    # FreeType's; Pillow reads PNG by itself.
-    "pillow.libs/libpng*",
-    # What clients trust, and earlier ways to write servers (1 MB).
-    "grpc/_cython/_credentials",
-    "grpc/beta",
-    "grpc/framework/interfaces",
-    "grpc/**/*.pyi",
-    "google/protobuf/compiler",
-    "**/__pycache__",
-)
+WHEELS, SURPLUS = Path(__file__).parent / "wheels", Path(__file__).parent / "surplus.txt"
 SCRIPTS = ("bin/[!p]*", "bin/pip*")
 IMPORTS = "import httptools, numpy, orjson, PIL.Image, prometheus_client"
 IMPORTS_OF_GRPC = "grpc.aio, google.protobuf.internal.builder"
@@ -88,7 +35,8 @@ def main() -> None:
     install += ["--no-deps", "--no-compile", "--require-hashes", "--find-links", str(WHEELS)]
     subprocess.run([*install, "--requirement", str(WHEELS / "requirements.txt")], check=True)
     (packages,) = environment.glob("lib/python3*/site-packages")
-    remove(packages, SURPLUS)
+    lines = SURPLUS.read_text().splitlines()
+    remove(packages, tuple(line for line in lines if not line.startswith("#")))
     remove(environment, SCRIPTS)
     wanted = f"{IMPORTS}, {IMPORTS_OF_GRPC}" if list(WHEELS.glob("grpcio-*")) else IMPORTS
     imports = wanted if shows_another_cpu() else f"{wanted}, onnxruntime"

@@ -4,7 +4,7 @@
 ARG BASE
 FROM ${BASE} AS dependencies
 LABEL dev.edge-deploy.stage="dependencies"
-COPY install.py /install/
+COPY install.py surplus.txt /install/
 COPY wheels /install/wheels
 RUN ["python3", "/install/install.py", "/opt/edge-deploy", "/layer"]
 

@@ -183,7 +183,7 @@ class OnnxModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds for one inference, batch 1; ratios are taken on CPU time (wall time suffers from neighbours)."""
+    """Milliseconds of one inference, batch 1; ratios are taken on CPU time (wall time suffers from neighbours)."""
 
     cpu_ms: float
     wall_ms: float
@@ -211,8 +211,9 @@ class Candidate:
     precision: Precision
     folder: Path
     """A complete artifact folder: the model file, `manifest.json`, `golden.npz`."""
-    latency: Latency
-    audit: Audit
+    latency: Latency | None
+    audit: Audit | None
+    """Both None of a TensorRT engine: its device alone times it and says what it runs in int8."""
     selection_top1: float
     selection_drop_points: float
     """Top-1 of the float baseline minus this candidate's, in points, on the selection split."""
@@ -223,10 +224,10 @@ class Compilation:
     """All candidates of one target, and the unpruned fp32 model timed in the same run."""
 
     candidates: tuple[Candidate, ...]
-    float_latency: Latency
+    float_latency: Latency | None
     selection_images: int
     stand_in: str | None = None
-    """This host's platform where it is not the target's: the latencies are its own, never the device's."""
+    """What answered in the target's place: this host's platform, whose latencies are its own, or ONNX Runtime."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +239,7 @@ class Artifact:
     precision: Precision
     reason: str
     candidate: Candidate
-    float_latency: Latency
+    float_latency: Latency | None
     stand_in: str | None = None
     """As in `Compilation`."""
 
@@ -297,4 +298,4 @@ class Image:
 
 
 Judge = Callable[[Path, Place], AccuracyReport]
-"""From the file of a container's answers and where it gave them to the gate's report; raises where it says no."""
+"""From the file of a container's answers and their place to the gate's report; raises where it says no."""

@@ -16,7 +16,8 @@ from pipeline.selection import pixels_of, spread
 from targets.device.golden import check, write_golden
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.preprocess import Preprocessing
-from targets.device.sessions import OnnxRuntimeSession, SessionError, open_session
+from targets.device.sessions import OnnxRuntimeSession, SessionError
+from targets.runtimes.stand_in import open_here
 
 MODEL = "model.onnx"
 GOLDEN_BYTES = 1 << 20
@@ -27,7 +28,7 @@ CLEAR_MARGIN = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class OpenArtifact:
-    """An artifact opened as the device opens it."""
+    """An artifact opened as the device opens it, or as ONNX Runtime stands in for its engine."""
 
     folder: Path
     manifest: Manifest
@@ -46,7 +47,7 @@ def open_artifact(folder: Path) -> Iterator[OpenArtifact]:
     """The artifact, closed at the end; raises `CompileError` where it does not open."""
     try:
         manifest = read_manifest(folder)
-        session = open_session(folder, manifest)
+        session = open_here(folder, manifest)
     except (ManifestError, SessionError) as error:
         raise CompileError(str(error)) from None
     with session:

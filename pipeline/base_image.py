@@ -1,14 +1,12 @@
 """The image that ours stands on: named by the target or the user, here or pulled, and asked for its Python."""
 
 import json
-import tomllib
-from dataclasses import dataclass
 
+from pipeline.bases import BaseImage, known_bases, stated_base
 from pipeline.container import output_of
 from pipeline.engine import Engine
-from pipeline.errors import EngineMissing, PackageError, TargetError
+from pipeline.errors import EngineMissing, PackageError
 from pipeline.progress import Progress
-from pipeline.shipped import shipped
 from targets.base import Target
 
 QUESTION = """
@@ -25,18 +23,14 @@ OWN_OF = {"linux/amd64": OWN, "linux/arm64": f"{OWN}-arm64"}
 """By platform: the base image that scripts/base_image.sh makes without a registry."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaseImage:
-    tag: str
-    platform: str
-    python: str
-    """Major and minor, e.g. `3.12`."""
-    tensorrt: str = ""
-    """Version of the TensorRT in it, as far as it is known; empty where there is none."""
-
-
-def hint(platform: str) -> str:
+def hint(target: Target) -> str:
     """What to do where there is no base image, or one that cannot carry ours."""
+    platform = target.platform
+    if target.gpu is not None:
+        return (
+            f"Name an image for {platform} with --base-image that has Python 3 and TensorRT {target.gpu.tensorrt}'s "
+            "bindings for it, or build the context where there is one, as on the device."
+        )
     tag, architecture = OWN_OF[platform], platform.rpartition("/")[2]
     return (
         f"Name an image you have with --base-image (any with Python 3 and venv in it), or make {tag} with "
@@ -44,37 +38,14 @@ def hint(platform: str) -> str:
     )
 
 
-def known_bases() -> dict[str, BaseImage]:
-    """The entries of `docker/images.toml` by key."""
-    raw = tomllib.loads(shipped("images.toml").read_text())
-    return {
-        key: BaseImage(
-            tag=value["tag"],
-            platform=value["platform"],
-            python=value["python"],
-            tensorrt=value.get("tensorrt", ""),
-        )
-        for key, value in raw.items()
-    }
-
-
-def stated_base(target: Target, base_image: str | None) -> BaseImage | None:
-    """What is known of the base without asking it; None for an image that only the user knows."""
-    known = known_bases()
-    if base_image is not None:
-        return next(
-            (base for base in known.values() if (base.tag, base.platform) == (base_image, target.platform)), None
-        )
-    if target.base_image not in known:
-        raise TargetError(
-            f"the target {target.name} names the base image {target.base_image!r}; docker/images.toml has "
-            f"{', '.join(known)}."
-        )
-    return known[target.base_image]
-
-
 def find_base(engine: Engine, target: Target, base_image: str | None, *, progress: Progress) -> BaseImage:
     """The base image, pulled where it is not here; raises `PackageError` where it cannot carry our image."""
+    tag, platform = obtain_base(engine, target, base_image, progress=progress)
+    return BaseImage(tag=tag, platform=platform, python=_python_in(engine, tag, target))
+
+
+def obtain_base(engine: Engine, target: Target, base_image: str | None, *, progress: Progress) -> tuple[str, str]:
+    """Tag and platform of the base image, pulled where it is not here; raises `PackageError`."""
     stated = stated_base(target, base_image)
     tag = base_image if stated is None else stated.tag
     assert tag is not None
@@ -82,28 +53,28 @@ def find_base(engine: Engine, target: Target, base_image: str | None, *, progres
     if platform is None:
         # Another image has another TensorRT, or none.
         is_fixed = base_image is not None or target.gpu is not None
-        tag, platform = _pulled(engine, tag, target.platform, progress, is_fixed=is_fixed)
+        tag, platform = _pulled(engine, tag, target, progress, is_fixed=is_fixed)
     if platform != target.platform:
         raise PackageError(
             f"the base image {tag} is for {platform}, the target {target.name} for {target.platform}. "
             "Name another with --base-image."
         )
-    python = _python_in(engine, tag, target.platform)
-    return BaseImage(tag=tag, platform=platform, python=python)
+    return tag, platform
 
 
-def _pulled(engine: Engine, tag: str, platform: str, progress: Progress, *, is_fixed: bool) -> tuple[str, str]:
+def _pulled(engine: Engine, tag: str, target: Target, progress: Progress, *, is_fixed: bool) -> tuple[str, str]:
     """Tag and platform of the image that was pulled; where no registry answers, of another known one that is here.
 
     One that `is_fixed`, as it was asked for by name or holds a TensorRT, is never replaced by another.
     """
+    platform = target.platform
     try:
         engine.pull(tag, platform, progress)
     except PackageError as error:
         here = None if is_fixed else _another_here(engine, platform)
         if here is None:
             raise PackageError(
-                f"the base image {tag} is not here and cannot be pulled: {error}. {hint(platform)}"
+                f"the base image {tag} is not here and cannot be pulled: {error}. {hint(target)}"
             ) from None
         progress.line(f"the base image {tag} cannot be pulled; building on {here}, which is here")
         return here, platform
@@ -118,25 +89,26 @@ def _another_here(engine: Engine, platform: str) -> str | None:
     return next((base.tag for base in known if engine.platform_of(base.tag) == platform), None)
 
 
-def _python_in(engine: Engine, tag: str, platform: str) -> str:
+def _python_in(engine: Engine, tag: str, target: Target) -> str:
     """`3.12`, from the `python3` that the image's own PATH finds."""
     try:
         implementation, version, has_venv = json.loads(output_of(engine, tag, ["python3", "-c", QUESTION]))
     except PackageError as error:
         if "exec format error" in str(error):
             raise PackageError(
-                f"this machine cannot run programs of {platform}, and with them no image for it. Build on a machine "
-                "that can, or install an emulator: sudo apt-get install qemu-user-static binfmt-support."
+                f"this machine cannot run programs of {target.platform}, and with them no image for it. Build on a "
+                "machine that can, or install an emulator: sudo apt-get install qemu-user-static binfmt-support."
             ) from None
-        raise PackageError(f"the base image {tag} cannot carry the model: {error} {hint(platform)}") from None
+        raise PackageError(f"the base image {tag} cannot carry the model: {error} {hint(target)}") from None
     except (ValueError, TypeError):
-        raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {hint(platform)}") from None
+        raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {hint(target)}") from None
     python = ".".join(map(str, version))
     if implementation != "CPython":
-        raise PackageError(f"the base image {tag} has {implementation}; CPython is needed. {hint(platform)}")
-    if not has_venv:
+        raise PackageError(f"the base image {tag} has {implementation}; CPython is needed. {hint(target)}")
+    # Packages for TensorRT are unpacked on the host, which needs no venv there.
+    if target.gpu is None and not has_venv:
         raise PackageError(
-            f"the base image {tag} has Python {python} without venv (Debian: python3-venv). {hint(platform)}"
+            f"the base image {tag} has Python {python} without venv (Debian: python3-venv). {hint(target)}"
         )
     return python
 

@@ -11,7 +11,7 @@ from pipeline.exported import read_export
 from pipeline.predictions import PREDICTIONS
 from pipeline.steps import Steps
 from pipeline.validate import judge_predictions
-from pipeline.variant import NAME, Variant, variant_of, why_needless
+from pipeline.variant import FALLBACK, FALLBACK_NAME, NAME, Variant, fallback_of, variant_of, why_needless
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.variant import FOLDER
@@ -32,6 +32,8 @@ class Outcome:
     variant: Variant | None = None
     """The saturation-safe one, once it is judged."""
     image: Image | None = None
+    context: Path | None = None
+    """Of an image whose engine is built, and proven, where it is started."""
     published: Path | None = None
     stage_seconds: dict[str, float] = field(default_factory=dict)
     """Seconds each stage took when it was done, in this build or an earlier one."""
@@ -70,8 +72,8 @@ class Build:
         pruned = self._prune(loaded)
         quantized = self._quantize(loaded, pruned)
         baseline, models = self._export(loaded, quantized)
-        artifact, safe = self._compile(loaded, quantized, baseline, models)
-        shard, predictions, report, variant = self._validate(loaded, artifact, safe)
+        artifact, other = self._compile(loaded, quantized, baseline, models)
+        shard, predictions, report, variant = self._validate(loaded, artifact, other)
         self._package(artifact, report, shard, predictions, variant)
 
     def _load(self) -> Folder:
@@ -102,12 +104,15 @@ class Build:
     ) -> tuple[Artifact, Artifact | None]:
         compiled = self._steps.compile(loaded, baseline, models)
         max_drop = self._steps.recipe.validate_.max_drop
-        artifact = choose(read_compilation(compiled.path), target=self._steps.target, max_drop=max_drop)
+        compilation = read_compilation(compiled.path)
+        artifact = choose(compilation, target=self._steps.target, max_drop=max_drop)
         self.outcome.artifact = artifact
-        safe, made = self._saturation_safe(loaded, quantized, baseline, artifact)
-        also = None if safe is None else narration.compile_text(safe)
+        other, made = self._saturation_safe(loaded, quantized, baseline, artifact)
+        if self._steps.recipe.package.fallback == FALLBACK and self._steps.target.gpu is not None:
+            other = fallback_of(artifact, compilation)
+        also = None if other is None else narration.compile_text(other)
         self._done("compile", narration.compile_text(artifact), compiled, *made, also=also)
-        return artifact, safe
+        return artifact, other
 
     def _saturation_safe(
         self, loaded: Folder, quantized: Folder, baseline: Folder, artifact: Artifact
@@ -122,18 +127,20 @@ class Build:
         return variant_of(artifact, read_compilation(folders[-1].path)), folders
 
     def _validate(
-        self, loaded: Folder, artifact: Artifact, safe: Artifact | None
+        self, loaded: Folder, artifact: Artifact, other: Artifact | None
     ) -> tuple[Folder, Folder, AccuracyReport, Variant | None]:
         shard = self._steps.shard(loaded)
         predictions, report = self._measure(loaded, artifact, shard)
         self.outcome.report = report
         variant, folders, also = None, [shard, predictions], None
         # Where the main model ends the build, the gate's images are not looked at once more.
-        if safe is not None and may_be_packaged(report, package_undecided=self._packages_undecided):
-            answers, of_safe = self._measure(loaded, safe, shard)
-            self.outcome.variant = variant = Variant(artifact=safe, answers=answers, report=of_safe)
+        if other is not None and may_be_packaged(report, package_undecided=self._packages_undecided):
+            answers, of_other = self._measure(loaded, other, shard)
+            name, folder = (NAME, FOLDER) if self._steps.target.gpu is None else (FALLBACK_NAME, FALLBACK.value)
+            variant = Variant(artifact=other, answers=answers, report=of_other, name=name, folder=folder)
+            self.outcome.variant = variant
             folders.append(answers)
-            also = f"{NAME}: {narration.verdict_text(of_safe)}"
+            also = f"{name}: {narration.verdict_text(of_other)}"
         self.outcome.published = self._steps.publish(artifact, shard, predictions, report, variant)
         self._done("validate", narration.verdict_text(report), *folders, also=also)
         return shard, predictions, report, variant
@@ -142,7 +149,8 @@ class Build:
         predictions = self._steps.predict(artifact, shard)
         looks = self._steps.count_look(loaded, artifact)
         answers = predictions.path / PREDICTIONS
-        return predictions, self._judge(artifact, shard, answers, place=Place.HOST, gate_looks=looks)
+        place = Place.HOST if self._steps.target.gpu is None else Place.SIMULATED
+        return predictions, self._judge(artifact, shard, answers, place=place, gate_looks=looks)
 
     @property
     def _packages_undecided(self) -> bool:
@@ -159,9 +167,12 @@ class Build:
         recipe, may_be_undecided = self._steps.recipe, self._packages_undecided
         stop_if_not_proven(report, package_undecided=may_be_undecided)
         if variant is not None:
-            stop_if_not_proven(variant.report, package_undecided=may_be_undecided, of=f"{NAME}: ")
+            stop_if_not_proven(variant.report, package_undecided=may_be_undecided, of=f"{variant.name}: ")
         if not recipe.package.image:
             self._steps.progress.line("package   skipped: no image was asked for")
+            return
+        if self._steps.target.gpu is not None:
+            self._defer(artifact, report, shard, variant)
             return
 
         def judge(answers: Path, place: Place) -> AccuracyReport:
@@ -189,6 +200,14 @@ class Build:
         self._steps.publish(artifact, shard, answers_of, there, variant)
         text = narration.image_text(image, there, is_same=artifact.stand_in is None)
         self._done("package", text, packaged, also=None if variant is None else f"{NAME}: in the image, answers alike")
+
+    def _defer(self, artifact: Artifact, report: AccuracyReport, shard: Folder, fallback: Variant | None) -> None:
+        """The engine is built and proven where the image is started; see `pipeline.pending`."""
+        from pipeline.deferral import defer
+
+        pending, folders = defer(self._steps, artifact, report, shard, fallback)
+        self.outcome.image, self.outcome.context = pending.image, pending.context
+        self._done("package", narration.pending_text(pending.context, pending.image), *folders, also=pending.words)
 
     def _judge(
         self, artifact: Artifact, shard: Folder, answers: Path, *, place: Place, gate_looks: int

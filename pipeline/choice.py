@@ -16,6 +16,8 @@ TIMINGS = "timings.json"
 BASELINE = "float baseline"
 ALIKE = 0.5
 """Where none is within the budget, candidates that lose this share of it more than the best are alike."""
+UNTIMED = (Precision.INT8, Precision.FP16, Precision.FP32)
+"""Which is taken where no clock of the target's is at hand: the smallest, which its kernels should like best."""
 TIE = 0.05
 """int8 may be this much slower than the fastest: it is smaller, and a difference of 5 % is within the noise."""
 
@@ -31,15 +33,15 @@ def write_compilation(compilation: Compilation, folder: Path) -> None:
             {
                 "precision": candidate.precision,
                 "folder": candidate.folder.relative_to(folder).as_posix(),
-                "audit": asdict(candidate.audit),
+                "audit": _raw(candidate.audit),
                 "selection_top1": candidate.selection_top1,
                 "selection_drop_points": candidate.selection_drop_points,
             }
             for candidate in candidates
         ],
     }
-    timings = {candidate.precision.value: asdict(candidate.latency) for candidate in candidates}
-    timings[BASELINE] = asdict(compilation.float_latency)
+    timings = {candidate.precision.value: _raw(candidate.latency) for candidate in candidates}
+    timings[BASELINE] = _raw(compilation.float_latency)
     (folder / DECISIONS).write_text(json.dumps(decisions, indent=2, sort_keys=True) + "\n")
     (folder / TIMINGS).write_text(json.dumps(timings, indent=2, sort_keys=True) + "\n")
 
@@ -51,7 +53,7 @@ def read_compilation(folder: Path) -> Compilation:
         timings = json.loads((folder / TIMINGS).read_text())
         return Compilation(
             candidates=tuple(_candidate(folder, raw, timings) for raw in decisions["candidates"]),
-            float_latency=Latency(**timings[BASELINE]),
+            float_latency=_latency(timings[BASELINE]),
             selection_images=decisions["selection_images"],
             stand_in=decisions["stand_in"],
         )
@@ -64,7 +66,7 @@ def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Arti
 
     Where none is, the fastest of those that lose about as little as the best: pruning has cost more than the budget
     in any precision, and the gate will judge on images that no choice has seen. Where this host is of another
-    platform than the target, its clock says nothing about the device, and int8 is taken untimed.
+    platform than the target, or has no TensorRT for it, no clock speaks for the device, and int8 is taken untimed.
     """
     within = [candidate for candidate in compilation.candidates if candidate.selection_drop_points <= max_drop]
     fastest = _fastest if compilation.stand_in is None else _untimed
@@ -91,13 +93,13 @@ def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Arti
 
 
 def _untimed(candidates: list[Candidate]) -> Candidate:
-    return next((c for c in candidates if c.precision is Precision.INT8), candidates[0])
+    return min(candidates, key=lambda candidate: UNTIMED.index(candidate.precision))
 
 
 def _fastest(candidates: list[Candidate]) -> Candidate:
-    fastest = min(candidates, key=lambda candidate: candidate.latency.cpu_ms)
-    limit = fastest.latency.cpu_ms * (1 + TIE)
-    ties = [c for c in candidates if c.precision is Precision.INT8 and c.latency.cpu_ms <= limit]
+    fastest = min(candidates, key=_cpu_ms)
+    limit = _cpu_ms(fastest) * (1 + TIE)
+    ties = [c for c in candidates if c.precision is Precision.INT8 and _cpu_ms(c) <= limit]
     return ties[0] if ties else fastest
 
 
@@ -110,6 +112,8 @@ def _reason(
         return f"{chosen.precision}: the only precision of this target, {_accuracy(chosen)}"
     if compilation.stand_in is None:
         parts = [_against(chosen, other) for other in others]
+    elif compilation.float_latency is None:
+        parts = [f"not timed: {compilation.stand_in} stands in for {target.runtime}, which the device alone has"]
     else:
         here = [_on_stand_in(chosen, other) for other in others]
         clock = f"CPU time here, which is not the device's: {', '.join(here)}"
@@ -124,8 +128,8 @@ def _reason(
 
 
 def _against(chosen: Candidate, other: Candidate) -> str:
-    ratio = chosen.latency.cpu_ms / other.latency.cpu_ms
-    figures = f"{chosen.latency.cpu_ms:.3g} ms against {other.latency.cpu_ms:.3g} ms CPU time"
+    ratio = _cpu_ms(chosen) / _cpu_ms(other)
+    figures = f"{_cpu_ms(chosen):.3g} ms against {_cpu_ms(other):.3g} ms CPU time"
     if ratio <= 1:
         text = f"{ratio:.2f} of {other.precision} latency ({figures})"
     elif ratio <= 1 + TIE and chosen.precision is Precision.INT8:
@@ -138,7 +142,7 @@ def _against(chosen: Candidate, other: Candidate) -> str:
 
 
 def _on_stand_in(chosen: Candidate, other: Candidate) -> str:
-    return f"{chosen.latency.cpu_ms:.3g} ms against {other.latency.cpu_ms:.3g} ms of {other.precision}"
+    return f"{_cpu_ms(chosen):.3g} ms against {_cpu_ms(other):.3g} ms of {other.precision}"
 
 
 def _accuracy(candidate: Candidate) -> str:
@@ -146,13 +150,26 @@ def _accuracy(candidate: Candidate) -> str:
     return f"selection top-1 {100 * candidate.selection_top1:.1f} %, float {100 * baseline:.1f} %"
 
 
+def _cpu_ms(candidate: Candidate) -> float:
+    assert candidate.latency is not None, "a candidate without timing is chosen untimed"
+    return candidate.latency.cpu_ms
+
+
+def _raw(facts: Latency | Audit | None) -> dict[str, Any] | None:
+    return None if facts is None else asdict(facts)
+
+
+def _latency(raw: dict[str, Any] | None) -> Latency | None:
+    return None if raw is None else Latency(**raw)
+
+
 def _candidate(folder: Path, raw: dict[str, Any], timings: dict[str, Any]) -> Candidate:
     audit = raw["audit"]
     return Candidate(
         precision=Precision(raw["precision"]),
         folder=folder / raw["folder"],
-        latency=Latency(**timings[raw["precision"]]),
-        audit=Audit(**{**audit, "kept_float": tuple(audit["kept_float"])}),
+        latency=_latency(timings[raw["precision"]]),
+        audit=audit and Audit(**{**audit, "kept_float": tuple(audit["kept_float"])}),
         selection_top1=raw["selection_top1"],
         selection_drop_points=raw["selection_drop_points"],
     )

@@ -1,12 +1,20 @@
-"""Every precision of the compressed network as a complete artifact, audited, measured and timed on this host."""
+"""Every precision of the compressed network as a complete artifact, audited, measured and timed on this host.
+
+Of a TensorRT target the artifact is what its engine will be built from. ONNX Runtime stands in for its arithmetic
+here; time and layers are the device's to tell.
+"""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.artifacts import Candidate, Compilation, OnnxModel, Place, Precision
+import onnx
+import onnxruntime
+
+from pipeline.artifacts import Audit, Candidate, Compilation, Latency, OnnxModel, Place, Precision
 from pipeline.assemble import MODEL, add_golden, input_shape, open_artifact, write_artifact
 from pipeline.choice import write_compilation
 from pipeline.data.dataset import Dataset
@@ -16,11 +24,11 @@ from pipeline.hashing import sha256_of_file
 from pipeline.progress import Progress
 from pipeline.selection import at_most, count_right, logits_of_each
 from targets.base import Session, Target
-from targets.buildable import check_buildable
 from targets.device.cpu import instruction_set, instruction_sets
 from targets.device.manifest import SCHEMA, Manifest
 from targets.device.preprocess import Preprocessing
 from targets.runtimes import RUNTIMES
+from targets.runtimes.trt_source import source_for
 
 MACHINES = {"linux/amd64": ("x86_64", "amd64"), "linux/arm64": ("aarch64", "arm64")}
 TOLERANCE = 1e-3
@@ -39,13 +47,15 @@ def compile_candidates(
     classes: tuple[str, ...],
     weight_bits: int,
     threads: int,
+    tensorrt: str,
     progress: Progress,
     folder: Path,
 ) -> None:
     """Write one artifact folder per precision, `compilation.json` and `timings.json`.
 
     `baseline` is the unpruned float network: its accuracy is what candidates lose against, its latency what they
-    are compared with. Raises `TargetError` where this host cannot stand for the target, and `CompileError`.
+    are compared with. `tensorrt` is the version in the target's image, such as "10.3.0"; unused for a CPU. Raises
+    `TargetError` where this host cannot stand for the target, and `CompileError`.
     """
     check_host(target)
     runtime = RUNTIMES[target.runtime]
@@ -58,7 +68,7 @@ def compile_candidates(
         version=version,
         target=target.name,
         runtime=target.runtime,
-        runtime_version=runtime.version,
+        runtime_version=runtime.version if target.gpu is None else tensorrt,
         model_file=MODEL,
         input_shape=input_shape(selection, preprocessing),
         classes=classes,
@@ -67,6 +77,8 @@ def compile_candidates(
         instruction_set=instruction_set(),
         tolerance=TOLERANCE,
     )
+    if target.gpu is not None:
+        models = {precision: _source(model, precision, tensorrt, folder) for precision, model in models.items()}
     for precision, model in models.items():
         manifest = describe(
             precision=precision.value,
@@ -74,6 +86,8 @@ def compile_candidates(
             model_sha256=sha256_of_file(model.path),
         )
         write_artifact(folder / precision, model, manifest)
+        if target.gpu is not None:
+            model.path.unlink()
     write_compilation(_measured(models, baseline, target, threads, selection, progress, folder), folder)
 
 
@@ -83,7 +97,9 @@ def check_host(target: Target) -> None:
     On a host of another platform the graph is audited under the target's rules and nothing is concluded from the
     clock; accuracy is proven where the target's own instructions are run, be they emulated.
     """
-    check_buildable(target)
+    if target.gpu is not None:
+        # No machine but the device's own is asked for its clock, and ONNX Runtime simulates alike everywhere.
+        return
     here_is = stand_in_for(target)
     if here_is is not None:
         if Place.EMULATED not in target.provable_at:
@@ -118,13 +134,20 @@ def _measured(
     progress: Progress,
     folder: Path,
 ) -> Compilation:
-    runtime = RUNTIMES[target.runtime]
-    options = runtime.session_options(target, threads=threads)
-    audits = [runtime.audit(model, options=options, platform=target.platform) for model in models.values()]
+    here = RUNTIMES["onnxruntime"]
+    options = here.session_options(target, threads=threads)
     folders = [folder / precision for precision in models]
-    float_right, *rights = _count_right(runtime.open(baseline.path, options=options), folders, selection, progress)
-    progress.detail(f"timing {len(models) + 1} models in one run on {threads} thread{'s' if threads > 1 else ''}")
-    float_latency, *latencies = runtime.time([baseline.path, *(path / MODEL for path in folders)], options=options)
+    audits: Sequence[Audit | None] = [None] * len(models)
+    latencies: Sequence[Latency | None] = [None] * len(models)
+    float_latency: Latency | None = None
+    stand_in: str | None = f"ONNX Runtime {onnxruntime.__version__}"
+    if target.gpu is None:
+        audits = [here.audit(model, options=options, platform=target.platform) for model in models.values()]
+    float_right, *rights = _count_right(here.open(baseline.path, options=options), folders, selection, progress)
+    if target.gpu is None:
+        progress.detail(f"timing {len(models) + 1} models in one run on {threads} thread{'s' if threads > 1 else ''}")
+        float_latency, *latencies = here.time([baseline.path, *(path / MODEL for path in folders)], options=options)
+        stand_in = stand_in_for(target)
     candidates = tuple(
         Candidate(
             precision=precision,
@@ -141,8 +164,15 @@ def _measured(
         candidates=candidates,
         float_latency=float_latency,
         selection_images=len(selection),
-        stand_in=stand_in_for(target),
+        stand_in=stand_in,
     )
+
+
+def _source(model: OnnxModel, precision: Precision, tensorrt: str, folder: Path) -> OnnxModel:
+    """The file that this TensorRT builds an engine from."""
+    path = folder / f"{precision}.onnx"
+    onnx.save(source_for(onnx.load(model.path), tensorrt, precision), path)
+    return replace(model, path=path, precision=precision)
 
 
 def _count_right(baseline: Session, folders: list[Path], selection: ImageSet, progress: Progress) -> list[int]:

@@ -14,11 +14,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
+from pipeline.address import ANY_PORT, addresses, usual_port_if_free
 from pipeline.emulation import volumes_for
 from pipeline.engine import LOG_LINES, Engine, speaking
 from pipeline.errors import PackageError
@@ -31,7 +31,6 @@ OWNER = "dev.edge-deploy.owner"
 STAYS = "dev.edge-deploy.stays"
 MODEL_FOLDER = "/opt/edge-deploy/model"
 PORT = "8000/tcp"
-ANY_PORT = 0
 READY_SECONDS = 120.0
 ANSWER_SECONDS = 300.0
 """Of one request, in which as many images are asked about as the server takes."""
@@ -48,9 +47,17 @@ RIGHTS: dict[str, Any] = {
 """None but to compute and to answer: what every container of ours is started with, and `docker_run` prints."""
 
 
+class NeverReady(PackageError):
+    """The server lives, and says why it will not answer."""
+
+    def __init__(self, image: str, reason: str, container: Container) -> None:
+        super().__init__(f"a container of {image} does not become ready: {reason}.{_end_of_log(container)}")
+        self.reason = reason
+
+
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A container that is ready, and how long that took."""
+    """A container, and the seconds from the order to start it to now."""
 
     container: Container
     client: InferenceClient
@@ -72,12 +79,31 @@ def started(
 ) -> Iterator[Started]:
     """A server of `image`, ready to answer; raises `PackageError` with the end of its log where it does not start.
 
-    The container is gone when this is left, also by Ctrl-C or SIGTERM (see `pipeline.interrupt`). With `stay_as` it
-    has that name, port 8000 where that is free, and goes on when this is left in order. `model_folder` is another
-    artifact of the image than the one it would serve.
+    `model_folder` is another artifact of the image than the one it would serve. For the rest see `launched`.
     """
-    bind, connect_to = _addresses(engine)
-    wanted = ANY_PORT if stay_as is None else _usual_port_if_free(bind)
+    patience = EMULATION if engine.emulates(image) else 1.0
+    with launched(engine, image, stay_as=stay_as, model_folder=model_folder) as server:
+        client = server.client
+        start = time.monotonic()
+        _wait_until_ready(client, server.container, image, seconds=patience * READY_SECONDS)
+        ready_seconds = server.ready_seconds + time.monotonic() - start
+        progress.detail(f"the image is ready after {ready_seconds:.1f} s")
+        if client.variant() == SATURATION_SAFE:
+            client.manifest = _manifest_in(server.container, image, f"{model_folder}/{FOLDER}")
+        yield Started(container=server.container, client=client, ready_seconds=ready_seconds)
+
+
+@contextmanager
+def launched(
+    engine: Engine, image: str, *, stay_as: str | None = None, model_folder: str = MODEL_FOLDER
+) -> Iterator[Started]:
+    """A container of `image` that was started just now, whether or not its server will be ready.
+
+    The container is gone when this is left, also by Ctrl-C or SIGTERM (see `pipeline.interrupt`). With `stay_as` it
+    has that name, port 8000 where that is free, and goes on when this is left in order.
+    """
+    bind, connect_to = addresses(engine)
+    wanted = ANY_PORT if stay_as is None else usual_port_if_free(bind, PORT)
     environment = {} if model_folder == MODEL_FOLDER else {"MODEL_FOLDER": model_folder}
     ports = {PORT: (bind, wanted)}
     with created(engine, image, ports=ports, stay_as=stay_as, environment=environment) as container:
@@ -90,14 +116,20 @@ def started(
         patience = EMULATION if engine.emulates(image) else 1.0
         client = InferenceClient(connect_to, port, manifest, answer_seconds=patience * ANSWER_SECONDS)
         try:
-            _wait_until_ready(client, container, image, seconds=patience * READY_SECONDS)
-            ready_seconds = time.monotonic() - start
-            progress.detail(f"the image is ready after {ready_seconds:.1f} s")
-            if client.variant() == SATURATION_SAFE:
-                client.manifest = _manifest_in(container, image, f"{model_folder}/{FOLDER}")
-            yield Started(container=container, client=client, ready_seconds=ready_seconds)
+            yield Started(container=container, client=client, ready_seconds=time.monotonic() - start)
         finally:
             client.close()
+
+
+def first_words(engine: Engine, image: str) -> str:
+    """Why the server of an image that cannot be ready here says it is not; raises `PackageError` where it ends."""
+    patience = EMULATION if engine.emulates(image) else 1.0
+    with launched(engine, image) as server:
+        try:
+            _wait_until_ready(server.client, server.container, image, seconds=patience * READY_SECONDS)
+        except NeverReady as error:
+            return error.reason
+    raise PackageError(f"a container of {image} says it is ready, although nothing here can run its model.")
 
 
 def output_of(engine: Engine, image: str, command: Sequence[str]) -> str:
@@ -216,33 +248,6 @@ def _make_way(engine: Engine, name: str) -> None:
         remove(engine, name)
 
 
-def _usual_port_if_free(address: str) -> int:
-    """8000, or any port where another program of this machine listens there."""
-    number = int(PORT.partition("/")[0])
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, number))
-        except OSError:
-            return ANY_PORT
-    return number
-
-
-def _addresses(engine: Engine) -> tuple[str, str]:
-    """Where the container's port is bound, and where we reach it: an engine elsewhere publishes on its own host."""
-    url = urlsplit(engine.client.api.base_url)
-    if url.scheme == "ssh" or os.environ.get("DOCKER_HOST", "").startswith("ssh://"):
-        raise PackageError(
-            f"the engine at {os.environ.get('DOCKER_HOST')} is reached through SSH, its containers are not. "
-            "Build on that machine, or give its address as DOCKER_HOST=tcp://…"
-        )
-    host = urlsplit(os.environ.get("DOCKER_HOST", "")).hostname
-    if host in (None, "localhost", "127.0.0.1", "::1") or os.environ["DOCKER_HOST"].startswith("unix"):
-        return "127.0.0.1", "127.0.0.1"
-    assert host is not None
-    return "0.0.0.0", host
-
-
 def copy_out(container: Container, image: str, path: str, folder: Path) -> None:
     """Copy a file or a folder of a container into `folder`."""
     try:
@@ -273,6 +278,8 @@ def _wait_until_ready(client: InferenceClient, container: Container, image: str,
         reason = state.reason or reason
         with speaking(f"look after a container of {image}"):
             container.reload()
+        if state.has_failed and container.status == "running":
+            raise NeverReady(image, reason, container)
         if state.has_failed or container.status != "running":
             break
         time.sleep(POLL_SECONDS)

@@ -5,19 +5,21 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import targets
 from pipeline.artifacts import AccuracyReport
-from pipeline.base_image import BaseImage
+from pipeline.bases import BaseImage
 from pipeline.engine import FIXED_TIME
 from pipeline.publish import proof_json
 from pipeline.shipped import shipped
+from pipeline.unpack import unpack_wheels
 from targets.device import golden, manifest, page, proof
 from targets.device.manifest import read_manifest
-from targets.device.variant import FOLDER
 
-DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile"}
+DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile", "tensorrt": "tensorrt.Dockerfile"}
 GRPC_PORT = 8001
 """In a container whose image speaks gRPC; outside it is published, or not, as any other."""
 # Of the device code, what an image of ONNX Runtime never imports.
@@ -25,6 +27,24 @@ TENSORRT_ONLY = ("trt_*.py", "cudart.py", "layer_report.py", "machine.py", "pass
 # In the context lies what an image has below its root, parents included; see the Dockerfile.
 DEVICE = Path("device/opt/edge-deploy/device")
 MODEL = Path("model/opt/edge-deploy/model")
+PACKAGES = Path("packages/opt/edge-deploy/packages")
+CACHE = Path("cache/var/cache/edge-deploy")
+FIRST_START, SHARD = "first_start.json", "shard.zip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstStart:
+    """By what an image judges the engine it has built, before it serves."""
+
+    shard: Path
+    max_drop: float
+    """Points of top-1."""
+    undecided: Literal["stop", "package"]
+    """Whether an engine is served that the shard's images are too few to decide on."""
+
+    def to_json(self) -> str:
+        facts = {"schema": 1, "max_drop": self.max_drop, "undecided": self.undecided}
+        return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 
 def write_context(
@@ -37,24 +57,31 @@ def write_context(
     lock: Path,
     grpc: bool = False,
     labels: Mapping[str, str],
-    safe: tuple[Path, AccuracyReport] | None = None,
+    beside: Mapping[str, tuple[Path, AccuracyReport]] | None = None,
+    first_start: FirstStart | None = None,
 ) -> None:
     """Write the folder, replacing what is there; the same content gives the same bytes and times.
 
-    With `grpc` the image listens for it, which takes the lock and the wheels that have it. `safe`: the artifact's
-    saturation-safe variant with its own report, which goes beside it.
+    With `grpc` the image listens for it, which takes the lock and the wheels that have it. `beside`: other models that
+    the image may run in the artifact's place, each with its own report, by their folders' names. An image of TensorRT,
+    and no other, has a `first_start`.
     """
     described = read_manifest(artifact)
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "wheels").mkdir(parents=True)
-    for wheel in sorted(wheels.glob("*.whl")):
-        shutil.copyfile(wheel, folder / "wheels" / wheel.name)
-    shutil.copyfile(lock, folder / "wheels" / "requirements.txt")
-    shutil.copyfile(shipped("install.py"), folder / "install.py")
-    _copy_device_code(folder / DEVICE)
+    if first_start is None:
+        _copy_wheels(wheels, lock, folder)
+    else:
+        unpack_wheels(wheels, folder / PACKAGES)
+        (folder / CACHE).mkdir(parents=True)
+        # Not every way to another machine takes an empty folder along.
+        (folder / CACHE / ".keep").touch()
+    _copy_device_code(folder / DEVICE, leave_out=TENSORRT_ONLY if first_start is None else ())
     _copy_model(artifact, report, folder / MODEL)
-    if safe is not None:
-        _copy_model(*safe, folder / MODEL / FOLDER)
+    for name, other in (beside or {}).items():
+        _copy_model(*other, folder / MODEL / name)
+    if first_start is not None:
+        shutil.copyfile(first_start.shard, folder / MODEL / SHARD)
+        (folder / MODEL / FIRST_START).write_text(first_start.to_json())
     template = shipped(DOCKERFILES[described.runtime]).read_text()
     (folder / "Dockerfile").write_text(_completed(_with_grpc(template) if grpc else template, base, labels))
     for path in [*folder.rglob("*"), folder]:
@@ -74,13 +101,23 @@ def _copy_model(artifact: Path, report: AccuracyReport, folder: Path) -> None:
     (folder / proof.FILE).write_text(proof_json(report), encoding="utf-8")
 
 
-def _copy_device_code(folder: Path) -> None:
+def _copy_wheels(wheels: Path, lock: Path, folder: Path) -> None:
+    """What the image's build makes its Python environment from."""
+    (folder / "wheels").mkdir(parents=True)
+    for wheel in sorted(wheels.glob("*.whl")):
+        shutil.copyfile(wheel, folder / "wheels" / wheel.name)
+    shutil.copyfile(lock, folder / "wheels" / "requirements.txt")
+    for name in ("install.py", "surplus.txt"):
+        shutil.copyfile(shipped(name), folder / name)
+
+
+def _copy_device_code(folder: Path, *, leave_out: tuple[str, ...]) -> None:
     package = Path(targets.__path__[0])
     device = folder / "targets" / "device"
     device.mkdir(parents=True)
     shutil.copyfile(package / "__init__.py", folder / "targets" / "__init__.py")
     code = package / "device"
-    left_out = {source for pattern in TENSORRT_ONLY for source in code.glob(pattern)}
+    left_out = {source for pattern in leave_out for source in code.glob(pattern)}
     for source in (*sorted(set(code.glob("*.py")) - left_out), code / page.FILE):
         shutil.copyfile(source, device / source.name)
 

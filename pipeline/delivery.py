@@ -18,7 +18,6 @@ from pipeline.workspace import Folder, Workspace
 from targets import device
 from targets.base import Target
 from targets.device.manifest import read_manifest
-from targets.device.variant import FOLDER
 
 RECIPE_LABEL = "dev.edge-deploy.recipe.sha256"
 
@@ -51,9 +50,8 @@ class Delivery:
                 "manifest": sha256_of_file(artifact.manifest),
                 "shard": shard.digest,
                 "predictions": predictions.digest,
-                **_inputs_of(variant),
-                "docker": sha256_of_folder(shipped("")),
-                "device": sha256_of_folder(Path(device.__file__).parent, leave_out=("__pycache__",)),
+                **inputs_of(variant),
+                **code_hashes(),
             },
             options={
                 "name": recipe.name,
@@ -83,7 +81,7 @@ class Delivery:
                 base_image=recipe.package.base_image,
                 grpc=recipe.package.grpc,
                 labels={RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))},
-                context=self.workspace.root / "context" / f"{recipe.name}-{recipe.version}-{self.target.name}",
+                context=self.workspace.root / "context" / self.published_as,
                 judge=judge,
                 progress=self.progress,
                 folder=folder,
@@ -91,6 +89,11 @@ class Delivery:
 
         packaged = self.workspace.obtain(key, produce)
         return packaged, read_image(packaged.path)
+
+    @property
+    def published_as(self) -> str:
+        """Name of the folder with what came of this target."""
+        return f"{self.recipe.name}-{self.recipe.version}-{self.target.name}"
 
     def count_look(self, loaded: Folder, artifact: Artifact) -> int:
         """How many different artifacts of this model the gate has judged, this one included."""
@@ -109,15 +112,14 @@ class Delivery:
         variant: Variant | None = None,
     ) -> Path:
         """Put artifact, shard, predictions and report where the user looks for them; returns the folder."""
-        recipe = self.recipe
         root = self.workspace.root
-        destination = root / "artifacts" / f"{recipe.name}-{recipe.version}-{self.target.name}"
+        destination = root / "artifacts" / self.published_as
         files = {"shard.zip": shard.path / "shard.zip", **_files_of(artifact, predictions)}
         reports = {REPORT: report}
         if variant is not None:
             beside = _files_of(variant.artifact, variant.answers)
-            files |= {f"{FOLDER}/{name}": path for name, path in beside.items()}
-            reports |= {f"{FOLDER}/{REPORT}": variant.report}
+            files |= {f"{variant.folder}/{name}": path for name, path in beside.items()}
+            reports |= {f"{variant.folder}/{REPORT}": variant.report}
         if not self.workspace.only_look and not is_published(destination, files, reports):
             publish(destination, files, reports, scratch=root / "tmp")
         return destination
@@ -128,7 +130,16 @@ def _files_of(artifact: Artifact, predictions: Folder) -> dict[str, Path]:
     return {path.name: path for path in own} | {PREDICTIONS: predictions.path / PREDICTIONS}
 
 
-def _inputs_of(variant: Variant | None) -> dict[str, str]:
+def code_hashes() -> dict[str, str]:
+    """What an image holds of ours besides the model."""
+    return {
+        "docker": sha256_of_folder(shipped("")),
+        "device": sha256_of_folder(Path(device.__file__).parent, leave_out=("__pycache__",)),
+    }
+
+
+def inputs_of(variant: Variant | None) -> dict[str, str]:
+    """Hashes of the model beside the main one."""
     if variant is None:
         return {}
-    return {"safe_manifest": sha256_of_file(variant.artifact.manifest), "safe_predictions": variant.answers.digest}
+    return {"beside_manifest": sha256_of_file(variant.artifact.manifest), "beside_predictions": variant.answers.digest}

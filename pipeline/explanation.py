@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 
 from pipeline.artifacts import Dialect, Place
-from pipeline.base_image import known_bases
-from pipeline.errors import TargetError
+from pipeline.bases import known_bases
 from targets.base import Target
-from targets.buildable import check_buildable
 from targets.combination import dla_reads_qdq, why_no_dla
 from targets.gpu import Gpu
 
@@ -94,8 +92,9 @@ def _unproven(target: Target) -> str:
 
 
 def _this_version(target: Target) -> str:
-    try:
-        check_buildable(target)
-    except TargetError as error:
-        return f"{str(error)[0].upper()}{str(error)[1:]}"
-    return "builds, proves and packages it."
+    if target.gpu is None:
+        return "builds, proves and packages it."
+    return (
+        "simulates its accuracy, and packages an image that builds its engine and proves it where it is started; the "
+        "project has not run that on such a device yet."
+    )

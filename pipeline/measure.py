@@ -11,22 +11,23 @@ from targets.device.cpu import instruction_set
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.measure import MeasureError, Session, measure
 from targets.device.preprocess import ImageError
-from targets.device.sessions import SessionError, open_session
+from targets.device.sessions import SessionError
 from targets.device.shard import Shard, ShardError
+from targets.runtimes.stand_in import open_here
 
 
 def measure_artifact(artifact: Path, shard: Path, folder: Path, *, progress: Progress) -> None:
     """Answer the shard's images with the artifact on this machine; write `predictions.npz` into `folder`."""
     try:
         manifest = read_manifest(artifact)
-        with open_session(artifact, manifest) as session:
+        with open_here(artifact, manifest) as session:
             measure_session(
                 session,
                 manifest,
                 shard,
                 folder,
                 instruction_set=instruction_set(),
-                runtime=f"{manifest.runtime} {onnxruntime.__version__}",
+                runtime=f"onnxruntime {onnxruntime.__version__}",
                 progress=progress,
             )
     except (ManifestError, SessionError) as error:

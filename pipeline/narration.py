@@ -60,6 +60,8 @@ def parity_text(parity: Parity) -> str:
 
 def compile_text(artifact: Artifact) -> str:
     audit = artifact.candidate.audit
+    if audit is None:
+        return f"{artifact.reason}; which layers run in int8 its engine says where it is built"
     return f"{artifact.reason}; {audit.int8_nodes} Conv and Gemm in int8, {audit.float_nodes} in float"
 
 
@@ -77,6 +79,12 @@ def verdict_text(report: AccuracyReport) -> str:
     if report.verdict is Verdict.FAIL:
         return f"fail: {figures}; lower bound {lower:+.2f}"
     return f"undecided: {figures}; bounds [{lower:+.2f}, {upper:+.2f}]. {report.advice}"
+
+
+def pending_text(context: Path, image: Image | None) -> str:
+    """An image without an engine yet, and what it is made of."""
+    made = f"no image, {context}" if image is None else f"{image.tag}, {image.bytes / 1e6:,.0f} MB, {context}"
+    return f"pending: {made} builds its engine and proves it at its first start"
 
 
 def image_text(image: Image, report: AccuracyReport, *, is_same: bool) -> str:

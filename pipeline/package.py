@@ -84,7 +84,7 @@ def package(
             lock=lock.path,
             grpc=grpc,
             labels=describe(report, safe=None if safe is None else safe.report) | dict(labels),
-            safe=None if safe is None else (safe.artifact.folder, safe.report),
+            beside={} if safe is None else {FOLDER: (safe.artifact.folder, safe.report)},
         )
         if engine is None:
             raise EngineMissing(f"{missing} {_elsewhere(context, tag)}")

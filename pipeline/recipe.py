@@ -74,6 +74,14 @@ class PackageRecipe(Section):
     image: bool = Field(default=True, description="build a container image")
     base_image: str | None = Field(default=None, description="base image with Python 3 and venv in it")
     grpc: bool = Field(default=False, description="an image that speaks the protocol over gRPC, too, on port 8001")
+    fallback: Literal["none", "fp16"] = Field(
+        default="none",
+        description="what a device may build, and prove, where its int8 engine does not pass (TensorRT)",
+    )
+    shard_images: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="images of the gate that travel in a TensorRT image to judge its engine; default: all",
+    )
 
 
 class Recipe(Section):

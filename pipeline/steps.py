@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.artifacts import Artifact, Checkpoint, Dialect, Precision
+from pipeline.bases import tensorrt_for
 from pipeline.delivery import Delivery
 from pipeline.errors import RecipeError
 from pipeline.exported import read_export
@@ -16,7 +17,6 @@ from pipeline.given import digest_of_checkpoint, digest_of_factory
 from pipeline.hashing import Json, sha256_of_file
 from pipeline.progress import Silent
 from pipeline.workspace import Folder
-from targets.buildable import check_buildable
 from targets.device.cpu import saturates_8bit
 from targets.device.preprocess import Preprocessing
 
@@ -137,8 +137,7 @@ class Steps(Delivery):
         weight_bits: int | None = None,
     ) -> Folder:
         """Candidates of every precision the target considers, timed beside the unpruned float baseline."""
-        check_buildable(self.target)
-        recipe = self.recipe
+        recipe, tensorrt = self.recipe, tensorrt_for(self.target, self.recipe.package.base_image)
         precisions, bits = precisions or self.target.precisions, weight_bits or self.weight_bits
         target_facts: Json = {**asdict(self.target), "description": ""}
         options: dict[str, Json] = {
@@ -147,13 +146,14 @@ class Steps(Delivery):
             "name": recipe.name,
             "version": recipe.version,
             "weight_bits": bits,
+            "tensorrt": tensorrt,
         }
 
         def produce(folder: Path) -> None:
             from pipeline.compile import compile_candidates
 
             written = read_export(models.path)
-            of_precision = {Precision.FP32: Dialect.FLOAT, Precision.INT8: self.target.dialect}
+            of_precision = dict.fromkeys(Precision, Dialect.FLOAT) | {Precision.INT8: self.target.dialect}
             compile_candidates(
                 {precision: written[of_precision[precision]] for precision in precisions},
                 read_export(baseline.path)[Dialect.FLOAT],
@@ -165,6 +165,7 @@ class Steps(Delivery):
                 classes=self.dataset.classes,
                 weight_bits=bits,
                 threads=recipe.threads,
+                tensorrt=tensorrt,
                 progress=self.progress,
                 folder=folder,
             )

@@ -15,8 +15,9 @@ from pipeline.progress import Progress
 from targets.base import Session
 from targets.device.cpu import instruction_set
 from targets.device.manifest import Manifest, ManifestError
-from targets.device.sessions import SessionError, open_session
+from targets.device.sessions import SessionError
 from targets.device.variant import MAIN, choose
+from targets.runtimes.stand_in import open_here, place_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +66,12 @@ def _artifact(folder: Path, progress: Progress) -> Iterator[Subject]:
         manifest = chosen.manifest
         if chosen.variant != MAIN:
             progress.line(f"note: {chosen.reason}")
-        with open_session(chosen.folder, manifest) as session:
+        with open_here(chosen.folder, manifest) as session:
             yield Subject(
                 session=session,
                 manifest=manifest,
-                place=Place.HOST,
-                runtime=f"{manifest.runtime} {onnxruntime.__version__}",
+                place=place_of(manifest),
+                runtime=f"onnxruntime {onnxruntime.__version__}",
                 instruction_set=instruction_set(),
             )
     except (ManifestError, SessionError) as error:

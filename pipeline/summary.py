@@ -173,20 +173,24 @@ def _of_report(outcome: Outcome) -> dict[str, object]:
 def _of_artifact(artifact: Artifact | None) -> dict[str, object]:
     if artifact is None:
         return {}
-    candidate, before = artifact.candidate, artifact.float_latency
-    after = candidate.latency
-    return {
+    audit = artifact.candidate.audit
+    found: dict[str, object] = {
         "precision": artifact.precision,
         "reason": artifact.reason,
+        "artifact_bytes": _model_bytes(artifact),
+        "int8_nodes": audit and audit.int8_nodes,
+        "float_nodes": audit and audit.float_nodes,
+    }
+    before, after = artifact.float_latency, artifact.candidate.latency
+    if before is None or after is None:
+        return found
+    return found | {
         "float_latency_ms": before.cpu_ms,
         "artifact_latency_ms": after.cpu_ms,
         "latency_ratio": after.cpu_ms / before.cpu_ms,
         "float_wall_ms": before.wall_ms,
         "artifact_wall_ms": after.wall_ms,
         "threads": after.threads,
-        "artifact_bytes": _model_bytes(artifact),
-        "int8_nodes": candidate.audit.int8_nodes,
-        "float_nodes": candidate.audit.float_nodes,
     }
 
 
@@ -202,7 +206,7 @@ def _of_variant(outcome: Outcome) -> dict[str, object] | None:
 
 
 def _of_timing(outcome: Outcome) -> dict[str, object]:
-    if outcome.artifact is None:
+    if outcome.artifact is None or outcome.artifact.float_latency is None:
         return {}
     stand_in = outcome.artifact.stand_in
     return {"timed_on": stand_in or outcome.target.platform, "timed_on_target": stand_in is None}

@@ -1,4 +1,7 @@
-"""The saturation-safe variant beside an artifact: where one is of use, and what is known of it once it is judged."""
+"""Another model beside an artifact: where one is of use, and what is known of it once it is judged.
+
+On a CPU that is the saturation-safe variant, for a TensorRT engine the network in fp16 that may be built in its place.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +11,10 @@ from pipeline.errors import TargetError
 from pipeline.predictions import PREDICTIONS
 from pipeline.workspace import Folder
 from targets.base import Target
+from targets.device.variant import FOLDER
 
 NAME = "saturation-safe variant"
+FALLBACK, FALLBACK_NAME = Precision.FP16, "fp16 fallback"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +24,10 @@ class Variant:
     artifact: Artifact
     answers: Folder
     report: AccuracyReport
+    name: str = NAME
+    """In messages."""
+    folder: str = FOLDER
+    """In the main model's folder, wherever that is."""
 
     @property
     def predictions(self) -> Path:
@@ -31,6 +40,8 @@ def why_needless(artifact: Artifact, target: Target, *, weight_bits: int) -> str
     Raises `TargetError` where this host, of another platform, cannot prove one.
     """
     asked = f"saturation_safe is on, but {target.name} needs no variant"
+    if target.gpu is not None:
+        return f"{asked}: a GPU adds int8 products in 32 bits, which do not saturate"
     if target.platform != "linux/amd64":
         return f"{asked}: CPUs of {target.platform} add int8 products in 32 bits, which do not saturate"
     if artifact.precision is not Precision.INT8:
@@ -48,6 +59,8 @@ def why_needless(artifact: Artifact, target: Target, *, weight_bits: int) -> str
 def variant_of(artifact: Artifact, compilation: Compilation) -> Artifact:
     """The variant's only candidate as an artifact; its latencies are of a run of its own."""
     (candidate,) = compilation.candidates
+    assert candidate.latency is not None, "a CPU's candidates are timed"
+    assert compilation.float_latency is not None, "a CPU's baseline is timed"
     latency, baseline = candidate.latency.cpu_ms, compilation.float_latency.cpu_ms
     return Artifact(
         folder=candidate.folder,
@@ -59,4 +72,25 @@ def variant_of(artifact: Artifact, compilation: Compilation) -> Artifact:
         ),
         candidate=candidate,
         float_latency=compilation.float_latency,
+    )
+
+
+def fallback_of(artifact: Artifact, compilation: Compilation) -> Artifact | None:
+    """The candidate that a device may build where the engine it was sent does not pass there; None if it is that."""
+    if artifact.precision is not Precision.INT8:
+        return None
+    found = next((each for each in compilation.candidates if each.precision is FALLBACK), None)
+    if found is None:
+        raise TargetError(
+            f"fallback is {FALLBACK}, which the target {artifact.target} does not consider (precisions)."
+        )
+    reason = f"{FALLBACK_NAME}: built where the {artifact.precision} engine does not pass"
+    return Artifact(
+        folder=found.folder,
+        target=artifact.target,
+        precision=found.precision,
+        reason=reason,
+        candidate=found,
+        float_latency=compilation.float_latency,
+        stand_in=compilation.stand_in,
     )

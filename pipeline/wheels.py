@@ -19,6 +19,13 @@ from targets.device.manifest import Manifest
 # The glibc versions of `manylinux` tags; 2.28 is what the newest of the locked wheels need, Debian 10 has it.
 GLIBC_MINORS = range(28, 4, -1)
 MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
+FOLDERS = {
+    ("onnxruntime", False): "",
+    ("onnxruntime", True): "grpc",
+    ("tensorrt", False): "tensorrt",
+    ("tensorrt", True): "tensorrt-grpc",
+}
+"""Below docker/locks, by runtime and whether the image speaks gRPC."""
 PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==(\S+)", re.MULTILINE)
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
@@ -47,9 +54,9 @@ class Lock:
         return f"{self.path.stem}-{sha256_of_file(self.path)[:16]}"
 
 
-def find_lock(platform: str, python: str, *, grpc: bool = False) -> Lock:
+def find_lock(platform: str, python: str, *, runtime: str = "onnxruntime", grpc: bool = False) -> Lock:
     """The lock of a platform such as `linux/amd64` and a Python such as `3.12`; raises `PackageError`."""
-    folder = shipped("locks/grpc" if grpc else "locks")
+    folder = shipped("locks") / FOLDERS[runtime, grpc]
     path = folder / f"{platform.replace('/', '-')}-cp{python.replace('.', '')}.txt"
     if not path.is_file():
         raise PackageError(
@@ -169,8 +176,10 @@ def _locked(folder: Path) -> list[str]:
 def check_runtime(lock: Lock, manifest: Manifest) -> None:
     """The image's runtime may be newer than the one of the proof, never older: it would refuse the artifact.
 
-    Raises `PackageError`.
+    Raises `PackageError`. TensorRT is in the base image, not in a lock; its engine is proven where it is built.
     """
+    if manifest.runtime == "tensorrt":
+        return
     locked = lock.pins[manifest.runtime].version
     if _release(locked) < _release(manifest.runtime_version):
         raise PackageError(

@@ -20,7 +20,7 @@ from tiny_package import Packaged, write_tiny_package
 from torch import nn
 
 from pipeline.artifacts import Architecture, Checkpoint
-from pipeline.base_image import known_bases
+from pipeline.bases import known_bases
 from pipeline.checkpoint import save_network
 from pipeline.container import running
 from pipeline.engine import Engine, connect

@@ -8,7 +8,8 @@ import pytest
 from conftest import own_target
 from test_engine import build, write_dockerfile
 
-from pipeline.base_image import OWN, OWN_OF, QUESTION, BaseImage, find_base, hint, known_bases, stated_base
+from pipeline.base_image import OWN, OWN_OF, QUESTION, find_base, hint
+from pipeline.bases import BaseImage, known_bases, stated_base
 from pipeline.console import Plain
 from pipeline.container import output_of
 from pipeline.engine import Engine

@@ -8,7 +8,7 @@ import pytest
 from tiny_package import TinyPackage, write_tiny_package
 
 import targets
-from pipeline.base_image import BaseImage
+from pipeline.bases import BaseImage
 from pipeline.context import DEVICE, DOCKERFILES, MODEL, build_command, write_context
 from pipeline.engine import FIXED_TIME
 from pipeline.shipped import shipped
@@ -87,7 +87,7 @@ def test_a_variant_lies_beside_its_model(tiny: TinyPackage, wheels: Path, tmp_pa
         wheels=wheels,
         lock=lock,
         labels=LABELS,
-        safe=(safe.folder, safe.report),
+        beside={FOLDER: (safe.folder, safe.report)},
     )
     both = contents(tmp_path / "both")
     added = f"{MODEL}/saturation_safe"

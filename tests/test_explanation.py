@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from pipeline.base_image import known_bases
+from pipeline.bases import known_bases
 from pipeline.explanation import explain
 from targets.base import Target, catalogue, find_target
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base_image import known_bases
+from pipeline.bases import known_bases
 from pipeline.errors import TargetError
 from targets.base import CATALOGUE, Target, catalogue, find_target, read_target
 from targets.gpu import Gpu

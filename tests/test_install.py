@@ -78,7 +78,7 @@ def test_nothing_surplus_is_in_the_image(engine: Engine, packaged: Packaged) -> 
         "packages = pathlib.Path(site.getsitepackages()[0])\n"
         "print(json.dumps([str(path) for pattern in json.loads(sys.argv[1]) for path in packages.glob(pattern)]))"
     )
-    found = output_of(engine, packaged.image.tag, [PYTHON, "-c", code, json.dumps(INSTALL.SURPLUS)])
+    found = output_of(engine, packaged.image.tag, [PYTHON, "-c", code, json.dumps(patterns)])
     assert json.loads(found) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from script import load_script
 
-from pipeline.base_image import known_bases
+from pipeline.bases import known_bases
 from pipeline.wheels import find_lock
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, wri
 from pipeline.progress import Silent
 from pipeline.revalidate import measure_accuracy
 from pipeline.revalidate import validate as validate_subject
-from pipeline.shard import SHARD, pack_shard
+from pipeline.pack import SHARD, pack_shard
 from pipeline.subject import answering
 from targets.device.manifest import Manifest, sha256_of
 from targets.device.measure import MeasureError, measure

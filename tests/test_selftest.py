@@ -17,7 +17,7 @@ from pipeline.artifacts import AccuracyReport
 from pipeline.data.images import ImageSet
 from pipeline.progress import Silent
 from pipeline.revalidate import validate
-from pipeline.shard import SHARD, pack_shard
+from pipeline.pack import SHARD, pack_shard
 from pipeline.subject import answering
 from targets.device.cpu import instruction_set
 from targets.device.golden import FILE, read_golden, write_golden

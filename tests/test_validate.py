@@ -14,7 +14,7 @@ from pipeline.data.dataset import open_dataset
 from pipeline.errors import CompileError, DataError
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
-from pipeline.shard import SHARD, pack_shard
+from pipeline.pack import SHARD, pack_shard
 from pipeline.validate import Origin, accuracy_of, judge, judge_predictions
 from targets.device.manifest import Manifest
 from targets.device.preprocess import Preprocessing

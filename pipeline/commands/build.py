@@ -15,10 +15,6 @@ from pipeline.statistics import too_small_warning
 from pipeline.steps import Steps
 from pipeline.workspace import Workspace
 from targets.base import Target, find_target
-from targets.buildable import check_buildable
-
-FOR_ANY_TARGET = ("load", "prune", "quantize", "export")
-"""Stages that end before anything is compiled for the target's runtime."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +38,12 @@ class Prepared:
 
 
 @contextmanager
-def prepare(request: Request, *, until: str | None = None) -> Iterator[Prepared]:
-    """Check recipe, targets and data for a build up to stage `until`, and hold the workspace."""
+def prepare(request: Request) -> Iterator[Prepared]:
+    """Check recipe, targets and data for a build, and hold the workspace."""
     progress = progress_for(is_verbose=request.is_verbose)
     recipe = read_recipe(request.existing_recipe_file, request.flags)
     # An alias and its target are one.
     targets = tuple(dict.fromkeys(find_target(name) for name in recipe.targets))
-    if until not in FOR_ANY_TARGET:
-        for target in targets:
-            check_buildable(target)
     workspace = Workspace(request.workspace_folder)
     with workspace.locked():
         index = workspace.root / "index.json"
@@ -66,7 +59,7 @@ def prepare(request: Request, *, until: str | None = None) -> Iterator[Prepared]
 def run(request: Request, *, until: str | None, with_summary: bool = True) -> list[Outcome]:
     """Build all targets; every one is attempted, and the worst failure decides the exit code."""
     try:
-        with prepare(request, until=until) as prepared:
+        with prepare(request) as prepared:
             outcomes = [build_one(prepared, target, until=until) for target in prepared.targets]
     except DeployError as error:
         if request.as_json:

@@ -10,7 +10,6 @@ from pipeline.errors import TargetError
 from pipeline.explanation import explain
 from pipeline.table import print_table
 from targets.base import Target, aliases, catalogue, find_target
-from targets.buildable import BUILT
 
 LABEL_WIDTH = 22
 
@@ -24,9 +23,6 @@ def run(words: Sequence[str], *, as_json: bool) -> None:
     elif name is None:
         header = ("target", "what it is", "platform", "runtime", "precisions", "proven at")
         print_table("", header, [_row(target) for target in found])
-        rest = sorted({target.runtime for target in found} - set(BUILT))
-        if rest:
-            print(f"Nothing is built for {', '.join(rest)} yet; `deploy targets show NAME` says what can be done.")
     else:
         _print_explained(found[0])
 

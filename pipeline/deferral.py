@@ -1,0 +1,94 @@
+"""A TensorRT target's last stage in the workspace: the context of its image, and the image where it can be built here."""
+
+from pathlib import Path
+
+from pipeline.artifacts import AccuracyReport, Artifact
+from pipeline.delivery import RECIPE_LABEL, Delivery, code_hashes, inputs_of
+from pipeline.errors import EngineMissing, PackageError
+from pipeline.hashing import Json, sha256_of_file, sha256_of_json
+from pipeline.image import is_present, read_image
+from pipeline.pending import CONTEXT, WORDS, Order, Pending, build_pending, show_context, write_pending
+from pipeline.variant import Variant
+from pipeline.workspace import Folder
+
+
+def defer(
+    to: Delivery, artifact: Artifact, report: AccuracyReport, shard: Folder, fallback: Variant | None
+) -> tuple[Pending, tuple[Folder, ...]]:
+    """The context, the image where its base can be had here, and the folders of both.
+
+    Where the base cannot be had, `words` says why, and nothing of that is remembered; one that was asked for by name
+    raises.
+    """
+    order = _order(to)
+    written = _written(to, order, artifact, report, shard, fallback)
+    context = written.path / CONTEXT
+    place = to.workspace.root / "context" / to.published_as
+    shown = place if to.workspace.only_look else show_context(context, place)
+    try:
+        built = _built(to, order, written)
+    except (EngineMissing, PackageError) as error:
+        if order.base_image is not None and isinstance(error, PackageError):
+            raise
+        return Pending(context=shown, image=None, words=str(error)), (written,)
+    words = (built.path / WORDS).read_text()
+    return Pending(context=shown, image=read_image(built.path), words=words), (written, built)
+
+
+def _order(to: Delivery) -> Order:
+    recipe = to.recipe
+    return Order(
+        name=recipe.name,
+        version=recipe.version,
+        target=to.target,
+        base_image=recipe.package.base_image,
+        grpc=recipe.package.grpc,
+        undecided=recipe.validate_.undecided,
+        shard_images=recipe.package.shard_images,
+    )
+
+
+def _written(
+    to: Delivery,
+    order: Order,
+    artifact: Artifact,
+    report: AccuracyReport,
+    shard: Folder,
+    fallback: Variant | None,
+) -> Folder:
+    inputs = {
+        "manifest": sha256_of_file(artifact.manifest),
+        "shard": shard.digest,
+        **inputs_of(fallback),
+        **code_hashes(),
+    }
+    options: dict[str, Json] = {**vars(order), "target": to.target.name, "max_drop": report.max_drop_points}
+    labels = {RECIPE_LABEL: sha256_of_json(to.recipe.model_dump(mode="json", by_alias=True))}
+
+    def write(folder: Path) -> None:
+        write_pending(
+            artifact,
+            report,
+            order=order,
+            shard=shard.path / "shard.zip",
+            fallback=fallback,
+            labels=labels,
+            progress=to.progress,
+            folder=folder,
+        )
+
+    return to.workspace.obtain(
+        to.workspace.key("package", module="pipeline.context", inputs=inputs, options=options), write
+    )
+
+
+def _built(to: Delivery, order: Order, written: Folder) -> Folder:
+    key = to.workspace.key("package", module="pipeline.pending", inputs={"context": written.digest}, options={})
+    found = to.workspace.find(key)
+    if found is not None and not is_present(read_image(found.path)):
+        to.workspace.forget(key)
+
+    def build(folder: Path) -> None:
+        build_pending(written.path / CONTEXT, order, progress=to.progress, folder=folder)
+
+    return to.workspace.obtain(key, build)
