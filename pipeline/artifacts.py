@@ -212,8 +212,7 @@ class Candidate:
     folder: Path
     """A complete artifact folder: the model file, `manifest.json`, `golden.npz`."""
     latency: Latency | None
-    audit: Audit | None
-    """Both None of a TensorRT engine: its device alone times it and says what it runs in int8."""
+    audit: Audit | None  # Both None of TensorRT: its device alone times it and says what is in int8.
     selection_top1: float
     selection_drop_points: float
     """Top-1 of the float baseline minus this candidate's, in points, on the selection split."""

@@ -2,7 +2,8 @@
 
 import json
 
-from pipeline.bases import BaseImage, known_bases, stated_base
+from pipeline import bases
+from pipeline.bases import BaseImage, stated_base
 from pipeline.container import output_of
 from pipeline.engine import Engine
 from pipeline.errors import EngineMissing, PackageError
@@ -85,7 +86,7 @@ def _pulled(engine: Engine, tag: str, target: Target, progress: Progress, *, is_
 
 def _another_here(engine: Engine, platform: str) -> str | None:
     """The first plain base image of `docker/images.toml` for this platform that the engine has."""
-    known = (base for base in known_bases().values() if base.platform == platform and not base.tensorrt)
+    known = (base for base in bases.known_bases().values() if base.platform == platform and not base.tensorrt)
     return next((base.tag for base in known if engine.platform_of(base.tag) == platform), None)
 
 

@@ -113,7 +113,7 @@ def _reason(
     if compilation.stand_in is None:
         parts = [_against(chosen, other) for other in others]
     elif compilation.float_latency is None:
-        parts = [f"not timed: {compilation.stand_in} stands in for {target.runtime}, which the device alone has"]
+        parts = [f"not timed: {compilation.stand_in} stands in for TensorRT, whose engines run where they are built"]
     else:
         here = [_on_stand_in(chosen, other) for other in others]
         clock = f"CPU time here, which is not the device's: {', '.join(here)}"

@@ -1,8 +1,9 @@
-"""A TensorRT target's last stage in the workspace: the context of its image, and the image where it can be built here."""
+"""A TensorRT target's last stage in the workspace: its image's context, and the image where it can be built here."""
 
 from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Artifact
+from pipeline.context import build_command
 from pipeline.delivery import RECIPE_LABEL, Delivery, code_hashes, inputs_of
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.hashing import Json, sha256_of_file, sha256_of_json
@@ -30,7 +31,8 @@ def defer(
     except (EngineMissing, PackageError) as error:
         if order.base_image is not None and isinstance(error, PackageError):
             raise
-        return Pending(context=shown, image=None, words=str(error)), (written,)
+        words = f"no image here: {error} Where its base is: {build_command(shown, order.tag)}"
+        return Pending(context=shown, image=None, words=words), (written,)
     words = (built.path / WORDS).read_text()
     return Pending(context=shown, image=read_image(built.path), words=words), (written, built)
 

@@ -12,7 +12,7 @@ from pipeline.errors import RecipeError
 from pipeline.options import Request
 
 PANEL, FORMS = "Operation", "compose|systemd|quadlet"
-ADDRESS, PORT, GRPC_PORT, MEMORY_MIB = "127.0.0.1", 8000, 0, 512
+ADDRESS, PORT, GRPC_PORT = "127.0.0.1", 8000, 0
 
 Emit = Annotated[
     str | None,
@@ -38,7 +38,24 @@ GrpcPort = Annotated[
         "--grpc-port", help="On the device, of an image built with --grpc; 0: not reachable.", rich_help_panel=PANEL
     ),
 ]
-Memory = Annotated[int, typer.Option("--memory", help="Its limit in MiB, swap included.", rich_help_panel=PANEL)]
+Memory = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        help="Its limit in MiB, swap included; default: 512, with a GPU 4096.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
+WithGpu = Annotated[
+    bool | None,
+    typer.Option(
+        "--gpu/--no-gpu",
+        help="Give it NVIDIA's runtime and a volume for engines; default: as the target in the tag needs it.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
 ImageTag = Annotated[str, typer.Argument(metavar="IMAGE", help="An image's tag; it need not be on this machine.")]
 
 
@@ -51,7 +68,8 @@ class Emission:
     address: str
     port: int
     grpc_port: int
-    memory_mib: int
+    memory_mib: int | None
+    with_gpu: bool | None
 
 
 def emit(
@@ -61,12 +79,21 @@ def emit(
     address: Address = ADDRESS,
     port: Port = PORT,
     grpc_port: GrpcPort = GRPC_PORT,
-    memory: Memory = MEMORY_MIB,
+    memory: Memory = None,
+    gpu: WithGpu = None,
 ) -> None:
     """Write what runs an image on its device: a compose file, a systemd unit or a podman quadlet."""
     from pipeline.commands.emit import run
 
-    asked = Emission(form=form, output=output, address=address, port=port, grpc_port=grpc_port, memory_mib=memory)
+    asked = Emission(
+        form=form,
+        output=output,
+        address=address,
+        port=port,
+        grpc_port=grpc_port,
+        memory_mib=memory,
+        with_gpu=gpu,
+    )
     run(image, asked)
 
 
@@ -79,11 +106,11 @@ def with_emission(with_recipe: Callable[[Callable[[Request], None]], Callable[..
         address: Address = ADDRESS,
         port: Port = PORT,
         grpc_port: GrpcPort = GRPC_PORT,
-        memory: Memory = MEMORY_MIB,
+        memory: Memory = None,
         **of_recipe: object,
     ) -> None:
         given = (output, address, port, grpc_port, memory)
-        if emit is None and given != (None, ADDRESS, PORT, GRPC_PORT, MEMORY_MIB):
+        if emit is None and given != (None, ADDRESS, PORT, GRPC_PORT, None):
             raise RecipeError(
                 f"--output, --address, --port, --grpc-port and --memory are of what --emit writes: add --emit {FORMS}."
             )
@@ -94,7 +121,13 @@ def with_emission(with_recipe: Callable[[Callable[[Request], None]], Callable[..
             emission = None
             if emit is not None:
                 emission = Emission(
-                    form=emit, output=output, address=address, port=port, grpc_port=grpc_port, memory_mib=memory
+                    form=emit,
+                    output=output,
+                    address=address,
+                    port=port,
+                    grpc_port=grpc_port,
+                    memory_mib=memory,
+                    with_gpu=None,
                 )
             run(request, emission)
 

@@ -8,22 +8,26 @@ from enum import StrEnum
 
 from pipeline import __version__
 from pipeline.container import PORT, RIGHTS
-from pipeline.context import GRPC_PORT
+from pipeline.context import CACHE, GRPC_PORT
 from pipeline.errors import RecipeError
 from targets.device.settings import MEBIBYTE, Settings
 
 # The Dockerfile's HEALTHCHECK, which podman does not read from an image of the OCI format.
 HEALTH_COMMAND = ("/opt/edge-deploy/bin/python", "-m", "targets.device", "healthcheck")
+HEALTH_COMMAND_OF_TENSORRT = ("python3", *HEALTH_COMMAND[1:])
 # Logs turn over within 30 MB, whatever the engine's own default: a device's disk must not fill in a year.
 LOG_DRIVER = "local"
 LOG_OPTIONS: Mapping[str, str] = {"max-size": "10m", "max-file": "3"}
 HEALTH: Mapping[str, str] = {"interval": "30s", "timeout": "5s", "start_period": "60s", "retries": "3"}
 # As long as Docker waits by itself; the server finishes its requests within eight.
 STOP_SECONDS = 10
+# Building an engine takes minutes, on a small module tens of them.
+START_OF_TENSORRT = "60m"
 RESTART_SECONDS = 2
 LEAST_MEMORY_MIB = 64
 # Of the memory, what the bodies of all requests held at a time may fill; the rest is the runtime's and the model's.
 SHARE_OF_BODIES = 4
+ENGINES = f"/{CACHE.relative_to('cache')}"
 REFERENCE = re.compile(r"[A-Za-z0-9][\w.:/@-]*", re.ASCII)
 ADDRESS = re.compile(r"[0-9.]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 
@@ -44,6 +48,8 @@ class Service:
     """0: gRPC, where the image has it, cannot be reached from outside the container."""
     address: str = "127.0.0.1"
     memory_mib: int = 512
+    with_gpu: bool = False
+    """An image of TensorRT: it sees the GPU, and its engines outlive the container."""
 
     def __post_init__(self) -> None:
         if not REFERENCE.fullmatch(self.image):
@@ -84,6 +90,18 @@ class Service:
         return {"MAX_BODY_MIB": str(max(1, min(body, Settings.max_body_bytes // MEBIBYTE)))}
 
     @property
+    def volumes(self) -> list[str]:
+        return [f"{self.name}-engines:{ENGINES}"] if self.with_gpu else []
+
+    @property
+    def health_command(self) -> tuple[str, ...]:
+        return HEALTH_COMMAND_OF_TENSORRT if self.with_gpu else HEALTH_COMMAND
+
+    @property
+    def health(self) -> dict[str, str]:
+        return {**HEALTH, "start_period": START_OF_TENSORRT} if self.with_gpu else dict(HEALTH)
+
+    @property
     def tmpfs(self) -> list[str]:
         return [f"{path}:{options}" for path, options in RIGHTS["tmpfs"].items()]
 
@@ -117,6 +135,8 @@ def docker_run(service: Service) -> list[str]:
     words += _each("--cap-drop", RIGHTS["cap_drop"])
     words += _each("--security-opt", RIGHTS["security_opt"])
     words += _each("--tmpfs", service.tmpfs)
+    words += ["--runtime", "nvidia"] if service.with_gpu else []
+    words += _each("--volume", service.volumes)
     words += ["--pids-limit", str(RIGHTS["pids_limit"])]
     # Without a limit of its own for swap a container gets as much again.
     words += ["--memory", f"{service.memory_mib}m", "--memory-swap", f"{service.memory_mib}m"]
@@ -126,7 +146,7 @@ def docker_run(service: Service) -> list[str]:
     words += _each("--publish", service.published)
     words += _each("--env", [f"{name}={value}" for name, value in service.environment.items()])
     # Its command is the image's own: given here it would be run by a shell, which an image need not have.
-    words += [word for name, value in HEALTH.items() for word in (f"--health-{name.replace('_', '-')}", value)]
+    words += [word for name, value in service.health.items() for word in (f"--health-{name.replace('_', '-')}", value)]
     return [*words, service.image]
 
 
@@ -140,6 +160,7 @@ def _compose(service: Service) -> str:
         "cap_drop": RIGHTS["cap_drop"],
         "security_opt": RIGHTS["security_opt"],
         "tmpfs": service.tmpfs,
+        **({"runtime": "nvidia", "volumes": service.volumes} if service.with_gpu else {}),
         "pids_limit": RIGHTS["pids_limit"],
         "mem_limit": f"{service.memory_mib}m",
         "memswap_limit": f"{service.memory_mib}m",
@@ -147,10 +168,12 @@ def _compose(service: Service) -> str:
         "stop_grace_period": f"{STOP_SECONDS}s",
         "ports": service.published,
         "environment": service.environment,
-        "healthcheck": {"test": ["CMD", *HEALTH_COMMAND], **HEALTH, "retries": int(HEALTH["retries"])},
+        "healthcheck": {"test": ["CMD", *service.health_command], **service.health, "retries": int(HEALTH["retries"])},
     }
     head = f"# Written by edge-deploy {__version__}. Start: docker compose up --detach\n"
-    return head + _yaml({"services": {service.name: settings}})
+    # Else it would be called by the folder's name, too.
+    named = {volume: {"name": volume} for volume, _, _ in (each.partition(":") for each in service.volumes)}
+    return head + _yaml({"services": {service.name: settings}, **({"volumes": named} if named else {})})
 
 
 def _systemd(service: Service) -> str:
@@ -191,13 +214,15 @@ def _quadlet(service: Service) -> str:
         # Else podman mounts more of them, and with other options.
         ("ReadOnlyTmpfs", "false"),
         *[("Tmpfs", each) for each in service.tmpfs],
+        *([("AddDevice", "nvidia.com/gpu=all")] if service.with_gpu else []),
+        *[("Volume", each) for each in service.volumes],
         ("PidsLimit", str(RIGHTS["pids_limit"])),
         *[("PublishPort", each) for each in service.published],
         *[("Environment", f"{name}={value}") for name, value in service.environment.items()],
-        ("HealthCmd", json.dumps(list(HEALTH_COMMAND))),
+        ("HealthCmd", json.dumps(list(service.health_command))),
         ("HealthInterval", HEALTH["interval"]),
         ("HealthTimeout", HEALTH["timeout"]),
-        ("HealthStartPeriod", HEALTH["start_period"]),
+        ("HealthStartPeriod", service.health["start_period"]),
         ("HealthRetries", HEALTH["retries"]),
         # A server that hangs is ended, and systemd starts it anew.
         ("HealthOnFailure", "kill"),

@@ -83,8 +83,8 @@ def verdict_text(report: AccuracyReport) -> str:
 
 def pending_text(context: Path, image: Image | None) -> str:
     """An image without an engine yet, and what it is made of."""
-    made = f"no image, {context}" if image is None else f"{image.tag}, {image.bytes / 1e6:,.0f} MB, {context}"
-    return f"pending: {made} builds its engine and proves it at its first start"
+    made = f"build context {context}" if image is None else f"{image.tag}, {image.bytes / 1e6:,.0f} MB"
+    return f"pending: {made}, whose engine is built and proven at its first start"
 
 
 def image_text(image: Image, report: AccuracyReport, *, is_same: bool) -> str:

@@ -15,7 +15,6 @@ from targets.device.variant import FOLDER
 SCHEMA_VERSION: Literal[1] = 1
 # As `pipeline.publish` names it in the artifact's folder.
 REPORT = "report.json"
-Row = tuple[str, str, str, str, str]
 
 
 class Part(BaseModel):
@@ -52,7 +51,11 @@ class TargetSummary(Part):
     error: str | None = Field(description="why the build stopped, and what to do")
     verdict: Verdict | None = Field(description="of the gate: pass, fail, or undecided for want of images")
     advice: str | None = Field(description="where undecided: how many images would decide it, or that none would")
-    place: Place | None = Field(description="where the artifact's answers come from")
+    place: Place | None = Field(description="where the artifact's answers come from; simulated: ONNX Runtime's")
+    proof: Literal["proven", "pending"] | None = Field(
+        description="pending: passed in simulation, but its engine has yet to be built and proven; null: not passed"
+    )
+    built: Literal["first-start"] | None = Field(description="where a TensorRT engine is built; null for a CPU")
     images: int | None = Field(description="images of the gate")
     float_top1: float | None = Field(description="fraction; the checkpoint that came in, in PyTorch")
     artifact_top1: float | None = Field(description="fraction; the artifact itself, on the same images")
@@ -94,6 +97,7 @@ class TargetSummary(Part):
     float_nodes: int | None = Field(description="Conv and Gemm that the runtime runs in float")
     saturation_safe: VariantSummary | None = Field(description="null where none was asked for, needed or judged")
     image: ImageSummary | None
+    context: str | None = Field(description="folder to build the image from, where its engine is pending")
     artifact: str | None = Field(description="folder of the published artifact")
     report: str | None = Field(description="the gate's report")
     seconds: float = Field(description="work of all stages, done in this build or before")
@@ -140,6 +144,7 @@ def summarize(outcome: Outcome) -> TargetSummary:
             "exit_code": 0 if outcome.error is None else outcome.error.exit_code,
             "error": None if outcome.error is None else str(outcome.error),
             "saturation_safe": _of_variant(outcome),
+            **_of_engine(outcome),
             "image": None if image is None else {"tag": image.tag, "id": image.id, "bytes": image.bytes},
             "artifact": None if published is None else str(published),
             "report": None if published is None or report is None else str(published / REPORT),
@@ -149,25 +154,25 @@ def summarize(outcome: Outcome) -> TargetSummary:
     )
 
 
-def table_header() -> Row:
-    return ("target", "", "before", "after", "change")
-
-
-def table_rows(outcomes: Sequence[Outcome]) -> list[Row]:
-    """One line per figure and target; figures that the build did not come to are left out."""
-    rows: list[Row] = []
-    for found in map(summarize, outcomes):
-        names = iter([found.target])
-        rows += [(next(names, ""), *row) for row in _rows(found)]
-    return rows
-
-
 def _of_report(outcome: Outcome) -> dict[str, object]:
     report = outcome.report
     if report is None:
         return {}
     same = set(TargetSummary.model_fields) & set(type(report).__dataclass_fields__)
     return {**{name: getattr(report, name) for name in same}, "advice": report.advice or None}
+
+
+def _of_engine(outcome: Outcome) -> dict[str, object]:
+    """What stands between the report and a proof, if anything."""
+    report = outcome.report
+    if report is None or report.verdict is not Verdict.PASS:
+        return {}
+    is_pending = report.place is Place.SIMULATED
+    return {
+        "proof": "pending" if is_pending else "proven",
+        "built": "first-start" if is_pending and outcome.context is not None else None,
+        "context": None if outcome.context is None else str(outcome.context),
+    }
 
 
 def _of_artifact(artifact: Artifact | None) -> dict[str, object]:
@@ -196,7 +201,7 @@ def _of_artifact(artifact: Artifact | None) -> dict[str, object]:
 
 def _of_variant(outcome: Outcome) -> dict[str, object] | None:
     variant, published = outcome.variant, outcome.published
-    if variant is None:
+    if variant is None or variant.folder != FOLDER:
         return None
     fields = set(VariantSummary.model_fields)
     of_report = {name: value for name, value in vars(variant.report).items() if name in fields}
@@ -229,58 +234,3 @@ def _model_bytes(artifact: Artifact) -> int | None:
     except (ManifestError, OSError):
         # The build has failed over it already; its error is in the document.
         return None
-
-
-def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
-    rows = [_verdict_row(found)]
-    if found.drop_points is not None and found.drop_interval_points is not None:
-        low, high = found.drop_interval_points
-        change = f"drop {found.drop_points:+.2f} points, 95 % [{low:+.2f}, {high:+.2f}]"
-        rows.append(("top-1", _percent(found.float_top1), _percent(found.artifact_top1), change))
-    if found.float_top5 is not None:
-        rows.append(("top-5", _percent(found.float_top5), _percent(found.artifact_top5), ""))
-    if found.flip_rate is not None:
-        rows.append(("predictions", "", f"{_percent(found.flip_rate)} changed", f"on {found.images:,} images"))
-    for name, before, after, text in (
-        ("latency", found.float_latency_ms, found.artifact_latency_ms, _milliseconds),
-        ("size", found.float_bytes, found.artifact_bytes, _megabytes),
-        ("MACs", found.macs_before, found.macs_after, _millions),
-        ("parameters", found.params_before, found.params_after, _millions),
-    ):
-        if before is not None and after is not None:
-            is_elsewhere = name == "latency" and not found.timed_on_target
-            note = f", timed on {found.timed_on}, not the target" if is_elsewhere else ""
-            rows.append((name, text(before), text(after), f"x {after / before:.2f}{note}"))
-    safe = found.saturation_safe
-    if safe is not None:
-        low, high = safe.drop_interval_points
-        note = f"{safe.verdict}: drop {safe.drop_points:+.2f} points, 95 % [{low:+.2f}, {high:+.2f}]"
-        rows.append(("7-bit variant", "", _percent(safe.artifact_top1), f"{note}, x {safe.latency_ratio:.2f}"))
-    if found.image is not None:
-        rows.append(("image", "", _megabytes(found.image.bytes), found.image.tag))
-    return rows
-
-
-def _verdict_row(found: TargetSummary) -> tuple[str, str, str, str]:
-    if found.verdict is None or found.drop_bounds_points is None:
-        return ("stopped", "", "", "done as asked" if found.error is None else f"exit code {found.exit_code}")
-    lower, upper = found.drop_bounds_points
-    bound = f"lower bound {lower:+.2f}" if found.verdict is Verdict.FAIL else f"upper bound {upper:+.2f}"
-    stopped = "" if found.error is None else f"; exit code {found.exit_code}"
-    return ("verdict", "", found.verdict, f"{bound}, {found.max_drop_points:g} allowed{stopped}")
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f} %"
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
-
-
-def _megabytes(value: float) -> str:
-    return f"{value / 1e6:,.2f} MB"
-
-
-def _millions(value: float) -> str:
-    return f"{value / 1e6:,.2f} M"

@@ -73,7 +73,8 @@ def resolve(platform: str, python: str, kind: str) -> str:
     is_tested = tuple(map(int, python.split("."))) >= OLDEST_TESTED
     with tempfile.TemporaryDirectory() as scratch:
         excluded = Path(scratch) / "excluded.txt"
-        excluded.write_text("\n".join(set(NOT_AT_RUN_TIME) - AT_RUN_TIME_OF_GRPC if "grpc.in" in KINDS[kind] else NOT_AT_RUN_TIME))
+        needed = AT_RUN_TIME_OF_GRPC if "grpc.in" in KINDS[kind] else frozenset()
+        excluded.write_text("\n".join(sorted(set(NOT_AT_RUN_TIME) - needed)))
         command = ["uv", "pip", "compile", "--quiet"]
         command += [str(ROOT / "docker" / name) for name in KINDS[kind]]
         command += ["--python-platform", PLATFORMS[platform], "--python-version", python]

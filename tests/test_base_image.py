@@ -9,7 +9,7 @@ from conftest import own_target
 from test_engine import build, write_dockerfile
 
 from pipeline.base_image import OWN, OWN_OF, QUESTION, find_base, hint
-from pipeline.bases import BaseImage, known_bases, stated_base
+from pipeline.bases import BaseImage, known_bases, stated_base, tensorrt_for
 from pipeline.console import Plain
 from pipeline.container import output_of
 from pipeline.engine import Engine
@@ -60,7 +60,7 @@ def test_a_python_that_is_not_the_stated_one_is_believed(
 ) -> None:
     asked = find_base(engine, own_target(engine), base_image, progress=Silent()).python
     false = BaseImage(tag=base_image, platform=engine.platform, python="2.7")
-    monkeypatch.setattr("pipeline.base_image.known_bases", lambda: {"false": false})
+    monkeypatch.setattr("pipeline.bases.known_bases", lambda: {"false": false})
     assert find_base(engine, own_target(engine), base_image, progress=Silent()).python == asked
 
 
@@ -116,7 +116,7 @@ def test_where_no_registry_answers_a_known_base_that_is_here_is_taken_and_named(
     absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12")
     here = BaseImage(tag=base_image, platform=engine.platform, python="3.12")
     target = own_target(engine)
-    monkeypatch.setattr("pipeline.base_image.known_bases", lambda: {target.base_image: absent, "another": here})
+    monkeypatch.setattr("pipeline.bases.known_bases", lambda: {target.base_image: absent, "another": here})
     found = find_base(engine, target, None, progress=Plain(is_verbose=False))
     assert found.tag == base_image
     assert f"127.0.0.1:1/absent:1 cannot be pulled; building on {base_image}" in capsys.readouterr().err
@@ -127,8 +127,17 @@ def test_where_no_registry_answers_a_known_base_that_is_here_is_taken_and_named(
 @pytest.mark.parametrize("platform", ["linux/amd64", "linux/arm64"])
 def test_each_platform_names_the_base_image_that_the_script_makes_for_it(platform: str) -> None:
     assert (OWN_OF[platform], platform) in {(base.tag, base.platform) for base in known_bases().values()}
-    assert OWN_OF[platform] in hint(platform)
-    assert f"scripts/base_image.sh {platform.removeprefix('linux/')} and" in hint(platform)
+    target = next(each for each in catalogue() if each.platform == platform and each.gpu is None)
+    assert OWN_OF[platform] in hint(target)
+    assert f"scripts/base_image.sh {platform.removeprefix('linux/')} and" in hint(target)
+
+
+def test_a_target_with_a_gpu_is_told_of_a_base_image_with_its_tensorrt() -> None:
+    assert "TensorRT 10.16.2.10" in hint(find_target("jetson"))
+    assert tensorrt_for(find_target("jetson"), None) == "10.16.0.72"
+    assert tensorrt_for(find_target("jetson"), "my-own:1") == "10.16.2.10"
+    assert tensorrt_for(find_target("jetson"), OWN_OF["linux/arm64"]) == "10.16.2.10"
+    assert tensorrt_for(find_target("cpu"), None) == ""
 
 
 def test_base_images_with_tensorrt_are_those_of_the_gpus() -> None:
@@ -143,7 +152,7 @@ def test_a_base_image_with_tensorrt_stands_in_for_no_plain_one(
     absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12")
     large = BaseImage(tag=base_image, platform=engine.platform, python="3.12", tensorrt="10.3.0")
     target = own_target(engine)
-    monkeypatch.setattr("pipeline.base_image.known_bases", lambda: {target.base_image: absent, "another": large})
+    monkeypatch.setattr("pipeline.bases.known_bases", lambda: {target.base_image: absent, "another": large})
     with pytest.raises(PackageError, match="cannot be pulled"):
         find_base(engine, target, None, progress=Silent())
 
@@ -153,7 +162,7 @@ def test_the_base_of_a_gpu_is_never_replaced(engine: Engine, base_image: str, mo
     absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12", tensorrt="10.3.0")
     here = BaseImage(tag=base_image, platform=engine.platform, python="3.12")
     target = replace(find_target("jetson"), platform=own_target(engine).platform)
-    monkeypatch.setattr("pipeline.base_image.known_bases", lambda: {target.base_image: absent, "another": here})
+    monkeypatch.setattr("pipeline.bases.known_bases", lambda: {target.base_image: absent, "another": here})
     with pytest.raises(PackageError, match="cannot be pulled"):
         find_base(engine, target, None, progress=Silent())
 

@@ -94,6 +94,7 @@ def compile_into(
         classes=NAMES,
         weight_bits=7,
         threads=1,
+        tensorrt="10.3.0.30",
         progress=Silent(),
         folder=folder,
     )
@@ -136,8 +137,12 @@ def test_accuracy_is_counted_on_the_selection_split(compiled: Path, dataset: Dat
 def test_all_are_timed_and_audited(compiled: Path) -> None:
     compilation = read_compilation(compiled)
     fp32, int8 = compilation.candidates
-    assert all(latency.cpu_ms > 0 for latency in (compilation.float_latency, fp32.latency, int8.latency))
+    for latency in (compilation.float_latency, fp32.latency, int8.latency):
+        assert latency is not None
+        assert latency.cpu_ms > 0
+    assert fp32.audit is not None
     assert (fp32.audit.int8_nodes, fp32.audit.float_nodes) == (0, 4)
+    assert int8.audit is not None
     assert (int8.audit.int8_nodes, int8.audit.float_nodes) == (4, 0)
     assert choose(compilation, target=find_target("cpu"), max_drop=100).folder.parent == compiled
 
@@ -200,6 +205,7 @@ def test_images_of_another_size_are_refused(
             classes=NAMES,
             weight_bits=7,
             threads=1,
+            tensorrt="",
             progress=Silent(),
             folder=tmp_path,
         )
@@ -229,6 +235,7 @@ def test_what_was_compiled_on_another_platform_says_so(
     compilation = read_compilation(tmp_path / "compile")
     assert compilation.stand_in == here.platform
     (int8,) = [found for found in compilation.candidates if found.precision is Precision.INT8]
+    assert int8.audit is not None
     assert (int8.audit.int8_nodes, int8.audit.float_nodes) == (4, 0)
     artifact = choose(compilation, target=elsewhere, max_drop=100)
     assert artifact.precision is Precision.INT8

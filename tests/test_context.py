@@ -14,6 +14,7 @@ from pipeline.engine import FIXED_TIME
 from pipeline.shipped import shipped
 from targets.device.manifest import read_manifest
 from targets.device.proof import read_proof
+from targets.device.variant import FOLDER
 
 BASE = BaseImage(tag="some-base:1", platform="linux/amd64", python="3.11")
 NAMES = ("manifest.json", "model.onnx", "golden.npz")
@@ -115,6 +116,7 @@ def test_it_holds_what_the_image_is_made_of_and_no_more(tiny: TinyPackage, wheel
         f"{DEVICE}/targets/device/status.html",
         "Dockerfile",
         "install.py",
+        "surplus.txt",
         "wheels/one-1.0-py3-none-any.whl",
         "wheels/two-1.0-py3-none-any.whl",
         "wheels/requirements.txt",
@@ -177,7 +179,8 @@ def test_a_labels_value_is_meant_word_for_word(tiny: TinyPackage, wheels: Path, 
 def test_layers_come_in_the_order_of_how_rarely_they_change(name: str) -> None:
     text = shipped(name).read_text()
     final = text[text.rindex("\nFROM ") :]
-    places = [final.index(line) for line in ("COPY --from=dependencies", "COPY device", "USER 10001", "COPY model")]
+    packages = "COPY packages /" if "tensorrt" in name else "COPY --from=dependencies"
+    places = [final.index(line) for line in (packages, "COPY device", "USER 10001", "COPY model")]
     assert places == sorted(places)
     assert final.rstrip().endswith("COPY model /")
 

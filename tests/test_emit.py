@@ -10,6 +10,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,22 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.container import RIGHTS, remove
-from pipeline.emit import HEALTH, HEALTH_COMMAND, LOG_DRIVER, LOG_OPTIONS, Form, Service, docker_run, emit, file_name
+from pipeline.emit import (
+    ENGINES,
+    HEALTH,
+    HEALTH_COMMAND,
+    LOG_DRIVER,
+    LOG_OPTIONS,
+    Form,
+    Service,
+    docker_run,
+    emit,
+    file_name,
+)
 from pipeline.engine import Engine
 from pipeline.errors import RecipeError
 from pipeline.inference import InferenceClient
+from pipeline.shipped import shipped
 from targets.device.manifest import Manifest
 
 IMAGE = "group.example:5000/team/model:1.0-cpu"
@@ -298,3 +311,55 @@ def test_the_command_of_the_unit_runs_a_container_that_answers(
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+GPU = replace(SERVICE, with_gpu=True, memory_mib=4096)
+
+
+def test_a_gpus_image_gets_the_gpu_a_volume_for_its_engines_and_time_to_build_them() -> None:
+    (settings,) = parsed(emit(GPU, Form.COMPOSE))["services"].values()
+    assert settings["runtime"] == "nvidia"
+    assert settings["volumes"] == ["edge-deploy-model-engines:/var/cache/edge-deploy"]
+    assert settings["healthcheck"]["test"][:2] == ["CMD", "python3"]
+    assert settings["healthcheck"]["start_period"] == "60m"
+    assert parsed(emit(GPU, Form.COMPOSE))["volumes"] == {
+        "edge-deploy-model-engines": {"name": "edge-deploy-model-engines"}
+    }
+    words = docker_run(GPU)
+    assert words[words.index("--runtime") + 1] == "nvidia"
+    assert words[words.index("--volume") + 1] == "edge-deploy-model-engines:/var/cache/edge-deploy"
+    quadlet = emit(GPU, Form.QUADLET)
+    assert "\nAddDevice=nvidia.com/gpu=all\n" in quadlet
+    assert "\nVolume=edge-deploy-model-engines:/var/cache/edge-deploy\n" in quadlet
+
+
+def test_the_volume_and_the_health_check_are_those_of_the_dockerfile() -> None:
+    text = shipped("tensorrt.Dockerfile").read_text()
+    assert f"\nVOLUME {ENGINES}\n" in text
+    assert f"ENGINE_CACHE={ENGINES} " in text
+    assert f"CMD {json.dumps(list(GPU.health_command))}\n" in text
+    assert f"--start-period={GPU.health['start_period']} " in text
+
+
+@pytest.mark.parametrize("form", Form)
+def test_a_cpus_image_gets_nothing_of_that(form: Form) -> None:
+    text = emit(SERVICE, form)
+    assert not [word for word in ("nvidia", "engines", "60m") if word in text]
+
+
+@pytest.mark.parametrize(
+    ("tag", "options", "with_gpu", "memory"),
+    [
+        ("model:0.1.0-orin-jp72", [], True, "4096m"),
+        ("model:0.1.0-cpu", [], False, "512m"),
+        ("model:0.1.0-my-board", ["--gpu"], True, "4096m"),
+        ("model:0.1.0-orin-jp72", ["--no-gpu", "--memory", "700"], False, "700m"),
+    ],
+)
+def test_the_target_in_the_tag_says_whether_a_gpu_is_needed(
+    tag: str, options: list[str], with_gpu: bool, memory: str
+) -> None:
+    done = CliRunner().invoke(app, ["emit", tag, *options])
+    (settings,) = parsed(done.stdout)["services"].values()
+    assert ("runtime" in settings) is with_gpu
+    assert settings["mem_limit"] == memory

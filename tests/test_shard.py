@@ -19,8 +19,8 @@ from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.data.dataset import Dataset, ImageSet, open_dataset
 from pipeline.errors import CheckpointError
-from pipeline.progress import Silent
 from pipeline.pack import SHARD, pack_shard
+from pipeline.progress import Silent
 from pipeline.shard import write_shard
 from targets.device.preprocess import Preprocessing, decode, preprocess
 from targets.device.shard import FACTS, Shard, ShardError, shard_sha256

@@ -21,7 +21,8 @@ from pipeline.artifacts import (
 )
 from pipeline.build import Outcome
 from pipeline.errors import CompileError, DataError, GateFailed
-from pipeline.summary import Document, TargetSummary, document, summary_schema, table_header, table_rows
+from pipeline.rows import table_header, table_rows
+from pipeline.summary import Document, TargetSummary, document, summary_schema
 from pipeline.variant import Variant
 from pipeline.workspace import Folder
 from targets.base import find_target

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.data.dataset import open_dataset
 from pipeline.errors import CompileError, DataError
+from pipeline.pack import SHARD, pack_shard
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
-from pipeline.pack import SHARD, pack_shard
 from pipeline.validate import Origin, accuracy_of, judge, judge_predictions
 from targets.device.manifest import Manifest
 from targets.device.preprocess import Preprocessing

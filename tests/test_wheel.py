@@ -77,7 +77,14 @@ def test_the_whole_chain_runs_from_the_wheel(installed: Path, tmp_path: Path) ->
     context = tmp_path / ".deploy" / "context" / "digits-0.1.0-cpu"
     assert f"docker build --network none --tag digits:0.1.0-cpu {context.relative_to(tmp_path)}" in done.stderr
     device = context / "device/opt/edge-deploy/device/targets/device"
-    assert {path.name for path in context.iterdir()} == {"Dockerfile", "device", "install.py", "model", "wheels"}
+    assert {path.name for path in context.iterdir()} == {
+        "Dockerfile",
+        "device",
+        "install.py",
+        "model",
+        "surplus.txt",
+        "wheels",
+    }
     assert (device / "server.py").is_file()
     assert (device / "status.html").read_bytes() == (ROOT / "targets/device/status.html").read_bytes()
     assert list((context / "wheels").glob("onnxruntime-*.whl"))

@@ -18,9 +18,9 @@ from pipeline.artifacts import AccuracyReport, Artifact, Audit, Candidate, Image
 from pipeline.data.images import ImageSet
 from pipeline.hashing import sha256_of_file
 from pipeline.measure import measure_artifact
+from pipeline.pack import SHARD, pack_shard
 from pipeline.package import Proof
 from pipeline.progress import Silent
-from pipeline.pack import SHARD, pack_shard
 from pipeline.validate import judge_predictions
 from targets.device.golden import write_golden
 from targets.device.manifest import Manifest, read_manifest

@@ -105,7 +105,7 @@ def print_document(outcomes: Sequence[Outcome], *, error: DeployError | None) ->
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
     """The table before -> after."""
-    from pipeline.summary import table_header, table_rows
+    from pipeline.rows import table_header, table_rows
     from pipeline.table import print_table
 
     print_table("", table_header(), table_rows(outcomes))

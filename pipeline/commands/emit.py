@@ -6,6 +6,10 @@ import sys
 from pipeline.emission import Emission
 from pipeline.emit import Form, Service, emit, file_name
 from pipeline.errors import RecipeError
+from targets.base import catalogue
+
+MEMORY_OF_GPU = 4096
+"""MiB: TensorRT asks for gigabytes while it builds."""
 
 
 def run(image: str, emission: Emission) -> None:
@@ -34,10 +38,18 @@ def form_of(emission: Emission) -> Form:
 
 
 def service_of(image: str, emission: Emission) -> Service:
+    with_gpu = _needs_gpu(image) if emission.with_gpu is None else emission.with_gpu
+    usual = MEMORY_OF_GPU if with_gpu else Service.memory_mib
     return Service(
         image=image,
         address=emission.address,
         port=emission.port,
         grpc_port=emission.grpc_port,
-        memory_mib=emission.memory_mib,
+        memory_mib=usual if emission.memory_mib is None else emission.memory_mib,
+        with_gpu=with_gpu,
     )
+
+
+def _needs_gpu(image: str) -> bool:
+    """By the name of a target that ends the tag, as `deploy build` makes it."""
+    return any(image.endswith(f"-{target.name}") for target in catalogue() if target.gpu is not None)

@@ -46,6 +46,9 @@ undecided = "stop"          # or "package": build the image although the images 
 image = true                # false: stop after the proof
 # base_image = "python:3.12-slim-bookworm"
 grpc = false                # true: speaks the protocol over gRPC, too, on port 8001
+# Of TensorRT targets, whose engine is built and proven where the image is started:
+fallback = "none"           # or "fp16": what may be built, and proven, where an int8 engine does not pass
+# shard_images = 1000       # images of the gate that travel in the image to judge its engine; default: all
 """
 
 

@@ -23,8 +23,9 @@ def run(request: Request, emission: Emission | None) -> None:
     emission = _with_grpc(request, emission)
     service_of("model:0.1.0-cpu", emission)
     (outcome,) = build(request, until="package", with_summary=emission.output is not None)
-    assert outcome.image is not None
-    emit(outcome.image.tag, emission)
+    recipe, target = read_recipe(request.existing_recipe_file, request.flags), outcome.target
+    # Where a TensorRT target's base image is elsewhere, the image will be built there under the same name.
+    emit(f"{recipe.name}:{recipe.version}-{target.name}", replace(emission, with_gpu=target.gpu is not None))
 
 
 def _with_grpc(request: Request, emission: Emission) -> Emission:

@@ -1,0 +1,189 @@
+"""`deploy build` for a GPU that is not here: what is simulated, what is packed, and that nothing is called proven."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from test_build import deploy
+
+from pipeline.context import CACHE, DEVICE, FIRST_START, MODEL, PACKAGES
+from pipeline.summary import Document, TargetSummary
+from targets.device.manifest import read_manifest
+from targets.device.proof import read_proof
+from targets.device.shard import Shard
+
+NO_ENGINE = {"DOCKER_HOST": "tcp://127.0.0.1:1"}
+FAST = ("--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--max-drop", "5")
+RECIPE = """
+[package]
+fallback = "fp16"
+shard_images = 400
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pending")
+    deploy("train", "--epochs", "3", "-o", "digits.safetensors", cwd=folder)
+    return folder
+
+
+def build(folder: Path, *arguments: str, code: int = 0) -> tuple[TargetSummary, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "build", *FAST, "--json", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **NO_ENGINE, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        timeout=500,
+    )
+    assert done.returncode == code, done.stderr
+    (target,) = Document.model_validate_json(done.stdout).targets
+    return target, done.stderr
+
+
+@pytest.fixture(scope="module")
+def jetson(folder: Path) -> tuple[TargetSummary, str]:
+    (folder / "deploy.toml").write_text(RECIPE)
+    return build(folder, "--target", "jetson")
+
+
+@pytest.fixture(scope="module")
+def context(folder: Path, jetson: tuple[TargetSummary, str]) -> Path:
+    assert jetson[0].context is not None
+    return folder / jetson[0].context
+
+
+def test_nothing_is_called_proven_or_timed(jetson: tuple[TargetSummary, str]) -> None:
+    target, said = jetson
+    assert (target.target, target.verdict, target.place) == ("orin-jp72", "pass", "simulated")
+    assert (target.proof, target.built, target.image) == ("pending", "first-start", None)
+    assert target.precision == "int8"
+    assert target.reason is not None
+    assert "ONNX Runtime" in target.reason
+    for name in ("artifact_latency_ms", "float_latency_ms", "latency_ratio", "timed_on", "int8_nodes", "float_nodes"):
+        assert getattr(target, name) is None, name
+    assert "pending: build context" in said
+    assert "no Docker engine answers at DOCKER_HOST=tcp://127.0.0.1:1" in said
+    assert "docker build --network none --tag model:0.1.0-orin-jp72" in said
+
+
+def test_the_context_holds_all_but_base_and_engine(context: Path) -> None:
+    model = context / MODEL
+    assert {path.name for path in model.iterdir()} == {
+        "manifest.json",
+        "model.onnx",
+        "golden.npz",
+        "report.json",
+        "shard.zip",
+        FIRST_START,
+        "fp16",
+    }
+    assert json.loads((model / FIRST_START).read_text()) == {"schema": 1, "max_drop": 5.0, "undecided": "stop"}
+    manifest = read_manifest(model)
+    assert (manifest.runtime, manifest.precision, manifest.runtime_version) == ("tensorrt", "int8", "10.16.0.72")
+    proof = read_proof(model, manifest)
+    assert proof is not None
+    assert (proof.place, proof.verdict) == ("simulated", "pass")
+    assert (context / CACHE).is_dir()
+    device = {path.name for path in (context / DEVICE / "targets" / "device").iterdir()}
+    assert {"trt_build.py", "passport.py", "machine.py", "server.py"} <= device
+    packages = {path.name for path in (context / PACKAGES).iterdir()}
+    assert {"numpy", "PIL", "httptools", "orjson", "prometheus_client"} <= packages
+    assert "onnxruntime" not in packages
+
+
+def test_packages_are_of_the_targets_platform(context: Path) -> None:
+    """This host's own could not be imported there."""
+    binaries = list((context / PACKAGES).rglob("*.so"))
+    assert binaries
+    aarch64 = 183  # e_machine in an ELF file's header
+    assert {int.from_bytes(path.read_bytes()[18:20], "little") for path in binaries} == {aarch64}
+
+
+def test_nothing_is_run_while_the_image_is_built(context: Path) -> None:
+    """So that a host of another platform can build it."""
+    instructions = [
+        line.split()[0] for line in (context / "Dockerfile").read_text().splitlines() if line[:1].isupper()
+    ]
+    assert "FROM" in instructions
+    assert "RUN" not in instructions
+
+
+def test_the_fallback_is_a_whole_model_of_its_own_with_its_own_report(context: Path) -> None:
+    folder = context / MODEL / "fp16"
+    manifest = read_manifest(folder)
+    assert manifest.precision == "fp16"
+    proof = read_proof(folder, manifest)
+    assert proof is not None
+    assert proof.place == "simulated"
+    # TensorRT 10.16 takes its types from the file.
+    weights = onnx.load(manifest.model_path(folder)).graph.initializer
+    assert {tensor.data_type for tensor in weights} & {onnx.TensorProto.FLOAT16}
+    assert not {tensor.data_type for tensor in weights} & {onnx.TensorProto.FLOAT}
+
+
+def test_as_many_images_travel_as_the_recipe_says_of_every_class(folder: Path, context: Path) -> None:
+    (published,) = (folder / ".deploy" / "artifacts").glob("*-orin-jp72")
+    with Shard(context / MODEL / "shard.zip") as some, Shard(published / "shard.zip") as whole:
+        assert (len(some), len(whole)) == (400, 800)
+        shares = np.bincount(some.labels) / np.bincount(whole.labels)
+        assert np.all(abs(shares - 0.5) < 0.02)
+        assert some.sha256 != whole.sha256
+        contents = {whole.encoded(index) for index in range(len(whole))}
+        assert {some.encoded(index) for index in range(len(some))} <= contents
+
+
+def test_a_second_build_does_nothing_again(folder: Path, jetson: tuple[TargetSummary, str], context: Path) -> None:
+    before = sorted((folder / ".deploy").glob("*/*/stage.json"))
+    again, said = build(folder, "--target", "jetson")
+    assert again.context == jetson[0].context
+    assert sorted((folder / ".deploy").glob("*/*/stage.json")) == before
+    assert "everything was done before" in said
+
+
+def test_another_tensorrt_gets_another_file(folder: Path, jetson: tuple[TargetSummary, str]) -> None:
+    """8.5 reads opset 17 at most; all before it is shared with the other target."""
+    target, said = build(folder, "--target", "orin-jp51")
+    assert said.count("done before") >= 4
+    assert target.context is not None
+    manifest = read_manifest(folder / target.context / MODEL)
+    assert manifest.runtime_version == "8.5.2"
+    opsets = {
+        entry.domain: entry.version for entry in onnx.load(folder / target.context / MODEL / "model.onnx").opset_import
+    }
+    assert opsets[""] == 17
+    packages = folder / target.context / PACKAGES
+    assert list(packages.rglob("*.cpython-38-aarch64-linux-gnu.so"))
+    # What NumPy 1.x imports at once is not taken from it.
+    assert (packages / "numpy" / "random").is_dir()
+
+
+def test_a_base_image_of_ones_own_needs_an_engine_to_ask(folder: Path) -> None:
+    _, said = build(folder, "--target", "jetson", "--base-image", "my-own:1", code=12)
+    assert "the Python in my-own:1 cannot be known, so no build context was written" in said
+
+
+def test_what_is_simulated_can_be_measured_again(folder: Path, jetson: tuple[TargetSummary, str]) -> None:
+    assert jetson[0].artifact is not None
+    done = deploy("validate", jetson[0].artifact, "--max-drop", "5", "--json", cwd=folder)
+    report = json.loads(done.stdout)
+    assert (report["place"], report["verdict"]) == ("simulated", "pass")
+    assert report["artifact_top1"] == jetson[0].artifact_top1
+
+
+def test_a_plan_shows_that_all_is_done(folder: Path, jetson: tuple[TargetSummary, str]) -> None:
+    done = deploy("plan", *FAST, "--target", "jetson", cwd=folder)
+    assert "package" in done.stdout + done.stderr
+
+
+def test_wheels_in_the_context_are_those_of_the_lock(context: Path) -> None:
+    versions = {path.name for path in (context / PACKAGES).glob("*.dist-info")}
+    assert {name.split("-")[0].lower() for name in versions} >= {"numpy", "pillow", "orjson"}
+    assert not [path for path in context.rglob("*.whl") if zipfile.is_zipfile(path)]
