@@ -10,6 +10,7 @@ import typer
 
 from pipeline import __version__
 from pipeline import options as o
+from pipeline.collection import collect
 from pipeline.emission import emit, with_emission
 from pipeline.errors import EXIT_CODES, DeployError
 from pipeline.interrupt import Interrupted, raise_on_signals
@@ -75,6 +76,7 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
         base_image: o.BaseImage = None,
         image: o.WithImage = None,
         grpc: o.Grpc = None,
+        dla: o.Dla = None,
         workspace: o.WorkspaceFolder = None,
         as_json: o.AsJson = False,
         verbose: o.Verbose = False,
@@ -99,6 +101,7 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
             "package.base_image": base_image,
             "package.image": image,
             "package.grpc": grpc,
+            "package.dla": dla,
         }
         act(o.Request(recipe_file=recipe, flags=flags, workspace=workspace, as_json=as_json, is_verbose=verbose))
 
@@ -135,6 +138,7 @@ app.command("package", help="Build all of it, and write what runs the image.", r
     with_emission(_with_recipe)
 )
 app.command("emit", rich_help_panel=SETTING_UP)(emit)
+app.command("collect", rich_help_panel=LOOKING)(collect)
 app.command(
     "plan", help="Say what a build would do, what is done already, how long and how much.", rich_help_panel=BUILDING
 )(_with_recipe(_plan))

@@ -31,6 +31,8 @@ from targets.runtimes import RUNTIMES
 from targets.runtimes.trt_source import source_for
 
 MACHINES = {"linux/amd64": ("x86_64", "amd64"), "linux/arm64": ("aarch64", "arm64")}
+DLA_CORE = 0
+"""The first: every DLA is alike, and an image serves one model."""
 TOLERANCE = 1e-3
 """Share of the logits' range. On one instruction set only sums split among other threads can differ at all."""
 
@@ -48,14 +50,16 @@ def compile_candidates(
     weight_bits: int,
     threads: int,
     tensorrt: str,
+    dla: bool = False,
     progress: Progress,
     folder: Path,
 ) -> None:
     """Write one artifact folder per precision, `compilation.json` and `timings.json`.
 
     `baseline` is the unpruned float network: its accuracy is what candidates lose against, its latency what they
-    are compared with. `tensorrt` is the version in the target's image, such as "10.3.0"; unused for a CPU. Raises
-    `TargetError` where this host cannot stand for the target, and `CompileError`.
+    are compared with. `tensorrt` is the version in the target's image, such as "10.3.0"; unused for a CPU. With `dla`
+    the engine is one for the deep learning accelerator. Raises `TargetError` where this host cannot stand for the
+    target, and `CompileError`.
     """
     check_host(target)
     runtime = RUNTIMES[target.runtime]
@@ -73,7 +77,7 @@ def compile_candidates(
         input_shape=input_shape(selection, preprocessing),
         classes=classes,
         preprocessing=preprocessing,
-        session_options=dict(options),
+        session_options=dict(options) | ({"dla_core": DLA_CORE} if dla else {}),
         instruction_set=instruction_set(),
         tolerance=TOLERANCE,
     )

@@ -13,7 +13,8 @@ DeployError
 ├── EngineMissing      12   no Docker engine answers; everything up to the image is done
 ├── PackageError       13   the image could not be built, or does not answer as the artifact did
 ├── WorkspaceError     14   the workspace is locked, damaged or its disk is full
-└── ToolError          15   another program (pip, docker, …) failed
+├── ToolError          15   another program (pip, docker, …) failed
+└── DeviceError        25   a device could not do what it was told
 
 A message says what happened, with the actual value, and what to do next. `pipeline.cli` alone catches and prints.
 0 is success, 1 a bug of ours (with its traceback), 2 a wrong command line, 130 an interrupt.
@@ -94,6 +95,11 @@ class ToolError(DeployError):
     meaning = "another program (pip, docker, ...) failed"
 
 
+class DeviceError(DeployError):
+    exit_code = 25
+    meaning = "a device could not do what it was told"
+
+
 EXIT_CODES: tuple[type[DeployError], ...] = (
     RecipeError,
     CheckpointError,
@@ -108,4 +114,5 @@ EXIT_CODES: tuple[type[DeployError], ...] = (
     PackageError,
     WorkspaceError,
     ToolError,
+    DeviceError,
 )

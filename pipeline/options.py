@@ -92,6 +92,10 @@ WithImage = Annotated[
         "--image/--no-image", help="Build a container image, or stop after the proof.", rich_help_panel=OUTPUT
     ),
 ]
+Dla = Annotated[
+    bool | None,
+    typer.Option("--dla/--no-dla", help="Run on a Jetson's deep learning accelerator.", rich_help_panel=OUTPUT),
+]
 Grpc = Annotated[
     bool | None,
     typer.Option("--grpc/--no-grpc", help="An image that speaks gRPC, too, on port 8001.", rich_help_panel=OUTPUT),

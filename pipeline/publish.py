@@ -10,7 +10,7 @@ from pipeline.artifacts import AccuracyReport
 from pipeline.workspace import write_atomically
 from targets.device import proof
 
-REPORT = proof.FILE
+REPORT, DEVICES = proof.FILE, "devices"
 
 
 def publish(
@@ -19,7 +19,8 @@ def publish(
     """Put `files` and `reports` into `destination` by their relative names, replacing what is there.
 
     `scratch` is a folder on the same file system; the new folder is complete before the old one goes. Where only the
-    reports are others (a margin, or an image that has confirmed them), only those are written.
+    reports are others (a margin, or an image that has confirmed them), only those are written. What devices have sent
+    stays, each with the hash of the model that it is about.
     """
     if _has(destination, files, reports):
         for name, report in reports.items():
@@ -36,6 +37,8 @@ def publish(
     for name, report in reports.items():
         (fresh / name).write_text(report_json(report))
     destination.parent.mkdir(parents=True, exist_ok=True)
+    if (destination / DEVICES).is_dir():
+        shutil.copytree(destination / DEVICES, fresh / DEVICES)
     if destination.exists():
         destination.rename(stale)
     fresh.rename(destination)
@@ -63,7 +66,8 @@ def proof_json(report: AccuracyReport) -> str:
 
 def _has(destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport]) -> bool:
     """Whether just these names are there, the files being the same; what the reports say is another matter."""
-    there = {path.relative_to(destination).as_posix() for path in destination.rglob("*") if not path.is_dir()}
+    paths = (path.relative_to(destination) for path in destination.rglob("*") if not path.is_dir())
+    there = {path.as_posix() for path in paths if path.parts[0] != DEVICES}
     return there == {*files, *reports} and all(_same(file, destination / name) for name, file in files.items())
 
 

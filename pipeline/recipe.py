@@ -78,6 +78,9 @@ class PackageRecipe(Section):
         default="none",
         description="what a device may build, and prove, where its int8 engine does not pass (TensorRT)",
     )
+    dla: bool = Field(
+        default=False, description="run on the deep learning accelerator, what it cannot run on the GPU (TensorRT)"
+    )
     shard_images: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="images of the gate that travel in a TensorRT image to judge its engine; default: all",

@@ -26,6 +26,8 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
     rows = [_verdict_row(found)]
     if found.proof == "pending":
         rows.append(("proof", "", "pending", "simulated; the engine is built and proven at the image's first start"))
+    elif found.proven_on:
+        rows.append(("proof", "", "proven", f"on {', '.join(found.proven_on)}"))
     if found.drop_points is not None and found.drop_interval_points is not None:
         low, high = found.drop_interval_points
         change = f"drop {found.drop_points:+.2f} points, 95 % [{low:+.2f}, {high:+.2f}]"

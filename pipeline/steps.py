@@ -17,6 +17,7 @@ from pipeline.given import digest_of_checkpoint, digest_of_factory
 from pipeline.hashing import Json, sha256_of_file
 from pipeline.progress import Silent
 from pipeline.workspace import Folder
+from targets.combination import precisions_on_dla
 from targets.device.cpu import saturates_8bit
 from targets.device.preprocess import Preprocessing
 
@@ -31,6 +32,11 @@ class Steps(Delivery):
         if self.recipe.quantize.weight_bits != "auto":
             return self.recipe.quantize.weight_bits
         return 7 if self.target.gpu is None and saturates_8bit() else 8
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """What is considered: all that the target's GPU or CPU runs, or its DLA."""
+        return precisions_on_dla(self.target) if self.recipe.package.dla else self.target.precisions
 
     def load(self) -> Folder:
         recipe = self.recipe
@@ -138,7 +144,7 @@ class Steps(Delivery):
     ) -> Folder:
         """Candidates of every precision the target considers, timed beside the unpruned float baseline."""
         recipe, tensorrt = self.recipe, tensorrt_for(self.target, self.recipe.package.base_image)
-        precisions, bits = precisions or self.target.precisions, weight_bits or self.weight_bits
+        precisions, bits = precisions or self.precisions, weight_bits or self.weight_bits
         target_facts: Json = {**asdict(self.target), "description": ""}
         options: dict[str, Json] = {
             "target": target_facts,
@@ -147,6 +153,7 @@ class Steps(Delivery):
             "version": recipe.version,
             "weight_bits": bits,
             "tensorrt": tensorrt,
+            "dla": recipe.package.dla,
         }
 
         def produce(folder: Path) -> None:
@@ -166,6 +173,7 @@ class Steps(Delivery):
                 weight_bits=bits,
                 threads=recipe.threads,
                 tensorrt=tensorrt,
+                dla=recipe.package.dla,
                 progress=self.progress,
                 folder=folder,
             )

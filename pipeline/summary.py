@@ -9,6 +9,7 @@ from pipeline import __version__
 from pipeline.artifacts import Artifact, Place, Precision, Verdict
 from pipeline.build import Outcome
 from pipeline.errors import DeployError
+from pipeline.kept_proofs import proofs_of
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.variant import FOLDER
 
@@ -55,6 +56,7 @@ class TargetSummary(Part):
     proof: Literal["proven", "pending"] | None = Field(
         description="pending: passed in simulation, but its engine has yet to be built and proven; null: not passed"
     )
+    proven_on: list[str] | None = Field(description="devices whose own answers have passed, by name")
     built: Literal["first-start"] | None = Field(description="where a TensorRT engine is built; null for a CPU")
     images: int | None = Field(description="images of the gate")
     float_top1: float | None = Field(description="fraction; the checkpoint that came in, in PyTorch")
@@ -167,10 +169,17 @@ def _of_engine(outcome: Outcome) -> dict[str, object]:
     report = outcome.report
     if report is None or report.verdict is not Verdict.PASS:
         return {}
-    is_pending = report.place is Place.SIMULATED
+    proofs = [] if outcome.published is None else list(proofs_of(outcome.published))
+    on_devices = [
+        proof.device
+        for proof in proofs
+        if proof.artifact_sha256 == report.artifact_sha256 and proof.verdict is Verdict.PASS
+    ]
+    is_pending = report.place is Place.SIMULATED and not on_devices
     return {
         "proof": "pending" if is_pending else "proven",
-        "built": "first-start" if is_pending and outcome.context is not None else None,
+        "proven_on": on_devices,
+        "built": "first-start" if outcome.context is not None else None,
         "context": None if outcome.context is None else str(outcome.context),
     }
 

@@ -48,6 +48,14 @@ def dla_reads_qdq(gpu: Gpu) -> bool:
     return _parts(gpu.tensorrt) >= (11,)
 
 
+def precisions_on_dla(target: Target) -> tuple[Precision, ...]:
+    """Those of the target's precisions that its DLA runs; raises `TargetError` where it has none to use."""
+    check_combination(target, dla=True)
+    assert target.gpu is not None
+    able = {Precision.FP16, Precision.INT8} if dla_reads_qdq(target.gpu) else {Precision.FP16}
+    return tuple(precision for precision in target.precisions if precision in able)
+
+
 def _check_precision(target: Target, precision: Precision) -> None:
     if precision is Precision.INT8 and target.gpu is not None and not target.gpu.int8:
         raise TargetError(

@@ -165,6 +165,17 @@ def test_another_tensorrt_gets_another_file(folder: Path, jetson: tuple[TargetSu
     assert (packages / "numpy" / "random").is_dir()
 
 
+def test_a_dla_gets_what_its_tensorrt_lets_it_run(folder: Path, jetson: tuple[TargetSummary, str]) -> None:
+    """Before TensorRT 11 that is fp16: int8 takes its scales from elsewhere than Q/DQ nodes."""
+    target, _ = build(folder, "--target", "orin-jp61", "--dla")
+    assert target.precision == "fp16"
+    assert target.context is not None
+    manifest = read_manifest(folder / target.context / MODEL)
+    assert manifest.session_options["dla_core"] == 0
+    with pytest.raises(AssertionError, match=r"orin-jp72 has no DLA to run on: TensorRT 10\.16"):
+        build(folder, "--target", "jetson", "--dla")
+
+
 def test_a_base_image_of_ones_own_needs_an_engine_to_ask(folder: Path) -> None:
     _, said = build(folder, "--target", "jetson", "--base-image", "my-own:1", code=12)
     assert "the Python in my-own:1 cannot be known, so no build context was written" in said

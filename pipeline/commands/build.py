@@ -15,6 +15,7 @@ from pipeline.statistics import too_small_warning
 from pipeline.steps import Steps
 from pipeline.workspace import Workspace
 from targets.base import Target, find_target
+from targets.combination import check_combination
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,9 @@ def prepare(request: Request) -> Iterator[Prepared]:
     recipe = read_recipe(request.existing_recipe_file, request.flags)
     # An alias and its target are one.
     targets = tuple(dict.fromkeys(find_target(name) for name in recipe.targets))
+    if recipe.package.dla:
+        for target in targets:
+            check_combination(target, dla=True)
     workspace = Workspace(request.workspace_folder)
     with workspace.locked():
         index = workspace.root / "index.json"

@@ -48,6 +48,7 @@ image = true                # false: stop after the proof
 grpc = false                # true: speaks the protocol over gRPC, too, on port 8001
 # Of TensorRT targets, whose engine is built and proven where the image is started:
 fallback = "none"           # or "fp16": what may be built, and proven, where an int8 engine does not pass
+dla = false                 # true: run on the deep learning accelerator of an Orin or Xavier
 # shard_images = 1000       # images of the gate that travel in the image to judge its engine; default: all
 """
 

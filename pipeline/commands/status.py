@@ -4,6 +4,8 @@ import json
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.artifacts import Place
+from pipeline.kept_proofs import proofs_of
 from pipeline.table import print_table
 from pipeline.workspace import RECORD
 
@@ -22,7 +24,12 @@ def run(root: Path) -> None:
     print_table(str(root), ("stage", "key", "done", "took", "size"), rows)
     for report in sorted(root.glob("artifacts/*/report.json")):
         raw = json.loads(report.read_text())
-        print(f"{report.parent}: {raw['verdict']}, drop {raw['drop_points']:+.2f} points on {raw['images']} images")
+        where = ", simulated" if raw["place"] == Place.SIMULATED else ""
+        text = f"{raw['verdict']}{where}, drop {raw['drop_points']:+.2f} points on {raw['images']} images"
+        print(f"{report.parent}: {text}")
+        for proof in proofs_of(report.parent):
+            stale = "" if proof.artifact_sha256 == raw["artifact_sha256"] else " (of an earlier or a fallback model)"
+            print(f"  {proof.device}: {proof.verdict}{stale}")
 
 
 def size_text(folder: Path) -> str:

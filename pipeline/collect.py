@@ -1,0 +1,191 @@
+"""Fetch a device's proof of the model it serves, judge its answers again here, and keep it beside the artifact.
+
+What the device sends is not believed as it is: its report must be the one that its answers make with the very shard
+that travelled in its image, and the model must be one that was built here.
+"""
+
+import json
+import re
+import ssl
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.artifacts import AccuracyReport, Place
+from pipeline.errors import DataError, DeviceError
+from pipeline.kept_proofs import keep_proof
+from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
+from pipeline.publish import REPORT
+from pipeline.validate import judge_with
+from targets.device.manifest import ManifestError, read_manifest
+from targets.device.shard import Shard, ShardError
+
+SCHEMA = 1
+SECONDS = 60.0
+MOST_BYTES = 256 << 20
+"""Of one answer: logits of a million images with 64 classes; nothing that claims to be more is read."""
+SAME = 1e-9
+PARTS = ("passport", "measurements", "layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How a server that asks for credentials is spoken to."""
+
+    token: str | None = None
+    authority: Path | None = None
+    """PEM file of the authority that signed its certificate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    report: AccuracyReport
+    folder: Path
+    facts: Mapping[str, Any]
+    """What the device said, as it said it."""
+
+
+def collect(address: str, *, name: str, workspace: Path, access: Access) -> Collected:
+    """Fetch from the server at `address`, such as http://orin:8000, and keep its proof as the device `name`.
+
+    Raises `DeviceError` where it has none (yet), cannot be reached or is not believed.
+    """
+    facts = _json(address, _get(address, "/proof", access))
+    if facts.get("schema") != SCHEMA:
+        raise DeviceError(
+            f"the proof at {address} has schema {facts.get('schema')!r}, this version reads {SCHEMA}. Use the version "
+            "that built the image."
+        )
+    if facts.get("report") is None:
+        state, reason = facts.get("state"), facts.get("reason") or "it gives no reason"
+        raise DeviceError(f"{address} has no proof to collect: it is {state} ({reason}).")
+    with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
+        file = Path(scratch) / PREDICTIONS
+        file.write_bytes(_get(address, f"/proof/{PREDICTIONS}", access))
+        try:
+            stored = read_predictions(file)
+        except DataError as error:
+            raise DeviceError(f"{address} sent predictions that cannot be used: {error}") from None
+        published = find_published(workspace, stored.artifact_sha256, address)
+        report = _judged(published, stored, facts["report"], workspace=workspace, address=address)
+        files = {PREDICTIONS: file.read_bytes()}
+        files |= {f"{part}.json": _pretty(facts[part]) for part in PARTS if facts.get(part) is not None}
+        return Collected(report=report, folder=keep_proof(published, name, files, report), facts=facts)
+
+
+def find_published(workspace: Path, artifact_sha256: str, address: str) -> Path:
+    """The published artifact, or the one whose fallback, has this model; raises `DeviceError` where none has."""
+    for pattern in ("artifacts/*", "artifacts/*/*"):
+        for folder in sorted(workspace.glob(pattern)):
+            try:
+                if read_manifest(folder).model_sha256 == artifact_sha256:
+                    return folder if pattern == "artifacts/*" else folder.parent
+            except ManifestError:
+                continue
+    raise DeviceError(
+        f"{address} runs the model {artifact_sha256[:16]}..., and no artifact in {workspace} is that one. Name the "
+        "workspace it was built in (--workspace)."
+    )
+
+
+def device_name(address: str) -> str:
+    """What a device is called that nobody named: its host, and its port where that is not the usual one."""
+    found = urlsplit(address)
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise DeviceError(f"{address} is no address of a server; give one such as http://orin.local:8000.")
+    port = f"-{found.port}" if found.port not in (None, 80, 443, 8000) else ""
+    return re.sub(r"[^A-Za-z0-9.-]", "-", f"{found.hostname}{port}")
+
+
+def _judged(
+    published: Path, stored: Predictions, claimed: Mapping[str, Any], *, workspace: Path, address: str
+) -> AccuracyReport:
+    shard = _shard_of(published, workspace, stored.shard_sha256, address)
+    try:
+        margin = float(claimed["max_drop_points"])
+        report = judge_with(
+            shard,
+            stored,
+            target=read_manifest(published).target,
+            place=Place.DEVICE,
+            max_drop=margin,
+            gate_looks=int(json.loads((published / REPORT).read_text())["gate_looks"]),
+        )
+        differing = [
+            field
+            for field in ("images", "lost", "won", "drop_points", "verdict")
+            if not _alike(claimed[field], getattr(report, field))
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DeviceError(
+            f"the report of {address} lacks or has a wrong value: {error!r}. Update its image."
+        ) from None
+    if differing:
+        raise DeviceError(
+            f"the report of {address} is not what its answers make: {', '.join(differing)} differ (it says "
+            f"{claimed['verdict']}, drop {claimed['drop_points']}; here {report.verdict}, {report.drop_points:+.2f}). "
+            "Nothing was kept."
+        )
+    return report
+
+
+def _alike(claimed: object, found: object) -> bool:
+    if isinstance(found, float) and isinstance(claimed, int | float):
+        return abs(claimed - found) < SAME
+    return claimed == found
+
+
+def _shard_of(published: Path, workspace: Path, sha256: str, address: str) -> Path:
+    """The gate's shard, or the part of it that travelled in the image."""
+    travelled = workspace / "context" / published.name / "model/opt/edge-deploy/model/shard.zip"
+    for path in (published / "shard.zip", travelled):
+        try:
+            with Shard(path) as shard:
+                if shard.sha256 == sha256:
+                    return path
+        except ShardError:
+            continue
+    raise DeviceError(
+        f"{address} was judged on the shard {sha256[:16]}..., which is neither that of {published} nor the part of it "
+        "that its image holds. Build the image again, or collect where it was built."
+    )
+
+
+def _get(address: str, path: str, access: Access) -> bytes:
+    request = urllib.request.Request(address.rstrip("/") + path)
+    if access.token is not None:
+        request.add_header("Authorization", f"Bearer {access.token}")
+    context = None
+    if address.startswith("https:"):
+        context = ssl.create_default_context(cafile=None if access.authority is None else str(access.authority))
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS, context=context) as answer:
+            contents: bytes = answer.read(MOST_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        cures = {401: " Give its token (--token-file).", 404: " Its image is of a version without proofs."}
+        raise DeviceError(f"{address}{path} answers {error.code} {error.reason}.{cures.get(error.code, '')}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise DeviceError(f"{address} cannot be asked: {reason}. Is its server up, and its port published?") from None
+    if len(contents) > MOST_BYTES:
+        raise DeviceError(f"{address}{path} answers more than {MOST_BYTES >> 20} MiB; nothing was kept.")
+    return contents
+
+
+def _json(address: str, contents: bytes) -> dict[str, Any]:
+    try:
+        raw = json.loads(contents)
+    except ValueError:
+        raw = None
+    if not isinstance(raw, dict):
+        raise DeviceError(f"{address}/proof answers no JSON object. Is that a server of ours?")
+    return raw
+
+
+def _pretty(value: object) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,46 @@
+"""`deploy collect`: what a device has proven of the engine it built, fetched and judged again here."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.artifacts import Verdict
+from pipeline.collect import Access, collect, device_name
+from pipeline.errors import GateFailed, GateUndecided, RecipeError
+from pipeline.narration import verdict_text
+
+
+def run(
+    address: str,
+    *,
+    name: str | None,
+    token_file: Path | None,
+    authority: Path | None,
+    workspace: Path,
+    as_json: bool,
+) -> None:
+    """Print the device's report and keep it beside its artifact; a failed one is kept, too."""
+    device = name or device_name(address)
+    access = Access(token=None if token_file is None else _token(token_file), authority=authority)
+    found = collect(address, name=device, workspace=workspace, access=access)
+    report = found.report
+    if as_json:
+        print(json.dumps({"device": device, "folder": str(found.folder), **asdict(report)}, indent=2))
+    else:
+        print(f"{device}: {verdict_text(report)}")
+        print(f"{report.runtime} on {report.instruction_set}; kept in {found.folder}")
+    if report.verdict is Verdict.FAIL:
+        raise GateFailed(f"the engine on {device} loses more than the {report.max_drop_points:g} points allowed.")
+    if report.verdict is Verdict.UNDECIDED:
+        raise GateUndecided(f"{report.images} images do not decide whether the engine on {device} is good enough.")
+
+
+def _token(file: Path) -> str:
+    """The first of the server's tokens; the file is the one that TOKEN_FILE names there."""
+    try:
+        lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise RecipeError(f"the token file {file} cannot be read: {error.strerror}.") from None
+    if not lines:
+        raise RecipeError(f"the token file {file} holds no token.")
+    return lines[0]
