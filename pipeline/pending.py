@@ -150,7 +150,7 @@ def _asked(order: Order, progress: Progress) -> BaseImage:
 def _words(engine: Engine, image: str, platform: str) -> str:
     """What the server says here, where it can be started at all; raises `PackageError` where it ends."""
     try:
-        return first_words(engine, image)
+        return f"the image starts, and says what it lacks here: {first_words(engine, image)}"
     except PackageError as error:
         if "exec format error" in str(error):
             return f"not started here: this machine cannot run programs of {platform}"
