@@ -21,7 +21,7 @@ TOOLKIT = Path("/usr/local/cuda/lib64")
 TO_DEVICE, TO_HOST = 1, 2
 MULTIPROCESSORS, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 75, 76
 # Far larger than cudaDeviceProp of any version (about 1 KiB), since the library writes all of it.
-PROPERTIES_BYTES, NAME_BYTES = 16384, 256
+PROPERTIES_BYTES, NAME_BYTES, BUS_ID_BYTES = 16384, 256, 32
 CURES = {
     2: "Stop what else uses the GPU's memory, or build with a smaller max_batch.",
     35: "Update the NVIDIA driver, or use an image of an older CUDA; in a container, see that it was started with "
@@ -60,6 +60,12 @@ class Cuda:
 
     def multiprocessors(self, device: int = 0) -> int:
         return self._attribute(MULTIPROCESSORS, device)
+
+    def bus_id(self, device: int = 0) -> str:
+        """Where the GPU is on the PCI bus, such as "0000:01:00.0": the one name that other libraries know it by."""
+        text = ctypes.create_string_buffer(BUS_ID_BYTES)
+        self._call("cudaDeviceGetPCIBusId", text, ctypes.c_int(BUS_ID_BYTES), ctypes.c_int(device))
+        return text.value.decode(errors="replace")
 
     def memory(self) -> Tuple[int, int]:
         """Bytes free and in all; on a Jetson the memory that CPU and GPU share."""

@@ -1,0 +1,116 @@
+"""Whether a series of latencies stands still: the same level in every window, and no trend across them.
+
+The series is cut into ten windows one after the other, each of which is summed up by its median, which outliers do
+not move. Two things are asked of the ten medians, and each counts only where it is both large enough to matter and
+too clear to be chance:
+
+- *level*: the highest is at most 5 % above the lowest, or a Kruskal-Wallis test cannot tell the windows apart
+  (p >= 0.001). It finds steps and slow waves.
+- *drift*: the Theil-Sen line through them changes by at most 2 % from the first to the last, or a Mann-Kendall test
+  finds no trend (p >= 0.01).
+
+A rule of size alone (perf_analyzer: three windows within 10 %) calls slow, noisy models unstable by chance, and fast
+ones stable while they warm up by 3 %; a test alone finds differences of a thousandth in a million runs. nvbench's
+entropy criterion asks whether enough different values were seen, not whether their level stays.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import List, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOWS = 10
+LEAST_RUNS = 299
+"""With fewer, not even the slowest run bounds the 99th percentile with 95 % confidence: 0.99 ** 298 > 0.05."""
+SPREAD = 0.05
+DRIFT = 0.02
+SPREAD_CHANCE = 0.001
+DRIFT_CHANCE = 0.01
+# Of a window: a test of more finds no difference that matters, and takes time between two windows.
+TESTED_RUNS = 500
+
+Array = NDArray[np.float64]
+
+
+def unsteady(windows: Sequence[Array]) -> List[str]:
+    """Why the latencies [runs] of these windows do not stand still, in words; nothing where they do.
+
+    Fewer than ten windows are judged by the same rules, which find less in them.
+    """
+    medians = np.array([np.median(window) for window in windows])
+    return [*_level(windows, medians), *_drift(medians)]
+
+
+def _level(windows: Sequence[Array], medians: Array) -> List[str]:
+    spread = float(medians.max() / medians.min() - 1)
+    if len(medians) < 2 or spread <= SPREAD or kruskal_wallis([_some(window) for window in windows]) >= SPREAD_CHANCE:
+        return []
+    return [
+        f"the level changes: medians of the {len(medians)} windows are up to {spread:.1%} apart (at most {SPREAD:.0%})"
+    ]
+
+
+def _drift(medians: Array) -> List[str]:
+    change = theil_sen(medians) * (len(medians) - 1) / float(np.median(medians))
+    if abs(change) <= DRIFT or mann_kendall(medians) >= DRIFT_CHANCE:
+        return []
+    return [f"still drifting: {change:+.1%} from the first window to the last (at most {DRIFT:.0%})"]
+
+
+def theil_sen(values: Array) -> float:
+    """The median of the slopes between all pairs, per step."""
+    slopes = [(values[j] - values[i]) / (j - i) for i, j in combinations(range(len(values)), 2)]
+    return float(np.median(slopes)) if slopes else 0.0
+
+
+def mann_kendall(values: Array) -> float:
+    """The two-sided chance of so clear a trend where there is none (Kendall 1975, normal approximation)."""
+    count = len(values)
+    score = sum(float(np.sign(values[j] - values[i])) for i, j in combinations(range(count), 2))
+    variance = count * (count - 1) * (2 * count + 5) / 18
+    if count < 3 or score == 0:
+        return 1.0
+    return _two_sided((abs(score) - 1) / math.sqrt(variance))
+
+
+def kruskal_wallis(groups: Sequence[Array]) -> float:
+    """The chance of such different groups where all are of one distribution (Kruskal & Wallis 1952)."""
+    values = np.concatenate(groups)
+    ranks = _ranks(values)
+    total, start, score = len(values), 0, 0.0
+    for group in groups:
+        score += float(ranks[start : start + len(group)].sum()) ** 2 / len(group)
+        start += len(group)
+    statistic = 12 / (total * (total + 1)) * score - 3 * (total + 1)
+    counts = np.unique(values, return_counts=True)[1].astype(np.float64)
+    ties = 1 - float((counts**3 - counts).sum()) / (total**3 - total)
+    return chi_square_tail(statistic / ties, len(groups) - 1) if ties > 0 else 1.0
+
+
+def chi_square_tail(value: float, freedom: int) -> float:
+    """The chance of more than `value`, by the cube root of Wilson and Hilferty: within a fifth of it down to 0.0001."""
+    if value <= 0:
+        return 1.0
+    spread = 2 / (9 * freedom)
+    return 0.5 * math.erfc(((value / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(2 * spread))
+
+
+def _two_sided(deviation: float) -> float:
+    return math.erfc(max(deviation, 0.0) / math.sqrt(2))
+
+
+def _ranks(values: Array) -> Array:
+    """From 1; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: Array = (last - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def _some(window: Array) -> Array:
+    """At most TESTED_RUNS of it, evenly spread."""
+    return window[:: -(-len(window) // TESTED_RUNS)]
