@@ -23,7 +23,7 @@ DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile", "tensorrt": "tensorrt.Do
 GRPC_PORT = 8001
 """In a container whose image speaks gRPC; outside it is published, or not, as any other."""
 # Of the device code, what an image of ONNX Runtime never imports.
-TENSORRT_ONLY = ("trt_*.py", "cudart.py", "layer_report.py", "machine.py", "passport.py")
+TENSORRT_ONLY = ("trt_*.py", "cudart.py", "layer_report.py", "machine.py", "nvml.py", "passport.py")
 # In the context lies what an image has below its root, parents included; see the Dockerfile.
 DEVICE = Path("device/opt/edge-deploy/device")
 MODEL = Path("model/opt/edge-deploy/model")

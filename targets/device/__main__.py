@@ -1,4 +1,4 @@
-"""python -m targets.device serve | selftest | healthcheck"""
+"""python -m targets.device serve | selftest | bench | healthcheck"""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ USAGE = """usage: python -m targets.device COMMAND
   serve                     answer requests (Open Inference Protocol v2) on PORT (8000) until SIGTERM
   selftest [SHARD [POINTS]] prove the model on its golden images and, where given, on a shard: the gate's report
                             for a drop of at most POINTS (1) of top-1; JSON on stdout, status 0 if it is a pass
+  bench [SECONDS]           measure the model here, in a stable window of so many seconds (10): latency, energy,
+                            clocks, heat, load; JSON on stdout, status 0 if it was stable, 1 with the reasons if
+                            not, 3 if the model cannot be opened
   healthcheck               status 0 if the server of this container is ready, else 1
 """
 
 
 def main(arguments: List[str]) -> int:
-    """The exit status: 0 done, 1 not proven or not ready, 2 wrong use or setting."""
+    """The exit status: 0 done, 1 not proven, not stable or not ready, 2 wrong use or setting, 3 no model to measure."""
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "healthcheck" and not rest:
         return _healthcheck()
     if command == "selftest" and len(rest) <= 2:
         return _selftest(rest)
+    if command == "bench" and len(rest) <= 1:
+        return _bench(rest)
     if command == "serve" and not rest:
         return _serve()
     sys.stderr.write(USAGE)
@@ -80,6 +85,40 @@ def _selftest(arguments: List[str]) -> int:
         return _fail(error, 1)
     sys.stdout.write(json.dumps(report) + "\n")
     return 0 if report["passed"] else 1
+
+
+def _bench(arguments: List[str]) -> int:
+    import json
+
+    from targets.device.bench import SECONDS, bench
+    from targets.device.manifest import ManifestError
+    from targets.device.sessions import SessionError, open_session
+    from targets.device.settings import SettingError, read_settings
+    from targets.device.variant import choose
+
+    try:
+        seconds = _seconds(arguments[0]) if arguments else SECONDS
+        chosen = choose(read_settings().model_folder)
+        with open_session(chosen.folder, chosen.manifest) as session:
+            found = bench(session, shape=(1, *chosen.manifest.input_shape), seconds=seconds)
+    except SettingError as error:
+        return _fail(error, 2)
+    except (ManifestError, SessionError) as error:
+        return _fail(error, 3)
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0 if found["stable"] else 1
+
+
+def _seconds(text: str) -> float:
+    from targets.device.settings import SettingError
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 3600:
+        raise SettingError(f"SECONDS is {text!r}; it must be a number from 0.1 to 3600")
+    return value
 
 
 def _points(text: str) -> float:

@@ -34,6 +34,14 @@ class Record:
         found = {name: values[~np.isnan(values)] for (which, name), values in self.values.items() if which == kind}
         return {name: values for name, values in found.items() if len(values) > 0}
 
+    def silent(self) -> Dict[str, str]:
+        """The sensors that never answered, with the reason."""
+        return {
+            f"{kind} of {name}": "the sensor gave no figure in the whole window."
+            for (kind, name), values in self.values.items()
+            if np.isnan(values).all()
+        }
+
     def watts(self, source: Source) -> float:
         """Mean power of the source; raises `Unreadable` where there is too little to tell."""
         wanted = [self.values.get((source.kind, name)) for name in source.gauges]
@@ -61,9 +69,15 @@ class Sampler:
         self.hertz = hertz
         self.reading_seconds = 0.0
         """CPU time of the readings so far: what they take from the run."""
+        self._started = 0.0
         self._rows: List[Tuple[float, List[float]]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """Since the first reading began."""
+        return time.perf_counter() - self._started
 
     def between(self, start: float, end: float) -> Record:
         """Readings of that span, on `time.perf_counter`."""
@@ -76,6 +90,7 @@ class Sampler:
         )
 
     def __enter__(self) -> Sampler:
+        self._started = time.perf_counter()
         self._thread.start()
         return self
 
