@@ -1,26 +1,72 @@
-"""`deploy bench`: artifacts and ONNX files timed against each other in one run."""
+"""`deploy bench`: artifacts and ONNX files timed against each other in one run, and the conditions of that run."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pipeline.artifacts import Latency
 from pipeline.errors import CompileError
-from targets.base import Runtime, find_target
+from targets.base import find_target
+from targets.device.conditions import disturbed, occupied, summary
 from targets.device.manifest import ManifestError, read_manifest
-from targets.runtimes import RUNTIMES
+from targets.device.sampler import Record, Sampler
+from targets.device.sensors import ROOT, find_sensors
+from targets.device.steady import WINDOWS, unsteady
+from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+from targets.runtimes.timing import Series
 
 DEFAULT_TARGET = "cpu"
+IDLE_SECONDS = 1.0
+LEAST_RUNS = 3 * WINDOWS
+"""Of a model, below which ten windows of it say nothing."""
 
 
-def bench(models: Sequence[Path], *, threads: int = 1) -> list[Latency]:
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Latencies in the order of the models, and whether they can be relied on."""
+
+    latencies: tuple[Latency, ...]
+    reasons: tuple[str, ...]
+    """Why not, in words; none where the run was stable."""
+    conditions: Mapping[str, Any]
+    """Clocks, temperatures, throttling and load while it ran; `targets.device.conditions.summary` has the keys."""
+    facts: Mapping[str, str]
+    """What did not change: the governor, the limits of the clocks."""
+    missing: Mapping[str, str]
+    """What this machine does not tell, with the reasons."""
+
+
+def bench(models: Sequence[Path], *, threads: int = 1, root: Path = ROOT) -> Bench:
     """Latency of each artifact folder or ONNX file at batch 1, interleaved, on the same number of threads.
 
     All are opened with the options of the `cpu` target, an artifact's own number of threads included, so that
-    nothing but the models differs. Raises `CompileError` for what cannot be opened.
+    nothing but the models differs. `root` stands in for another machine's sensors. Raises `CompileError` for what
+    cannot be opened.
     """
-    runtime = _runtime()
+    runtime = OnnxRuntimeCpu()
     options = runtime.session_options(find_target(DEFAULT_TARGET), threads=threads)
-    return runtime.time([model_file(path) for path in models], options=options)
+    files = [model_file(path) for path in models]
+    sensors = find_sensors(root, gpu=False)
+    try:
+        with Sampler(sensors) as sampler:
+            started = time.perf_counter()
+            time.sleep(IDLE_SECONDS)
+            loaded = time.perf_counter()
+            series = runtime.series(files, options=options)
+            idle, record = sampler.between(started, loaded), sampler.between(loaded, time.perf_counter())
+    finally:
+        sensors.close()
+    return Bench(
+        latencies=tuple(one.latency() for one in series),
+        reasons=tuple(_reasons(models, series, idle, record)),
+        conditions=summary(record),
+        facts=sensors.facts,
+        missing={**sensors.missing, **record.silent()},
+    )
 
 
 def model_file(path: Path) -> Path:
@@ -35,5 +81,11 @@ def model_file(path: Path) -> Path:
     return path
 
 
-def _runtime() -> Runtime:
-    return RUNTIMES[find_target(DEFAULT_TARGET).runtime]
+def _reasons(models: Sequence[Path], series: Sequence[Series], idle: Record, record: Record) -> list[str]:
+    """Heat is no reason here: models that take turns meet it alike, and clocks that it cuts are one."""
+    found = [*occupied(idle, gpu=False), *disturbed(record, gpu=False, heat=False)]
+    for path, one in zip(models, series, strict=True):
+        if len(one.cpu) >= LEAST_RUNS:
+            windows = np.array_split(np.array(one.cpu, np.float64), WINDOWS)
+            found += [f"{path}: {reason}" for reason in unsteady(windows)]
+    return found

@@ -18,7 +18,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_artifacts_and_files_are_timed_together(tmp_path: Path) -> None:
     write_tiny_artifact(tmp_path / "artifact", quantized=True)
     write_float(tmp_path / "model.onnx")
-    latencies = bench([tmp_path / "artifact", tmp_path / "model.onnx"], threads=2)
+    latencies = bench([tmp_path / "artifact", tmp_path / "model.onnx"], threads=2).latencies
     assert [latency.threads for latency in latencies] == [2, 2]
     assert all(latency.cpu_ms > 0 for latency in latencies)
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.bench import bench
+from pipeline.bench import Bench, bench
 from pipeline.console import progress_for
 from pipeline.errors import RecipeError
 from pipeline.table import print_table
@@ -66,10 +66,13 @@ def _row(name: str, times: "Percentiles", rate: str) -> tuple[str, ...]:
 
 def bench_models(models: list[Path], *, threads: int, as_json: bool) -> None:
     """Time `models` interleaved in one run; ratios are against the first."""
-    latencies = bench(models, threads=threads)
+    result = bench(models, threads=threads)
+    latencies = result.latencies
     if as_json:
         rows = [{"model": str(path), **asdict(latency)} for path, latency in zip(models, latencies, strict=True)]
-        print(json.dumps(rows, indent=2))
+        state = {"stable": not result.reasons, "reasons": result.reasons}
+        measured = {"conditions": {**result.conditions, "facts": result.facts}, "missing": result.missing}
+        print(json.dumps({"models": rows, **state, **measured}, indent=2))
         return
     first = latencies[0].cpu_ms
     header = ("model", "CPU ms", "ratio", "wall ms", "wall p90 ms")
@@ -87,3 +90,30 @@ def bench_models(models: list[Path], *, threads: int, as_json: bool) -> None:
             for path, latency in zip(models, latencies, strict=True)
         ],
     )
+    print(conditions_line(result))
+    # Energy is no condition of these figures.
+    unknown = [name for name in result.missing if not name.startswith("energy")]
+    if unknown:
+        print(f"not known here (--json has the reasons): {', '.join(unknown)}")
+    print("stable" if not result.reasons else f"UNSTABLE, measure again: {'; '.join(result.reasons)}")
+
+
+def conditions_line(result: Bench) -> str:
+    """Clocks, governor, heat, throttling and load in one line; what is not known is left out."""
+    parts = []
+    known = result.conditions
+    clocks = known["clocks_mhz"]
+    if clocks:
+        fastest = max(clocks.values(), key=lambda clock: clock["median"])
+        parts.append(f"CPU at {fastest['least']:.0f} to {fastest['most']:.0f} MHz")
+    parts += [f"{fact} {value}" for fact, value in result.facts.items()]
+    temperatures = known["temperatures_c"]
+    if temperatures:
+        name, hottest = max(temperatures.items(), key=lambda item: item[1]["most"])
+        parts.append(f"{name} {hottest['first']:.0f} to {hottest['last']:.0f} °C")
+    counts = [*known["throttle_events"].values(), *known["throttle_states"].values()]
+    if counts:
+        parts.append("clocks were cut" if any(counts) else "no throttling")
+    if known["cpu_of_others"] is not None:
+        parts.append(f"other programs {known['cpu_of_others']:.0%} of the CPUs")
+    return "conditions: " + "; ".join(parts)

@@ -20,7 +20,7 @@ USAGE = """usage: python -m targets.device COMMAND
 
 
 def main(arguments: List[str]) -> int:
-    """The exit status: 0 done, 1 not proven, not stable or not ready, 2 wrong use or setting, 3 no model to measure."""
+    """The exit status: 0 done, 1 not proven, stable or ready, 2 wrong use or setting, 3 no model to measure."""
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "healthcheck" and not rest:
         return _healthcheck()

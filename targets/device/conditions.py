@@ -23,9 +23,13 @@ LEAST_SECONDS = 0.5
 Array = NDArray[np.float64]
 
 
-def disturbed(record: Record, *, gpu: bool) -> List[str]:
-    """Why a run under these conditions is not to be compared, in words; nothing where they were quiet."""
-    return [*_throttled(record), *_clocks(record, gpu=gpu), *_warming(record), *_crowded(record, "")]
+def disturbed(record: Record, *, gpu: bool, heat: bool = True) -> List[str]:
+    """Why a run under these conditions is not to be compared, in words; nothing where they were quiet.
+
+    `gpu`: it ran there, so its clock counts, not the CPU's. `heat`: a rising temperature counts, too.
+    """
+    warming = _warming(record) if heat else []
+    return [*_throttled(record), *_clocks(record, gpu=gpu), *warming, *_crowded(record, "")]
 
 
 def occupied(record: Record, *, gpu: bool) -> List[str]:

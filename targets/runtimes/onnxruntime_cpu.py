@@ -12,7 +12,7 @@ from pipeline.errors import CompileError
 from targets.base import Target
 from targets.device.sessions import OnnxRuntimeSession, SessionError
 from targets.runtimes.audit import audit_graph
-from targets.runtimes.timing import time_interleaved
+from targets.runtimes.timing import Series, series_interleaved
 
 VERSION: str = ort.__version__
 # ONNX Runtime fuses S8 activations on ARM alone, U8 ones everywhere; elsewhere this entry asks for ARM's rules.
@@ -50,8 +50,12 @@ class OnnxRuntimeCpu:
 
     def time(self, models: Sequence[Path], *, options: Mapping[str, str | int]) -> list[Latency]:
         """Latency of each model at batch 1, all interleaved in one run."""
+        return [series.latency() for series in self.series(models, options=options)]
+
+    def series(self, models: Sequence[Path], *, options: Mapping[str, str | int]) -> list[Series]:
+        """Times of all inferences behind `time`, in their order."""
         inferences = [_inference(self.open(model, options=options)) for model in models]
-        return time_interleaved(inferences, threads=int(options["intra_op_num_threads"]))
+        return series_interleaved(inferences, threads=int(options["intra_op_num_threads"]))
 
     def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
         """Count what the optimized graph runs in int8; raise `CompileError` where the plan is not met."""

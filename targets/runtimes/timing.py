@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pipeline.artifacts import Latency
 
@@ -16,8 +17,32 @@ WARM_UP = 3
 Clock = Callable[[], float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Seconds of every inference of one model, in the order in which they were run."""
+
+    cpu: Sequence[float]
+    wall: Sequence[float]
+    threads: int
+
+    def latency(self) -> Latency:
+        """In milliseconds, medians and the 90th percentile."""
+        return Latency(
+            cpu_ms=statistics.median(self.cpu) * 1e3,
+            wall_ms=statistics.median(self.wall) * 1e3,
+            wall_p90_ms=statistics.quantiles(self.wall, n=10, method="inclusive")[-1] * 1e3,
+            threads=self.threads,
+            runs=len(self.cpu),
+        )
+
+
 def time_interleaved(inferences: Sequence[Callable[[], object]], *, threads: int) -> list[Latency]:
-    """Median milliseconds of each inference; all run in turn, block by block, over many rounds.
+    """Median milliseconds of each inference; see `series_interleaved`."""
+    return [series.latency() for series in series_interleaved(inferences, threads=threads)]
+
+
+def series_interleaved(inferences: Sequence[Callable[[], object]], *, threads: int) -> list[Series]:
+    """Seconds of each inference; all run in turn, block by block, over many rounds.
 
     With one thread ONNX Runtime works in the calling thread, whose CPU time nobody else's work can add to; with
     more the process's CPU time is taken, so nothing else should run in it.
@@ -32,7 +57,7 @@ def time_interleaved(inferences: Sequence[Callable[[], object]], *, threads: int
             # Every model follows every other one, so none always finds the caches of the same predecessor.
             index = (place + number) % len(inferences)
             _run_block(inferences[index], blocks[index][0], clock, cpu[index], wall[index])
-    return [_latency(c, w, threads) for c, w in zip(cpu, wall, strict=True)]
+    return [Series(cpu=c, wall=w, threads=threads) for c, w in zip(cpu, wall, strict=True)]
 
 
 def _block_size(inference: Callable[[], object]) -> tuple[int, float]:
@@ -58,13 +83,3 @@ def _run_block(inference: Callable[[], object], size: int, clock: Clock, cpu: li
         inference()
         cpu.append(clock() - cpu_started)
         wall.append(time.perf_counter() - wall_started)
-
-
-def _latency(cpu: Sequence[float], wall: Sequence[float], threads: int) -> Latency:
-    return Latency(
-        cpu_ms=statistics.median(cpu) * 1e3,
-        wall_ms=statistics.median(wall) * 1e3,
-        wall_p90_ms=statistics.quantiles(wall, n=10, method="inclusive")[-1] * 1e3,
-        threads=threads,
-        runs=len(cpu),
-    )
