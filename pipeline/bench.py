@@ -1,5 +1,6 @@
 """`deploy bench`: artifacts and ONNX files timed against each other in one run, and the conditions of that run."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from pipeline.artifacts import Latency
 from pipeline.errors import CompileError
 from targets.base import find_target
-from targets.device.conditions import disturbed, occupied, summary
+from targets.device.conditions import disturbed, occupied, summary, untold
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.sampler import Record, Sampler
 from targets.device.sensors import ROOT, find_sensors
@@ -57,7 +58,7 @@ def bench(models: Sequence[Path], *, threads: int = 1, root: Path = ROOT) -> Ben
             time.sleep(IDLE_SECONDS)
             loaded = time.perf_counter()
             series = runtime.series(files, options=options)
-            idle, record = sampler.between(started, loaded), sampler.between(loaded, time.perf_counter())
+        idle, record = sampler.between(started, loaded), sampler.between(loaded, math.inf)
     finally:
         sensors.close()
     return Bench(
@@ -65,7 +66,7 @@ def bench(models: Sequence[Path], *, threads: int = 1, root: Path = ROOT) -> Ben
         reasons=tuple(_reasons(models, series, idle, record)),
         conditions=summary(record),
         facts=sensors.facts,
-        missing={**sensors.missing, **record.silent()},
+        missing={**sensors.missing, **untold(record)},
     )
 
 

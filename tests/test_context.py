@@ -109,7 +109,7 @@ def test_it_holds_what_the_image_is_made_of_and_no_more(tiny: TinyPackage, wheel
     context = written(tmp_path / "context", tiny, wheels)
     files = {path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file()}
     code = {path.name for path in Path(targets.__path__[0], "device").glob("*.py")}
-    of_tensorrt = {"cudart.py", "layer_report.py", "machine.py", "passport.py"}
+    of_tensorrt = {"cudart.py", "layer_report.py", "machine.py", "nvml.py", "passport.py"}
     of_tensorrt |= {name for name in code if name.startswith("trt_")}
     device = {f"{DEVICE}/targets/device/{name}" for name in code - of_tensorrt}
     assert files == device | {

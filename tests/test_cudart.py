@@ -36,6 +36,9 @@ int cudaGetDeviceProperties(char *p, int device) {
 int cudaDeviceGetAttribute(int *value, int attribute, int device) {
     if (device != 0) return fail(101);
     *value = attribute == 16 ? 14 : attribute == 75 ? 8 : attribute == 76 ? 7 : -1; return *value < 0 ? fail(1) : 0; }
+int cudaDeviceGetPCIBusId(char *id, int length, int device) {
+    if (device != 0 || length < 13) return fail(1);
+    strcpy(id, "0000:41:00.0"); return 0; }
 int cudaMemGetInfo(size_t *f, size_t *t) { *f = 5000000000u; *t = 8000000000u; return 0; }
 int cudaMalloc(void **p, size_t size) {
     if (size > 1u << 20) return fail(2);
@@ -83,6 +86,7 @@ def alive(library: Path) -> int:
 def test_versions_and_properties(cuda: Cuda) -> None:
     assert (cuda.runtime_version(), cuda.driver_version()) == ("12.6", "13.2")
     assert (cuda.name(), cuda.compute_capability(), cuda.multiprocessors()) == ("Orin", "8.7", 14)
+    assert cuda.bus_id() == "0000:41:00.0"
     # More than 32 bits hold.
     assert cuda.memory() == (5_000_000_000, 8_000_000_000)
 

@@ -113,7 +113,7 @@ def conditions_line(result: Bench) -> str:
         parts.append(f"{name} {hottest['first']:.0f} to {hottest['last']:.0f} °C")
     counts = [*known["throttle_events"].values(), *known["throttle_states"].values()]
     if counts:
-        parts.append("clocks were cut" if any(counts) else "no throttling")
+        parts.append("clocks were cut" if max(counts) > 0 else "no throttling")
     if known["cpu_of_others"] is not None:
         parts.append(f"other programs {known['cpu_of_others']:.0%} of the CPUs")
     return "conditions: " + "; ".join(parts)

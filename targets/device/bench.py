@@ -30,7 +30,7 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple, runtime
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.conditions import disturbed, occupied, summary
+from targets.device.conditions import disturbed, occupied, summary, untold
 from targets.device.gauge import ENERGY, Source, Unreadable
 from targets.device.measure import Session
 from targets.device.sampler import Record, Sampler
@@ -96,7 +96,7 @@ def bench(
             before, block, reasons = _windows(session, images, seconds, limit, sampler, gpu=gpu)
             timed, unsteady_gpu = _on_gpu(session, shape[0], seconds / 2, missing)
         record = sampler.between(block[0].start, block[-1].end)
-        missing.update(record.silent())
+        missing.update(untold(record))
         energies = _energies(sensors.sources, record, idle, _busy_seconds(block) / _runs(block), missing)
         reasons = [*occupied(idle, gpu=gpu), *reasons, *unsteady_gpu]
         return {

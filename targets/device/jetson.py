@@ -12,16 +12,21 @@ MODE_FILE = Path("var/lib/nvpmodel/status")
 MODES_FILE = Path("etc/nvpmodel.conf")
 # Names of the GPU below /sys/class/devfreq: Orin (JetPack 5, 6; 7), Xavier, Thor.
 GPUS = ("*.ga10b", "*.gpu", "*.gv11b", "gpu-gpc-0")
+SOC_FILE, TREE_FILE = Path("sys/devices/soc0/family"), Path("proc/device-tree/compatible")
+DEVFREQ = Path("sys/class/devfreq")
 EMC_FILE = Path("sys/kernel/debug/bpmp/debug/clk/emc/rate")
 OC_EVENTS = ("under-voltage", "average over-current", "instantaneous over-current")
 
 
 def is_jetson(root: Path) -> bool:
-    """By the device tree's compatible list, which containers see, too."""
-    try:
-        return "nvidia,tegra" in text(root / "proc/device-tree/compatible")
-    except Unreadable:
-        return (root / "etc/nv_tegra_release").is_file()
+    """By what the SoC calls itself; a container sees neither the device tree nor /etc of the device."""
+    for file, sign in ((SOC_FILE, "Tegra"), (TREE_FILE, "nvidia,tegra")):
+        try:
+            if sign in text(root / file):
+                return True
+        except Unreadable:
+            continue
+    return _gpu_folder(root / DEVFREQ) is not None
 
 
 def find_jetson(root: Path, sensors: Sensors) -> None:
@@ -53,9 +58,9 @@ def power_mode(root: Path) -> str:
 
 
 def _find_gpu(root: Path, sensors: Sensors) -> None:
-    folder = _gpu_folder(root / "sys/class/devfreq")
+    folder = _gpu_folder(root / DEVFREQ)
     if folder is None:
-        sensors.missing["clock of the GPU"] = f"no GPU is below {root / 'sys/class/devfreq'}."
+        sensors.missing["clock of the GPU"] = f"no GPU is below {root / DEVFREQ}."
         return
     sensors.add(CLOCK, "gpu", reader(folder / "cur_freq", 1e-6), missing="clock of the GPU")
     for fact, name in (("GPU least clock", "min_freq"), ("GPU most clock", "max_freq")):

@@ -102,17 +102,23 @@ class Sampler:
 
     def _run(self) -> None:
         due = time.perf_counter()
-        while True:
-            before = time.thread_time()
-            started = time.perf_counter()
-            values = [_value(gauge.read) for gauge in self.sensors.gauges]
-            # In the middle: that is what a row of readings one after the other stands for.
-            self._rows.append(((started + time.perf_counter()) / 2, values))
-            self.reading_seconds += time.thread_time() - before
+        is_last = False
+        while not is_last:
+            # Once more when it is stopped, so that the shortest run has a reading at its end.
+            is_last = self._stop.is_set()
+            self._read()
             # After a long one the next waits its time, too, instead of catching up.
             due = max(due + 1 / self.hertz, time.perf_counter())
-            if self._stop.wait(due - time.perf_counter()):
-                return
+            if not is_last:
+                self._stop.wait(due - time.perf_counter())
+
+    def _read(self) -> None:
+        before = time.thread_time()
+        started = time.perf_counter()
+        values = [_value(gauge.read) for gauge in self.sensors.gauges]
+        # In the middle: that is what a row of readings one after the other stands for.
+        self._rows.append(((started + time.perf_counter()) / 2, values))
+        self.reading_seconds += time.thread_time() - before
 
 
 def _value(read: Callable[[], float]) -> float:

@@ -92,7 +92,7 @@ def kruskal_wallis(groups: Sequence[Array]) -> float:
 
 
 def chi_square_tail(value: float, freedom: int) -> float:
-    """The chance of more than `value`, by Wilson and Hilferty: within a fifth of it down to 0.0001."""
+    """The chance of more than `value`, by Wilson and Hilferty: within a fifth of it down to 0.001."""
     if value <= 0:
         return 1.0
     spread = 2 / (9 * freedom)
