@@ -61,6 +61,26 @@ def test_the_command_prints_a_table_or_one_document(packaged: Packaged, monkeypa
 
 
 @pytest.mark.docker
+def test_an_image_measures_itself_on_its_device(engine: Engine, packaged: Packaged) -> None:
+    """Read-only, without rights and network, as it serves."""
+    container = engine.client.containers.create(
+        packaged.image.id, ["bench", "0.5"], read_only=True, cap_drop=["ALL"], network_mode="none"
+    )
+    try:
+        container.start()
+        status = container.wait(timeout=120)["StatusCode"]
+        printed = container.logs(stdout=True, stderr=False).decode()
+        assert container.logs(stdout=False, stderr=True) == b""
+    finally:
+        container.remove(force=True)
+    found = json.loads(printed)
+    assert status == (0 if found["stable"] else 1)
+    assert found["latency_ms"]["p50"] > 0
+    assert found["conditions"]["facts"]["load average before"]
+    assert found["energy"] is not None or any(name.startswith("energy of") for name in found["missing"])
+
+
+@pytest.mark.docker
 def test_more_clients_than_the_server_holds_are_told_so(engine: Engine, packaged: Packaged) -> None:
     """An image with room for one request: how many meet at the usual sixteen depends on the machine."""
     container = engine.client.containers.create(packaged.image.id)

@@ -3,20 +3,20 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from device_server import device
+from device_server import device, python
 from machine_files import AGX_ORIN_JETPACK_6, ORIN_NANO, PC, write_files
 from numpy.typing import NDArray
 from tiny_artifact import write_tiny_artifact
 
 from targets.device import bench as module
-from targets.device.bench import WINDOW_RUNS, bench, percentiles
+from targets.device.bench import WINDOW_RUNS, bench
 from targets.device.sessions import open_session
 from targets.device.steady import LEAST_RUNS, WINDOWS
 
@@ -266,11 +266,23 @@ def test_what_the_session_raises_comes_out_and_no_thread_stays(tmp_path: Path) -
     assert threading.active_count() == before
 
 
-def test_percentiles_are_numpys() -> None:
-    values = np.random.default_rng(0).exponential(1.0, 1000)
-    found = percentiles(values)
-    expected: Sequence[float] = np.percentile(values, (50, 90, 99)).tolist()
-    assert [found[name] for name in ("p50", "p90", "p99")] == pytest.approx(expected)
+def test_it_needs_no_part_of_numpy_that_images_leave_out(tmp_path: Path) -> None:
+    """Latencies of two levels go through every test there is."""
+    gone = ("numpy.ma", "numpy.random", "numpy.fft", "numpy.polynomial", "numpy.testing")
+    code = (
+        "import sys, time\n"
+        f"sys.modules.update(dict.fromkeys({gone}))\n"
+        "from pathlib import Path\n"
+        "from targets.device.bench import bench\n"
+        "class Model:\n"
+        "    runs = 0\n"
+        "    def infer(self, images):\n"
+        "        self.runs += 1\n"
+        "        time.sleep(0.001 + 0.004 * (self.runs // 40 % 2))\n"
+        "print(bench(Model(), shape=(1, 3, 8, 8), seconds=0.3, limit=1.0, root=Path(sys.argv[1]))['stable'])"
+    )
+    done = python("-c", code, str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 
 
 def test_the_command_prints_one_document_and_its_status_tells_of_stability(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.device.gauge import CLOCK, CPU_TIME, EVENTS, GPU_LOAD, POWER, STATE, TEMPERATURE
+from targets.device.quantile import median, quantiles
 from targets.device.sampler import Record
 
 CLOCK_SPREAD = 0.05
@@ -97,7 +98,7 @@ def _clocks(record: Record, *, gpu: bool) -> List[str]:
     if not watched or len({len(values) for values in watched}) != 1:
         return []
     fastest = np.max(watched, axis=0)
-    least, most = np.percentile(fastest, (10, 90))
+    least, most = quantiles(fastest, (0.1, 0.9))
     if most <= least * (1 + CLOCK_SPREAD):
         return []
     what, cure = (
@@ -131,4 +132,4 @@ def _crowded(record: Record, when: str) -> List[str]:
 
 
 def _range(values: Array) -> Dict[str, float]:
-    return {"least": float(values.min()), "median": float(np.median(values)), "most": float(values.max())}
+    return {"least": float(values.min()), "median": median(values), "most": float(values.max())}

@@ -23,6 +23,8 @@ from typing import List, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.device.quantile import median
+
 WINDOWS = 10
 LEAST_RUNS = 299
 """With fewer, not even the slowest run bounds the 99th percentile with 95 % confidence: 0.99 ** 298 > 0.05."""
@@ -41,7 +43,7 @@ def unsteady(windows: Sequence[Array]) -> List[str]:
 
     Fewer than ten windows are judged by the same rules, which find less in them.
     """
-    medians = np.array([np.median(window) for window in windows])
+    medians = np.array([median(window) for window in windows])
     return [*_level(windows, medians), *_drift(medians)]
 
 
@@ -55,7 +57,7 @@ def _level(windows: Sequence[Array], medians: Array) -> List[str]:
 
 
 def _drift(medians: Array) -> List[str]:
-    change = theil_sen(medians) * (len(medians) - 1) / float(np.median(medians))
+    change = theil_sen(medians) * (len(medians) - 1) / median(medians)
     if abs(change) <= DRIFT or mann_kendall(medians) >= DRIFT_CHANCE:
         return []
     return [f"still drifting: {change:+.1%} from the first window to the last (at most {DRIFT:.0%})"]
@@ -64,7 +66,7 @@ def _drift(medians: Array) -> List[str]:
 def theil_sen(values: Array) -> float:
     """The median of the slopes between all pairs, per step."""
     slopes = [(values[j] - values[i]) / (j - i) for i, j in combinations(range(len(values)), 2)]
-    return float(np.median(slopes)) if slopes else 0.0
+    return median(slopes) if slopes else 0.0
 
 
 def mann_kendall(values: Array) -> float:
@@ -86,7 +88,7 @@ def kruskal_wallis(groups: Sequence[Array]) -> float:
         score += float(ranks[start : start + len(group)].sum()) ** 2 / len(group)
         start += len(group)
     statistic = 12 / (total * (total + 1)) * score - 3 * (total + 1)
-    counts = np.unique(values, return_counts=True)[1].astype(np.float64)
+    counts = _run_lengths(np.sort(values))
     ties = 1 - float((counts**3 - counts).sum()) / (total**3 - total)
     return chi_square_tail(statistic / ties, len(groups) - 1) if ties > 0 else 1.0
 
@@ -105,10 +107,17 @@ def _two_sided(deviation: float) -> float:
 
 def _ranks(values: Array) -> Array:
     """From 1; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: Array = (last - (counts - 1) / 2)[inverse]
+    order = np.argsort(values, kind="stable")
+    counts = _run_lengths(values[order])
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat(np.cumsum(counts) - (counts - 1) / 2, counts.astype(int))
     return ranks
+
+
+def _run_lengths(ordered: Array) -> Array:
+    """How often each value of a sorted array is there; numpy.unique needs numpy.ma, which our images leave out."""
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    return np.diff(np.append(starts, len(ordered))).astype(np.float64)
 
 
 def _some(window: Array) -> Array:
