@@ -116,6 +116,7 @@ def checked(found: dict[str, Any]) -> dict[str, Any]:
     assert 0 < latency["least"] <= latency["p50"] <= latency["p90"]
     assert (latency["p99"] is None) is (found["runs"] < LEAST_RUNS)
     assert found["images_per_second"] == pytest.approx(found["shape"][0] * found["runs"] / found["seconds"])
+    assert 1 <= len(found["windows_p50_ms"]) <= WINDOWS
     assert all(found["missing"].values())
     return found
 

@@ -8,7 +8,7 @@ warm-up, the first window always. The keys of what is found:
 - `schema`: 1. `stable`: false where there are `reasons`; the figures are there all the same.
 - `shape`; `runs` and `seconds` of the ten windows; `warm_up`: `runs` and `seconds` before them.
 - `latency_ms`: `p50`, `p90`, `p99` (null below 299 runs), `mean`, `least` of those runs, copies to a GPU included.
-- `images_per_second` of one caller.
+- `windows_p50_ms`: of each window, in their order. `images_per_second` of one caller.
 - `gpu_ms`: the same as latency, and `runs`, between events on the GPU, without copies, measured after the ten windows;
   null for a CPU, or where `shape` is not of the engine's least batch.
 - `energy`: `source`, `covers`, `method` (counter or sampled), `mean_w`, `idle_w`, `joules_per_inference` (one run of
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from targets.device.conditions import disturbed, occupied, summary, untold
 from targets.device.gauge import ENERGY, Source, Unreadable
 from targets.device.measure import Session
-from targets.device.quantile import quantiles
+from targets.device.quantile import median, quantiles
 from targets.device.sampler import Record, Sampler
 from targets.device.sensors import ROOT, find_sensors
 from targets.device.steady import LEAST_RUNS, WINDOWS, unsteady
@@ -211,6 +211,7 @@ def _latency(before: Sequence[Window], block: Sequence[Window], batch: int) -> D
         "seconds": _busy_seconds(block),
         "warm_up": {"runs": _runs(before), "seconds": _busy_seconds(before)},
         "latency_ms": percentiles(np.concatenate([window.milliseconds for window in block])),
+        "windows_p50_ms": [median(window.milliseconds) for window in block],
         "images_per_second": batch * _runs(block) / _busy_seconds(block),
     }
 
