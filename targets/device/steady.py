@@ -9,11 +9,11 @@ not move. Three things are asked of the ten medians:
   (p >= 0.001). It finds steps and slow waves.
 
 A measurement looks again after every window until all three hold, so none may pass by luck. A test that merely finds
-no trend (Mann-Kendall at 1 % was tried) lets every series of 30 runs a window with 5 % noise pass that drifts by 7 % in
-ten windows, at one of fifty looks; a line that must be flat to 2 %, and is known to 1 %, hardly any, while steady series
-pass at once. Size alone (perf_analyzer: three windows within 10 %) calls noisy models unstable by chance, and fast ones
-stable while they warm up by 3 %. nvbench's entropy criterion asks whether enough different values were seen, not
-whether their level stays.
+no trend (Mann-Kendall at 1 % was tried) lets every series of 30 runs a window with 5 % noise pass that drifts by 7 %
+in ten windows, at one of fifty looks; a line that must be flat to 2 %, and is known to 1 %, hardly any, while steady
+series pass at once. Size alone (perf_analyzer: three windows within 10 %) calls noisy models unstable by chance, and
+fast ones stable while they warm up by 3 %. nvbench's entropy criterion asks whether enough different values were seen,
+not whether their level stays.
 """
 
 from __future__ import annotations
