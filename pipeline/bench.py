@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.artifacts import Latency
 from pipeline.errors import CompileError
 from targets.base import find_target
-from targets.device.conditions import disturbed, occupied, summary, untold
+from targets.device.conditions import disturbed, occupied_since, summary, untold
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.sampler import Record, Sampler
 from targets.device.sensors import ROOT, find_sensors
@@ -84,7 +84,7 @@ def model_file(path: Path) -> Path:
 
 def _reasons(models: Sequence[Path], series: Sequence[Series], idle: Record, record: Record) -> list[str]:
     """Heat is no reason here: models that take turns meet it alike, and clocks that it cuts are one."""
-    found = [*occupied(idle, gpu=False), *disturbed(record, gpu=False, heat=False)]
+    found = [*occupied_since(idle, record, gpu=False), *disturbed(record, gpu=False, heat=False)]
     for path, one in zip(models, series, strict=True):
         if len(one.cpu) >= LEAST_RUNS:
             windows = np.array_split(np.array(one.cpu, np.float64), WINDOWS)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from targets.device.conditions import disturbed, occupied, others_share, summary, untold
+from targets.device.conditions import disturbed, occupied, occupied_since, others_share, summary, untold
 from targets.device.gauge import CLOCK, CPU_TIME, EVENTS, GPU_LOAD, POWER, STATE, TEMPERATURE
 from targets.device.sampler import Record
 
@@ -85,7 +85,12 @@ def test_what_runs_before_the_start_counts() -> None:
     assert occupied(idle, gpu=True) == ["the GPU was 35 % busy before the start (at most 10 %)"]
     assert occupied(idle, gpu=False) == []
     crowded = record_of(of_cpu(0.3, 0.0))
-    assert occupied(crowded, gpu=False) == ["other programs took 30% of the CPUs before the start (at most 10%)"]
+    told = "other programs took 30% of the CPUs before the start (at most 10%)"
+    assert occupied(crowded, gpu=False) == [told]
+    # What ended before the run did it no harm; where that is not known, it may have.
+    assert occupied_since(crowded, record_of(of_cpu(0.5, 0.5)), gpu=False) == []
+    assert occupied_since(crowded, record_of({}), gpu=False) == [told]
+    assert len(occupied_since(idle, record_of(of_cpu(0.5, 0.5)), gpu=True)) == 1
 
 
 @pytest.mark.parametrize(

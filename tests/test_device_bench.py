@@ -1,6 +1,7 @@
 """Measuring a model: a real one, sessions whose speed is known, machines whose files are written beside the run."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -86,15 +87,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @contextmanager
-def rising(path: Path, per_second: float, start: float) -> Iterator[None]:
-    """A counter in a file that goes up by so much a second while the block runs."""
+def rising(path: Path, per_second: float, start: float, text: str = "{}\n") -> Iterator[None]:
+    """A counter in a file, with `text` around it, that goes up by so much a second while the block runs."""
     stop = threading.Event()
     began = time.perf_counter()
 
     def write() -> None:
         fresh = path.with_name(f"{path.name}.new")
         while not stop.wait(0.005):
-            fresh.write_text(f"{start + per_second * (time.perf_counter() - began):.0f}\n")
+            fresh.write_text(text.format(f"{start + per_second * (time.perf_counter() - began):.0f}"))
             # At once, as the kernel's files are: a half-written one would be no number.
             fresh.replace(path)
 
@@ -238,6 +239,19 @@ def test_a_jetson_has_all_of_it(tmp_path: Path) -> None:
     assert conditions["rails_w"]["VDD_CPU_CV"]["median"] == pytest.approx(1.9)
     assert conditions["throttle_events"]["oc3 (instantaneous over-current)"] == 0
     assert not [reason for reason in found["reasons"] if "clock" in reason or "temperature" in reason]
+
+
+def test_power_of_a_machine_that_was_busy_before_is_not_called_idle(tmp_path: Path) -> None:
+    root = write_files(tmp_path, {**ORIN_NANO, "proc/stat": "cpu  0 0 0 0 0 0 0 0\n"})
+    # Every CPU of any machine, taken by others from the first moment on.
+    ticks = os.sysconf("SC_CLK_TCK") * (os.cpu_count() or 1)
+    with rising(root / "proc/stat", ticks, 0, "cpu  {} 0 0 0 0 0 0 0\n"):
+        found = checked(bench(Sleeping(lambda run: 0.002), shape=SHAPE, seconds=1.0, limit=1.5, root=root))
+    assert found["energy"]["idle_w"] is None
+    assert found["energy"]["above_idle"] is None
+    assert found["energy"]["joules_per_inference"] > 0
+    assert "not idle: other programs took" in found["missing"]["idle power"]
+    assert any("other programs took" in reason for reason in found["reasons"])
 
 
 def test_throttling_in_the_window_is_told(tmp_path: Path) -> None:

@@ -27,7 +27,16 @@ def running(tiny: TinyPackage, tmp_path: Path) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["help"], ["serve", "now"], ["healthcheck", "x"], ["selftest", "a", "1", "b"], ["--help"]]
+    "arguments",
+    [
+        [],
+        ["help"],
+        ["serve", "now"],
+        ["healthcheck", "x"],
+        ["selftest", "a", "1", "b"],
+        ["bench", "1", "2"],
+        ["--help"],
+    ],
 )
 def test_wrong_use_shows_how_to_use_it(arguments: list[str]) -> None:
     done = device(*arguments)

@@ -12,7 +12,8 @@ warm-up, the first window always. The keys of what is found:
 - `gpu_ms`: the same as latency, and `runs`, between events on the GPU, without copies, measured after the ten windows;
   null for a CPU, or where `shape` is not of the engine's least batch.
 - `energy`: `source`, `covers`, `method` (counter or sampled), `mean_w`, `idle_w`, `joules_per_inference` (one run of
-  `shape`), and `above_idle`, the joules of it beyond idle power; null where no source can be read.
+  `shape`), and `above_idle`, the joules of it beyond idle power, both null where others kept the machine busy; all
+  null where no source can be read.
   `energy_sources`: the same of all sources, the most telling one first.
 - `conditions` of the ten windows: `clocks_mhz`, `temperatures_c`, `rails_w`, `throttle_events`, `throttle_states`,
   `cpu_of_others` (0 to 1), `gpu_load_percent`, and `facts` (governor, power mode, names). `idle`: before the load.
@@ -30,7 +31,7 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple, runtime
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.conditions import disturbed, occupied, summary, untold
+from targets.device.conditions import disturbed, occupied, occupied_since, summary, untold
 from targets.device.gauge import ENERGY, Source, Unreadable
 from targets.device.measure import Session
 from targets.device.quantile import median, quantiles
@@ -98,8 +99,12 @@ def bench(
             timed, unsteady_gpu = _on_gpu(session, shape[0], seconds / 2, missing)
         record = sampler.between(block[0].start, block[-1].end)
         missing.update(untold(record))
-        energies = _energies(sensors.sources, record, idle, _busy_seconds(block) / _runs(block), missing)
-        reasons = [*occupied(idle, gpu=gpu), *reasons, *unsteady_gpu]
+        occupants = occupied(idle, gpu=gpu)
+        if occupants and sensors.sources:
+            missing["idle power"] = f"the machine was not idle: {'; '.join(occupants)}."
+        per_run = _busy_seconds(block) / _runs(block)
+        energies = _energies(sensors.sources, record, None if occupants else idle, per_run, missing)
+        reasons = [*occupied_since(idle, record, gpu=gpu), *reasons, *unsteady_gpu]
         return {
             "schema": SCHEMA,
             "stable": not reasons,
@@ -217,13 +222,14 @@ def _latency(before: Sequence[Window], block: Sequence[Window], batch: int) -> D
 
 
 def _energies(
-    sources: Sequence[Source], record: Record, idle: Record, seconds: float, missing: Dict[str, str]
+    sources: Sequence[Source], record: Record, idle: Optional[Record], seconds: float, missing: Dict[str, str]
 ) -> List[Dict[str, Any]]:
     """What each source says of a run of `seconds`; the reason of one that says nothing goes to `missing`."""
     found = []
     for source in sources:
         try:
-            watts, before = record.watts(source), idle.watts(source)
+            watts = record.watts(source)
+            before = None if idle is None else idle.watts(source)
         except Unreadable as reason:
             missing[f"energy of {source.name}"] = str(reason)
             continue
@@ -235,7 +241,7 @@ def _energies(
                 "mean_w": watts,
                 "idle_w": before,
                 "joules_per_inference": watts * seconds,
-                "above_idle": (watts - before) * seconds,
+                "above_idle": None if before is None else (watts - before) * seconds,
             }
         )
     return found

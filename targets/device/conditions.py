@@ -34,14 +34,25 @@ def disturbed(record: Record, *, gpu: bool, heat: bool = True) -> List[str]:
 
 
 def occupied(record: Record, *, gpu: bool) -> List[str]:
-    """Why the machine was not free before the run, in words; nothing where it was."""
+    """Why the machine was not idle before the run, in words; nothing where it was."""
+    return [*_busy_gpu(record, gpu), *_crowded(record, " before the start")]
+
+
+def occupied_since(before: Record, run: Record, *, gpu: bool) -> List[str]:
+    """What of that counts against the run: on a GPU nobody tells whose load it is once the run has begun.
+
+    The CPU's is known during the run, too, and what ended before it did no harm.
+    """
+    return occupied(before, gpu=gpu) if others_share(run) is None else _busy_gpu(before, gpu)
+
+
+def _busy_gpu(record: Record, gpu: bool) -> List[str]:
     loads = record.of(GPU_LOAD) if gpu else {}
-    busy = [
+    return [
         f"the GPU was {values.mean():.0f} % busy before the start (at most {GPU_LOAD_PERCENT:.0f} %)"
         for values in loads.values()
         if values.mean() > GPU_LOAD_PERCENT
     ]
-    return [*busy, *_crowded(record, " before the start")]
 
 
 def untold(record: Record) -> Dict[str, str]:
