@@ -74,9 +74,16 @@ def model_file(path: Path) -> Path:
     """The ONNX file of an artifact folder, its hash checked, or `path` itself where it is one."""
     if path.is_dir():
         try:
-            return read_manifest(path).model_path(path)
+            manifest = read_manifest(path)
+            model = manifest.model_path(path)
         except ManifestError as error:
             raise CompileError(str(error)) from None
+        if manifest.runtime == "tensorrt":
+            raise CompileError(
+                f"{path} is for {manifest.target}, and its engine is timed where it runs: in its image there, "
+                "python3 -m targets.device bench."
+            )
+        return model
     if not path.is_file():
         raise CompileError(f"{path} does not exist. Give artifact folders or ONNX files.")
     return path

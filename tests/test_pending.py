@@ -189,6 +189,12 @@ def test_what_is_simulated_can_be_measured_again(folder: Path, jetson: tuple[Tar
     assert report["artifact_top1"] == jetson[0].artifact_top1
 
 
+def test_an_engine_is_not_timed_by_what_stands_in_for_it(folder: Path, jetson: tuple[TargetSummary, str]) -> None:
+    assert jetson[0].artifact is not None
+    done = deploy("bench", jetson[0].artifact, cwd=folder, code=9)
+    assert "its engine is timed where it runs" in done.stderr
+
+
 def test_a_plan_shows_that_all_is_done(folder: Path, jetson: tuple[TargetSummary, str]) -> None:
     done = deploy("plan", *FAST, "--target", "jetson", cwd=folder)
     assert "package" in done.stdout + done.stderr
