@@ -82,10 +82,11 @@ def started(
     `model_folder` is another artifact of the image than the one it would serve. For the rest see `launched`.
     """
     patience = EMULATION if engine.emulates(image) else 1.0
-    with launched(engine, image, stay_as=stay_as, model_folder=model_folder) as server:
+    environment = {} if model_folder == MODEL_FOLDER else {"MODEL_FOLDER": model_folder}
+    with launched(engine, image, stay_as=stay_as, environment=environment) as server:
         client = server.client
         start = time.monotonic()
-        _wait_until_ready(client, server.container, image, seconds=patience * READY_SECONDS)
+        wait_until_ready(client, server.container, image, seconds=patience * READY_SECONDS)
         ready_seconds = server.ready_seconds + time.monotonic() - start
         progress.detail(f"the image is ready after {ready_seconds:.1f} s")
         if client.variant() == SATURATION_SAFE:
@@ -95,7 +96,7 @@ def started(
 
 @contextmanager
 def launched(
-    engine: Engine, image: str, *, stay_as: str | None = None, model_folder: str = MODEL_FOLDER
+    engine: Engine, image: str, *, stay_as: str | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[Started]:
     """A container of `image` that was started just now, whether or not its server will be ready.
 
@@ -104,10 +105,9 @@ def launched(
     """
     bind, connect_to = addresses(engine)
     wanted = ANY_PORT if stay_as is None else usual_port_if_free(bind, PORT)
-    environment = {} if model_folder == MODEL_FOLDER else {"MODEL_FOLDER": model_folder}
-    ports = {PORT: (bind, wanted)}
-    with created(engine, image, ports=ports, stay_as=stay_as, environment=environment) as container:
-        manifest = _manifest_in(container, image, model_folder)
+    ports, settings = {PORT: (bind, wanted)}, dict(environment or {})
+    with created(engine, image, ports=ports, stay_as=stay_as, environment=settings) as container:
+        manifest = _manifest_in(container, image, settings.get("MODEL_FOLDER", MODEL_FOLDER))
         start = time.monotonic()
         with speaking(f"start a container of {image}"):
             container.start()
@@ -119,17 +119,6 @@ def launched(
             yield Started(container=container, client=client, ready_seconds=time.monotonic() - start)
         finally:
             client.close()
-
-
-def first_words(engine: Engine, image: str) -> str:
-    """Why the server of an image that cannot be ready here says it is not; raises `PackageError` where it ends."""
-    patience = EMULATION if engine.emulates(image) else 1.0
-    with launched(engine, image) as server:
-        try:
-            _wait_until_ready(server.client, server.container, image, seconds=patience * READY_SECONDS)
-        except NeverReady as error:
-            return error.reason
-    raise PackageError(f"a container of {image} says it is ready, although nothing here can run its model.")
 
 
 def output_of(engine: Engine, image: str, command: Sequence[str]) -> str:
@@ -268,7 +257,8 @@ def _manifest_in(container: Container, image: str, model_folder: str) -> Manifes
             raise PackageError(f"the image {image} cannot be used: {error}") from None
 
 
-def _wait_until_ready(client: InferenceClient, container: Container, image: str, *, seconds: float) -> None:
+def wait_until_ready(client: InferenceClient, container: Container, image: str, *, seconds: float) -> None:
+    """Raises `NeverReady` where the server says so itself, `PackageError` where it ends or takes longer."""
     deadline = time.monotonic() + seconds
     reason = "it does not answer"
     while time.monotonic() < deadline:

@@ -16,7 +16,7 @@ from typing import Literal
 from pipeline.artifacts import AccuracyReport, Artifact, Image, Place
 from pipeline.base_image import find_base, obtain_base
 from pipeline.bases import BaseImage, stated_base
-from pipeline.container import first_words
+from pipeline.container import EMULATION, READY_SECONDS, NeverReady, launched, wait_until_ready
 from pipeline.context import FirstStart, write_context
 from pipeline.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
@@ -148,9 +148,17 @@ def _asked(order: Order, progress: Progress) -> BaseImage:
 
 
 def _words(engine: Engine, image: str, platform: str) -> str:
-    """What the server says here, where it can be started at all; raises `PackageError` where it ends."""
+    """What the server says here, where it can be started at all; raises `PackageError` where it ends.
+
+    It is shown no GPU, also by an engine whose containers see one unasked: an engine is not to be built in passing.
+    """
+    seconds = READY_SECONDS * (EMULATION if engine.emulates(image) else 1.0)
     try:
-        return f"the image starts, and says what it lacks here: {first_words(engine, image)}"
+        with launched(engine, image, environment={"NVIDIA_VISIBLE_DEVICES": "void"}) as server:
+            wait_until_ready(server.client, server.container, image, seconds=seconds)
+        return "the image starts, and was ready here; its engine is gone with the container"
+    except NeverReady as error:
+        return f"the image starts, and says what it lacks here: {error.reason}"
     except PackageError as error:
         if "exec format error" in str(error):
             return f"not started here: this machine cannot run programs of {platform}"
