@@ -16,7 +16,7 @@ from pipeline.selection import pixels_of, spread
 from targets.device.golden import check, write_golden
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.preprocess import Preprocessing
-from targets.device.sessions import OnnxRuntimeSession, SessionError
+from targets.device.sessions import Session, SessionError
 from targets.runtimes.stand_in import open_here
 
 MODEL = "model.onnx"
@@ -32,7 +32,7 @@ class OpenArtifact:
 
     folder: Path
     manifest: Manifest
-    session: OnnxRuntimeSession
+    session: Session
 
 
 def write_artifact(folder: Path, model: OnnxModel, manifest: Manifest) -> None:

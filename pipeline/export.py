@@ -22,8 +22,9 @@ from pipeline.narration import parity_text
 from pipeline.progress import Progress
 from pipeline.quantized import build_quantized
 from pipeline.selection import pixels_of, spread
+from targets.device.errors import SessionError
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.device.preprocess import Preprocessing, normalize
-from targets.device.sessions import OnnxRuntimeSession, SessionError
 from targets.dialects import layer_names, write_dialect
 from targets.runtimes.trt_rules import check_rules
 

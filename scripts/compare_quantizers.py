@@ -130,7 +130,7 @@ def top1(case: Case, models: list[Path]) -> list[str]:
 
 def nodes(path: Path, scratch: Path) -> tuple[int, int]:
     """Conv and Gemm of the optimized graph in int8 and in float."""
-    from targets.device.sessions import OnnxRuntimeSession
+    from targets.device.ort_session import OnnxRuntimeSession
 
     optimized = scratch / "optimized.onnx"
     options = RUNTIMES[TARGET.runtime].session_options(TARGET, threads=1)

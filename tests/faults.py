@@ -14,8 +14,8 @@ HANG, SLOW = 77.0, 78.0
 # Runs the server with a model that takes its time where the first value of its images says so.
 MOODY = f"""
 import sys, time
-from targets.device import sessions
-plain = sessions.OnnxRuntimeSession.infer
+from targets.device import ort_session
+plain = ort_session.OnnxRuntimeSession.infer
 def moody(self, images):
     first = float(images.flat[0])
     if first == {HANG}:
@@ -25,7 +25,7 @@ def moody(self, images):
     while first == {SLOW} and time.perf_counter() < start + 0.4:
         pass
     return plain(self, images)
-sessions.OnnxRuntimeSession.infer = moody
+ort_session.OnnxRuntimeSession.infer = moody
 from targets.device.__main__ import main
 sys.exit(main(["serve"]))
 """

@@ -9,7 +9,7 @@ from tiny_onnx import LAYERS, write_float, write_int8
 
 from pipeline.artifacts import Audit, OnnxModel
 from pipeline.errors import CompileError
-from targets.device.sessions import OnnxRuntimeSession
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.runtimes.audit import audit_graph
 from targets.runtimes.fallback import UNKNOWN, why_float
 

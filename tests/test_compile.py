@@ -23,7 +23,7 @@ from pipeline.selection import at_most, logits_of_each, spread
 from targets.base import Target, find_target
 from targets.device.golden import check, read_golden
 from targets.device.manifest import read_manifest
-from targets.device.sessions import OnnxRuntimeSession
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.runtimes import timing
 
 COUNT = 90

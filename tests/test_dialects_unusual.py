@@ -13,7 +13,7 @@ from pipeline.artifacts import Dialect
 from pipeline.errors import ExportError
 from pipeline.export import MODES
 from pipeline.fakequant import set_mode
-from targets.device.sessions import OnnxRuntimeSession
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.dialects import layer_names, write_dialect
 
 SIDE = 8

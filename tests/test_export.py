@@ -33,8 +33,8 @@ from pipeline.fakequant import set_mode
 from pipeline.hashing import sha256_of_folder
 from pipeline.quantized import build_quantized
 from pipeline.selection import pixels_of
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.device.preprocess import normalize
-from targets.device.sessions import OnnxRuntimeSession
 
 Logits = NDArray[np.float32]
 GOOD = Parity(

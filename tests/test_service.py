@@ -18,7 +18,8 @@ from targets.device.golden import FILE, GoldenResult, check, read_golden, write_
 from targets.device.manifest import Manifest, read_manifest, sha256_of
 from targets.device.measure import Session
 from targets.device.service import NotReady, Readiness, Service
-from targets.device.sessions import OnnxRuntimeSession, SessionError, open_session
+from targets.device.sessions import Session as Opened
+from targets.device.sessions import SessionError, open_session
 from targets.device.settings import Settings
 
 
@@ -166,9 +167,9 @@ def test_closing_answers_what_came_before_and_frees_the_model(artifact: Path) ->
 
 
 def test_a_model_that_does_not_match_is_freed(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[OnnxRuntimeSession] = []
+    opened: list[Opened] = []
 
-    def remembering(folder: Path, manifest: Manifest) -> OnnxRuntimeSession:
+    def remembering(folder: Path, manifest: Manifest) -> Opened:
         opened.append(open_session(folder, manifest))
         return opened[-1]
 

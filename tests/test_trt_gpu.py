@@ -22,8 +22,8 @@ from pipeline.published import residual
 from pipeline.resnet import build_resnet
 from targets.device.layer_report import audit
 from targets.device.machine import Machine
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.device.passport import FILE
-from targets.device.sessions import OnnxRuntimeSession
 from targets.dialects import layer_names, write_dialect
 from targets.runtimes.trt import LAYERS, SOURCE, TensorRt
 

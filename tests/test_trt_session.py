@@ -21,7 +21,7 @@ from tiny_quantized import exported, noise
 from pipeline.artifacts import Dialect, OnnxModel, Precision
 from pipeline.errors import CompileError
 from targets.device import cudart, passport
-from targets.device.sessions import OnnxRuntimeSession
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.runtimes.trt import LAYERS, SOURCE, TensorRt
 from targets.runtimes.trt_source import FIRST_NEW_PARSER, FIRST_STRONG
 

@@ -13,7 +13,7 @@ from tiny_quantized import NETWORKS, float_network, marked, noise
 
 from pipeline.artifacts import Dialect, Precision
 from pipeline.errors import ExportError
-from targets.device.sessions import OnnxRuntimeSession
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.dialects import write_dialect
 from targets.runtimes.trt_rules import violations
 from targets.runtimes.trt_source import in_half, source_for, with_opset_17

@@ -1,4 +1,4 @@
-"""python -m targets.device serve | selftest | bench | healthcheck"""
+"""python -m targets.device serve | selftest | prove | bench | healthcheck"""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ USAGE = """usage: python -m targets.device COMMAND
   serve                     answer requests (Open Inference Protocol v2) on PORT (8000) until SIGTERM
   selftest [SHARD [POINTS]] prove the model on its golden images and, where given, on a shard: the gate's report
                             for a drop of at most POINTS (1) of top-1; JSON on stdout, status 0 if it is a pass
+  prove OUT [SHARD]         prove it on the image's own shard or another one, and write what proves it into the
+                            folder OUT: report, answers, measurements; of a GPU also the engine with its passport and
+                            layers, built first where ENGINE_CACHE has none. Progress as JSON lines on stderr, the
+                            report as JSON on stdout; status 0 if it is a pass, 1 if not, 3 if that cannot be found
+                            out here
   bench [SECONDS]           measure the model here, in a stable window of so many seconds (10): latency, energy,
                             clocks, heat, load; JSON on stdout, status 0 if it was stable, 1 with the reasons if
                             not, 3 if the model cannot be opened
@@ -20,12 +25,14 @@ USAGE = """usage: python -m targets.device COMMAND
 
 
 def main(arguments: List[str]) -> int:
-    """The exit status: 0 done, 1 not proven, stable or ready, 2 wrong use or setting, 3 no model to measure."""
+    """The exit status: 0 done, 1 not proven, stable or ready, 2 wrong use or setting, 3 not to be found out here."""
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "healthcheck" and not rest:
         return _healthcheck()
     if command == "selftest" and len(rest) <= 2:
         return _selftest(rest)
+    if command == "prove" and 1 <= len(rest) <= 2:
+        return _prove(rest)
     if command == "bench" and len(rest) <= 1:
         return _bench(rest)
     if command == "serve" and not rest:
@@ -63,15 +70,45 @@ def _stop(_number: int, _frame: object) -> NoReturn:
     sys.exit(0)
 
 
+def _prove(arguments: List[str]) -> int:
+    import json
+    import logging
+    from pathlib import Path
+
+    from targets.device.log import log_as_json
+    from targets.device.progress import Progress
+    from targets.device.prove import prove
+    from targets.device.service import REFUSALS
+    from targets.device.settings import SettingError, read_settings
+
+    stopped: List[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: stopped.append(number))
+    try:
+        settings = read_settings()
+        log_as_json(settings.log_level, sys.stderr)
+        shard = Path(arguments[1]) if len(arguments) > 1 else None
+        started = prove(settings, Path(arguments[0]), shard, Progress(lambda: bool(stopped)))
+    except SettingError as error:
+        return _fail(error, 2)
+    except REFUSALS as error:
+        logging.getLogger(__name__).error("cannot be proven here", extra={"fields": {"reason": str(error)}})
+        return 3
+    message = "proven" if started.is_proven else "not proven"
+    logging.getLogger(__name__).info(message, extra={"fields": {"reason": started.reason}})
+    sys.stdout.write(json.dumps(started.report) + "\n")
+    return 0 if started.is_proven else 1
+
+
 def _selftest(arguments: List[str]) -> int:
     import json
     from pathlib import Path
 
+    from targets.device.errors import DeviceError
     from targets.device.manifest import ManifestError
     from targets.device.measure import MeasureError
     from targets.device.preprocess import ImageError
     from targets.device.selftest import MAX_DROP, selftest
-    from targets.device.sessions import SessionError
     from targets.device.settings import SettingError, read_settings
     from targets.device.shard import ShardError
 
@@ -81,7 +118,7 @@ def _selftest(arguments: List[str]) -> int:
         report = selftest(folder, Path(arguments[0]) if arguments else None, max_drop=max_drop)
     except SettingError as error:
         return _fail(error, 2)
-    except (ManifestError, SessionError, ShardError, ImageError, MeasureError) as error:
+    except (DeviceError, ManifestError, ShardError, ImageError, MeasureError) as error:
         return _fail(error, 1)
     sys.stdout.write(json.dumps(report) + "\n")
     return 0 if report["passed"] else 1

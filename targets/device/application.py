@@ -23,6 +23,7 @@ from targets.device.compression import (
 from targets.device.connection import Answer
 from targets.device.connections import Connections
 from targets.device.endpoint import OUTPUT, Endpoint
+from targets.device.evidence import document_of, predictions_of
 from targets.device.log import Throttle
 from targets.device.manifest import Manifest
 from targets.device.messages import BINARY, HTML, JSON, Request, Response, error_response, json_response
@@ -44,9 +45,12 @@ from targets.device.tensors import BUG, RequestError
 LOG = logging.getLogger(__name__)
 MODELS = "/v2/models/"
 LENGTH = LENGTH_HEADER.lower()
+UNSTORED = [("Cache-Control", "no-store")]
 Handler = Callable[[Request], Response]
 # Of a path, which may have as many as a head.
 SHOWN_LETTERS = 200
+# Asks for what infer asks for.
+GUARDED = ("/metrics", "/status.json", "/proof", "/proof/predictions.npz")
 
 
 class Application:
@@ -73,6 +77,8 @@ class Application:
             "/v2/health/ready": self._ready,
             "/metrics": self._metrics_text,
             "/status.json": self._status,
+            "/proof": self._proof,
+            "/proof/predictions.npz": self._predictions,
         }
 
     def admit(self, request: Request) -> None:
@@ -171,7 +177,7 @@ class Application:
             raise _not_found(request.path)
         if request.method not in ("GET", "HEAD"):
             raise _wrong_method(request)
-        if request.path in ("/metrics", "/status.json"):
+        if request.path in GUARDED:
             self._access.check(request.headers.get("authorization"), has_certificate=request.has_certificate)
         return handler
 
@@ -245,6 +251,7 @@ class Application:
         manifest = self._service.manifest
         if manifest is not None:
             self._metrics.describe(manifest, self._service.place)
+        self._metrics.starting(self._service.progress.seconds_by_phase())
         text = self._metrics.text(
             waiting=self._endpoint.waiting,
             connections=len(self._connections),
@@ -254,7 +261,16 @@ class Application:
 
     def _status(self, _request: Request) -> Response:
         status = status_of(self._service, waiting=self._endpoint.waiting, connections=len(self._connections))
-        return json_response(status, headers=[("Cache-Control", "no-store")])
+        return json_response(status, headers=UNSTORED)
+
+    def _proof(self, _request: Request) -> Response:
+        return json_response(document_of(self._service), headers=UNSTORED)
+
+    def _predictions(self, _request: Request) -> Response:
+        content = predictions_of(self._service)
+        if content is None:
+            return error_response("no answers of this device are kept here, or not yet; see /proof", 404)
+        return Response(200, content, BINARY, UNSTORED)
 
 
 def _infer_response(content: bytes, length: Optional[int], coding: str, images: int) -> Response:

@@ -16,6 +16,8 @@ from typing import Iterator, List, Optional, Tuple, Type
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.device.errors import DeviceError
+
 LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
 TOOLKIT = Path("/usr/local/cuda/lib64")
 TO_DEVICE, TO_HOST = 1, 2
@@ -31,7 +33,7 @@ CURES = {
 }
 
 
-class CudaError(RuntimeError):
+class CudaError(DeviceError):
     """CUDA is not there, or a call of it failed."""
 
 

@@ -6,13 +6,13 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from targets.device.cpu import instruction_set, saturates_8bit
-from targets.device.manifest import Manifest
+from targets.device.manifest import ONNXRUNTIME, Manifest
 from targets.device.measure import Session
 from targets.device.preprocess import normalize
 
@@ -37,7 +37,12 @@ class GoldenResult:
 
 def write_golden(folder: Path, pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
     """Keep `pixels` [N, H, W, 3], before normalization: a quarter of the bytes, and normalization is proven, too."""
-    np.savez_compressed(folder / FILE, pixels=pixels, logits=logits)
+    write_golden_file(folder / FILE, pixels, logits)
+
+
+def write_golden_file(file: Path, pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
+    """The same under another name, which ends in `.npz`."""
+    np.savez_compressed(file, pixels=pixels, logits=logits)
 
 
 def read_golden(folder: Path) -> Tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -56,17 +61,28 @@ def read_golden(folder: Path) -> Tuple[NDArray[np.uint8], NDArray[np.float32]]:
 
 def saturates_here(manifest: Manifest) -> bool:
     """Whether this CPU would saturate the model's sums, which were proven on another instruction set."""
+    if manifest.runtime != ONNXRUNTIME:
+        return False
     return instruction_set() != manifest.instruction_set and manifest.weight_bits == 8 and saturates_8bit()
 
 
-def check(session: Session, folder: Path, manifest: Manifest) -> GoldenResult:
-    """Run the golden images through `session` and compare.
+def check(
+    session: Session,
+    folder: Path,
+    manifest: Manifest,
+    *,
+    here: Optional[str] = None,
+    expected_of: Optional[str] = None,
+) -> GoldenResult:
+    """Run the golden images of `folder` through `session` and compare.
 
-    On a CPU of the instruction set the artifact was built on every class must be equal and every logit within the
+    `here` is what computes, unless it is this CPU; `expected_of` what gave the expected logits, unless it is what the
+    manifest says. On the same instruction set every class must be equal and every logit within the
     manifest's tolerance; elsewhere 99.5 % of the classes must be equal. A CPU whose int8 sums saturate never gets
     8-bit weights that were proven on one where they do not: a few clear images would not show the harm.
     """
-    here = instruction_set()
+    here = instruction_set() if here is None else here
+    expected_of = manifest.instruction_set if expected_of is None else expected_of
     if saturates_here(manifest):
         reason = (
             f"this CPU ({here}) adds int8 products in 16 bits, which saturate with the 8-bit weights of this model; "
@@ -85,19 +101,21 @@ def check(session: Session, folder: Path, manifest: Manifest) -> GoldenResult:
     if found.shape != expected.shape or not np.isfinite(found).all():
         reason = f"the model answers {list(found.shape)}, not {list(expected.shape)} finite logits"
         return GoldenResult(False, reason, len(expected), 0.0, float("inf"))
-    return _compare(expected, found, manifest, here=here)
+    return _compare(expected, found, manifest.tolerance, here=here, expected_of=expected_of)
 
 
-def _compare(expected: NDArray[np.float32], found: NDArray[np.float32], manifest: Manifest, here: str) -> GoldenResult:
+def _compare(
+    expected: NDArray[np.float32], found: NDArray[np.float32], tolerance: float, *, here: str, expected_of: str
+) -> GoldenResult:
     agreement = float(np.mean(expected.argmax(1) == found.argmax(1)))
     difference = float(np.abs(expected - found).max())
-    limit = manifest.tolerance * float(np.ptp(expected))
-    if here == manifest.instruction_set:
+    limit = tolerance * float(np.ptp(expected))
+    if here == expected_of:
         matched = agreement == 1.0 and difference <= limit
         rule = f"all classes and {limit:.3g} are asked for on {here}"
     else:
         matched = agreement >= AGREEMENT_ELSEWHERE
-        rule = f"{AGREEMENT_ELSEWHERE:.1%} are asked for on {here}, as it was built on {manifest.instruction_set}"
+        rule = f"{AGREEMENT_ELSEWHERE:.1%} are asked for on {here}, as it was built on {expected_of}"
     verb = "match" if matched else "do not match"
     reason = (
         f"{len(expected)} golden images {verb}: {agreement:.1%} of the classes agree, logits differ by at most "

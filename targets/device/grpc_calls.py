@@ -22,6 +22,7 @@ from targets.device.log import Throttle
 from targets.device.protocol import InferRequest
 from targets.device.reader import body_too_large
 from targets.device.service import NotReady
+from targets.device.status import platform_of
 from targets.device.tensors import BUG, RequestError
 
 LOG = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ class Calls:
         asked = await self._read(messages.ModelMetadataRequest, context)
         manifest = self._endpoint.model(asked.name, asked.version)
         output = {"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(manifest.classes)]}
-        return model_metadata(manifest, described(manifest), [output])
+        return model_metadata(manifest, platform_of(manifest), described(manifest), [output])
 
     async def _model_infer(self, context: Context) -> bytes:
         self._access.check(_authorization(context), has_certificate="x509_pem_cert" in context.auth_context())

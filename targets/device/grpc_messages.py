@@ -57,14 +57,14 @@ def infer_response(
 
 
 def model_metadata(
-    manifest: Manifest, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    manifest: Manifest, platform: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
 ) -> bytes:
     """The ModelMetadataResponse; tensors are given as name, datatype and shape."""
     tensor = messages.ModelMetadataResponse.TensorMetadata
     answer = messages.ModelMetadataResponse(
         name=manifest.name,
         versions=[manifest.version],
-        platform="onnx_onnxv1",
+        platform=platform,
         inputs=[tensor(**each) for each in inputs],
         outputs=[tensor(**each) for each in outputs],
     )

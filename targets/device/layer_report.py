@@ -14,6 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Mapping, Sequence, Tuple
 
+from targets.device.errors import DeviceError
+
 UNKNOWN = "unknown"
 # Move or rename data, and compute nothing.
 MOVING = ("reformat", "noop", "constant", "shuffle", "identity", "cast", "signal", "wait")
@@ -23,7 +25,7 @@ ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 SEPARATOR = " + "
 
 
-class LayerError(RuntimeError):
+class LayerError(DeviceError):
     """The engine does not run what was planned, or does not say what it runs."""
 
 

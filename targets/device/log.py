@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional, TextIO
 
 PER_SECOND = 10
 
@@ -54,9 +54,12 @@ class Throttle:
         return {"lines_dropped_before": dropped} if dropped else {}
 
 
-def log_as_json(level: str) -> None:
-    """What is logged in this process, and warned of, goes to stdout as JSON lines; raises ValueError for no level."""
-    handler = logging.StreamHandler(sys.stdout)
+def log_as_json(level: str, stream: Optional[TextIO] = None) -> None:
+    """What is logged in this process, and warned of, goes to stdout (or `stream`) as JSON lines.
+
+    Raises ValueError for no level.
+    """
+    handler = logging.StreamHandler(sys.stdout if stream is None else stream)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from targets.device.cudart import Cuda
+from targets.device.errors import DeviceError
 
 L4T_FILE = Path("etc/nv_tegra_release")
 DRIVER_FILE = Path("proc/driver/nvidia/version")
@@ -19,7 +20,7 @@ PLATFORMS = {"x86_64": "linux/amd64", "amd64": "linux/amd64", "aarch64": "linux/
 PARTS = ("Major", "Minor", "Patch", "Build")
 
 
-class MachineError(RuntimeError):
+class MachineError(DeviceError):
     """Something that an engine depends on cannot be read here."""
 
 
@@ -40,6 +41,11 @@ class Machine:
     """Of the kernel module; empty on a JetPack 5, whose driver is part of L4T."""
     memory_bytes: int
     """In all; on a Jetson shared with the CPU."""
+
+    @property
+    def instruction_set(self) -> str:
+        """What an engine of this GPU computes with, as NVIDIA's tools call it: `sm_87`."""
+        return f"sm_{self.compute_capability.replace('.', '')}"
 
 
 def here(cuda: Optional[Cuda] = None) -> Machine:

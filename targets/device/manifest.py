@@ -13,6 +13,8 @@ from targets.device.preprocess import Preprocessing
 SCHEMA = 1
 FILE = "manifest.json"
 CHUNK = 1 << 20
+ONNXRUNTIME, TENSORRT = "onnxruntime", "tensorrt"
+"""What may be named as the runtime."""
 
 Option = Union[str, int]
 

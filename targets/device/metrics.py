@@ -9,7 +9,7 @@ import resource
 import time
 from collections import deque
 from pathlib import Path
-from typing import Deque, Dict, Optional, Tuple
+from typing import Deque, Dict, Mapping, Optional, Tuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -86,7 +86,14 @@ class Metrics:
             "edge_deploy_start_time_seconds", "When the server started, Unix time", registry=registry
         )
         self._started.set(time.time())
+        self._starting = Gauge(
+            "edge_deploy_start_phase_seconds",
+            "What each phase of a first start took, the present one so far",
+            ("phase",),
+            registry=registry,
+        )
         self._info: Optional[Gauge] = None
+        self._facts: Dict[str, str] = {}
         ProcessCollector(registry=registry)
         self._since = time.monotonic()
         self._recent: Deque[float] = deque(maxlen=RECENT)
@@ -95,9 +102,7 @@ class Metrics:
         self.refused = 0
 
     def describe(self, manifest: Manifest, place: str) -> None:
-        """Which model this is, and what runs it."""
-        if self._info is not None:
-            return
+        """Which model this is, and what runs it; both may change while a GPU's engine is being proven."""
         facts = {
             "model": manifest.name,
             "version": manifest.version,
@@ -106,8 +111,18 @@ class Metrics:
             "model_sha256": manifest.model_sha256,
             "runs_on": place,
         }
+        if facts == self._facts:
+            return
+        if self._info is not None:
+            self._registry.unregister(self._info)
+        self._facts = facts
         self._info = Gauge("edge_deploy_model_info", "The model that is served", tuple(facts), registry=self._registry)
         self._info.labels(**facts).set(1)
+
+    def starting(self, seconds_by_phase: Mapping[str, float]) -> None:
+        """How long a first start has taken."""
+        for phase, seconds in seconds_by_phase.items():
+            self._starting.labels(phase).set(seconds)
 
     def inferred(self, images: int, seconds: float) -> None:
         """One run of the model; called in whichever thread ran it."""

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Tuple
 
+from targets.device.errors import DeviceError
 from targets.device.machine import Machine, here
 
 __all__ = [
@@ -49,7 +50,7 @@ PLACES = ("device", "host")
 REBUILD = "Build the engine again on this device; an image that builds its own does so once {file} is removed."
 
 
-class PassportError(RuntimeError):
+class PassportError(DeviceError):
     """The engine does not belong here; the message names the field, both values and the cure."""
 
 

@@ -42,6 +42,12 @@ class Proof:
 
 def read_proof(folder: Path, manifest: Manifest) -> Optional[Proof]:
     """The report in a model folder, or None where there is none; raises `ProofError` for one not to be believed."""
+    raw = read_report(folder, manifest)
+    return None if raw is None else proof_from(raw)
+
+
+def read_report(folder: Path, manifest: Manifest) -> Optional[Dict[str, Any]]:
+    """All that the file says, as it is, once `read_proof` believes it."""
     path = folder / FILE
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +58,7 @@ def read_proof(folder: Path, manifest: Manifest) -> Optional[Proof]:
     if not isinstance(raw, dict):
         raise ProofError(f"{path} holds no JSON object. Build the image again.")
     try:
-        proof = _from_json(raw)
+        proof = proof_from(raw)
     except KeyError as error:
         raise ProofError(f"{path} lacks {error.args[0]}. Build the image again.") from None
     except ValueError as error:
@@ -62,10 +68,11 @@ def read_proof(folder: Path, manifest: Manifest) -> Optional[Proof]:
             f"{path} is about the model {proof.artifact_sha256[:16]}..., the manifest beside it describes "
             f"{manifest.model_sha256[:16]}.... Build the image again."
         )
-    return proof
+    return raw
 
 
-def _from_json(raw: Dict[str, Any]) -> Proof:
+def proof_from(raw: Dict[str, Any]) -> Proof:
+    """Of a report as JSON has it; raises `KeyError` or `ValueError` for one that is none."""
     if raw["verdict"] not in (PASS, FAIL, UNDECIDED):
         raise ValueError(f"verdict is {raw['verdict']!r}, not {PASS}, {FAIL} or {UNDECIDED}")
     return Proof(
@@ -114,7 +121,7 @@ def _share(raw: Dict[str, Any], name: str) -> float:
 
 def _interval(raw: Dict[str, Any], name: str) -> Tuple[float, float]:
     value = raw[name]
-    if not isinstance(value, list) or len(value) != 2:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise ValueError(f"{name} is {value!r}, not two numbers")
     low, high = (_finite(each, name) for each in value)
     if low > high:

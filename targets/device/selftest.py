@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 import numpy as np
-import onnxruntime
 
-from targets.device.cpu import instruction_set
+from targets.device.accuracy import ask
 from targets.device.gate import PASS, judge
 from targets.device.golden import check
 from targets.device.manifest import Manifest
-from targets.device.measure import MeasureError, Session, measure
-from targets.device.sessions import open_session
-from targets.device.shard import Shard, ShardError
+from targets.device.sessions import Session, open_session
+from targets.device.shard import Shard
 from targets.device.variant import choose
 
 SCHEMA = 2
@@ -33,7 +31,7 @@ def selftest(folder: Path, shard: Optional[Path], *, max_drop: float = MAX_DROP)
     chosen = choose(folder)
     manifest = chosen.manifest
     with open_session(chosen.folder, manifest) as session:
-        golden = check(session, chosen.folder, manifest)
+        golden = check(session, chosen.folder, manifest, here=session.instruction_set)
         report: Dict[str, Any] = {
             "schema": SCHEMA,
             "passed": golden.matched,
@@ -43,8 +41,8 @@ def selftest(folder: Path, shard: Optional[Path], *, max_drop: float = MAX_DROP)
             "variant": chosen.variant,
             "variant_reason": chosen.reason,
             "model_sha256": manifest.model_sha256,
-            "runtime": f"onnxruntime {onnxruntime.__version__}",
-            "instruction_set": instruction_set(),
+            "runtime": session.runtime,
+            "instruction_set": session.instruction_set,
             "golden": {
                 "images": golden.images,
                 "agreement": golden.agreement,
@@ -54,28 +52,13 @@ def selftest(folder: Path, shard: Optional[Path], *, max_drop: float = MAX_DROP)
         }
         if shard is not None:
             with Shard(shard) as images:
-                _check_belongs(images, manifest)
-                report["gate"] = _judged(images, session, max_drop)
+                report["gate"] = _judged(images, session, manifest, max_drop)
             report["passed"] = golden.matched and report["gate"]["verdict"] == PASS
     return report
 
 
-def _check_belongs(shard: Shard, manifest: Manifest) -> None:
-    """Raise `ShardError` where the float baseline saw other classes or inputs than the artifact, or nothing at all."""
-    if len(shard) == 0:
-        raise ShardError(f"the shard {shard.path} holds no image.")
-    if shard.classes != manifest.classes or shard.preprocessing != manifest.preprocessing:
-        raise ShardError(
-            f"the shard {shard.path} was made for other classes or another preprocessing than the artifact "
-            f"{manifest.name} {manifest.version}. Use the shard written beside the artifact."
-        )
-
-
-def _judged(shard: Shard, session: Session, max_drop: float) -> Dict[str, Any]:
+def _judged(shard: Shard, session: Session, manifest: Manifest, max_drop: float) -> Dict[str, Any]:
     """The gate's report, as the building host makes it from the same shard."""
-    logits = measure(shard, session, preprocessing=shard.preprocessing, classes=len(shard.classes))
-    if not np.isfinite(logits).all():
-        bad = int((~np.isfinite(logits)).any(axis=1).sum())
-        raise MeasureError(f"the model's answer to {bad} of {len(shard)} images is no finite number.")
+    logits = ask(shard, session, manifest).logits
     judgement = judge(shard.labels, shard.logits, logits, classes=shard.classes, max_drop=max_drop)
     return {**asdict(judgement), "shard_sha256": shard.sha256}

@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Callable, Optional, TypeVar
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from targets.device.cpu import instruction_set
-from targets.device.golden import GoldenResult, check
-from targets.device.manifest import Manifest, ManifestError
+from targets.device import ort_start
+from targets.device.errors import DeviceError
+from targets.device.golden import GoldenResult
+from targets.device.manifest import TENSORRT, Manifest, ManifestError
+from targets.device.measure import MeasureError
 from targets.device.metrics import Metrics
-from targets.device.proof import Proof, ProofError, read_proof
-from targets.device.sessions import OnnxRuntimeSession, SessionError, open_session
+from targets.device.preprocess import ImageError
+from targets.device.progress import Progress, Stopped
+from targets.device.proof import Proof, ProofError, proof_from, read_proof
+from targets.device.sessions import Session
 from targets.device.settings import Settings
-from targets.device.variant import MAIN, choose
+from targets.device.shard import ShardError
+from targets.device.started import Started
+from targets.device.variant import MAIN, Chosen, choose
 from targets.device.worker import Job, Worker
 
 LOG = logging.getLogger(__name__)
@@ -28,6 +33,8 @@ Answer = TypeVar("Answer")
 STOP_SECONDS = 60.0
 # Of a new measurement in the running mean: a device that gets hot and slow is noticed within some requests.
 NEW_SHARE = 0.1
+# What keeps a model from being served, with a message for whoever looks after the device.
+REFUSALS = (DeviceError, ManifestError, ProofError, ShardError, ImageError, MeasureError)
 
 
 class NotReady(RuntimeError):
@@ -47,28 +54,32 @@ class Service:
     """Loads the artifact in `folder` as soon as it is made; `close` frees it."""
 
     def __init__(self, folder: Path, settings: Optional[Settings] = None, metrics: Optional[Metrics] = None) -> None:
-        settings = Settings() if settings is None else settings
+        self._settings = settings = Settings() if settings is None else settings
         self.folder = folder
         self.metrics = Metrics() if metrics is None else metrics
         self.manifest: Optional[Manifest] = None
         self.variant = MAIN
         """Which of the image's models runs here."""
+        self.variant_reason = ""
         self.golden: Optional[GoldenResult] = None
         self.proof: Optional[Proof] = None
-        """The gate's report that came with the model, where one did."""
+        """The gate's report that came with the model, where one did; of a GPU, once it is there, the one made here."""
+        self.started: Optional[Started] = None
+        """What was found out of the model here, also where it is not served for that."""
         self.seconds_per_image = float("inf")
         """Running mean of what was measured here; infinite before the first request."""
-        self._session: Optional[OnnxRuntimeSession] = None
+        self.progress = Progress(lambda: self._is_stopping)
+        self._session: Optional[Session] = None
         self._is_stopping = False
+        chosen, reason = None, ""
         try:
             chosen = choose(folder)
-            self.folder, self.manifest, self.variant = chosen.folder, chosen.manifest, chosen.variant
-            reason = ""
+            self._take(chosen)
         except ManifestError as error:
             # No reason to stop: an unready server that names the reason is found more easily than a dead one.
             reason = str(error)
         self._worker = Worker(
-            lambda: self._loaded(reason),
+            lambda: self._loaded(chosen, reason),
             batch_images=settings.batch_images,
             batch_delay_seconds=settings.batch_delay_ms / 1e3,
         )
@@ -79,7 +90,7 @@ class Service:
             return Readiness(False, False, "the server is stopping")
         loading = self._worker.loading
         if not loading.done():
-            return Readiness(False, True, "the model is being loaded and checked against its golden images")
+            return Readiness(False, True, self.progress.words)
         error = loading.exception()
         if error is not None:
             return Readiness(False, False, str(error) or type(error).__name__)
@@ -87,8 +98,10 @@ class Service:
 
     @property
     def place(self) -> str:
-        """What runs the model here, as `onnxruntime 1.22.0 on avx2`."""
-        return f"onnxruntime {onnxruntime.__version__} on {instruction_set()}"
+        """What runs the model here, as `onnxruntime 1.22.0 on avx2`; the runtime's name until that is known."""
+        if self.started is not None:
+            return self.started.place
+        return "nothing" if self.manifest is None else self.manifest.runtime
 
     @property
     def is_idle(self) -> bool:
@@ -137,10 +150,12 @@ class Service:
             session.close()
         return True
 
-    def _loaded(self, reason: str) -> Service:
+    def _loaded(self, chosen: Optional[Chosen], reason: str) -> Service:
         """Itself, ready; the outcome is in the log, whatever it is."""
         try:
-            self._load(reason)
+            self._load(chosen, reason)
+        except Stopped:
+            raise
         except NotReady as error:
             LOG.error("the model cannot be served", extra={"fields": {"reason": str(error)}})
             raise
@@ -148,22 +163,47 @@ class Service:
             fields = {"reason": str(error)}
             LOG.error("the model cannot be served", exc_info=error, extra={"fields": fields})
             raise
+        finally:
+            self.progress.end()
         LOG.info("ready", extra={"fields": {"cpu_seconds_since_start": round(time.process_time(), 3)}})
         return self
 
-    def _load(self, reason: str) -> None:
-        """Open the model and let it repeat the golden answers; raises `NotReady`."""
-        if self.manifest is None:
+    def _load(self, chosen: Optional[Chosen], reason: str) -> None:
+        """Open the model and have it proven; raises `NotReady` or `Stopped`."""
+        if chosen is None:
             raise NotReady(reason)
         try:
-            self.proof = read_proof(self.folder, self.manifest)
-            session = open_session(self.folder, self.manifest)
-            result = check(session, self.folder, self.manifest)
-        except (ManifestError, ProofError, SessionError) as error:
+            self.proof = read_proof(chosen.folder, chosen.manifest)
+            started = self._start(chosen)
+        except Stopped:
+            raise
+        except REFUSALS as error:
             raise NotReady(str(error)) from None
-        self.golden = result
-        if not result.matched:
-            session.close()
-            raise NotReady(result.reason)
-        LOG.info("golden images match", extra={"fields": {"reason": result.reason}})
-        self._session = session
+        self._take(started.chosen)
+        self.golden = started.golden
+        self.proof = None if started.report is None else proof_from(started.report)
+        self.started = started
+        if started.refusal:
+            started.session.close()
+            raise NotReady(started.refusal)
+        LOG.info("golden images match", extra={"fields": {"reason": started.golden.reason}})
+        if started.remark:
+            LOG.warning("served, but not as a matter of course", extra={"fields": {"reason": started.remark}})
+        self._session = started.session
+
+    def _start(self, chosen: Chosen) -> Started:
+        if chosen.manifest.runtime != TENSORRT:
+            return ort_start.start(chosen)
+        # Here alone: an image of ONNX Runtime does not need all of this.
+        from targets.device.engines import Engines
+        from targets.device.terms import read_terms
+        from targets.device.trt_start import SHARD, TensorRtStart
+
+        terms = read_terms(chosen.folder)
+        engines = Engines(self._settings.engine_cache, self.progress)
+        seconds = self._settings.measure_seconds
+        return TensorRtStart(engines, chosen.folder / SHARD, terms, measure_seconds=seconds).start(chosen)
+
+    def _take(self, chosen: Chosen) -> None:
+        self.folder, self.manifest = chosen.folder, chosen.manifest
+        self.variant, self.variant_reason = chosen.variant, chosen.reason

@@ -28,6 +28,10 @@ class Settings:
     """HOST: the address to listen on."""
     model_folder: Path = Path("/opt/edge-deploy/model")
     """MODEL_FOLDER"""
+    engine_cache: Path = Path("/var/cache/edge-deploy")
+    """ENGINE_CACHE: where an image of TensorRT keeps the engines that it builds; a volume, else they are lost."""
+    measure_seconds: int = 10
+    """MEASURE_SECONDS: how long a model is measured once it is proven here; 0: not at all."""
     max_batch: int = 64
     """MAX_BATCH: images of one request."""
     max_body_bytes: int = 64 * MEBIBYTE
@@ -83,6 +87,8 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         grpc_port=grpc_port,
         host=environment.get("HOST", default.host),
         model_folder=Path(environment.get("MODEL_FOLDER", default.model_folder)),
+        engine_cache=engine_cache(environment),
+        measure_seconds=_number(environment, "MEASURE_SECONDS", default.measure_seconds, 0, 3600),
         max_batch=_number(environment, "MAX_BATCH", default.max_batch, 1, 4096),
         max_body_bytes=body * MEBIBYTE,
         max_image_pixels=mebipixels << 20,
@@ -101,6 +107,11 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         tls_client_ca=_path(environment, "TLS_CLIENT_CA"),
         log_level=level.lower(),
     )
+
+
+def engine_cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """ENGINE_CACHE alone."""
+    return _path(environment, "ENGINE_CACHE") or Settings().engine_cache
 
 
 def _path(environment: Mapping[str, str], name: str) -> Optional[Path]:

@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 
 from targets.device.endpoint import OUTPUT
 from targets.device.inputs import described
-from targets.device.manifest import Manifest
+from targets.device.manifest import TENSORRT, Manifest
 from targets.device.metrics import resident_mib
 from targets.device.service import Service
 
@@ -20,9 +20,11 @@ def status_of(service: Service, *, waiting: int, connections: int) -> Dict[str, 
         "ready": readiness.ready,
         "loading": readiness.loading,
         "reason": readiness.reason,
+        "progress": service.progress.as_json() if readiness.loading else None,
         "uptime_seconds": round(metrics.uptime_seconds, 1),
         "model": _model(service),
         "golden": _golden(service),
+        "remark": "" if service.started is None else service.started.remark,
         "proof": None if service.proof is None else asdict(service.proof),
         "requests": {
             "answered": metrics.answered,
@@ -40,7 +42,7 @@ def metadata_of(service: Service, manifest: Manifest) -> Dict[str, Any]:
     return {
         "name": manifest.name,
         "versions": [manifest.version],
-        "platform": "onnx_onnxv1",
+        "platform": platform_of(manifest),
         "inputs": described(manifest),
         "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(manifest.classes)]}],
         "parameters": {
@@ -48,10 +50,16 @@ def metadata_of(service: Service, manifest: Manifest) -> Dict[str, Any]:
             "target": manifest.target,
             "precision": manifest.precision,
             "variant": service.variant,
+            "variant_reason": service.variant_reason,
             "model_sha256": manifest.model_sha256,
             "runs_on": service.place,
         },
     }
+
+
+def platform_of(manifest: Manifest) -> str:
+    """What serves it, by the names that the protocol's documents use."""
+    return "tensorrt_plan" if manifest.runtime == TENSORRT else "onnx_onnxv1"
 
 
 def _model(service: Service) -> Optional[Dict[str, Any]]:
@@ -64,6 +72,8 @@ def _model(service: Service) -> Optional[Dict[str, Any]]:
         "target": manifest.target,
         "precision": manifest.precision,
         "weight_bits": manifest.weight_bits,
+        "variant": service.variant,
+        "variant_reason": service.variant_reason,
         "model_sha256": manifest.model_sha256,
         "classes": len(manifest.classes),
         "input_shape": list(manifest.input_shape),

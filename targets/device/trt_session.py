@@ -21,6 +21,10 @@ from targets.device.trt_log import Log
 FLOAT_BYTES = 4
 
 
+class UnreadableEngine(SessionError):
+    """TensorRT refuses an engine whose passport fits: another one has to be built."""
+
+
 class TensorRtSession:
     """One engine with its buffers; calls of several threads are run one after the other."""
 
@@ -28,7 +32,9 @@ class TensorRtSession:
         """Open `engine`, whose passport lies beside it; raises `PassportError`, `SessionError` or `CudaError`."""
         self._cuda = Cuda() if cuda is None else cuda
         self.passport = passports.read(engine.parent)
-        passports.check(self.passport, passports.here(self._cuda) if here is None else here)
+        machine = passports.here(self._cuda) if here is None else here
+        passports.check(self.passport, machine)
+        self.runtime, self.instruction_set = f"tensorrt {machine.tensorrt}", machine.instruction_set
         passports.check_files(self.passport, engine)
         self._lock = threading.Lock()
         self._log = Log()
@@ -146,7 +152,7 @@ class TensorRtSession:
             raise SessionError(f"TensorRT {trt.__version__} cannot start here: {self._log.reason()}.") from None
         loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
         if loaded is None:
-            raise SessionError(
+            raise UnreadableEngine(
                 f"TensorRT {trt.__version__} cannot read {engine}, although its passport fits this machine: "
                 f"{self._log.reason()}. Build the engine again here."
             )

@@ -10,7 +10,8 @@ import onnxruntime as ort
 from pipeline.artifacts import Audit, Latency, OnnxModel
 from pipeline.errors import CompileError
 from targets.base import Target
-from targets.device.sessions import OnnxRuntimeSession, SessionError
+from targets.device.errors import SessionError
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.runtimes.audit import audit_graph
 from targets.runtimes.timing import Series, series_interleaved
 

@@ -1,0 +1,87 @@
+"""How far a start has come: for the readiness answer, the status page, the log and the metrics."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Callable, Dict
+
+from targets.device.errors import DeviceError
+
+LOG = logging.getLogger(__name__)
+LOAD = "load"
+HEARTBEAT_SECONDS = 30.0
+
+
+class Stopped(DeviceError):
+    """The server is to end before it has begun."""
+
+
+class Progress:
+    """One start's phases; written by the model's thread, read by any."""
+
+    def __init__(
+        self, stopping: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stopping = stopping
+        self._clock = clock
+        self._begun = self._since = self._told = clock()
+        self._finished: Dict[str, float] = {}
+        self.phase = LOAD
+        self.detail = "the model is being loaded and checked against its golden images"
+
+    def enter(self, phase: str, detail: str) -> None:
+        """The next phase begins; raises `Stopped`."""
+        self.check()
+        self._finish()
+        self.phase, self.detail = phase, detail
+        LOG.info("starting", extra={"fields": {"phase": phase, "reason": detail}})
+
+    def note(self, detail: str) -> None:
+        """What is done now, within the phase; logged now and then, lest it be taken for dead. Raises `Stopped`."""
+        self.check()
+        self.detail = detail
+        now = self._clock()
+        if now - self._told >= HEARTBEAT_SECONDS:
+            self._told = now
+            fields = {"phase": self.phase, "reason": detail, "seconds": round(now - self._since)}
+            LOG.info("still starting", extra={"fields": fields})
+
+    def check(self) -> None:
+        """Raise `Stopped` where the server is to end."""
+        if self._stopping():
+            raise Stopped("the server is stopping")
+
+    def end(self) -> None:
+        """Nothing is done any more."""
+        self._finish()
+        self.phase, self.detail = "", ""
+
+    @property
+    def words(self) -> str:
+        """One sentence: what is done, and for how long."""
+        if self.phase == LOAD:
+            return self.detail
+        return f"{self.detail}; {self._clock() - self._since:.0f} s so far"
+
+    def seconds_by_phase(self) -> Dict[str, float]:
+        """How long each phase took, the present one so far; without the loading that every start does."""
+        found = dict(self._finished)
+        if self.phase not in ("", LOAD):
+            found[self.phase] = found.get(self.phase, 0.0) + self._clock() - self._since
+        return found
+
+    def as_json(self) -> Dict[str, Any]:
+        now = self._clock()
+        return {
+            "phase": self.phase,
+            "detail": self.detail,
+            "seconds": round(now - self._since, 1),
+            "seconds_in_all": round(now - self._begun, 1),
+        }
+
+    def _finish(self) -> None:
+        now = self._clock()
+        if self.phase not in ("", LOAD):
+            self._finished[self.phase] = self._finished.get(self.phase, 0.0) + now - self._since
+        self._since = self._told = now

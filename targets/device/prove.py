@@ -1,0 +1,100 @@
+"""python -m targets.device prove: prove the model on this device, without serving it, and hand over what proves it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Optional
+
+from targets.device import ort_start
+from targets.device.accuracy import ask, report_of
+from targets.device.errors import DeviceError
+from targets.device.evidence import write_to
+from targets.device.gate import PASS
+from targets.device.manifest import TENSORRT
+from targets.device.measurements import measurements_of
+from targets.device.progress import Progress
+from targets.device.selftest import MAX_DROP
+from targets.device.settings import Settings
+from targets.device.shard import Shard
+from targets.device.started import Started
+from targets.device.variant import Chosen, choose
+
+SHARD = "shard.zip"
+
+
+class ProveError(DeviceError):
+    """The proof has nowhere to go."""
+
+
+def prove(settings: Settings, out: Path, shard: Optional[Path], progress: Progress) -> Started:
+    """Write into the folder `out` what proves the model, or what speaks against it; `shard` is the image's by default.
+
+    Raises `DeviceError`, `ManifestError`, `ProofError`, `ShardError`, `ImageError` or `MeasureError` where that cannot
+    be found out here.
+    """
+    # Before a build of minutes.
+    _prepare(out)
+    chosen = choose(settings.model_folder)
+    bundled = settings.model_folder / SHARD
+    given = bundled if shard is None else shard
+    if chosen.manifest.runtime == TENSORRT:
+        started = _on_gpu(chosen, given, settings, progress)
+    else:
+        started = _on_cpu(chosen, given, settings, progress)
+    with started.session:
+        try:
+            write_to(out, started)
+        except OSError as error:
+            raise ProveError(_unwritable(out, error)) from None
+    return started
+
+
+def _on_gpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress) -> Started:
+    from targets.device.engines import Engines
+    from targets.device.terms import read_terms
+    from targets.device.trt_start import TensorRtStart
+
+    terms = read_terms(chosen.folder)
+    engines = Engines(settings.engine_cache, progress)
+    return TensorRtStart(engines, shard, terms, measure_seconds=settings.measure_seconds).start(chosen)
+
+
+def _on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress) -> Started:
+    """By the margin of the report that came with the model, or the usual one."""
+    progress.enter("open", "opening the model and comparing its answers with the golden ones")
+    started = ort_start.start(chosen)
+    session, manifest = started.session, chosen.manifest
+    max_drop = MAX_DROP if started.report is None else float(started.report["max_drop_points"])
+    with Shard(shard) as images:
+        progress.enter("gate", f"asking the model about the gate's {len(images)} images")
+        predictions = ask(images, session, manifest, lambda _count: progress.check())
+        report = report_of(images, predictions, manifest, max_drop=max_drop)
+    measurements = None
+    if settings.measure_seconds:
+        progress.enter("measure", f"measuring the model for {settings.measure_seconds} s")
+        measurements = measurements_of(session, settings.measure_seconds)
+    refusal = started.refusal or ("" if report["verdict"] == PASS else f"the gate says {report['verdict']}.")
+    return replace(
+        started,
+        report=report,
+        is_proven=not refusal,
+        refusal=refusal,
+        remark="",
+        predictions=predictions,
+        measurements=measurements,
+    )
+
+
+def _prepare(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=str(out)):
+            pass
+    except OSError as error:
+        raise ProveError(_unwritable(out, error)) from None
+
+
+def _unwritable(out: Path, error: OSError) -> str:
+    return f"the proof cannot be written to {out}: {error}. Name a folder that this user may write, with room in it."

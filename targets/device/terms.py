@@ -1,0 +1,49 @@
+"""`first_start.json`: by what an image's first start judges the engine that it has built."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from targets.device.gate import FAIL, PASS
+from targets.device.manifest import ManifestError
+
+FILE = "first_start.json"
+SCHEMA = 1
+STOP, PACKAGE = "stop", "package"
+KEYS = {"schema", "max_drop", "undecided"}
+
+
+@dataclass(frozen=True)
+class Terms:
+    max_drop: float
+    """Points of top-1 that may be lost."""
+    undecided: str
+    """What becomes of an engine that is neither proven nor refuted: `stop`, or `package`: it is served."""
+
+    def serves(self, verdict: str) -> bool:
+        return verdict == PASS or (verdict != FAIL and self.undecided == PACKAGE)
+
+
+def read_terms(folder: Path) -> Terms:
+    """Raises `ManifestError` for a file that is missing, damaged or of another schema."""
+    path = folder / FILE
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{folder} lacks {FILE}, by which its engine is judged. Build the image again.") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}. Build the image again.") from None
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or set(raw) != KEYS:
+        raise ManifestError(f"{path} is not of schema {SCHEMA} with {', '.join(sorted(KEYS))}. Build the image again.")
+    drop, undecided = raw["max_drop"], raw["undecided"]
+    is_number = isinstance(drop, (int, float)) and not isinstance(drop, bool) and math.isfinite(drop)
+    if not is_number or not 0 <= drop <= 100 or undecided not in (STOP, PACKAGE):
+        raise ManifestError(
+            f"{path} has max_drop {drop!r} and undecided {undecided!r}; points from 0 to 100, and {STOP} or "
+            f"{PACKAGE}, are expected. Build the image again."
+        )
+    return Terms(max_drop=float(drop), undecided=undecided)
