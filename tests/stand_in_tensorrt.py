@@ -7,6 +7,9 @@ An "engine" is the ONNX file behind a line of JSON.
 
 import ctypes
 import json
+import os
+import signal
+import time
 from collections.abc import Sequence
 from enum import IntEnum
 from importlib.machinery import ModuleSpec
@@ -163,6 +166,7 @@ class Builder:
             self.logger.log(1, "Could not find any implementation for node conv1.")
             return None
         self.logger.log(2, "A warning.")
+        _behave(os.environ.get("STAND_IN_BUILD", ""))
         assert network.model is not None
         head = {"shapes": [list(shape) for shape in config.profiles[0].shapes]}
         return memoryview(json.dumps(head).encode() + b"\n" + network.model.SerializeToString())
@@ -270,8 +274,17 @@ class Context:
             return False
         (images,), (logits,) = self.engine.model.graph.input, self.engine.model.graph.output
         answer = self.engine.session.run(None, {images.name: _at(self.addresses[images.name], self.shape).copy()})[0]
-        _at(self.addresses[logits.name], answer.shape)[:] = answer
+        _at(self.addresses[logits.name], answer.shape)[:] = self._spoiled(answer)
         return True
+
+    def _spoiled(self, answer: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Where STAND_IN_SPOILS names a class, int8 engines take images of that class for the one after it."""
+        spoilt = os.environ.get("STAND_IN_SPOILS", "")
+        is_int8 = any(node.op_type == "QuantizeLinear" for node in self.engine.model.graph.node)
+        if spoilt and is_int8:
+            rows = answer.argmax(1) == int(spoilt)
+            answer[rows] = np.roll(answer[rows], 1, axis=1)
+        return answer
 
 
 class Inspector:
@@ -297,3 +310,14 @@ class Inspector:
 def _at(address: int, shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
     count = int(np.prod(shape))
     return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
+
+
+def _behave(how: str) -> None:
+    """As STAND_IN_BUILD says: `sleep SECONDS`, `signal NAME`, `disk`: a file system that is full."""
+    kind, _, value = how.partition(" ")
+    if kind == "sleep":
+        time.sleep(float(value))
+    elif kind == "signal":
+        os.kill(os.getpid(), signal.Signals[value])
+    elif kind == "disk":
+        raise OSError(28, "No space left on device")

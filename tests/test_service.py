@@ -12,7 +12,7 @@ from device_server import INFER, answering, asking, images, loaded
 from malformed_requests import GOOD
 from tiny_package import colorful, with_manifest, write_tiny_package
 
-from targets.device import service as service_module
+from targets.device import ort_start
 from targets.device.cpu import instruction_set
 from targets.device.golden import FILE, GoldenResult, check, read_golden, write_golden
 from targets.device.manifest import Manifest, read_manifest, sha256_of
@@ -42,7 +42,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     made = Gate()
-    monkeypatch.setattr(service_module, "check", made)
+    monkeypatch.setattr(ort_start, "check", made)
     return made
 
 
@@ -139,7 +139,7 @@ def test_a_fault_of_the_program_is_logged_with_its_trace(
     def broken(*_arguments: object) -> GoldenResult:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(service_module, "check", broken)
+    monkeypatch.setattr(ort_start, "check", broken)
     service = Service(artifact)
     loaded(service)
     assert service.readiness == Readiness(False, False, "a bug")
@@ -173,7 +173,7 @@ def test_a_model_that_does_not_match_is_freed(artifact: Path, monkeypatch: pytes
         opened.append(open_session(folder, manifest))
         return opened[-1]
 
-    monkeypatch.setattr(service_module, "open_session", remembering)
+    monkeypatch.setattr(ort_start, "open_session", remembering)
     write_golden(artifact, colorful(2, seed=9), np.zeros((2, 4), np.float32))
     service = Service(artifact)
     loaded(service)

@@ -32,10 +32,8 @@ def document(started: Started) -> Dict[str, Any]:
     `failed` is whatever was judged and is not proven, also where it is served all the same; `pending` what nobody has
     judged.
     """
-    if started.is_proven:
-        state = PROVEN
-    else:
-        state = FAILED if started.refusal or started.report is not None else PENDING
+    is_judged = started.refusal != "" or started.report is not None
+    state = PROVEN if started.is_proven else FAILED if is_judged else PENDING
     return _document(state, started.reason, started)
 
 
@@ -56,9 +54,8 @@ def write_to(folder: Path, started: Started) -> None:
         for name in (passports.ENGINE, passports.FILE, LAYERS):
             shutil.copyfile(str(started.folder / name), str(folder / name))
     write_evidence(folder, started)
-    (folder / DOCUMENT).write_text(
-        json.dumps(document(started), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(document(started), indent=2, ensure_ascii=False) + "\n"
+    (folder / DOCUMENT).write_text(text, encoding="utf-8")
 
 
 def _document(state: str, reason: str, started: Optional[Started]) -> Dict[str, Any]:

@@ -12,7 +12,7 @@ from targets.device.accuracy import ask, report_of
 from targets.device.errors import DeviceError
 from targets.device.evidence import write_to
 from targets.device.gate import PASS
-from targets.device.manifest import TENSORRT
+from targets.device.manifest import TENSORRT, sha256_of
 from targets.device.measurements import measurements_of
 from targets.device.progress import Progress
 from targets.device.selftest import MAX_DROP
@@ -58,7 +58,10 @@ def _on_gpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress)
 
     terms = read_terms(chosen.folder)
     engines = Engines(settings.engine_cache, progress)
-    return TensorRtStart(engines, shard, terms, measure_seconds=settings.measure_seconds).start(chosen)
+    bundled = chosen.folder / SHARD
+    keeps = shard == bundled or (bundled.is_file() and shard.is_file() and sha256_of(shard) == sha256_of(bundled))
+    starting = TensorRtStart(engines, shard, terms, measure_seconds=settings.measure_seconds, keeps=keeps)
+    return starting.start(chosen)
 
 
 def _on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress) -> Started:

@@ -187,8 +187,6 @@ class Service:
             started.session.close()
             raise NotReady(started.refusal)
         LOG.info("golden images match", extra={"fields": {"reason": started.golden.reason}})
-        if started.remark:
-            LOG.warning("served, but not as a matter of course", extra={"fields": {"reason": started.remark}})
         self._session = started.session
 
     def _start(self, chosen: Chosen) -> Started:

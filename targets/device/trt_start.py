@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from targets.device import golden
-from targets.device.accuracy import ask, belongs, report_of
+from targets.device.accuracy import ask, belongs, check_belongs, report_of
 from targets.device.cache import write_whole
 from targets.device.engines import Engines, model_bytes
 from targets.device.errors import DeviceError
@@ -33,12 +33,16 @@ CURE = "Build the image in another precision or with a larger shard, or let the 
 class TensorRtStart:
     """What an image's models are proven by: its shard, or another one, and its terms."""
 
-    def __init__(self, engines: Engines, shard: Path, terms: Terms, *, measure_seconds: float) -> None:
+    def __init__(
+        self, engines: Engines, shard: Path, terms: Terms, *, measure_seconds: float, keeps: bool = True
+    ) -> None:
+        """`keeps`: beside the engine, for the next start; so where it is the shard that a start asks about."""
         self._engines = engines
         self._progress = engines.progress
         self._shard = shard
         self._terms = terms
         self._seconds = measure_seconds
+        self._keeps = keeps
 
     def start(self, main: Chosen) -> Started:
         """The main model where it may be served, else the fp16 one where there is one.
@@ -46,6 +50,12 @@ class TensorRtStart:
         Raises `DeviceError`, `ManifestError`, `ShardError`, `ImageError` or `MeasureError` where that cannot be found
         out.
         """
+        found = self._start(main)
+        if found.remark and not found.refusal:
+            LOG.warning("served with a reservation", extra={"fields": {"reason": found.remark}})
+        return found
+
+    def _start(self, main: Chosen) -> Started:
         first = self._proven(main)
         if not first.refusal:
             return first
@@ -60,18 +70,21 @@ class TensorRtStart:
 
     def _proven(self, chosen: Chosen) -> Started:
         """Of what lies in the cache, or made under its lock."""
-        engines = self._engines
-        self._progress.enter("open", f"looking for the {chosen.manifest.precision} engine in {engines.cache.folder}")
-        session: Optional[Session] = engines.opened(chosen.folder, chosen.manifest)
+        engines, folder, manifest = self._engines, chosen.folder, chosen.manifest
         with Shard(self._shard) as shard:
-            kept = None if session is None else self._kept(session, shard, chosen)
-            if session is not None and kept is not None:
-                return self._judged(chosen, session, shard, kept)
-            engines.cache.prepare(model_bytes(chosen.folder, chosen.manifest))
+            # Before a build of minutes.
+            check_belongs(shard, manifest)
+            self._progress.enter("open", f"looking for the {manifest.precision} engine in {engines.cache.folder}")
+            session = engines.opened(folder, manifest)
+            if session is not None:
+                kept = self._kept(session, shard, chosen)
+                if kept is not None:
+                    return self._judged(chosen, session, shard, kept)
+                session.close()
+            engines.cache.prepare(model_bytes(folder, manifest))
             with engines.cache.locked(waiting=engines.wait):
-                if session is None:
-                    session = engines.opened_or_built_alone(chosen.folder, chosen.manifest)
-                check_shape(session, chosen.folder, chosen.manifest)
+                session = engines.opened_or_built_alone(folder, manifest)
+                check_shape(session, folder, manifest)
                 return self._judged(chosen, session, shard, self._kept(session, shard, chosen))
 
     def _kept(self, session: Session, shard: Shard, chosen: Chosen) -> Optional[Predictions]:
@@ -98,7 +111,8 @@ class TensorRtStart:
             )
             if kept is None:
                 found = replace(found, measurements=self._measured(session))
-                self._keep(found)
+                if self._keeps:
+                    self._keep(found)
             else:
                 found = replace(found, measurements=kept_measurements(self._engines.entry(chosen.manifest)))
         except BaseException:
@@ -165,12 +179,13 @@ class TensorRtStart:
         else:
             low, high = report["drop_interval_points"]
             why = (
-                f"the gate says {report['verdict']}: top-1 {report['float_top1']:.2%} -> {report['artifact_top1']:.2%} "
-                f"on {report['images']} images, a drop of {report['drop_points']:.2f} points [{low:.2f}, {high:.2f}] "
-                f"where {report['max_drop_points']:g} may be lost. {report['advice']}".rstrip()
+                f"the gate says {report['verdict']}: top-1 {report['float_top1']:.2%} to "
+                f"{report['artifact_top1']:.2%} on {report['images']} images, a drop of {report['drop_points']:.2f} "
+                f"points [{low:.2f}, {high:.2f}] where {report['max_drop_points']:g} may be lost. "
+                f"{report['advice']}"
             )
         what = f"the {chosen.manifest.precision} engine of {session.runtime} on {session.instruction_set}"
-        return f"{what} is not proven: {why.rstrip('.')}."
+        return f"{what} is not proven: {why.rstrip(' .')}."
 
 
 def _remark(report: Dict[str, Any]) -> str:
