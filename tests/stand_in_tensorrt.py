@@ -166,6 +166,8 @@ class Builder:
             self.logger.log(1, "Could not find any implementation for node conv1.")
             return None
         self.logger.log(2, "A warning.")
+        if config.cache:
+            self.logger.log(2, "Timings of an earlier build are used.")
         _behave(os.environ.get("STAND_IN_BUILD", ""))
         assert network.model is not None
         head = {"shapes": [list(shape) for shape in config.profiles[0].shapes]}
@@ -313,7 +315,7 @@ def _at(address: int, shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float
 
 
 def _behave(how: str) -> None:
-    """As STAND_IN_BUILD says: `sleep SECONDS`, `signal NAME`, `disk`: a file system that is full."""
+    """As STAND_IN_BUILD says: `sleep SECONDS`, `signal NAME`, `disk`: a file system that is full, `raise`: a bug."""
     kind, _, value = how.partition(" ")
     if kind == "sleep":
         time.sleep(float(value))
@@ -321,3 +323,5 @@ def _behave(how: str) -> None:
         os.kill(os.getpid(), signal.Signals[value])
     elif kind == "disk":
         raise OSError(28, "No space left on device")
+    elif kind == "raise":
+        raise ZeroDivisionError("a bug")

@@ -5,14 +5,11 @@ The processes that a test starts find both by their environment, as they would f
 
 import json
 import shutil
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
-from test_cudart import SOURCE as CUDART
 from tiny_artifact import PREPROCESSING, manifest_of
 from tiny_onnx import CLASSES, write_float, write_int8
 from tiny_package import colorful, png
@@ -50,21 +47,15 @@ class Device:
         return sorted(path for path in self.cache.iterdir() if path.name.startswith(".building-"))
 
 
-def tiny_device(folder: Path, **changes: str) -> Device:
-    """With TensorRT 10.3.0.30 and an Orin, both standing in."""
-    if shutil.which("gcc") is None:
-        pytest.skip("no gcc to compile the library with")
+def tiny_device(folder: Path, library: Path, **changes: object) -> Device:
+    """With TensorRT 10.3.0.30 and an Orin, both standing in; `library` is that of `test_cudart`."""
     libraries, modules, cache = folder / "libraries", folder / "modules", folder / "cache"
     for each in (libraries, modules):
         each.mkdir(parents=True)
-    (libraries / "cudart.c").write_text(CUDART)
-    subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-o", libraries / "libcudart.so.13", libraries / "cudart.c"], check=True, timeout=60
-    )
+    # By this name it is found before one that is installed here.
+    shutil.copyfile(library, libraries / "libcudart.so.13")
     (modules / "tensorrt.py").write_text(
-        "import sys\n"
-        "from stand_in_tensorrt import StandIn\n"
-        f"sys.modules['tensorrt'] = StandIn({VERSION!r})\n"
+        f"import sys\nfrom stand_in_tensorrt import StandIn\nsys.modules['tensorrt'] = StandIn({VERSION!r})\n"
     )
     environment = {
         "PYTHONPATH": f"{modules}:{TESTS}",
@@ -72,7 +63,7 @@ def tiny_device(folder: Path, **changes: str) -> Device:
         "ENGINE_CACHE": str(cache),
         "MEASURE_SECONDS": "0",
     }
-    return Device(cache=cache, environment={**environment, **changes})
+    return Device(cache=cache, environment={**environment, **{name: str(value) for name, value in changes.items()}})
 
 
 def write_tiny_model(
@@ -150,4 +141,3 @@ def _write_shard(folder: Path, count: int) -> None:
     images = ImageSet(read=encoded.__getitem__, digests=names, names=names, labels=logits.argmax(1))
     pack_shard(images, logits, classes=NAMES, preprocessing=PREPROCESSING, progress=Silent(), folder=folder)
     assert (folder / SHARD).is_file()
-

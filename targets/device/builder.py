@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MEMORY = Path("/proc/meminfo")
 POLL_SECONDS = 0.2
 TAIL_LETTERS = 2000
-REFUSED = 1
-"""Exit status of a builder that says itself what is wrong."""
+REFUSED = 3
+"""Exit status of a builder that says itself what is wrong; Python ends with 1 where a bug ends it."""
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class TensorRtStart:
                 )
             return own
         self._progress.enter("golden", "comparing the engine's answers with the golden ones")
-        expected_of = f"onnxruntime on {chosen.manifest.instruction_set}"
+        expected_of = f"{chosen.manifest.instruction_set} by ONNX Runtime"
         return golden.check(session, chosen.folder, chosen.manifest, here=here, expected_of=expected_of)
 
     def _asked(self, session: Session, shard: Shard, chosen: Chosen) -> Predictions:
