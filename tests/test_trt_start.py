@@ -42,16 +42,21 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+def settings(device: Device, **changes: object) -> dict[str, Any]:
+    """The environment of whatever runs on the device."""
+    return {**device.environment, **changes}
+
+
 @contextmanager
 def ready(model: Path, device: Device, **changes: object) -> Iterator[Running]:
-    with serving(model, model.parent / "log", **{**device.environment, **changes}) as running:
+    with serving(model, model.parent / "log", **settings(device, **changes)) as running:
         yield running
 
 
 @contextmanager
 def refused(model: Path, device: Device, **changes: object) -> Iterator[Running]:
     """A server that has found out that it cannot serve."""
-    running = start(model, model.parent / "log", **{**device.environment, **changes})
+    running = start(model, model.parent / "log", **settings(device, **changes))
     try:
         running.wait_for("the model cannot be served")
         yield running
@@ -136,7 +141,7 @@ def test_the_proof_is_the_hosts_when_it_judges_the_answers_again(tiny: Device, m
 
 
 def test_while_it_builds_it_lives_and_says_how_far_it_is(tiny: Device, model: Path) -> None:
-    running = start(model, model.parent / "log", **{**tiny.environment, "STAND_IN_BUILD": "sleep 60"})
+    running = start(model, model.parent / "log", **settings(tiny, STAND_IN_BUILD="sleep 60"))
     try:
         until(lambda: "build" in phases(running), running)
         until(lambda: "; 0 s" not in get(running, "/v2/health/ready")[1]["error"], running)
@@ -170,7 +175,7 @@ def test_a_start_that_is_killed_leaves_nothing_to_be_taken_for_an_engine(tiny: D
     with ready(model, tiny):
         pass
     shutil.rmtree(tiny.entries[0])
-    running = start(model, model.parent / "log", **{**tiny.environment, "STAND_IN_BUILD": "sleep 60"})
+    running = start(model, model.parent / "log", **settings(tiny, STAND_IN_BUILD="sleep 60"))
     until(lambda: bool(children_of(running.process.pid)), running)
     until(lambda: bool(tiny.left_over), running)
     (child,) = children_of(running.process.pid)
@@ -341,13 +346,11 @@ def test_an_engine_that_no_longer_repeats_itself_is_not_served(tiny: Device, mod
 
 
 def test_two_on_one_volume_build_once(tiny: Device, model: Path, tmp_path: Path) -> None:
-    settings = {**tiny.environment, "STAND_IN_BUILD": "sleep 1.5"}
-    with serving(model, tmp_path / "log1", **settings) as one, serving(model, tmp_path / "log2", **settings) as two:
+    given = settings(tiny, STAND_IN_BUILD="sleep 1.5")
+    with serving(model, tmp_path / "log1", **given) as one, serving(model, tmp_path / "log2", **given) as two:
         assert len(tiny.entries) == 1
         np.testing.assert_array_equal(logits_of(one), logits_of(two))
-    both = [
-        start(model, tmp_path / f"log{number}", **{**settings, "ENGINE_CACHE": tmp_path / "c"}) for number in (3, 4)
-    ]
+    both = [start(model, tmp_path / f"log{number}", **{**given, "ENGINE_CACHE": tmp_path / "c"}) for number in (3, 4)]
     try:
         for each in both:
             each.wait_for("listening")

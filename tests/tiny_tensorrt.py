@@ -123,7 +123,8 @@ def _of_most_classes(folder: Path) -> NDArray[np.uint8]:
     """Golden images: none of the class that is rarest in the shard, which a test may spoil without their notice."""
     pixels = colorful(60, seed=1)
     found = np.array(classes_of(normalize(pixels, PREPROCESSING), folder))
-    return pixels[found != rarest(folder)][:20]
+    chosen: NDArray[np.uint8] = pixels[found != rarest(folder)][:20]
+    return chosen
 
 
 def rarest(folder: Path) -> int:

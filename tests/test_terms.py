@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from targets.device.manifest import ManifestError
+from targets.device.terms import FILE, Terms, read_terms
+
+GOOD = {"schema": 1, "max_drop": 1, "undecided": "stop"}
+
+
+def test_the_terms_decide_what_is_served(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps(GOOD))
+    strict = read_terms(tmp_path)
+    assert strict == Terms(max_drop=1.0, undecided="stop")
+    (tmp_path / FILE).write_text(json.dumps({**GOOD, "undecided": "package"}))
+    mild = read_terms(tmp_path)
+    assert [strict.serves(verdict) for verdict in ("pass", "undecided", "fail")] == [True, False, False]
+    assert [mild.serves(verdict) for verdict in ("pass", "undecided", "fail")] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "is not of schema 1"),
+        (json.dumps({**GOOD, "schema": 2}), "is not of schema 1"),
+        (json.dumps({**GOOD, "more": 1}), "is not of schema 1 with max_drop, schema, undecided"),
+        (json.dumps({**GOOD, "max_drop": True}), "has max_drop True"),
+        (json.dumps({**GOOD, "max_drop": 101}), "has max_drop 101"),
+        (json.dumps({**GOOD, "max_drop": float("nan")}), "has max_drop nan"),
+        (
+            json.dumps({**GOOD, "undecided": "perhaps"}),
+            "undecided 'perhaps'; points from 0 to 100, and stop or package",
+        ),
+    ],
+)
+def test_terms_that_are_none_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(ManifestError, match=message):
+        read_terms(tmp_path)
+
+
+def test_missing_terms_are_no_leave_to_serve(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=f"lacks {FILE}, by which its engine is judged"):
+        read_terms(tmp_path)
