@@ -168,7 +168,11 @@ class Builder:
         self.logger.log(2, "A warning.")
         if config.cache:
             self.logger.log(2, "Timings of an earlier build are used.")
-        _behave(os.environ.get("STAND_IN_BUILD", ""))
+        how = os.environ.get("STAND_IN_BUILD", "")
+        if how.startswith("refuse "):
+            self.logger.log(1, how[len("refuse ") :])
+            return None
+        _behave(how)
         assert network.model is not None
         head = {"shapes": [list(shape) for shape in config.profiles[0].shapes]}
         return memoryview(json.dumps(head).encode() + b"\n" + network.model.SerializeToString())
@@ -315,7 +319,10 @@ def _at(address: int, shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float
 
 
 def _behave(how: str) -> None:
-    """As STAND_IN_BUILD says: `sleep SECONDS`, `signal NAME`, `disk`: a file system that is full, `raise`: a bug."""
+    """As STAND_IN_BUILD says, besides `refuse REASON`.
+
+    `sleep SECONDS`, `signal NAME`, `disk` (a file system that is full), `raise` (a bug).
+    """
     kind, _, value = how.partition(" ")
     if kind == "sleep":
         time.sleep(float(value))

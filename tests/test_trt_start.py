@@ -171,6 +171,14 @@ def test_while_it_builds_it_lives_and_says_how_far_it_is(tiny: Device, model: Pa
     assert (tiny.entries, tiny.left_over) == ([], [])
 
 
+def test_a_build_that_takes_long_is_not_taken_for_one_that_hangs(tiny: Device, model: Path) -> None:
+    """After four times REQUEST_SECONDS a model that hangs while it answers ends the process."""
+    with ready(model, tiny, STAND_IN_BUILD="sleep 6", REQUEST_SECONDS=1) as running:
+        (built,) = [entry for entry in running.logged() if entry["message"] == "the engine is built"]
+        assert built["seconds"] >= 6
+        logits_of(running)
+
+
 def test_a_start_that_is_killed_leaves_nothing_to_be_taken_for_an_engine(tiny: Device, model: Path) -> None:
     with ready(model, tiny):
         pass
@@ -229,7 +237,7 @@ def test_an_engine_that_does_not_belong_is_built_anew_and_the_log_says_why(
     damage(entry)
     with ready(model, tiny) as running:
         said = [entry["reason"] for entry in running.logged() if entry["message"] == "the engine is built anew"]
-        assert said
+        assert len(said) == 1
         assert reason in said[0]
         # Another engine is another proof.
         assert phases(running) == ["open", "build", "golden", "gate"]
@@ -373,6 +381,11 @@ MISSING: dict[str, tuple[dict[str, str], str]] = {
     "a cache": ({"ENGINE_CACHE": "/dev/null/engines"}, "the engine cache /dev/null/engines cannot be used: .*volume"),
     "room": ({"STAND_IN_BUILD": "disk"}, "No space left on device.*The disk is full: free some space, or set ENGINE_"),
     "memory": ({"STAND_IN_BUILD": "signal SIGKILL"}, r"was killed, as the kernel does where memory .* MiB of memory "),
+    "memory of the GPU": (
+        {"STAND_IN_BUILD": "refuse Requested amount of GPU memory could not be allocated"},
+        r"cannot build .*amount of GPU memory could not be allocated\. Now \d+ of \d+ MiB of memory are free",
+    ),
+    "a kernel": ({"STAND_IN_BUILD": "refuse no implementation"}, r"in int8: no implementation\.$"),
     "its mind": ({"STAND_IN_BUILD": "signal SIGSEGV"}, "ended by signal SIGSEGV; TensorRT 10.3.0.30 said: nothing"),
     "a word": ({"STAND_IN_BUILD": "raise"}, "ended with status 1; TensorRT 10.3.0.30 said: Traceback.*a bug"),
 }

@@ -36,6 +36,7 @@ class Engines:
         self.machine = _machine()
         self.cache = Cache(engine_cache() if cache is None else cache)
         self.progress = Progress() if progress is None else progress
+        self._told = ""
 
     def entry(self, manifest: Manifest) -> Path:
         """The folder of a model's engine, whether it is there or not."""
@@ -69,7 +70,10 @@ class Engines:
                 _check_asked(passport, manifest)
                 return TensorRtSession(entry / passports.ENGINE, here=self.machine)
         except (PassportError, UnreadableEngine) as error:
-            LOG.warning("the engine is built anew", extra={"fields": {"engine": str(entry), "reason": str(error)}})
+            # It is looked at again under the lock.
+            if str(error) != self._told:
+                self._told = str(error)
+                LOG.warning("the engine is built anew", extra={"fields": {"engine": str(entry), "reason": self._told}})
             return None
 
     def wait(self) -> None:

@@ -14,7 +14,7 @@ HEARTBEAT_SECONDS = 30.0
 
 
 class Stopped(DeviceError):
-    """The server is to end before it has begun."""
+    """Whoever started it has asked it to end."""
 
 
 class Progress:
@@ -48,9 +48,9 @@ class Progress:
             LOG.info("still starting", extra={"fields": fields})
 
     def check(self) -> None:
-        """Raise `Stopped` where the server is to end."""
+        """Raise `Stopped` where it is to end."""
         if self._stopping():
-            raise Stopped("the server is stopping")
+            raise Stopped("it was asked to end before it was done; what is finished is kept for the next start")
 
     def end(self) -> None:
         """Nothing is done any more."""
