@@ -17,6 +17,7 @@ from tiny_package import TinyPackage, write_tiny_package
 from tiny_tensorrt import Device, rarest, tiny_device, write_tiny_model
 
 from pipeline.artifacts import Place
+from pipeline.context import TENSORRT_ONLY
 from pipeline.predictions import read_predictions
 from pipeline.validate import judge_with
 from targets.device.passport import read as read_passport
@@ -239,3 +240,18 @@ def test_no_onnxruntime_is_needed_where_tensorrt_runs_the_model() -> None:
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50
+
+
+def test_an_image_of_onnxruntime_needs_nothing_of_tensorrt() -> None:
+    """What such an image leaves out is imported by nothing that it serves, proves or tests itself with."""
+    code = Path(ROOT) / "targets" / "device"
+    left_out = sorted(source.stem for pattern in TENSORRT_ONLY for source in code.glob(pattern))
+    assert {"trt_start", "trt_engines", "passport", "cudart"} <= set(left_out)
+    done = python(
+        "-c",
+        "import sys\n"
+        f"for name in {left_out!r}:\n"
+        "    sys.modules[f'targets.device.{name}'] = None\n"
+        "from targets.device import prove, selftest, server, healthcheck, ort_session",
+    )
+    assert done.returncode == 0, done.stderr

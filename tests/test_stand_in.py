@@ -12,7 +12,7 @@ from tiny_package import write_tiny_package
 from pipeline.artifacts import Place
 from pipeline.hashing import sha256_of_file
 from targets.device.manifest import Manifest, ManifestError, read_manifest
-from targets.device.sessions import OnnxRuntimeSession
+from targets.device.ort_session import OnnxRuntimeSession
 from targets.runtimes.stand_in import open_here, place_of
 from targets.runtimes.trt_source import in_half
 

@@ -104,7 +104,7 @@ def _selftest(arguments: List[str]) -> int:
     import json
     from pathlib import Path
 
-    from targets.device.errors import DeviceError
+    from targets.device.errors import ModelError
     from targets.device.manifest import ManifestError
     from targets.device.measure import MeasureError
     from targets.device.preprocess import ImageError
@@ -118,7 +118,7 @@ def _selftest(arguments: List[str]) -> int:
         report = selftest(folder, Path(arguments[0]) if arguments else None, max_drop=max_drop)
     except SettingError as error:
         return _fail(error, 2)
-    except (DeviceError, ManifestError, ShardError, ImageError, MeasureError) as error:
+    except (ModelError, ManifestError, ShardError, ImageError, MeasureError) as error:
         return _fail(error, 1)
     sys.stdout.write(json.dumps(report) + "\n")
     return 0 if report["passed"] else 1

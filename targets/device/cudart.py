@@ -16,7 +16,7 @@ from typing import Iterator, List, Optional, Tuple, Type
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.errors import DeviceError
+from targets.device.errors import ModelError
 
 LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
 TOOLKIT = Path("/usr/local/cuda/lib64")
@@ -33,7 +33,7 @@ CURES = {
 }
 
 
-class CudaError(DeviceError):
+class CudaError(ModelError):
     """CUDA is not there, or a call of it failed."""
 
 

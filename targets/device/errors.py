@@ -1,6 +1,6 @@
 """Errors of every runtime's sessions and builds, apart from the runtimes: an image holds one of them only.
 
-DeviceError
+ModelError
 ├── SessionError    a model cannot be opened or run
 ├── BuildError      TensorRT does not build the engine, or its builder died
 ├── CacheError      the folder that engines are kept in cannot be used
@@ -13,17 +13,17 @@ DeviceError
 from __future__ import annotations
 
 
-class DeviceError(RuntimeError):
+class ModelError(RuntimeError):
     """What a model needs is missing or refuses here; the message says what and how to cure it."""
 
 
-class SessionError(DeviceError):
+class SessionError(ModelError):
     """The runtime cannot open or run the model as its manifest asks."""
 
 
-class BuildError(DeviceError):
+class BuildError(ModelError):
     """TensorRT cannot build the engine that was asked for; its own words are in the message."""
 
 
-class CacheError(DeviceError):
+class CacheError(ModelError):
     """The engine cache cannot be read, written or locked."""

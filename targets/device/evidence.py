@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from targets.device import passport as passports
+from targets.device.files import ENGINE, LAYERS, PASSPORT
+from targets.device.kept import write_evidence
 from targets.device.predictions import FILE as PREDICTIONS
 from targets.device.service import Service
 from targets.device.started import Started
-from targets.device.trt_files import LAYERS, write_evidence
 
 PENDING, PROVEN, FAILED = "pending", "proven", "failed"
 SCHEMA = 1
@@ -49,9 +49,9 @@ def predictions_of(service: Service) -> Optional[bytes]:
 
 
 def write_to(folder: Path, started: Started) -> None:
-    """All of it as files; of a GPU engine, passport and layer report, too. Raises `OSError` or `CacheError`."""
+    """All of it as files; of a GPU engine, passport and layer report, too. Raises `OSError`."""
     if started.folder is not None:
-        for name in (passports.ENGINE, passports.FILE, LAYERS):
+        for name in (ENGINE, PASSPORT, LAYERS):
             shutil.copyfile(str(started.folder / name), str(folder / name))
     write_evidence(folder, started)
     text = json.dumps(document(started), indent=2, ensure_ascii=False) + "\n"
@@ -67,7 +67,8 @@ def _document(state: str, reason: str, started: Optional[Started]) -> Dict[str, 
         "variant": None if started is None else started.chosen.variant,
         "precision": None if started is None else started.chosen.manifest.precision,
         "report": None if started is None else started.report,
-        "passport": None if folder is None else _read(folder / passports.FILE),
+        "passport": None if folder is None else _read(folder / PASSPORT),
+        "layers": None if folder is None else _read(folder / LAYERS),
         "measurements": None if started is None else started.measurements,
     }
 

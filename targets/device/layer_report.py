@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Mapping, Sequence, Tuple
 
-from targets.device.errors import DeviceError
+from targets.device.errors import ModelError
 
 UNKNOWN = "unknown"
 # Move or rename data, and compute nothing.
@@ -25,7 +25,7 @@ ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 SEPARATOR = " + "
 
 
-class LayerError(DeviceError):
+class LayerError(ModelError):
     """The engine does not run what was planned, or does not say what it runs."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from targets.device.cudart import Cuda
-from targets.device.errors import DeviceError
+from targets.device.errors import ModelError
 
 L4T_FILE = Path("etc/nv_tegra_release")
 DRIVER_FILE = Path("proc/driver/nvidia/version")
@@ -20,7 +20,7 @@ PLATFORMS = {"x86_64": "linux/amd64", "amd64": "linux/amd64", "aarch64": "linux/
 PARTS = ("Major", "Minor", "Patch", "Build")
 
 
-class MachineError(DeviceError):
+class MachineError(ModelError):
     """Something that an engine depends on cannot be read here."""
 
 

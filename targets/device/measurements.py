@@ -16,7 +16,7 @@ SHARES = (50, 90, 99)
 
 
 def measurements_of(session: Session, seconds: float) -> Dict[str, Any]:
-    """Latencies at batch 1 of so many seconds, copies to a GPU included, ready for JSON; raises `DeviceError`.
+    """Latencies at batch 1 of so many seconds, copies to a GPU included, ready for JSON; raises `ModelError`.
 
     Nothing is known here of the device's conditions, so none of it is called stable.
     """

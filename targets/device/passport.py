@@ -25,7 +25,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from targets.device.errors import DeviceError
+from targets.device.errors import ModelError
+from targets.device.files import ENGINE
+from targets.device.files import PASSPORT as FILE
 from targets.device.machine import Machine, here
 
 __all__ = [
@@ -42,15 +44,13 @@ __all__ = [
     "sha256",
 ]
 
-FILE = "passport.json"
-ENGINE = "model.engine"
 SCHEMA = 1
 PRECISIONS = ("fp32", "fp16", "int8")
 PLACES = ("device", "host")
 REBUILD = "Build the engine again on this device; an image that builds its own does so once {file} is removed."
 
 
-class PassportError(DeviceError):
+class PassportError(ModelError):
     """The engine does not belong here; the message names the field, both values and the cure."""
 
 

@@ -6,14 +6,14 @@ import logging
 import time
 from typing import Any, Callable, Dict
 
-from targets.device.errors import DeviceError
+from targets.device.errors import ModelError
 
 LOG = logging.getLogger(__name__)
 LOAD = "load"
 HEARTBEAT_SECONDS = 30.0
 
 
-class Stopped(DeviceError):
+class Stopped(ModelError):
     """Whoever started it has asked it to end."""
 
 

@@ -9,7 +9,7 @@ from typing import Optional
 
 from targets.device import ort_start
 from targets.device.accuracy import ask, report_of
-from targets.device.errors import DeviceError
+from targets.device.errors import ModelError
 from targets.device.evidence import write_to
 from targets.device.gate import PASS
 from targets.device.manifest import TENSORRT, sha256_of
@@ -24,14 +24,14 @@ from targets.device.variant import Chosen, choose
 SHARD = "shard.zip"
 
 
-class ProveError(DeviceError):
+class ProveError(ModelError):
     """The proof has nowhere to go."""
 
 
 def prove(settings: Settings, out: Path, shard: Optional[Path], progress: Progress) -> Started:
     """Write into the folder `out` what proves the model, or what speaks against it; `shard` is the image's by default.
 
-    Raises `DeviceError`, `ManifestError`, `ProofError`, `ShardError`, `ImageError` or `MeasureError` where that cannot
+    Raises `ModelError`, `ManifestError`, `ProofError`, `ShardError`, `ImageError` or `MeasureError` where that cannot
     be found out here.
     """
     # Before a build of minutes.
@@ -52,9 +52,9 @@ def prove(settings: Settings, out: Path, shard: Optional[Path], progress: Progre
 
 
 def _on_gpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress) -> Started:
-    from targets.device.engines import Engines
-    from targets.device.terms import read_terms
+    from targets.device.trt_engines import Engines
     from targets.device.trt_start import TensorRtStart
+    from targets.device.trt_terms import read_terms
 
     terms = read_terms(chosen.folder)
     engines = Engines(settings.engine_cache, progress)

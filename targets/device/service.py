@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.device import ort_start
-from targets.device.errors import DeviceError
+from targets.device.errors import ModelError
 from targets.device.golden import GoldenResult
 from targets.device.manifest import TENSORRT, Manifest, ManifestError
 from targets.device.measure import MeasureError
@@ -34,7 +34,7 @@ STOP_SECONDS = 60.0
 # Of a new measurement in the running mean: a device that gets hot and slow is noticed within some requests.
 NEW_SHARE = 0.1
 # What keeps a model from being served, with a message for whoever looks after the device.
-REFUSALS = (DeviceError, ManifestError, ProofError, ShardError, ImageError, MeasureError)
+REFUSALS = (ModelError, ManifestError, ProofError, ShardError, ImageError, MeasureError)
 
 
 class NotReady(RuntimeError):
@@ -193,9 +193,9 @@ class Service:
         if chosen.manifest.runtime != TENSORRT:
             return ort_start.start(chosen)
         # Here alone: an image of ONNX Runtime does not need all of this.
-        from targets.device.engines import Engines
-        from targets.device.terms import read_terms
+        from targets.device.trt_engines import Engines
         from targets.device.trt_start import SHARD, TensorRtStart
+        from targets.device.trt_terms import read_terms
 
         terms = read_terms(chosen.folder)
         engines = Engines(self._settings.engine_cache, self.progress)

@@ -56,7 +56,7 @@ def open_session(folder: Path, manifest: Manifest) -> Session:
     if manifest.runtime == ONNXRUNTIME:
         session = _opened_by_onnxruntime(folder, manifest)
     elif manifest.runtime == TENSORRT:
-        from targets.device.engines import Engines
+        from targets.device.trt_engines import Engines
 
         session = Engines().opened_or_built(folder, manifest)
     else:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from targets.device import passport as passports
-from targets.device.builder import REFUSED, Assignment
-from targets.device.cache import explained
-from targets.device.errors import CacheError, DeviceError
+from targets.device.errors import CacheError, ModelError
+from targets.device.files import LAYERS
 from targets.device.trt_build import Order, build, timing_cache_file
-from targets.device.trt_files import LAYERS
+from targets.device.trt_builder import REFUSED, Assignment
+from targets.device.trt_cache import explained
 from targets.device.trt_session import TensorRtSession
 
 # prctl(2): a signal for this process once its parent is gone.
@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def make(assignment: Assignment) -> Tuple[str, ...]:
-    """Write `model.engine`, `passport.json` and `layers.json`; returns TensorRT's warnings. Raises `DeviceError`."""
+    """Write `model.engine`, `passport.json` and `layers.json`; returns TensorRT's warnings. Raises `ModelError`."""
     machine, folder, source = passports.here(), Path(assignment.folder), Path(assignment.onnx)
     cache, engine = timing_cache_file(Path(assignment.timing_caches), machine), folder / passports.ENGINE
     order = Order(
@@ -63,7 +63,7 @@ def main(arguments: List[str]) -> int:
     try:
         warnings = make(Assignment(**json.loads(arguments[0])))
         status, answer = 0, {"warnings": list(warnings), "seconds": round(time.monotonic() - start, 1)}
-    except DeviceError as error:
+    except ModelError as error:
         status, answer = REFUSED, {"kind": "cache" if isinstance(error, CacheError) else "build", "reason": str(error)}
     with os.fdopen(answers, "w") as stream:
         stream.write(json.dumps(answer))

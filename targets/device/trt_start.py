@@ -10,19 +10,19 @@ from typing import Any, Dict, Optional
 
 from targets.device import golden
 from targets.device.accuracy import ask, belongs, check_belongs, report_of
-from targets.device.cache import write_whole
-from targets.device.engines import Engines, model_bytes
-from targets.device.errors import DeviceError
+from targets.device.errors import ModelError
 from targets.device.gate import PASS, UNDECIDED
 from targets.device.golden import GoldenResult
+from targets.device.kept import kept_measurements, write_evidence, write_whole
 from targets.device.measurements import measurements_of
 from targets.device.predictions import Predictions, read_predictions
 from targets.device.preprocess import normalize
 from targets.device.sessions import Session, SessionError, check_shape
 from targets.device.shard import Shard
 from targets.device.started import Started
-from targets.device.terms import Terms
-from targets.device.trt_files import kept_measurements, write_evidence
+from targets.device.trt_cache import explained
+from targets.device.trt_engines import Engines, model_bytes
+from targets.device.trt_terms import Terms
 from targets.device.variant import FP16, Chosen, fallback
 
 LOG = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class TensorRtStart:
     def start(self, main: Chosen) -> Started:
         """The main model where it may be served, else the fp16 one where there is one.
 
-        Raises `DeviceError`, `ManifestError`, `ShardError`, `ImageError` or `MeasureError` where that cannot be found
+        Raises `ModelError`, `ManifestError`, `ShardError`, `ImageError` or `MeasureError` where that cannot be found
         out.
         """
         found = self._start(main)
@@ -158,7 +158,7 @@ class TensorRtStart:
         self._progress.enter("measure", f"measuring the engine for {self._seconds:g} s")
         try:
             return measurements_of(session, self._seconds)
-        except DeviceError as error:
+        except ModelError as error:
             LOG.warning("the engine could not be measured", extra={"fields": {"reason": str(error)}})
             return None
 
@@ -168,8 +168,10 @@ class TensorRtStart:
         if found.golden.matched:
             pixels, _ = golden.read_golden(found.chosen.folder)
             logits = found.session.infer(normalize(pixels, manifest.preprocessing))
-            write_whole(entry / golden.FILE, partial(golden.write_golden_file, pixels=pixels, logits=logits))
-        write_evidence(entry, found)
+            with explained(self._engines.cache.folder):
+                write_whole(entry / golden.FILE, partial(golden.write_golden_file, pixels=pixels, logits=logits))
+        with explained(self._engines.cache.folder):
+            write_evidence(entry, found)
 
     def _refusal(self, chosen: Chosen, session: Session, checked: GoldenResult, report: Dict[str, Any]) -> str:
         if not checked.matched:

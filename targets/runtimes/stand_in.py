@@ -11,13 +11,14 @@ import onnx
 
 from pipeline.artifacts import Place, Precision
 from targets.device.manifest import Manifest
-from targets.device.sessions import OnnxRuntimeSession, open_session
+from targets.device.ort_session import OnnxRuntimeSession
+from targets.device.sessions import Session, open_session
 from targets.runtimes.trt_source import in_half
 
 UNOPTIMIZED = {"graph_optimization_level": "disable"}
 
 
-def open_here(folder: Path, manifest: Manifest) -> OnnxRuntimeSession:
+def open_here(folder: Path, manifest: Manifest) -> Session:
     """The session of an artifact folder on this machine; raises `ManifestError` or `SessionError`."""
     if manifest.runtime != "tensorrt":
         return open_session(folder, manifest)

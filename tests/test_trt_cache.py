@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from device_server import ROOT
 
-from targets.device import cache as cache_module
-from targets.device.cache import Cache, explained, write_whole
+from targets.device import trt_cache as cache_module
 from targets.device.errors import CacheError
+from targets.device.trt_cache import Cache, explained
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_another_process_waits_until_the_lock_is_free_also_where_its_owner_is_ki
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from targets.device.cache import Cache\n"
+        "from targets.device.trt_cache import Cache\n"
         f"with Cache(Path({str(cache.folder)!r})).locked(waiting=lambda: None):\n"
         "    print('mine', flush=True)\n"
         "    time.sleep(600)\n"
@@ -113,23 +113,3 @@ def test_a_root_that_is_read_only_is_told_what_to_mount() -> None:
     """A real file system that nobody may write to."""
     with pytest.raises(CacheError, match=r"the engine cache /proc/engines cannot be used: .*volume"):
         Cache(Path("/proc/engines")).prepare(0)
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    file = tmp_path / "report.json"
-    file.write_text("old")
-
-    def half(path: Path) -> None:
-        path.write_text("ne")
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        write_whole(file, half)
-    assert file.read_text() == "old"
-
-    def whole(path: Path) -> None:
-        path.write_text("new")
-
-    write_whole(file, whole)
-    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o644)
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

@@ -89,21 +89,6 @@ def explained(folder: Path) -> Iterator[None]:
         raise CacheError(f"the engine cache {folder} cannot be used: {error}. {_cure(error)}") from None
 
 
-def write_whole(file: Path, write: Callable[[Path], None]) -> None:
-    """`write` a file beside `file` and put it in its place: a reader finds the old one or the new one."""
-    # By the process alone is not enough: in two containers each may be number 1.
-    with explained(file.parent):
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=file.suffix, dir=str(file.parent))
-        os.close(handle)
-        try:
-            write(Path(name))
-            Path(name).chmod(0o644)
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink()
-            raise
-
-
 def _try_lock(number: int, folder: Path) -> bool:
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,11 +11,11 @@ from device_server import images, python
 from test_cudart import library
 from tiny_tensorrt import VERSION, Device, answers, tiny_device, write_tiny_model
 
-from targets.device.engines import KEY_LETTERS, MAX_BATCH, dla_core_of, key_of, max_batch_of
 from targets.device.errors import SessionError
 from targets.device.machine import Machine
 from targets.device.manifest import Manifest
 from targets.device.passport import Passport
+from targets.device.trt_engines import KEY_LETTERS, MAX_BATCH, dla_core_of, key_of, max_batch_of
 
 __all__ = ["library"]
 ORIN = Machine(VERSION, "12.6", "8.7", "Orin", 14, "linux/arm64", "36.4.3", "", 8 << 30)

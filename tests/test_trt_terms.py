@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from targets.device.manifest import ManifestError
-from targets.device.terms import FILE, Terms, read_terms
+from targets.device.trt_terms import FILE, Terms, read_terms
 
 GOOD = {"schema": 1, "max_drop": 1, "undecided": "stop"}
 

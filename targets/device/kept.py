@@ -1,21 +1,34 @@
-"""The files beside an engine that say how it was judged and how fast it is."""
+"""The files that prove a model on a device, beside its engine or wherever they are asked for."""
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from targets.device import measurements, predictions, proof
-from targets.device.cache import write_whole
 from targets.device.started import Started
 
-LAYERS = "layers.json"
+
+def write_whole(file: Path, write: Callable[[Path], None]) -> None:
+    """`write` a file beside `file` and put it in its place: a reader finds the old one or the new one."""
+    # A name of its own for each writer: in two containers each process may be number 1.
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=file.suffix, dir=str(file.parent))
+    os.close(handle)
+    try:
+        write(Path(name))
+        Path(name).chmod(0o644)
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink()
+        raise
 
 
 def write_evidence(folder: Path, found: Started) -> None:
-    """`report.json`, `measurements.json` and `predictions.npz` of a start; raises `CacheError`."""
+    """`report.json`, `measurements.json` and `predictions.npz` of a start; raises `OSError`."""
     for name, document in ((proof.FILE, found.report), (measurements.FILE, found.measurements)):
         if document is not None:
             text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from targets.device import passport as passports
-from targets.device.builder import Assignment, run_builder
-from targets.device.cache import Cache, explained
 from targets.device.cudart import Cuda, CudaError
 from targets.device.errors import BuildError, SessionError
 from targets.device.machine import Machine, MachineError, here
@@ -19,6 +17,8 @@ from targets.device.manifest import Manifest
 from targets.device.passport import PassportError
 from targets.device.progress import Progress
 from targets.device.settings import engine_cache
+from targets.device.trt_builder import Assignment, run_builder
+from targets.device.trt_cache import Cache, explained
 
 if TYPE_CHECKING:
     from targets.device.trt_session import TensorRtSession
@@ -43,7 +43,7 @@ class Engines:
         return self.cache.folder / key_of(manifest, self.machine)
 
     def opened_or_built(self, folder: Path, manifest: Manifest) -> TensorRtSession:
-        """A session of the engine of an artifact folder; raises `DeviceError` or `ManifestError`."""
+        """A session of the engine of an artifact folder; raises `ModelError` or `ManifestError`."""
         session = self.opened(folder, manifest)
         if session is not None:
             return session
