@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from targets.device.files import ENGINE, LAYERS, PASSPORT
-from targets.device.kept import write_evidence
-from targets.device.predictions import FILE as PREDICTIONS
+from targets.device.files import ENGINE, LAYERS, PASSPORT, PREDICTIONS
 from targets.device.service import Service
 from targets.device.started import Started
 
@@ -50,6 +47,11 @@ def predictions_of(service: Service) -> Optional[bytes]:
 
 def write_to(folder: Path, started: Started) -> None:
     """All of it as files; of a GPU engine, passport and layer report, too. Raises `OSError`."""
+    # Here alone, as no server needs them.
+    import shutil
+
+    from targets.device.kept import write_evidence
+
     if started.folder is not None:
         for name in (ENGINE, PASSPORT, LAYERS):
             shutil.copyfile(str(started.folder / name), str(folder / name))

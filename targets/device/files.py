@@ -1,5 +1,6 @@
-"""What the files of an engine are called, also where nothing of TensorRT is."""
+"""What the files that prove a model on a device are called."""
 
 from __future__ import annotations
 
 ENGINE, PASSPORT, LAYERS = "model.engine", "passport.json", "layers.json"
+PREDICTIONS, MEASUREMENTS = "predictions.npz", "measurements.json"

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
-from targets.device import measurements, predictions, proof
+from targets.device import proof
+from targets.device.files import MEASUREMENTS, PREDICTIONS
 from targets.device.started import Started
 
 
@@ -29,18 +30,18 @@ def write_whole(file: Path, write: Callable[[Path], None]) -> None:
 
 def write_evidence(folder: Path, found: Started) -> None:
     """`report.json`, `measurements.json` and `predictions.npz` of a start; raises `OSError`."""
-    for name, document in ((proof.FILE, found.report), (measurements.FILE, found.measurements)):
+    for name, document in ((proof.FILE, found.report), (MEASUREMENTS, found.measurements)):
         if document is not None:
             text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
             write_whole(folder / name, partial(_write_text, text=text))
     if found.predictions is not None:
-        write_whole(folder / predictions.FILE, found.predictions.write)
+        write_whole(folder / PREDICTIONS, found.predictions.write)
 
 
 def kept_measurements(entry: Path) -> Optional[Dict[str, Any]]:
     """Of an earlier start."""
     try:
-        raw = json.loads((entry / measurements.FILE).read_text(encoding="utf-8"))
+        raw = json.loads((entry / MEASUREMENTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return raw if isinstance(raw, dict) else None

@@ -9,7 +9,6 @@ import numpy as np
 
 from targets.device.sessions import Session
 
-FILE = "measurements.json"
 SCHEMA = 1
 LEAST_RUNS = 20
 SHARES = (50, 90, 99)

@@ -14,7 +14,8 @@ from typing import Any, Dict, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-FILE = "predictions.npz"
+from targets.device.files import PREDICTIONS
+
 FACTS = ("shard_sha256", "artifact_sha256", "instruction_set", "runtime")
 
 
@@ -39,7 +40,7 @@ def read_predictions(folder: Path) -> Optional[Predictions]:
     """What was kept in `folder`; None where there is nothing that can be read: it is asked for again then."""
     try:
         # Opened here, since NumPy leaves its own handle open on a damaged file.
-        with (folder / FILE).open("rb") as stream:
+        with (folder / PREDICTIONS).open("rb") as stream:
             raw = np.load(stream, allow_pickle=False)
             logits: NDArray[np.float32] = raw["logits"]
             facts = {name: str(raw[name]) for name in FACTS}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from targets.device.golden import GoldenResult
-from targets.device.predictions import Predictions
 from targets.device.sessions import Session
 from targets.device.variant import Chosen
+
+if TYPE_CHECKING:
+    from targets.device.predictions import Predictions
 
 
 @dataclass(frozen=True)
