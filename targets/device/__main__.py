@@ -128,8 +128,9 @@ def _bench(arguments: List[str]) -> int:
     import json
 
     from targets.device.bench import SECONDS, bench
+    from targets.device.errors import ModelError
     from targets.device.manifest import ManifestError
-    from targets.device.sessions import SessionError, open_session
+    from targets.device.sessions import open_session
     from targets.device.settings import SettingError, read_settings
     from targets.device.variant import choose
 
@@ -140,7 +141,7 @@ def _bench(arguments: List[str]) -> int:
             found = bench(session, shape=(1, *chosen.manifest.input_shape), seconds=seconds)
     except SettingError as error:
         return _fail(error, 2)
-    except (ManifestError, SessionError) as error:
+    except (ModelError, ManifestError) as error:
         return _fail(error, 3)
     sys.stdout.write(json.dumps(found) + "\n")
     return 0 if found["stable"] else 1

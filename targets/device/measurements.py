@@ -1,38 +1,27 @@
-"""`measurements.json`: how fast a model runs here."""
+"""`measurements.json`: how a model runs where it was proven, as `bench` tells it."""
 
 from __future__ import annotations
 
-import time
-from typing import Any, Dict, List
+import logging
+from typing import Any, Dict, Optional
 
-import numpy as np
-
+from targets.device.bench import bench
+from targets.device.errors import ModelError
+from targets.device.progress import Progress
 from targets.device.sessions import Session
 
-SCHEMA = 1
-LEAST_RUNS = 20
-SHARES = (50, 90, 99)
+LOG = logging.getLogger(__name__)
+LIMIT = 3.0
+"""How many times as long it may take until the device stands still; a start is waited for."""
 
 
-def measurements_of(session: Session, seconds: float) -> Dict[str, Any]:
-    """Latencies at batch 1 of so many seconds, copies to a GPU included, ready for JSON; raises `ModelError`.
-
-    Nothing is known here of the device's conditions, so none of it is called stable.
-    """
-    image = np.zeros((1, *session.input_shape), np.float32)
-    session.infer(image)
-    found: List[float] = []
-    end = time.perf_counter() + seconds
-    while len(found) < LEAST_RUNS or time.perf_counter() < end:
-        start = time.perf_counter()
-        session.infer(image)
-        found.append(1e3 * (time.perf_counter() - start))
-    found.sort()
-    return {
-        "schema": SCHEMA,
-        "stable": False,
-        "reasons": ["clocks, power and temperature were not looked at"],
-        "shape": list(image.shape),
-        "latency_ms": {f"p{share}": found[min(len(found) - 1, len(found) * share // 100)] for share in SHARES},
-        "runs": len(found),
-    }
+def measured(session: Session, seconds: float, progress: Progress) -> Optional[Dict[str, Any]]:
+    """At batch 1; None where it is not asked for, or not to be had: that says nothing against the model."""
+    if not seconds:
+        return None
+    progress.enter("measure", f"measuring the model, for at most {LIMIT * seconds:g} s")
+    try:
+        return bench(session, shape=(1, *session.input_shape), seconds=seconds, limit=LIMIT * seconds)
+    except ModelError as error:
+        LOG.warning("the model could not be measured", extra={"fields": {"reason": str(error)}})
+        return None

@@ -13,7 +13,7 @@ from targets.device.errors import ModelError
 from targets.device.evidence import write_to
 from targets.device.gate import PASS
 from targets.device.manifest import TENSORRT, sha256_of
-from targets.device.measurements import measurements_of
+from targets.device.measurements import measured
 from targets.device.progress import Progress
 from targets.device.selftest import MAX_DROP
 from targets.device.settings import Settings
@@ -74,10 +74,6 @@ def _on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress)
         progress.enter("gate", f"asking the model about the gate's {len(images)} images")
         predictions = ask(images, session, manifest, lambda _count: progress.check())
         report = report_of(images, predictions, manifest, max_drop=max_drop)
-    measurements = None
-    if settings.measure_seconds:
-        progress.enter("measure", f"measuring the model for {settings.measure_seconds} s")
-        measurements = measurements_of(session, settings.measure_seconds)
     refusal = started.refusal or ("" if report["verdict"] == PASS else f"the gate says {report['verdict']}.")
     return replace(
         started,
@@ -86,7 +82,7 @@ def _on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress)
         refusal=refusal,
         remark="",
         predictions=predictions,
-        measurements=measurements,
+        measurements=measured(session, settings.measure_seconds, progress),
     )
 
 

@@ -10,11 +10,10 @@ from typing import Any, Dict, Optional
 
 from targets.device import golden
 from targets.device.accuracy import ask, belongs, check_belongs, report_of
-from targets.device.errors import ModelError
 from targets.device.gate import PASS, UNDECIDED
 from targets.device.golden import GoldenResult
 from targets.device.kept import kept_measurements, write_evidence, write_whole
-from targets.device.measurements import measurements_of
+from targets.device.measurements import measured
 from targets.device.predictions import Predictions, read_predictions
 from targets.device.preprocess import normalize
 from targets.device.sessions import Session, SessionError, check_shape
@@ -110,7 +109,7 @@ class TensorRtStart:
                 folder=self._engines.entry(chosen.manifest),
             )
             if kept is None:
-                found = replace(found, measurements=self._measured(session))
+                found = replace(found, measurements=measured(session, self._seconds, self._progress))
                 if self._keeps:
                     self._keep(found)
             else:
@@ -150,17 +149,6 @@ class TensorRtStart:
             self._progress.note(f"asking the engine about the gate's images, {done} of {len(shard)}")
 
         return ask(shard, session, chosen.manifest, advance)
-
-    def _measured(self, session: Session) -> Optional[Dict[str, Any]]:
-        """None where it is not asked for, or not to be had: that is no reason not to serve."""
-        if not self._seconds:
-            return None
-        self._progress.enter("measure", f"measuring the engine for {self._seconds:g} s")
-        try:
-            return measurements_of(session, self._seconds)
-        except ModelError as error:
-            LOG.warning("the engine could not be measured", extra={"fields": {"reason": str(error)}})
-            return None
 
     def _keep(self, found: Started) -> None:
         """Beside the engine; the predictions last, as the next start takes all for finished where it finds them."""
