@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from targets.device.settings import MEBIBYTE, SettingError, Settings, read_settings
+from targets.device.settings import MEBIBYTE, SettingError, Settings, engine_cache, read_settings
 
 
 def test_without_an_environment_there_are_defaults() -> None:
@@ -83,6 +83,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("GRACE_SECONDS", 0, 3600),
         ("BATCH_IMAGES", 1, 4096),
         ("BATCH_DELAY_MS", 0, 10_000),
+        ("MEASURE_SECONDS", 0, 3600),
     ],
 )
 def test_numbers_have_limits_which_the_message_tells(name: str, least: int, most: int) -> None:
@@ -107,3 +108,10 @@ def test_an_empty_file_name_is_no_file(name: str) -> None:
     """As an unset variable in a compose file gives it: access must not be open by mistake."""
     with pytest.raises(SettingError, match=f"{name} is empty; name a file, or leave it unset"):
         read_settings({name: ""})
+
+
+def test_the_engine_cache_is_where_it_is_said() -> None:
+    assert read_settings({}).engine_cache == engine_cache({}) == Path("/var/cache/edge-deploy")
+    assert read_settings({"ENGINE_CACHE": "/engines"}).engine_cache == Path("/engines")
+    with pytest.raises(SettingError, match="ENGINE_CACHE is empty; name a file, or leave it unset"):
+        read_settings({"ENGINE_CACHE": ""})

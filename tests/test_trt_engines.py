@@ -13,9 +13,10 @@ from tiny_tensorrt import VERSION, Device, answers, tiny_device, write_tiny_mode
 
 from targets.device.errors import SessionError
 from targets.device.machine import Machine
-from targets.device.manifest import Manifest
+from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.passport import Passport
 from targets.device.trt_engines import KEY_LETTERS, MAX_BATCH, dla_core_of, key_of, max_batch_of
+from targets.device.variant import FP16, fallback
 
 __all__ = ["library"]
 ORIN = Machine(VERSION, "12.6", "8.7", "Orin", 14, "linux/arm64", "36.4.3", "", 8 << 30)
@@ -104,3 +105,34 @@ def test_a_manifest_of_another_network_is_refused(gpu: Device, manifest: Manifes
     done = python("-m", "targets.device", "selftest", MODEL_FOLDER=tmp_path / "model", **gpu.environment)
     assert done.returncode == 1
     assert "knows 4 classes; its manifest says [3, 8, 8] and 2" in done.stderr
+
+
+def test_an_engine_is_measured_as_any_model_is(gpu: Device, manifest: Manifest, tmp_path: Path) -> None:
+    settings = {**gpu.environment, "MODEL_FOLDER": tmp_path / "model"}
+    done = python("-m", "targets.device", "bench", "0.2", **settings)
+    found = json.loads(done.stdout)
+    assert found["latency_ms"]["p50"] > 0
+    # The C library's clock: half a millisecond for each event.
+    assert found["gpu_ms"]["p50"] == 1.5
+    done = python("-m", "targets.device", "bench", **{**settings, "PYTHONPATH": ""})
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: TensorRT cannot be imported")
+
+
+def test_an_fp16_model_that_is_another_one_takes_nobodys_place(manifest: Manifest, tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    write_tiny_model(folder, fp16=True)
+    main, half = read_manifest(folder), read_manifest(folder / FP16)
+    chosen = fallback(folder, main, "it failed")
+    assert chosen is not None
+    assert (chosen.variant, chosen.manifest) == (FP16, half)
+    assert chosen.reason == "in place of int8, as the recipe allows: it failed"
+    assert fallback(tmp_path / "model", manifest, "it failed") is None
+    for changes, message in (
+        ({"classes": ("a", "b", "c", "e")}, "is of another model than the one beside it: classes differ"),
+        ({"precision": "int8"}, "is a model for tensorrt in int8, not for tensorrt in fp16"),
+        ({"runtime": "onnxruntime"}, "is a model for onnxruntime in fp16, not for"),
+    ):
+        replace(half, **changes).write(folder / FP16)
+        with pytest.raises(ManifestError, match=message):
+            fallback(folder, main, "it failed")
