@@ -19,7 +19,7 @@ def measured(session: Session, seconds: float, progress: Progress) -> Optional[D
     """At batch 1; None where it is not asked for, or not to be had: that says nothing against the model."""
     if not seconds:
         return None
-    progress.enter("measure", f"measuring the model, for at most {LIMIT * seconds:g} s")
+    progress.enter("measure", f"measuring the model until it stands still, for about {LIMIT * seconds:g} s at most")
     try:
         return bench(session, shape=(1, *session.input_shape), seconds=seconds, limit=LIMIT * seconds)
     except ModelError as error:
