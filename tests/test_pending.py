@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from device_server import serving
 from test_build import deploy
+from test_cudart import library
+from tiny_tensorrt import TESTS, tiny_device
 
 from pipeline.context import CACHE, DEVICE, FIRST_START, MODEL, PACKAGES
 from pipeline.summary import Document, TargetSummary
@@ -18,6 +21,7 @@ from targets.device.manifest import read_manifest
 from targets.device.proof import read_proof
 from targets.device.shard import Shard
 
+__all__ = ["library"]
 NO_ENGINE = {"DOCKER_HOST": "tcp://127.0.0.1:1"}
 FAST = ("--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--max-drop", "5")
 RECIPE = """
@@ -204,3 +208,24 @@ def test_wheels_in_the_context_are_those_of_the_lock(context: Path) -> None:
     versions = {path.name for path in (context / PACKAGES).glob("*.dist-info")}
     assert {name.split("-")[0].lower() for name in versions} >= {"numpy", "pillow", "orjson"}
     assert not [path for path in context.rglob("*.whl") if zipfile.is_zipfile(path)]
+
+
+def test_what_a_device_proves_of_it_is_collected(
+    folder: Path, jetson: tuple[TargetSummary, str], context: Path, library: Path, tmp_path: Path
+) -> None:
+    """The image's own code on the image's own model, TensorRT and CUDA standing in: pending becomes proven."""
+    device = tiny_device(tmp_path / "device", library, version="10.16.2.10")
+    modules = tmp_path / "device" / "modules"
+    # What lies in the image, and not what lies where the server is started.
+    own = {"PYTHONPATH": f"{context / DEVICE}:{modules}:{TESTS}", "PYTHONSAFEPATH": "1"}
+    with serving(context / MODEL, tmp_path / "log", **{**device.environment, **own}) as running:
+        collected = deploy("collect", f"http://{running.url}", "--name", "orin", "--json", cwd=folder)
+        document = json.loads(collected.stdout)
+        assert running.stop() == 0
+    assert jetson[0].artifact is not None
+    kept = folder / jetson[0].artifact / "devices" / "orin"
+    assert {"report.json", "predictions.npz", "passport.json", "layers.json"} <= {path.name for path in kept.iterdir()}
+    report = json.loads((kept / "report.json").read_text())
+    assert (report["place"], report["verdict"], report["images"]) == ("device", "pass", 400)
+    assert (report["runtime"], report["instruction_set"]) == ("tensorrt 10.16.2.10", "sm_87")
+    assert (document["device"], document["verdict"], document["place"]) == ("orin", "pass", "device")

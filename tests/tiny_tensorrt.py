@@ -47,15 +47,15 @@ class Device:
         return sorted(path for path in self.cache.iterdir() if path.name.startswith(".building-"))
 
 
-def tiny_device(folder: Path, library: Path, **changes: object) -> Device:
-    """With TensorRT 10.3.0.30 and an Orin, both standing in; `library` is that of `test_cudart`."""
+def tiny_device(folder: Path, library: Path, *, version: str = VERSION, **changes: object) -> Device:
+    """With TensorRT and an Orin, both standing in; `library` is that of `test_cudart`."""
     libraries, modules, cache = folder / "libraries", folder / "modules", folder / "cache"
     for each in (libraries, modules):
         each.mkdir(parents=True)
     # By this name it is found before one that is installed here.
     shutil.copyfile(library, libraries / "libcudart.so.13")
     (modules / "tensorrt.py").write_text(
-        f"import sys\nfrom stand_in_tensorrt import StandIn\nsys.modules['tensorrt'] = StandIn({VERSION!r})\n"
+        f"import sys\nfrom stand_in_tensorrt import StandIn\nsys.modules['tensorrt'] = StandIn({version!r})\n"
     )
     environment = {
         "PYTHONPATH": f"{modules}:{TESTS}",
