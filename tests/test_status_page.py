@@ -105,6 +105,18 @@ def test_a_model_that_is_not_ready_is_told_with_the_reason(
     wait_for_word(page, "Ready")
 
 
+def test_another_model_in_its_place_is_told_with_the_reason(page: Page, status: StatusServer) -> None:
+    reason = "in place of int8, as the recipe allows: the int8 engine is not proven"
+    status.says["model"].update(precision="fp16", weight_bits=None, variant="fp16", variant_reason=reason)
+    status.says["remark"] = f"It is built in fp16 {reason}."
+    page.open(status.url)
+    wait_for_word(page, "Ready")
+    assert page.text("#precision") == "fp16"
+    assert page.text("#variant") == reason
+    assert page.text("#why") == f"The model answers requests. It is built in fp16 {reason}."
+    assert page.problems == []
+
+
 def test_what_is_not_there_is_said_not_to_be(page: Page, status: StatusServer) -> None:
     status.says.update(proof=None, latency_ms=None, golden=None)
     status.says["model"]["weight_bits"] = None

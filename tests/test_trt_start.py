@@ -111,6 +111,8 @@ def test_the_first_start_builds_proves_and_serves_the_next_one_reuses(tiny: Devi
         _, status = get(running, "/status.json")
         assert (status["proof"]["place"], status["proof"]["images"]) == ("device", COUNT)
         assert (status["progress"], status["remark"]) == (None, "")
+        (built,) = [entry for entry in running.logged() if entry["message"] == "the engine is built"]
+        assert built["layers"] == {"int8": 4}
         assert running.stop() == 0
     (entry,) = tiny.entries
     assert {path.name for path in entry.iterdir()} == FILES

@@ -67,8 +67,9 @@ def run_builder(assignment: Assignment, machine: Machine, progress: Progress) ->
     if process.returncode == REFUSED:
         # Its words name what happened and the cure; the kind decides what becomes of it.
         raise (CacheError if result["kind"] == "cache" else BuildError)(_with_memory(str(result["reason"]), machine))
-    fields = {"warnings": result["warnings"], "seconds": result["seconds"]}
-    LOG.info("the engine is built", extra={"fields": fields})
+    LOG.info(
+        "the engine is built", extra={"fields": {name: result[name] for name in ("warnings", "layers", "seconds")}}
+    )
 
 
 def free_memory() -> str:

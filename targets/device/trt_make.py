@@ -23,8 +23,11 @@ from targets.device.trt_session import TensorRtSession
 PR_SET_PDEATHSIG = 1
 
 
-def make(assignment: Assignment) -> Tuple[str, ...]:
-    """Write `model.engine`, `passport.json` and `layers.json`; returns TensorRT's warnings. Raises `ModelError`."""
+def make(assignment: Assignment) -> Tuple[Tuple[str, ...], Dict[str, int]]:
+    """Write `model.engine`, `passport.json` and `layers.json`; raises `ModelError`.
+
+    Returns TensorRT's warnings, and how many layers compute in each precision.
+    """
     machine, folder, source = passports.here(), Path(assignment.folder), Path(assignment.onnx)
     cache, engine = timing_cache_file(Path(assignment.timing_caches), machine), folder / passports.ENGINE
     order = Order(
@@ -49,8 +52,9 @@ def make(assignment: Assignment) -> Tuple[str, ...]:
             tool=assignment.tool,
         ).write(folder)
         with TensorRtSession(engine, here=machine) as session:
-            (folder / LAYERS).write_text(json.dumps(session.layers().as_json(), indent=2) + "\n")
-    return built.warnings
+            report = session.layers()
+            (folder / LAYERS).write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    return built.warnings, report.by_precision()
 
 
 def main(arguments: List[str]) -> int:
@@ -61,8 +65,11 @@ def main(arguments: List[str]) -> int:
     start = time.monotonic()
     answer: Dict[str, Any]
     try:
-        warnings = make(Assignment(**json.loads(arguments[0])))
-        status, answer = 0, {"warnings": list(warnings), "seconds": round(time.monotonic() - start, 1)}
+        warnings, layers = make(Assignment(**json.loads(arguments[0])))
+        status, answer = (
+            0,
+            {"warnings": list(warnings), "layers": layers, "seconds": round(time.monotonic() - start, 1)},
+        )
     except ModelError as error:
         status, answer = REFUSED, {"kind": "cache" if isinstance(error, CacheError) else "build", "reason": str(error)}
     with os.fdopen(answers, "w") as stream:
