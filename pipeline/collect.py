@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.artifacts import AccuracyReport, Place
+from pipeline.artifacts import AccuracyReport, Place, Verdict
+from pipeline.engine_audit import PLAN, EngineAudit, audit_engine
 from pipeline.errors import DataError, DeviceError
 from pipeline.kept_proofs import keep_proof
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
@@ -45,6 +46,8 @@ class Access:
 @dataclass(frozen=True, kw_only=True)
 class Collected:
     report: AccuracyReport
+    audit: EngineAudit | None
+    """None where the device says nothing of its engine's layers."""
     folder: Path
     facts: Mapping[str, Any]
     """What the device said, as it said it."""
@@ -73,9 +76,13 @@ def collect(address: str, *, name: str, workspace: Path, access: Access) -> Coll
             raise DeviceError(f"{address} sent predictions that cannot be used: {error}") from None
         published = find_published(workspace, stored.artifact_sha256, address)
         report = _judged(published, stored, facts["report"], workspace=workspace, address=address)
+        _check_state(facts, report, address)
         files = {PREDICTIONS: file.read_bytes()}
         files |= {f"{part}.json": _pretty(facts[part]) for part in PARTS if facts.get(part) is not None}
-        return Collected(report=report, folder=keep_proof(published, name, files, report), facts=facts)
+        model = _model_in(published, stored.artifact_sha256)
+        layers = facts.get("layers")
+        audit = None if layers is None or not (model / PLAN).is_file() else audit_engine(model, layers)
+        return Collected(report=report, audit=audit, folder=keep_proof(published, name, files, report), facts=facts)
 
 
 def find_published(workspace: Path, artifact_sha256: str, address: str) -> Path:
@@ -91,6 +98,20 @@ def find_published(workspace: Path, artifact_sha256: str, address: str) -> Path:
         f"{address} runs the model {artifact_sha256[:16]}..., and no artifact in {workspace} is that one. Name the "
         "workspace it was built in (--workspace)."
     )
+
+
+def _model_in(published: Path, sha256: str) -> Path:
+    """The artifact's folder, or that of its fallback."""
+    folders = [published, *(path for path in published.iterdir() if (path / "manifest.json").is_file())]
+    return next(folder for folder in folders if read_manifest(folder).model_sha256 == sha256)
+
+
+def _check_state(facts: Mapping[str, Any], report: AccuracyReport, address: str) -> None:
+    """A model that passes the gate may be refuted by its golden images."""
+    if report.verdict is Verdict.PASS and facts.get("state") != "proven":
+        raise DeviceError(
+            f"{address} passes the gate, but does not call its engine proven: {facts.get('reason')} Nothing was kept."
+        )
 
 
 def device_name(address: str) -> str:

@@ -19,6 +19,7 @@ from pipeline.assemble import MODEL, add_golden, input_shape, open_artifact, wri
 from pipeline.choice import write_compilation
 from pipeline.data.dataset import Dataset
 from pipeline.data.images import ImageSet
+from pipeline.engine_audit import write_plan
 from pipeline.errors import TargetError
 from pipeline.hashing import sha256_of_file
 from pipeline.progress import Progress
@@ -91,6 +92,7 @@ def compile_candidates(
         )
         write_artifact(folder / precision, model, manifest)
         if target.gpu is not None:
+            write_plan(model, folder / precision)
             model.path.unlink()
     write_compilation(_measured(models, baseline, target, threads, selection, progress, folder), folder)
 

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import onnxruntime
-
 from pipeline.errors import CompileError, DataError
 from pipeline.predictions import PREDICTIONS, Predictions, write_predictions
 from pipeline.progress import Progress
-from targets.device.cpu import instruction_set
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.measure import MeasureError, Session, measure
 from targets.device.preprocess import ImageError
@@ -26,8 +23,8 @@ def measure_artifact(artifact: Path, shard: Path, folder: Path, *, progress: Pro
                 manifest,
                 shard,
                 folder,
-                instruction_set=instruction_set(),
-                runtime=f"onnxruntime {onnxruntime.__version__}",
+                instruction_set=session.instruction_set,
+                runtime=session.runtime,
                 progress=progress,
             )
     except (ManifestError, SessionError) as error:

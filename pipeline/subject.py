@@ -5,15 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime
-
 from pipeline.artifacts import Place
 from pipeline.container import running
 from pipeline.engine import connect
 from pipeline.errors import CompileError, PackageError
 from pipeline.progress import Progress
 from targets.base import Session
-from targets.device.cpu import instruction_set
 from targets.device.manifest import Manifest, ManifestError
 from targets.device.sessions import SessionError
 from targets.device.variant import MAIN, choose
@@ -71,8 +68,8 @@ def _artifact(folder: Path, progress: Progress) -> Iterator[Subject]:
                 session=session,
                 manifest=manifest,
                 place=place_of(manifest),
-                runtime=f"onnxruntime {onnxruntime.__version__}",
-                instruction_set=instruction_set(),
+                runtime=session.runtime,
+                instruction_set=session.instruction_set,
             )
     except (ManifestError, SessionError) as error:
         raise CompileError(str(error)) from None

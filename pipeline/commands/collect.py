@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.artifacts import Verdict
 from pipeline.collect import Access, collect, device_name
+from pipeline.engine_audit import check_engine
 from pipeline.errors import GateFailed, GateUndecided, RecipeError
 from pipeline.narration import verdict_text
 
@@ -25,14 +26,19 @@ def run(
     found = collect(address, name=device, workspace=workspace, access=access)
     report = found.report
     if as_json:
-        print(json.dumps({"device": device, "folder": str(found.folder), **asdict(report)}, indent=2))
+        audit = None if found.audit is None else asdict(found.audit)
+        print(json.dumps({"device": device, "folder": str(found.folder), "audit": audit, **asdict(report)}, indent=2))
     else:
         print(f"{device}: {verdict_text(report)}")
+        if found.audit is not None:
+            print(f"{device}: {found.audit.text}")
         print(f"{report.runtime} on {report.instruction_set}; kept in {found.folder}")
     if report.verdict is Verdict.FAIL:
         raise GateFailed(f"the engine on {device} loses more than the {report.max_drop_points:g} points allowed.")
     if report.verdict is Verdict.UNDECIDED:
         raise GateUndecided(f"{report.images} images do not decide whether the engine on {device} is good enough.")
+    if found.audit is not None:
+        check_engine(found.audit, device)
 
 
 def _token(file: Path) -> str:
