@@ -1,14 +1,17 @@
 """The story: a trained ResNet goes in, a proven container image comes out, or nothing does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline import narration
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place, Verdict
 from pipeline.choice import choose, read_compilation
-from pipeline.errors import DeployError, GateFailed, GateUndecided
+from pipeline.errors import DeployError, GateFailed, GateUndecided, worst_of
 from pipeline.exported import read_export
 from pipeline.predictions import PREDICTIONS
+from pipeline.remote.delivered import Delivered
+from pipeline.remote.device import Device
 from pipeline.steps import Steps
 from pipeline.validate import judge_predictions
 from pipeline.variant import FALLBACK, FALLBACK_NAME, NAME, Variant, fallback_of, variant_of, why_needless
@@ -35,6 +38,8 @@ class Outcome:
     context: Path | None = None
     """Of an image whose engine is built, and proven, where it is started."""
     published: Path | None = None
+    delivered: tuple[Delivered, ...] = ()
+    """What became of each device that was asked for."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
     """Seconds each stage took when it was done, in this build or an earlier one."""
     did_work: bool = False
@@ -52,9 +57,10 @@ class StoppedOnPurpose(Exception):
 class Build:
     """One target's way through the stages; `outcome` grows with it, whatever happens."""
 
-    def __init__(self, steps: Steps, *, until: str | None) -> None:
+    def __init__(self, steps: Steps, *, until: str | None, devices: Sequence[Device] = ()) -> None:
         self.outcome = Outcome(target=steps.target)
         self._steps = steps
+        self._devices = devices
         self._until = until
 
     def run(self) -> Outcome:
@@ -168,6 +174,9 @@ class Build:
         stop_if_not_proven(report, package_undecided=may_be_undecided)
         if variant is not None:
             stop_if_not_proven(variant.report, package_undecided=may_be_undecided, of=f"{variant.name}: ")
+        if self._devices:
+            self._dispatch(artifact, report, shard, variant)
+            return
         if not recipe.package.image:
             self._steps.progress.line("package   skipped: no image was asked for")
             return
@@ -208,6 +217,17 @@ class Build:
         pending, folders = defer(self._steps, artifact, report, shard, fallback)
         self.outcome.image, self.outcome.context = pending.image, pending.context
         self._done("package", narration.pending_text(pending.context, pending.image), *folders, also=pending.words)
+
+    def _dispatch(self, artifact: Artifact, report: AccuracyReport, shard: Folder, variant: Variant | None) -> None:
+        """Devices build and prove the image, see `pipeline.remote`; the worst of their errors is the target's."""
+        from pipeline.remote.dispatch import dispatch
+
+        published = self.outcome.published
+        assert published is not None, "what is judged is published"
+        done = dispatch(self._steps, self._devices, artifact, report, shard, variant, published)
+        self.outcome.delivered, self.outcome.error = tuple(done), worst_of([each.error for each in done if each.error])
+        self.outcome.did_work |= not all(each.was_done_before for each in done)
+        self._steps.progress.line(narration.delivered_text(done))
 
     def _judge(
         self, artifact: Artifact, shard: Folder, answers: Path, *, place: Place, gate_looks: int

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,12 @@ import typer
 
 from pipeline import __version__
 from pipeline import options as o
+from pipeline.benchmark import bench
 from pipeline.collection import collect
 from pipeline.emission import emit, with_emission
 from pipeline.errors import EXIT_CODES, DeployError
 from pipeline.interrupt import Interrupted, raise_on_signals
+from pipeline.placement import devices, with_devices
 
 EPILOG = "Exit codes:  0 done · 1 a bug of ours · 2 wrong command line · " + " · ".join(
     f"{error.exit_code} {error.meaning}" for error in EXIT_CODES
@@ -34,22 +37,19 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; the only place that catches and prints our errors."""
     raise_on_signals()
+    say = partial(print, file=sys.stderr, flush=True)
     try:
         app()
     except DeployError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(error.exit_code)
     except Interrupted as stop:
-        _say(f"stopped by {stop}. Finished stages are kept: the same command goes on from there.")
+        say(f"stopped by {stop}. Finished stages are kept: the same command goes on from there.")
         sys.exit(stop.exit_code)
     except BrokenPipeError:
         # The reader of our output went away (`deploy … | head`); what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
@@ -108,7 +108,7 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
     return command
 
 
-def _build_until(last_stage: str | None) -> Callable[[o.Request], None]:
+def _build_until(last_stage: str) -> Callable[[o.Request], None]:
     def act(request: o.Request) -> None:
         from pipeline.commands.build import run
 
@@ -124,8 +124,10 @@ def _plan(request: o.Request) -> None:
 
 
 app.command("build", help="Take the checkpoint through all stages to a proven image.", rich_help_panel=BUILDING)(
-    _with_recipe(_build_until(None))
+    with_devices(_with_recipe)
 )
+app.command("devices", rich_help_panel=LOOKING)(devices)
+app.command("bench", rich_help_panel=LOOKING)(bench)
 for _stage, _help in {
     "load": "Load the checkpoint and measure its float accuracy, then stop.",
     "prune": "Build up to the pruned and recovered network.",
@@ -220,21 +222,6 @@ def predict(
     from pipeline.commands.predict import run
 
     run(subject, photos, top=top, as_json=as_json)
-
-
-@app.command(rich_help_panel=LOOKING)
-def bench(
-    subjects: Annotated[
-        list[str], typer.Argument(metavar="ARTIFACT...|IMAGE", help="Artifact folders, ONNX files, or an image's tag.")
-    ],
-    threads: Annotated[int | None, typer.Option(min=1, help="For artifacts; default: 1.", show_default=False)] = None,
-    clients: Annotated[int | None, typer.Option(min=1, help="For an image; default: 8.", show_default=False)] = None,
-    as_json: o.AsJson = False,
-) -> None:
-    """Time artifacts against each other by CPU time, or an image as its clients see it; all in one run."""
-    from pipeline.commands.bench import run
-
-    run(subjects, threads=threads, clients=clients, as_json=as_json)
 
 
 @app.command(rich_help_panel=LOOKING)

@@ -143,8 +143,13 @@ def _completed(template: str, base: BaseImage, labels: Mapping[str, str]) -> str
     if "\nARG BASE\n" not in template:
         raise AssertionError("the Dockerfile has no line ARG BASE")
     text = template.replace("\nARG BASE\n", f"\nARG BASE={base.tag}\n", 1)
+    return text + label_line(labels)
+
+
+def label_line(labels: Mapping[str, str]) -> str:
+    """One instruction of a Dockerfile, nothing where there are none."""
     pairs = [f"{key}={_quoted(value)}" for key, value in sorted(labels.items())]
-    return text + (f"LABEL {' '.join(pairs)}\n" if pairs else "")
+    return f"LABEL {' '.join(pairs)}\n" if pairs else ""
 
 
 def _quoted(value: str) -> str:

@@ -94,3 +94,10 @@ def _built(to: Delivery, order: Order, written: Folder) -> Folder:
         build_pending(written.path / CONTEXT, order, progress=to.progress, folder=folder)
 
     return to.workspace.obtain(key, build)
+
+
+def context_of(
+    to: Delivery, artifact: Artifact, report: AccuracyReport, shard: Folder, fallback: Variant | None
+) -> Path:
+    """The context alone, to be built on a device."""
+    return _written(to, _order(to), artifact, report, shard, fallback).path / CONTEXT

@@ -14,12 +14,22 @@ DeployError
 ├── PackageError       13   the image could not be built, or does not answer as the artifact did
 ├── WorkspaceError     14   the workspace is locked, damaged or its disk is full
 ├── ToolError          15   another program (pip, docker, …) failed
+├── HostUnknown        16   no address is known for a device's name
+├── HostKeyRefused     17   a device's host key is unknown, or another than before
+├── AccessDenied       18   a device does not let this user in
+├── HostUnreachable    19   no way to a device, or nothing listens there
+├── ConnectionLost     20   a device went away in the middle
+├── DeviceUnfit        21   a device is another than its target says, or lacks what it needs
+├── CommandMissing     22   a program is not installed on a device
+├── DeviceDiskFull     23   a device's disk is full
+├── DeviceTimeout      24   a device took longer than it is given
 └── DeviceError        25   a device could not do what it was told
 
 A message says what happened, with the actual value, and what to do next. `pipeline.cli` alone catches and prints.
 0 is success, 1 a bug of ours (with its traceback), 2 a wrong command line, 130 an interrupt.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -95,6 +105,51 @@ class ToolError(DeployError):
     meaning = "another program (pip, docker, ...) failed"
 
 
+class HostUnknown(DeployError):
+    exit_code = 16
+    meaning = "no address is known for a device's name"
+
+
+class HostKeyRefused(DeployError):
+    exit_code = 17
+    meaning = "a device's host key is unknown, or another than before"
+
+
+class AccessDenied(DeployError):
+    exit_code = 18
+    meaning = "a device does not let this user in"
+
+
+class HostUnreachable(DeployError):
+    exit_code = 19
+    meaning = "there is no way to a device, or nothing listens there"
+
+
+class ConnectionLost(DeployError):
+    exit_code = 20
+    meaning = "a device went away in the middle"
+
+
+class DeviceUnfit(DeployError):
+    exit_code = 21
+    meaning = "a device is not what its target says, or lacks what it needs"
+
+
+class CommandMissing(DeployError):
+    exit_code = 22
+    meaning = "a program is not installed on a device"
+
+
+class DeviceDiskFull(DeployError):
+    exit_code = 23
+    meaning = "the disk of a device is full"
+
+
+class DeviceTimeout(DeployError):
+    exit_code = 24
+    meaning = "a device took longer than it is given"
+
+
 class DeviceError(DeployError):
     exit_code = 25
     meaning = "a device could not do what it was told"
@@ -114,5 +169,24 @@ EXIT_CODES: tuple[type[DeployError], ...] = (
     PackageError,
     WorkspaceError,
     ToolError,
+    HostUnknown,
+    HostKeyRefused,
+    AccessDenied,
+    HostUnreachable,
+    ConnectionLost,
+    DeviceUnfit,
+    CommandMissing,
+    DeviceDiskFull,
+    DeviceTimeout,
     DeviceError,
 )
+
+
+def worst_of(errors: Sequence[DeployError]) -> DeployError | None:
+    """The failure that matters most: any other above a failed gate, above an undecided one, above a missing engine."""
+    mildest_first = (EngineMissing, GateUndecided, GateFailed)
+
+    def severity(error: DeployError) -> int:
+        return mildest_first.index(type(error)) if type(error) in mildest_first else len(mildest_first)
+
+    return max(errors, key=severity, default=None)

@@ -1,9 +1,11 @@
 """One line per stage: what it did, in figures."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Image, OnnxModel, Parity, Verdict
+from pipeline.remote.delivered import Delivered
 
 STAGE_WIDTH = 10
 
@@ -93,3 +95,10 @@ def image_text(image: Image, report: AccuracyReport, *, is_same: bool) -> str:
     if is_same:
         return f"{size}, answers like the artifact"
     return f"{size}, {report.place} on {report.instruction_set}: {verdict_text(report)}"
+
+
+def delivered_text(devices: Sequence[Delivered]) -> str:
+    """How many devices have their proven image, and which have not."""
+    failed = [each.device.name for each in devices if each.error is not None]
+    proven = f"{len(devices) - len(failed)} of {len(devices)} devices have their proven image"
+    return f"package   {proven}" + (f"; without: {', '.join(failed)}" if failed else "")

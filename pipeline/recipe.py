@@ -1,6 +1,5 @@
 """`deploy.toml` and flags become one checked `Recipe`; nothing is corrected silently."""
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.artifacts import Place
 from pipeline.errors import RecipeError
+from pipeline.mistakes import explain
 
 Share = Annotated[float, Field(gt=0, le=1)]
 NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
@@ -137,7 +137,7 @@ def read_recipe(path: Path | None, flags: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         where = str(path) if path is not None else "the options"
-        raise RecipeError(_explain(where, error)) from None
+        raise RecipeError(explain(where, error, Recipe)) from None
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -154,24 +154,3 @@ def _relative_to(folder: Path, value: str) -> str:
     if value == "digits":
         return value
     return f"{scheme}{colon}{folder / rest}"
-
-
-def _explain(where: str, error: ValidationError) -> str:
-    lines = [f"{where}: {error.error_count()} mistake{'s' if error.error_count() > 1 else ''}:"]
-    for detail in error.errors():
-        place = ".".join(str(part) for part in detail["loc"]) or "recipe"
-        if detail["type"] == "extra_forbidden":
-            lines.append(f"  {place}: unknown key.{_did_you_mean(detail['loc'])}")
-        else:
-            lines.append(f"  {place} = {detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}.")
-    return "\n".join(lines)
-
-
-def _did_you_mean(location: tuple[int | str, ...]) -> str:
-    section: Any = Recipe
-    for part in location[:-1]:
-        names = {field.alias or name: field for name, field in section.model_fields.items()}
-        section = names[str(part)].annotation
-    known = [field.alias or name for name, field in section.model_fields.items()]
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f" Did you mean {close[0]}?" if close else f" Known: {', '.join(known)}."

@@ -10,6 +10,7 @@ from pipeline.artifacts import Artifact, Place, Precision, Verdict
 from pipeline.build import Outcome
 from pipeline.errors import DeployError
 from pipeline.kept_proofs import proofs_of
+from pipeline.remote.summary import DeviceSummary, summarize_device
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.variant import FOLDER
 
@@ -100,6 +101,7 @@ class TargetSummary(Part):
     saturation_safe: VariantSummary | None = Field(description="null where none was asked for, needed or judged")
     image: ImageSummary | None
     context: str | None = Field(description="folder to build the image from, where its engine is pending")
+    devices: list[DeviceSummary] = Field(description="that the image was built and proven on; empty without --device")
     artifact: str | None = Field(description="folder of the published artifact")
     report: str | None = Field(description="the gate's report")
     seconds: float = Field(description="work of all stages, done in this build or before")
@@ -148,6 +150,7 @@ def summarize(outcome: Outcome) -> TargetSummary:
             "saturation_safe": _of_variant(outcome),
             **_of_engine(outcome),
             "image": None if image is None else {"tag": image.tag, "id": image.id, "bytes": image.bytes},
+            "devices": [summarize_device(each) for each in outcome.delivered],
             "artifact": None if published is None else str(published),
             "report": None if published is None or report is None else str(published / REPORT),
             "seconds": sum(outcome.stage_seconds.values()),

@@ -55,6 +55,7 @@ def test_the_wheel_holds_all_that_ships_and_nothing_else(wheel: Path) -> None:
     for path in (ROOT / "targets" / "catalogue").glob("*.toml"):
         assert f"targets/catalogue/{path.name}" in names
     assert "targets/device/status.html" in names
+    assert "pipeline/remote/preflight.sh" in names
     assert "pipeline/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

@@ -3,14 +3,17 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.build import Build, Outcome
 from pipeline.console import progress_for
 from pipeline.data.dataset import Dataset, open_dataset
-from pipeline.errors import DeployError, EngineMissing, GateFailed, GateUndecided
+from pipeline.errors import DeployError, RecipeError, worst_of
 from pipeline.options import Request
+from pipeline.placement import Placement
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, read_recipe
+from pipeline.remote.device import Device
 from pipeline.statistics import too_small_warning
 from pipeline.steps import Steps
 from pipeline.workspace import Workspace
@@ -60,11 +63,17 @@ def prepare(request: Request) -> Iterator[Prepared]:
         yield Prepared(recipe=recipe, targets=targets, dataset=dataset, workspace=workspace, progress=progress)
 
 
-def run(request: Request, *, until: str | None, with_summary: bool = True) -> list[Outcome]:
-    """Build all targets; every one is attempted, and the worst failure decides the exit code."""
+def run(
+    request: Request, *, until: str | None, with_summary: bool = True, placement: Placement | None = None
+) -> list[Outcome]:
+    """Build all targets, those of the placement's devices there; the worst failure decides the exit code."""
     try:
         with prepare(request) as prepared:
-            outcomes = [build_one(prepared, target, until=until) for target in prepared.targets]
+            devices = {} if placement is None else _devices(prepared, placement, request)
+            outcomes = [
+                build_one(prepared, target, until=until, devices=devices.get(target, ()))
+                for target in prepared.targets
+            ]
     except DeployError as error:
         if request.as_json:
             print_document([], error=error)
@@ -84,20 +93,25 @@ def run(request: Request, *, until: str | None, with_summary: bool = True) -> li
     return outcomes
 
 
-def build_one(prepared: Prepared, target: Target, *, until: str | None) -> Outcome:
+def build_one(prepared: Prepared, target: Target, *, until: str | None, devices: Sequence[Device] = ()) -> Outcome:
     """Take one target through the stages."""
     prepared.progress.line(f"target {target.name}: {target.description}")
-    return Build(prepared.steps(target), until=until).run()
+    return Build(prepared.steps(target), until=until, devices=devices).run()
 
 
-def worst_of(errors: Sequence[DeployError]) -> DeployError | None:
-    """The failure that matters most: any other above a failed gate, above an undecided one, above a missing engine."""
-    mildest_first = (EngineMissing, GateUndecided, GateFailed)
+def _devices(prepared: Prepared, placement: Placement, request: Request) -> dict[Target, list[Device]]:
+    """Each target's; asked before hours of training whether any of them can do its part."""
+    from pipeline.remote.checkup import stop_if_none_is_ready
+    from pipeline.remote.chosen import chosen
 
-    def severity(error: DeployError) -> int:
-        return mildest_first.index(type(error)) if type(error) in mildest_first else len(mildest_first)
-
-    return max(errors, key=severity, default=None)
+    if not prepared.recipe.package.image:
+        raise RecipeError(
+            "--device builds an image there: leave out --no-image (package.image in the recipe), or the devices."
+        )
+    file = request.existing_recipe_file
+    devices = chosen(placement, prepared.targets, beside=file.parent if file is not None else Path())
+    stop_if_none_is_ready(devices, base_image=prepared.recipe.package.base_image, progress=prepared.progress)
+    return devices
 
 
 def print_document(outcomes: Sequence[Outcome], *, error: DeployError | None) -> None:

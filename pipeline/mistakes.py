@@ -1,0 +1,33 @@
+"""What is wrong in a TOML file that a pydantic model reads: each mistake in a line, with the nearest name there is."""
+
+import difflib
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
+    """The mistakes in `where`, which was read as a `model`."""
+    lines = [f"{where}: {error.error_count()} mistake{'s' if error.error_count() > 1 else ''}:"]
+    for detail in error.errors():
+        place = ".".join(str(part) for part in detail["loc"]) or "recipe"
+        if detail["type"] == "extra_forbidden":
+            lines.append(f"  {place}: unknown key.{_did_you_mean(detail['loc'], model)}")
+        elif detail["type"] == "missing":
+            lines.append(f"  {place} is missing.")
+        else:
+            lines.append(f"  {place} = {detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}.")
+    return "\n".join(lines)
+
+
+def _did_you_mean(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    section: Any = model
+    for part in location[:-1]:
+        if get_origin(section) is dict:
+            section = get_args(section)[1]
+            continue
+        names = {field.alias or name: field for name, field in section.model_fields.items()}
+        section = names[str(part)].annotation
+    known = [field.alias or name for name, field in section.model_fields.items()]
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f" Did you mean {close[0]}?" if close else f" Known: {', '.join(known)}."

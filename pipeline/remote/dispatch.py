@@ -1,0 +1,125 @@
+"""From an artifact that this host has judged to the work of a target's devices, and what came of it."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from pipeline.artifacts import AccuracyReport, Artifact, Place
+from pipeline.base_image import find_base
+from pipeline.bases import BaseImage, stated_base
+from pipeline.context import write_context
+from pipeline.deferral import context_of
+from pipeline.delivery import RECIPE_LABEL, Delivery
+from pipeline.engine import connect
+from pipeline.errors import DataError
+from pipeline.hashing import sha256_of_json
+from pipeline.labels import image_labels
+from pipeline.predictions import read_predictions
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.remote.delivered import Delivered
+from pipeline.remote.device import Device
+from pipeline.remote.fleet import deliver
+from pipeline.remote.work import Work
+from pipeline.validate import judge_predictions
+from pipeline.variant import Variant
+from pipeline.wheels import check_runtime, default_cache, fetch_wheels, find_lock
+from pipeline.workspace import Folder
+from targets.base import Target
+from targets.device.manifest import read_manifest
+
+
+def dispatch(
+    to: Delivery,
+    devices: Sequence[Device],
+    artifact: Artifact,
+    report: AccuracyReport,
+    shard: Folder,
+    variant: Variant | None,
+    published: Path,
+) -> list[Delivered]:
+    """Build and prove the image on every device, in parallel; each one's error is in what became of it."""
+    recipe, target = to.recipe, to.target
+    base = base_of(target, recipe.package.base_image, to.progress)
+    manifest = read_manifest(artifact.folder)
+    describe = partial(image_labels, manifest, name=recipe.name, version=recipe.version, base=base.tag)
+    own = {RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))}
+    with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
+        if target.gpu is not None:
+            context = context_of(to, artifact, report, shard, variant)
+        else:
+            context = Path(scratch) / "context"
+            labels = describe(report, safe=None if variant is None else variant.report) | own
+            _write(context, artifact, report, variant, base, recipe, labels, to.progress)
+        work = Work(
+            target=target,
+            tag=f"{recipe.name}:{recipe.version}-{target.name}",
+            base=base.tag,
+            context=context,
+            shard=shard.path / "shard.zip",
+            judge=partial(_judged, shard.path / "shard.zip", _by_model(artifact, report, variant)),
+            describe=lambda there: describe(there) | own,
+            package_undecided=recipe.validate_.undecided == "package",
+        )
+        return deliver(devices, work, published=published, progress=to.progress)
+
+
+def base_of(target: Target, base_image: str | None, progress: Progress) -> BaseImage:
+    """What is known of the base image; one that only the user knows is asked for its Python on this host."""
+    stated = stated_base(target, base_image)
+    if stated is not None:
+        return stated
+    with closing(connect()) as engine:
+        return find_base(engine, target, base_image, progress=progress)
+
+
+def _write(
+    context: Path,
+    artifact: Artifact,
+    report: AccuracyReport,
+    variant: Variant | None,
+    base: BaseImage,
+    recipe: Recipe,
+    labels: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    """A CPU target's build context, the same bytes as `pipeline.package` writes."""
+    lock = find_lock(base.platform, base.python, grpc=recipe.package.grpc)
+    check_runtime(lock, read_manifest(artifact.folder))
+    write_context(
+        context,
+        artifact=artifact.folder,
+        report=report,
+        base=base,
+        wheels=fetch_wheels(lock, cache=default_cache(), progress=progress),
+        lock=lock.path,
+        grpc=recipe.package.grpc,
+        labels=labels,
+        beside={} if variant is None else {variant.folder: (variant.artifact.folder, variant.report)},
+    )
+
+
+def _by_model(
+    artifact: Artifact, report: AccuracyReport, variant: Variant | None
+) -> dict[str, tuple[Path, AccuracyReport]]:
+    """The models that an image may run, by their hash, with what this host found of them."""
+    known = [(artifact.folder, report)] + ([] if variant is None else [(variant.artifact.folder, variant.report)])
+    return {read_manifest(folder).model_sha256: (folder, found) for folder, found in known}
+
+
+def _judged(shard: Path, models: Mapping[str, tuple[Path, AccuracyReport]], answers: Path) -> AccuracyReport:
+    """This host's own verdict on what a device answered."""
+    model = read_predictions(answers).artifact_sha256
+    if model not in models:
+        raise DataError(f"the device answered with the model {model[:16]}..., which is none of those that were sent.")
+    folder, found = models[model]
+    return judge_predictions(
+        shard,
+        answers,
+        artifact=folder,
+        place=Place.DEVICE,
+        max_drop=found.max_drop_points,
+        gate_looks=found.gate_looks,
+    )

@@ -1,0 +1,178 @@
+"""All of the work on one device: look, send, build, prove, judge, tag; any of it may be begun again."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from pipeline.artifacts import AccuracyReport, Verdict
+from pipeline.build import may_be_packaged
+from pipeline.errors import (
+    ConnectionLost,
+    DeployError,
+    DeviceError,
+    DeviceTimeout,
+    DeviceUnfit,
+    GateFailed,
+    GateUndecided,
+)
+from pipeline.narration import verdict_text
+from pipeline.predictions import PREDICTIONS
+from pipeline.progress import Progress
+from pipeline.remote import engine, store
+from pipeline.remote.connection import Connection
+from pipeline.remote.delivered import Delivered
+from pipeline.remote.device import Device
+from pipeline.remote.failure import RETRIED
+from pipeline.remote.record import Record, read_record, write_record
+from pipeline.remote.retry import retried
+from pipeline.remote.stop import Stop
+from pipeline.remote.survey import Survey, survey
+from pipeline.remote.work import Work
+
+PROVEN, NOT_PROVEN, CANNOT_BE_PROVEN = 0, 1, 3
+"""How `python -m targets.device prove` ends."""
+KILLED = 137
+PLACE_LABEL = {"dev.edge-deploy.place": "device"}
+"""Claimed before it is proven, but an image that is not proven gets no tag."""
+
+
+class Job:
+    """One device's work; `folder` is where its proof is kept."""
+
+    def __init__(self, device: Device, work: Work, *, folder: Path, progress: Progress, stop: Stop) -> None:
+        self._device, self._work, self._folder = device, work, folder
+        self._progress, self._stop = progress, stop
+        self._name = work.job(device)
+        self._container = f"edge-deploy-{self._name}"
+        self._delivered = Delivered(device=device, target=work.target.name)
+
+    def run(self) -> Delivered:
+        """Never raises an error of ours: it is in what is returned."""
+        started = time.monotonic()
+        deadline = started + self._device.timeout
+        record = read_record(self._folder)
+        try:
+            if record is not None and record.key == self._work.key and self._is_still_there(record, deadline):
+                self._take(record)
+            else:
+                retried(
+                    lambda: self._attempt(deadline),
+                    self._device,
+                    deadline=deadline,
+                    progress=self._progress,
+                    stop=self._stop,
+                )
+        except DeployError as error:
+            self._delivered.error = error
+        self._delivered.seconds = time.monotonic() - started
+        return self._delivered
+
+    def _is_still_there(self, record: Record, deadline: float) -> bool:
+        """Whether the device has the very image; one that cannot be asked was proven all the same."""
+        try:
+            with self._connected(deadline) as connection:
+                return engine.id_of(connection, self._work.tag) == record.image
+        except RETRIED as error:
+            self._progress.line(f"proven before; it cannot be asked whether its image is still there: {error}")
+            return True
+
+    def _take(self, record: Record) -> None:
+        done = self._delivered
+        done.was_done_before, done.report, done.notes = True, record.report, record.notes
+        done.image, done.folder = record.image, self._folder
+        self._progress.line("proven before: nothing to do")
+
+    def _connected(self, deadline: float) -> Connection:
+        return Connection(self._device, deadline=deadline, progress=self._progress, stop=self._stop)
+
+    def _attempt(self, deadline: float) -> None:
+        with self._connected(deadline) as connection:
+            try:
+                self._deliver(connection)
+            except (*RETRIED, DeviceTimeout):
+                # What is there is gone on from.
+                raise
+            except DeployError:
+                self._clean_after_failure(connection)
+                raise
+
+    def _deliver(self, connection: Connection) -> None:
+        work, device, done = self._work, self._device, self._delivered
+        found = survey(connection, device, work.target, base=work.base, needs=work.needs)
+        done.notes = found.notes
+        for note in found.notes:
+            self._progress.line(f"note: {note}")
+        engine.fetch_base(connection, device, work.base, work.target.platform)
+        self._progress.line("sending what it lacks")
+        files, size = store.send(connection, self._name, work.index)
+        done.sent_files, done.sent_bytes = done.sent_files + files, done.sent_bytes + size
+        self._progress.line(f"building the image; sent {store.amount_text(files, size)}")
+        image = engine.build(connection, self._name, work.dockerfile(PLACE_LABEL), self._progress.detail)
+        self._progress.line("proving the image")
+        with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
+            evidence = Path(scratch) / "out"
+            evidence.mkdir()
+            report = self._proven(connection, image, found, evidence)
+            self._progress.line(f"{verdict_text(report)}")
+            labelled = work.dockerfile({**work.describe(report), **PLACE_LABEL})
+            done.image = engine.tag(connection, self._name, work.tag, labelled, self._progress.detail)
+            engine.clean(connection, self._name, self._container)
+            store.forget_unused(connection, self._name)
+            write_record(
+                self._folder,
+                evidence,
+                device=device,
+                key=work.key,
+                tag=work.tag,
+                image=done.image,
+                survey=found,
+                report=report,
+            )
+        done.folder = self._folder
+
+    def _proven(self, connection: Connection, image: str, found: Survey, evidence: Path) -> AccuracyReport:
+        """The host's own report on the device's answers; raises where they do not prove the image."""
+        status, said = engine.prove(
+            connection,
+            self._name,
+            self._container,
+            image,
+            work=found.facts.work,
+            target=self._work.target,
+            measure=self._device.measure,
+            on_line=lambda line: self._progress.detail(engine.words_of(line)),
+        )
+        who = f"{self._device.name} ({self._device.address})"
+        if status == CANNOT_BE_PROVEN:
+            raise DeviceUnfit(f"{who}: the image cannot be proven there: {engine.reason_in(said)}")
+        if status not in (PROVEN, NOT_PROVEN):
+            why = " It was killed, most likely for want of memory." if status == KILLED else ""
+            raise DeviceError(
+                f"{who}: the proof ended with status {status}.{why} Its last words: {engine.reason_in(said)}"
+            )
+        store.fetch(connection, self._name, evidence)
+        if not (evidence / PREDICTIONS).is_file():
+            raise DeviceError(f"{who}: the image ends without a proof. Its last words: {engine.reason_in(said)}")
+        report = self._work.judge(evidence / PREDICTIONS)
+        self._delivered.report = report
+        if not may_be_packaged(report, package_undecided=self._work.package_undecided):
+            failure = GateFailed if report.verdict is Verdict.FAIL else GateUndecided
+            raise failure(f"{who}: {verdict_text(report)}. Its image was removed there.")
+        if status == NOT_PROVEN and report.verdict is Verdict.PASS:
+            raise DeviceError(f"{who}: the gate passes, but the image refuses its model: {_refusal(evidence)}")
+        return report
+
+    def _clean_after_failure(self, connection: Connection) -> None:
+        """As far as the device lets us; why it failed is what counts."""
+        try:
+            engine.clean(connection, self._name, self._container)
+        except (DeployError, ConnectionLost) as error:
+            self._progress.detail(f"could not clean up: {error}")
+
+
+def _refusal(evidence: Path) -> str:
+    try:
+        return str(json.loads((evidence / "proof.json").read_text(encoding="utf-8"))["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it does not say why"
