@@ -148,13 +148,12 @@ class Host:
         finally:
             os.kill(number, signal.SIGCONT)
 
-    def fill(self) -> Path:
-        """Leave some 100 kB of its disk free; returns the file that takes the rest."""
+    def fill(self) -> None:
+        """Leave some 100 kB of its disk free; `ballast` takes the rest."""
         ballast = self.disk / "ballast"
         free = shutil.disk_usage(self.disk).free - 100_000
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(free, 1))
-        return ballast
 
     def kill(self) -> None:
         """Every process of it at once, containers too, as if the power had failed; its disk stays."""
@@ -295,6 +294,7 @@ def _with_children(numbers: list[int]) -> set[int]:
 
 
 def _unmount_below(folder: Path) -> None:
+    ours: list[str] = []
     for attempt in range(50):
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         ours = sorted((each for each in mounts if each.startswith(f"{folder}/")), key=len, reverse=True)

@@ -119,7 +119,7 @@ def test_a_full_disk_is_said_so_and_the_device_goes_on_once_there_is_room(
     three.docker("image", "prune", "--force")
     for path in (three.work / "files").glob("*"):
         path.unlink()
-    heard.on(f"three: + ssh root@{three.address}: {moment}", lambda: three.fill())
+    heard.on(f"three: + ssh root@{three.address}: {moment}", three.fill)
     full, other = sender.send([device_of(three), device_of(two)], heard)
     (three.disk / "ballast").unlink()
     assert isinstance(full.error, DeviceDiskFull), full.error
