@@ -52,7 +52,7 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
         low, high = safe.drop_interval_points
         note = f"{safe.verdict}: drop {safe.drop_points:+.2f} points, 95 % [{low:+.2f}, {high:+.2f}]"
         rows.append(("7-bit variant", "", _percent(safe.artifact_top1), f"{note}, x {safe.latency_ratio:.2f}"))
-    rows += [device_row(each) for each in found.devices]
+    rows += [device_row(each) for each in found.devices or ()]
     if found.image is not None:
         rows.append(("image", "", _megabytes(found.image.bytes), found.image.tag))
     return rows

@@ -101,7 +101,7 @@ class TargetSummary(Part):
     saturation_safe: VariantSummary | None = Field(description="null where none was asked for, needed or judged")
     image: ImageSummary | None
     context: str | None = Field(description="folder to build the image from, where its engine is pending")
-    devices: list[DeviceSummary] = Field(description="that the image was built and proven on; empty without --device")
+    devices: list[DeviceSummary] | None = Field(description="that were to build and prove the image; null without any")
     artifact: str | None = Field(description="folder of the published artifact")
     report: str | None = Field(description="the gate's report")
     seconds: float = Field(description="work of all stages, done in this build or before")
@@ -150,7 +150,7 @@ def summarize(outcome: Outcome) -> TargetSummary:
             "saturation_safe": _of_variant(outcome),
             **_of_engine(outcome),
             "image": None if image is None else {"tag": image.tag, "id": image.id, "bytes": image.bytes},
-            "devices": [summarize_device(each) for each in outcome.delivered],
+            "devices": [summarize_device(each) for each in outcome.delivered] or None,
             "artifact": None if published is None else str(published),
             "report": None if published is None or report is None else str(published / REPORT),
             "seconds": sum(outcome.stage_seconds.values()),
