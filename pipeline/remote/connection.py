@@ -63,6 +63,7 @@ class Connection:
         self._stack = ExitStack()
         self._master: subprocess.Popen[bytes] | None = None
         self._ssh: list[str] = []
+        self._unfinished: list[_Pipes] = []
 
     def __enter__(self) -> Self:
         try:
@@ -76,6 +77,8 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        for pipes in self._unfinished:
+            pipes.finish()
 
     def run(
         self,
@@ -100,8 +103,11 @@ class Connection:
         try:
             with self._stop.watching(process):
                 status = self._wait(process, doing)
-        finally:
-            output, said = pipes.finish()
+        except BaseException:
+            # The login that all scripts share holds their streams open until it ends.
+            self._unfinished.append(pipes)
+            raise
+        output, said = pipes.finish()
         if status == SSH_FAILED or status < 0 or self._stop.is_set:
             raise lost(device, doing, said or self._words_of_master())
         if status != 0:

@@ -4,14 +4,13 @@ import json
 from collections.abc import Callable, Sequence
 
 from pipeline.container import RIGHTS
+from pipeline.emit import Service
 from pipeline.errors import DeviceError
 from pipeline.remote.connection import Connection
 from pipeline.remote.device import Device
 from pipeline.remote.store import write
 from targets.base import Target
 
-CACHE_VOLUME = "edge-deploy-engines"
-CACHE_FOLDER = "/var/cache/edge-deploy"
 PULL = '$DOCKER image inspect "$1" >/dev/null 2>&1 || $DOCKER pull --platform "$2" "$1" >&2 </dev/null'
 # An untagged image; steps that others share stay, and so does one that a container uses.
 REMOVE = """
@@ -93,33 +92,31 @@ def build(connection: Connection, job: str, dockerfile: str, on_line: Callable[[
 
 
 def prove(
-    connection: Connection,
-    job: str,
-    name: str,
-    image: str,
-    *,
-    work: str,
-    target: Target,
-    measure: int,
-    on_line: Callable[[str], None],
+    connection: Connection, job: str, name: str, words: Sequence[str], on_line: Callable[[str], None]
 ) -> tuple[int, str]:
-    """Run the image's own proof without network or rights; its exit status and the last of its words."""
-    folder = f"{work}/jobs/{job}"
-    words = [
+    """Run the image's own proof, or find the one that is going on; its exit status and what it said."""
+    answer = connection.run("proving the image", PROVE, job, name, *words, on_line=on_line)
+    status = answer.stdout.strip()
+    if not status.isdecimal():
+        raise DeviceError(f"the device's Docker does not say how the proof ended, but {status[:200]!r}. Run again.")
+    return int(status), answer.stderr
+
+
+def proof_words(image: str, tag: str, target: Target, *, folder: str, measure: int) -> list[str]:
+    """What `docker run` is given: no network, no rights, of a GPU the volume that the served image will use, too.
+
+    `folder` is the job's on the device, `tag` the one that the image will have.
+    """
+    return [
         *_rights(),
         *("--network", "none"),
-        *_gpu(target),
+        *_gpu(tag, target),
         *("--env", f"MEASURE_SECONDS={measure}"),
         *("--volume", f"{folder}/out:/out"),
         *("--volume", f"{folder}/sent/shard.zip:/shard.zip:ro"),
         image,
         *("prove", "/out", "/shard.zip"),
     ]
-    answer = connection.run("proving the image", PROVE, job, name, *words, on_line=on_line)
-    status = answer.stdout.strip()
-    if not status.isdecimal():
-        raise DeviceError(f"the device's Docker does not say how the proof ended, but {status[:200]!r}. Run again.")
-    return int(status), answer.stderr
 
 
 def tag(connection: Connection, job: str, name: str, dockerfile: str, on_line: Callable[[str], None]) -> str:
@@ -169,8 +166,8 @@ def _rights() -> Sequence[str]:
     )
 
 
-def _gpu(target: Target) -> Sequence[str]:
+def _gpu(tag: str, target: Target) -> Sequence[str]:
     if target.gpu is None:
         return ()
     which = ("--runtime", "nvidia") if target.gpu.is_jetson else ("--gpus", "all")
-    return (*which, "--volume", f"{CACHE_VOLUME}:{CACHE_FOLDER}")
+    return (*which, *(word for each in Service(image=tag, with_gpu=True).volumes for word in ("--volume", each)))

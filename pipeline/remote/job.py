@@ -133,15 +133,14 @@ class Job:
 
     def _proven(self, connection: Connection, image: str, found: Survey, evidence: Path) -> AccuracyReport:
         """The host's own report on the device's answers; raises where they do not prove the image."""
+        folder, measure = f"{found.facts.work}/jobs/{self._name}", self._device.measure
+        words = engine.proof_words(image, self._work.tag, self._work.target, folder=folder, measure=measure)
         status, said = engine.prove(
             connection,
             self._name,
             self._container,
-            image,
-            work=found.facts.work,
-            target=self._work.target,
-            measure=self._device.measure,
-            on_line=lambda line: self._progress.detail(engine.words_of(line)),
+            words,
+            lambda line: self._progress.detail(engine.words_of(line)),
         )
         who = f"{self._device.name} ({self._device.address})"
         if status == CANNOT_BE_PROVEN:
