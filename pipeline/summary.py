@@ -58,7 +58,9 @@ class TargetSummary(Part):
         description="pending: passed in simulation, but its engine has yet to be built and proven; null: not passed"
     )
     proven_on: list[str] | None = Field(description="devices whose own answers have passed, by name")
-    built: Literal["first-start"] | None = Field(description="where a TensorRT engine is built; null for a CPU")
+    built: Literal["device", "first-start"] | None = Field(
+        description="where a TensorRT engine is built; null for a CPU"
+    )
     images: int | None = Field(description="images of the gate")
     float_top1: float | None = Field(description="fraction; the checkpoint that came in, in PyTorch")
     artifact_top1: float | None = Field(description="fraction; the artifact itself, on the same images")
@@ -182,9 +184,15 @@ def _of_engine(outcome: Outcome) -> dict[str, object]:
     return {
         "proof": "pending" if is_pending else "proven",
         "proven_on": on_devices,
-        "built": "first-start" if outcome.context is not None else None,
+        "built": _where_built(outcome),
         "context": None if outcome.context is None else str(outcome.context),
     }
+
+
+def _where_built(outcome: Outcome) -> str | None:
+    if outcome.delivered and outcome.target.gpu is not None:
+        return "device"
+    return "first-start" if outcome.context is not None else None
 
 
 def _of_artifact(artifact: Artifact | None) -> dict[str, object]:

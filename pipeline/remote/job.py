@@ -8,13 +8,13 @@ from pathlib import Path
 from pipeline.artifacts import AccuracyReport, Verdict
 from pipeline.build import may_be_packaged
 from pipeline.errors import (
-    ConnectionLost,
     DeployError,
     DeviceError,
     DeviceTimeout,
     DeviceUnfit,
     GateFailed,
     GateUndecided,
+    WorkspaceError,
 )
 from pipeline.narration import verdict_text
 from pipeline.predictions import PREDICTIONS
@@ -65,6 +65,12 @@ class Job:
                 )
         except DeployError as error:
             self._delivered.error = error
+        except OSError as error:
+            # This host's; the other devices may still do what needs no room here.
+            self._delivered.error = WorkspaceError(
+                f"{self._device.name}: its proof cannot be kept on this host: {error}. Free some space, or name "
+                "another workspace (--workspace), and run again."
+            )
         self._delivered.seconds = time.monotonic() - started
         return self._delivered
 
@@ -94,7 +100,7 @@ class Job:
                 # What is there is gone on from.
                 raise
             except DeployError:
-                self._clean_after_failure(connection)
+                self._clean_up(connection)
                 raise
 
     def _deliver(self, connection: Connection) -> None:
@@ -117,8 +123,6 @@ class Job:
             self._progress.line(f"{verdict_text(report)}")
             labelled = work.dockerfile({**work.describe(report), **PLACE_LABEL})
             done.image = engine.tag(connection, self._name, work.tag, labelled, self._progress.detail)
-            engine.clean(connection, self._name, self._container)
-            store.forget_unused(connection, self._name)
             write_record(
                 self._folder,
                 evidence,
@@ -130,6 +134,7 @@ class Job:
                 report=report,
             )
         done.folder = self._folder
+        self._clean_up(connection)
 
     def _proven(self, connection: Connection, image: str, found: Survey, evidence: Path) -> AccuracyReport:
         """The host's own report on the device's answers; raises where they do not prove the image."""
@@ -162,11 +167,12 @@ class Job:
             raise DeviceError(f"{who}: the gate passes, but the image refuses its model: {_refusal(evidence)}")
         return report
 
-    def _clean_after_failure(self, connection: Connection) -> None:
-        """As far as the device lets us; why it failed is what counts."""
+    def _clean_up(self, connection: Connection) -> None:
+        """As far as the device lets us; what became of the work is what counts."""
         try:
             engine.clean(connection, self._name, self._container)
-        except (DeployError, ConnectionLost) as error:
+            store.forget_unused(connection, self._name)
+        except DeployError as error:
             self._progress.detail(f"could not clean up: {error}")
 
 
