@@ -21,7 +21,7 @@ from pipeline.engine_audit import PLAN, EngineAudit, audit_engine
 from pipeline.errors import DataError, DeviceError
 from pipeline.kept_proofs import keep_proof
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
-from pipeline.publish import REPORT
+from pipeline.publish import DEVICES, REPORT
 from pipeline.validate import judge_with
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.shard import Shard, ShardError
@@ -77,12 +77,14 @@ def collect(address: str, *, name: str, workspace: Path, access: Access) -> Coll
         published = find_published(workspace, stored.artifact_sha256, address)
         report = _judged(published, stored, facts["report"], workspace=workspace, address=address)
         _check_state(facts, report, address)
-        files = {PREDICTIONS: file.read_bytes()}
-        files |= {f"{part}.json": _pretty(facts[part]) for part in PARTS if facts.get(part) is not None}
+        for part in PARTS:
+            if facts.get(part) is not None:
+                (Path(scratch) / f"{part}.json").write_text(_pretty(facts[part]), encoding="utf-8")
+        place = keep_proof(published / DEVICES / name, Path(scratch), report)
         model = _model_in(published, stored.artifact_sha256)
         layers = facts.get("layers")
         audit = None if layers is None or not (model / PLAN).is_file() else audit_engine(model, layers)
-        return Collected(report=report, audit=audit, folder=keep_proof(published, name, files, report), facts=facts)
+        return Collected(report=report, audit=audit, folder=place, facts=facts)
 
 
 def find_published(workspace: Path, artifact_sha256: str, address: str) -> Path:
@@ -208,5 +210,5 @@ def _json(address: str, contents: bytes) -> dict[str, Any]:
     return raw
 
 
-def _pretty(value: object) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"

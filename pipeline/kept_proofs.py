@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,17 +21,23 @@ class KeptProof:
     folder: Path
 
 
-def keep_proof(published: Path, device: str, files: Mapping[str, bytes], report: AccuracyReport) -> Path:
-    """Put a device's files and the report on them in place at once, instead of its former ones; returns the folder."""
-    place = published / DEVICES / device
-    fresh = place.with_name(f".{device}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for name, contents in files.items():
-        (fresh / name).write_bytes(contents)
-    (fresh / REPORT).write_text(report_json(report))
-    shutil.rmtree(place, ignore_errors=True)
+def keep_proof(place: Path, evidence: Path, report: AccuracyReport, **documents: str) -> Path:
+    """Replace `place`, `devices/<name>` of an artifact's folder, by a copy of `evidence`, the report and `documents`.
+
+    `documents`: texts by file names without `.json`. Complete or not at all; raises `OSError`.
+    """
+    fresh, stale = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
+    for leftover in (fresh, stale):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.parent.mkdir(exist_ok=True)
+    shutil.copytree(evidence, fresh)
+    (fresh / REPORT).write_text(report_json(report), encoding="utf-8")
+    for name, text in documents.items():
+        (fresh / f"{name}.json").write_text(text, encoding="utf-8")
+    if place.exists():
+        place.rename(stale)
     fresh.rename(place)
+    shutil.rmtree(stale, ignore_errors=True)
     return place
 
 

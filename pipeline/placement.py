@@ -16,8 +16,8 @@ DeviceNames = Annotated[
     list[str] | None,
     typer.Option(
         "--device",
-        metavar="NAME|ssh://USER@HOST",
-        help="Build and prove the image on this device; repeat for several.",
+        metavar="NAME|ssh://USER@HOST|local",
+        help="Build and prove the image on this device; local: this machine, with its own GPU; repeat for several.",
         rich_help_panel=PANEL,
     ),
 ]

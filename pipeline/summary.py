@@ -58,8 +58,8 @@ class TargetSummary(Part):
         description="pending: passed in simulation, but its engine has yet to be built and proven; null: not passed"
     )
     proven_on: list[str] | None = Field(description="devices whose own answers have passed, by name")
-    built: Literal["device", "first-start"] | None = Field(
-        description="where a TensorRT engine is built; null for a CPU"
+    built: Literal["host", "device", "first-start"] | None = Field(
+        description="where a TensorRT engine is built; host: by this machine's own GPU; null for a CPU"
     )
     images: int | None = Field(description="images of the gate")
     float_top1: float | None = Field(description="fraction; the checkpoint that came in, in PyTorch")
@@ -191,7 +191,7 @@ def _of_engine(outcome: Outcome) -> dict[str, object]:
 
 def _where_built(outcome: Outcome) -> str | None:
     if outcome.delivered and outcome.target.gpu is not None:
-        return "device"
+        return "host" if all(each.device.is_local for each in outcome.delivered) else "device"
     return "first-start" if outcome.context is not None else None
 
 

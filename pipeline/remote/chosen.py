@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import RecipeError
 from pipeline.placement import Placement
-from pipeline.remote.device import FILE, Device, parse_address, read_devices
+from pipeline.remote.device import FILE, LOCAL, Device, parse_address, read_devices
 from targets.base import Target, find_target
 
 
@@ -44,6 +44,8 @@ def named(names: Sequence[str], file: Path) -> list[Device]:
 
 
 def _found(name: str, file: Path) -> Device:
+    if name == LOCAL:
+        return Device(name=LOCAL, address=LOCAL, is_local=True)
     if "://" in name:
         return parse_address(name)
     if not file.is_file():
@@ -58,8 +60,9 @@ def _target_of(device: Device, targets: Sequence[Target]) -> str:
     if device.target is not None:
         return find_target(device.target).name
     if len(targets) > 1:
+        shown = device.address if device.is_local else f"ssh://{device.address}"
         raise RecipeError(
-            f"--device ssh://{device.address}: of which target is it, {', '.join(each.name for each in targets)}? "
+            f"--device {shown}: of which target is it, {', '.join(each.name for each in targets)}? "
             f"Name it in {FILE} with its target, or build for one target."
         )
     return targets[0].name

@@ -1,4 +1,7 @@
-"""A connection to a device: the user's own ssh, its settings, keys and known hosts; one login for all that is done."""
+"""A connection to a device: the user's own ssh, its settings, keys and known hosts; one login for all that is done.
+
+This machine is a device, too, where it has the GPU: the same scripts are run by its own shell.
+"""
 
 import shlex
 import shutil
@@ -97,8 +100,13 @@ class Connection:
         device = self._device
         self._stop_if_lost(doing)
         words = ["sh", "-c", PRELUDE + script, "sh", device.folder, " ".join(device.docker), *arguments]
-        self._progress.detail(f"+ ssh {device.login}: {doing}")
-        process = self._start([*self._ssh, "--", shlex.join(words)], with_input=feed is not None)
+        if device.is_local:
+            self._progress.detail(f"+ {doing}")
+            command = words
+        else:
+            self._progress.detail(f"+ ssh {device.login}: {doing}")
+            command = [*self._ssh, "--", shlex.join(words)]
+        process = self._start(command, with_input=feed is not None)
         pipes = _Pipes(process, feed=feed, into=into, on_line=on_line)
         try:
             with self._stop.watching(process):
@@ -116,8 +124,10 @@ class Connection:
         return Answer(stdout=output.decode(errors="replace"), stderr=said)
 
     def _log_in(self) -> None:
-        """Start the ssh that all scripts share; it says why where it cannot."""
+        """Start the ssh that all scripts share; it says why where it cannot. This machine needs none."""
         device = self._device
+        if device.is_local:
+            return
         # A socket's name may have some 100 characters, so it lies directly in /tmp.
         folder = Path(tempfile.mkdtemp(prefix="deploy-ssh-", dir="/tmp"))
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -158,13 +168,16 @@ class Connection:
             ) from None
 
     def _stop_if_lost(self, doing: str) -> None:
+        if self._device.is_local:
+            return
         assert self._master is not None, "not connected"
         if self._master.poll() is not None:
             raise lost(self._device, doing, self._words_of_master())
 
     def _words_of_master(self) -> str:
-        assert self._master is not None
-        return self._words.finish()[1] if self._master.poll() is not None else ""
+        if self._master is None or self._master.poll() is None:
+            return ""
+        return self._words.finish()[1]
 
     def _wait(self, process: subprocess.Popen[bytes], doing: str) -> int:
         try:

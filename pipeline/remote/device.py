@@ -13,6 +13,8 @@ from pipeline.errors import RecipeError
 from pipeline.mistakes import explain
 
 FILE = Path("devices.toml")
+LOCAL = "local"
+"""What this very machine is called: it has the GPU itself, and nothing goes over ssh."""
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 # What ssh takes as a destination; none begins with a dash, so none is taken for an option.
 HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*)|\[?[0-9A-Fa-f:]+(?:%[A-Za-z0-9]+)?\]?)"
@@ -43,6 +45,7 @@ class Device:
     """How often a lost connection is made anew."""
     measure: int = MEASURE_SECONDS
     """Seconds that the proven model is measured for."""
+    is_local: bool = False
 
     @property
     def login(self) -> str:

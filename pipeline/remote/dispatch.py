@@ -1,5 +1,6 @@
 """From an artifact that this host has judged to the work of a target's devices, and what came of it."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from pipeline.context import write_context
 from pipeline.deferral import context_of
 from pipeline.delivery import RECIPE_LABEL, Delivery
 from pipeline.engine import connect
+from pipeline.engine_audit import LAYERS, PLAN, audit_engine, check_engine
 from pipeline.errors import DataError
 from pipeline.hashing import sha256_of_json
 from pipeline.labels import image_labels
@@ -115,6 +117,9 @@ def _judged(shard: Path, models: Mapping[str, tuple[Path, AccuracyReport]], answ
     if model not in models:
         raise DataError(f"the device answered with the model {model[:16]}..., which is none of those that were sent.")
     folder, found = models[model]
+    layers = answers.parent / LAYERS
+    if layers.is_file() and (folder / PLAN).is_file():
+        check_engine(audit_engine(folder, json.loads(layers.read_text())), "the device")
     return judge_predictions(
         shard,
         answers,

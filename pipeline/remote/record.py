@@ -1,7 +1,6 @@
 """What a device has proven, kept beside the artifact: `devices/<name>/`, complete or not at all."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 from pipeline import __version__
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import WorkspaceError
-from pipeline.publish import REPORT, report_json
+from pipeline.kept_proofs import keep_proof
+from pipeline.publish import REPORT
 from pipeline.remote.device import Device
 from pipeline.remote.survey import Survey
 
@@ -53,19 +53,10 @@ def write_record(
         "notes": list(survey.notes),
         "facts": asdict(survey.facts),
     }
-    fresh, stale = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for leftover in (fresh, stale):
-        shutil.rmtree(leftover, ignore_errors=True)
     try:
-        shutil.copytree(evidence, fresh)
-        (fresh / REPORT).write_text(report_json(report), encoding="utf-8")
-        (fresh / FILE).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rename(stale)
-        fresh.rename(folder)
+        keep_proof(folder, evidence, report, delivery=json.dumps(facts, indent=2, sort_keys=True) + "\n")
     except OSError as error:
         raise WorkspaceError(f"the proof of {device.name} cannot be written to {folder}: {error}.") from None
-    shutil.rmtree(stale, ignore_errors=True)
 
 
 def read_record(folder: Path) -> Record | None:
