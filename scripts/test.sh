@@ -6,6 +6,7 @@ python="$1/bin/python"
 shift
 
 if scripts/engine.sh; then
+  scripts/hosts.sh
   exec "$python" -m pytest "$@"
 fi
 # In CI those tests fail instead of being skipped.
