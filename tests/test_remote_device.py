@@ -53,7 +53,7 @@ def test_a_target_file_lies_beside_the_devices_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("address =", "adress ="), "devices.gate-1.adress: unknown key. Did you mean address?"),  # codespell:ignore adress
+        (("address =", "the_address ="), "devices.gate-1.the_address: unknown key. Did you mean address?"),
         (("[devices.pi]", "[device.pi]"), "device: unknown key. Did you mean devices?"),
         (('target = "cpu"', ""), "devices.pi.target is missing"),
         (("2222", "0"), "devices.gate-1.port = 0"),
