@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,10 @@ def undisturbed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def build_with_kills(folder: Path, checkpoint: Path, *, kills: int, seconds: float, seed: int) -> int:
-    """Kill a build `kills` times at random moments, then let it end; returns how many kills hit a running build."""
+    """Kill a build `kills` times at random moments, then let it end; returns how many kills hit a running build.
+
+    One that ends before its kill says how fast this machine is now, and the next one begins anew.
+    """
     moments = random.Random(seed)
     hit = 0
     for _ in range(kills):
@@ -61,8 +65,11 @@ def build_with_kills(folder: Path, checkpoint: Path, *, kills: int, seconds: flo
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        started = time.monotonic()
         try:
-            process.wait(timeout=moments.uniform(0.5, seconds))
+            process.wait(timeout=moments.uniform(min(0.5, seconds / 2), seconds))
+            seconds = min(seconds, time.monotonic() - started)
+            shutil.rmtree(folder / ".deploy")
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
