@@ -162,7 +162,7 @@ def demo(
 @app.command(rich_help_panel=BUILDING)
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write (.safetensors).")],
-    data: Annotated[str, typer.Option(help="Folder or zip, cifar10:PATH, digits.")] = "digits",
+    data: Annotated[str, typer.Option(help="Folder or zip, cifar10:PATH, wider-face:PATH, digits.")] = "digits",
     network: Annotated[str, typer.Option(help="resnet8 … 110 (32 px), resnet18 … 152 (224 px).")] = "resnet8",
     checkpoint: Annotated[Path | None, typer.Option(help="Fine-tune this one instead of starting anew.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,

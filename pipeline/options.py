@@ -30,7 +30,9 @@ ModelFactory = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        "--data", help="Folder or zip (train/<class>, val/<class>), cifar10:PATH, digits.", rich_help_panel=MODEL
+        "--data",
+        help="Folder or zip (train/<class>, val/<class>), cifar10:PATH, wider-face:PATH, digits.",
+        rich_help_panel=MODEL,
     ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Makes a build repeatable.", rich_help_panel=MODEL)]

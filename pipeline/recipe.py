@@ -99,7 +99,8 @@ class Recipe(Section):
         default=None, pattern=r"^[\w.]+:\w+$", description="package.module:factory of your own nn.Module"
     )
     data: str = Field(
-        default="digits", description="folder or zip with train/<class> and val/<class>; cifar10:PATH; digits"
+        default="digits",
+        description="folder or zip with train/<class> and val/<class>; cifar10:PATH; wider-face:PATH; digits",
     )
     classes: tuple[str, ...] = Field(default=(), description="class names in training order; default: alphabetical")
     targets: tuple[str, ...] = Field(default=("cpu",), min_length=1, description="names or paths of target files")

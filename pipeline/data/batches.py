@@ -18,6 +18,10 @@ CACHE_BYTES = 2 * 2**30
 SHIFT_SHARE = 1 / 8
 """Padding of the random crop: 4 pixels for 32 (He et al. 2015, section 4.2), in proportion for other sizes."""
 
+PHOTOS_AT_A_TIME = 48
+"""Photos whose parts are shuffled among each other where parts are cut anew in every epoch: enough for batches of
+many photos, and few enough that none is decoded for one part of it alone."""
+
 Pixels = NDArray[np.uint8]
 
 
@@ -53,14 +57,21 @@ class Batches:
         if len(self.images) == 0:
             return
         generator = np.random.default_rng([self._seed, number])
-        order = np.arange(len(self.images))
-        if self.is_shuffled:
-            generator.shuffle(order)
+        order = self._order(generator)
         chunks = np.array_split(order, len(self))
         for chunk, pixels in zip(chunks, self._pixels(chunks), strict=True):
             if self.is_augmented:
                 pixels = augmented(pixels, generator, mirror=self.images.mirrors)
             yield torch.from_numpy(normalize(pixels, self.preprocessing)), torch.from_numpy(self.images.labels[chunk])
+
+    def _order(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        order = np.arange(len(self.images))
+        if not self.is_shuffled:
+            return order
+        generator.shuffle(order)
+        if self.images.origins is None or self._fits:
+            return order
+        return photo_by_photo(order, self.images.origins, generator)
 
     def _pixels(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
         if self._cached is None:
@@ -75,11 +86,15 @@ class Batches:
     def _shape(self) -> tuple[int, ...]:
         return decoded(self.images, 0, self.preprocessing).shape
 
+    @property
+    def _fits(self) -> bool:
+        return len(self.images) * math.prod(self._shape) <= self._cache_bytes
+
     def _all_decoded(self) -> Pixels | None:
         """uint8 [N, H, W, 3], or None where that is more than the cache may hold."""
-        count = len(self.images)
-        if count * math.prod(self._shape) > self._cache_bytes:
+        if not self._fits:
             return None
+        count = len(self.images)
         everything: Pixels = np.empty((count, *self._shape), dtype=np.uint8)
         chunks = np.array_split(np.arange(count), len(self))
         for chunk, pixels in zip(chunks, self._decoded(chunks), strict=True):
@@ -99,6 +114,14 @@ class Batches:
                 if following is not None:
                     ahead = pool.map(one, following.tolist())
                 yield stacked(self.images, chunk.tolist(), list(current), shape=self._shape)
+
+
+def photo_by_photo(
+    order: NDArray[np.int64], origins: NDArray[np.int64], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """A shuffled order in which parts of one photo stay near each other: `PHOTOS_AT_A_TIME` are mixed at a time."""
+    turn = generator.permutation(int(origins.max()) + 1) // PHOTOS_AT_A_TIME
+    return order[np.argsort(turn[origins[order]], kind="stable")]
 
 
 def augmented(pixels: Pixels, generator: np.random.Generator, *, mirror: bool) -> Pixels:

@@ -13,7 +13,8 @@ from pipeline.data.folder import open_folder
 from pipeline.data.images import ImageSet
 from pipeline.data.index import Index
 from pipeline.data.source import Source, first_few
-from pipeline.data.split import stratified
+from pipeline.data.split import stratified, without_splitting
+from pipeline.data.wider_face import open_wider_face
 from pipeline.errors import DataError
 
 __all__ = ["Dataset", "ImageSet", "check_images", "open_dataset", "preprocessing_from", "usual_preprocessing"]
@@ -28,7 +29,7 @@ class Dataset:
     """In the order of the network's outputs."""
     training: ImageSet
     selection: ImageSet
-    """10 % of the training images: for early stopping, calibration, search and every choice."""
+    """10 % of the training images (whole photos): for early stopping, calibration, search and every choice."""
     gate: ImageSet
     fingerprint: str
     """Hash of contents, labels, class names and split; the same wherever the files lie."""
@@ -37,7 +38,7 @@ class Dataset:
 
 
 def open_dataset(spec: str, *, classes: tuple[str, ...] = (), seed: int = 0, index: Path | None = None) -> Dataset:
-    """Open `digits`, `cifar10:PATH`, or a folder or zip; decodes nothing.
+    """Open `digits`, `cifar10:PATH`, `wider-face:PATH`, or a folder or zip; decodes nothing.
 
     `classes` is the order in which the network was trained, where it is not the data set's own. `index` is a file
     that remembers content hashes of unchanged files. Raises `DataError`.
@@ -46,7 +47,11 @@ def open_dataset(spec: str, *, classes: tuple[str, ...] = (), seed: int = 0, ind
     if classes:
         source = _in_training_order(source, classes)
     labels = source.training.labels
-    rest, chosen = stratified(labels, count=round(len(labels) * SELECTION_SHARE), seed=seed)
+    count, origins = round(len(labels) * SELECTION_SHARE), source.training.origins
+    if origins is None:
+        rest, chosen = stratified(labels, count=count, seed=seed)
+    else:
+        rest, chosen = without_splitting(origins, source.training.groups, count=count, seed=seed)
     training, selection = source.training.subset(rest), source.training.subset(chosen)
     parts = [source.classes, training.fingerprint, selection.fingerprint, source.gate.fingerprint]
     return Dataset(
@@ -65,6 +70,8 @@ def _open(spec: str, index: Index) -> Source:
         return open_digits()
     if spec.startswith("cifar10:"):
         return open_cifar10(Path(spec.removeprefix("cifar10:")), index=index)
+    if spec.startswith("wider-face:"):
+        return open_wider_face(Path(spec.removeprefix("wider-face:")), index=index)
     return open_folder(Path(spec), index=index)
 
 

@@ -11,7 +11,7 @@ from pipeline.data.images import ImageSet
 from pipeline.data.source import first_few
 from pipeline.errors import DataError
 from pipeline.progress import Progress
-from targets.device.preprocess import ImageError, Preprocessing, crop_pixels, decode
+from targets.device.preprocess import ImageError, Preprocessing, crop_pixels
 
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -21,7 +21,7 @@ def check_images(images: ImageSet, progress: Progress) -> None:
 
     def reason(index: int) -> str | None:
         try:
-            decode(images.encoded(index))
+            images.image(index)
         except ImageError as error:
             return f"{images.names[index]}: {error}"
         except DataError as error:
@@ -43,7 +43,7 @@ def check_images(images: ImageSet, progress: Progress) -> None:
 def decoded(images: ImageSet, index: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """One image's pixels uint8 [H, W, 3] as the network gets them; raises a `DataError` with its name."""
     try:
-        return crop_pixels(decode(images.encoded(index)), preprocessing)
+        return crop_pixels(images.image(index), preprocessing)
     except ImageError as error:
         raise DataError(f"{images.names[index]}: {error}. Replace or remove it.") from None
 

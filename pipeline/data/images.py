@@ -6,6 +6,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from targets.device.preprocess import decode
 
 
 class ImageSet:
@@ -19,14 +22,29 @@ class ImageSet:
         names: Sequence[str],
         labels: NDArray[np.int64],
         mirrors: bool = True,
+        draw: Callable[[int], Image.Image] | None = None,
+        groups: Sequence[str] = (),
+        origins: NDArray[np.int64] | None = None,
+        is_personal: bool = False,
     ) -> None:
-        """`read(i)` and `digests[i]` (a content hash) belong to image i; `mirrors`: left-right does not matter."""
+        """`read(i)` and `digests[i]` (a content hash) belong to image i; `mirrors`: left-right does not matter.
+
+        `draw(i)` is the decoded image where that is quicker to have than by way of its bytes. `groups[i]` is a group
+        whose accuracy is reported by itself. Images of equal `origins` are parts of one photo: they are never split,
+        and best read together. `is_personal`: people are to be seen, so no image leaves the workspace unasked.
+        """
         assert len(digests) == len(names) == len(labels)
+        assert len(groups) in (0, len(labels))
+        assert origins is None or len(origins) == len(labels)
         self._read = read
+        self._draw = draw
         self.digests = tuple(digests)
         self.names = tuple(names)
         self.labels = labels.astype(np.int64)
         self.mirrors = mirrors
+        self.groups = tuple(groups)
+        self.origins = origins
+        self.is_personal = is_personal
 
     def __len__(self) -> int:
         return len(self.names)
@@ -35,15 +53,23 @@ class ImageSet:
         """The original file's bytes; a PNG where the images came as an array. Raises `DataError`."""
         return self._read(index)
 
+    def image(self, index: int) -> Image.Image:
+        """The upright RGB image of these bytes. Raises `DataError` or `targets.device.preprocess.ImageError`."""
+        return decode(self._read(index)) if self._draw is None else self._draw(index)
+
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageSet":
         chosen = [int(index) for index in indices]
-        read = self._read
+        read, draw = self._read, self._draw
         return ImageSet(
             read=lambda index: read(chosen[index]),
             digests=[self.digests[index] for index in chosen],
             names=[self.names[index] for index in chosen],
             labels=self.labels[chosen],
             mirrors=self.mirrors,
+            draw=None if draw is None else lambda index: draw(chosen[index]),
+            groups=[self.groups[index] for index in chosen] if self.groups else (),
+            origins=None if self.origins is None else self.origins[chosen],
+            is_personal=self.is_personal,
         )
 
     def relabelled(self, new_label: Sequence[int]) -> "ImageSet":
@@ -54,6 +80,10 @@ class ImageSet:
             names=self.names,
             labels=np.array(new_label, dtype=np.int64)[self.labels],
             mirrors=self.mirrors,
+            draw=self._draw,
+            groups=self.groups,
+            origins=self.origins,
+            is_personal=self.is_personal,
         )
 
     @cached_property

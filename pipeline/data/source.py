@@ -1,4 +1,4 @@
-"""What an opener (folder, cifar10, digits) found, before the training images are split."""
+"""What an opener (folder, cifar10, wider_face, digits) found, before the training images are split."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
