@@ -2,8 +2,8 @@
 
 **Faces**: valid boxes at least `SMALLEST` pixels high, at least a third as wide, and with four fifths of their area in
 the photo. The square's side is the box's longer side and `MARGIN` of it on either side; it is moved into the photo
-where it would reach out of it, and is never larger than the photo. A photo gives `MOST_FACES` at most, in turn of every
-size.
+where it would reach out of it, and is never larger than the photo. A photo gives `MOST_FACES` at most, in turn of
+every size.
 
 **Backgrounds**: one for each face, of the very same side, so that size tells nothing; every other one from the
 neighborhood of its face, the rest from anywhere in the photo. None may share more than `OVERLAP` of its own area, or
