@@ -248,6 +248,20 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupAccuracy:
+    """Both models on one group of the gate's images, such as the faces of one size: there, the recall."""
+
+    name: str
+    images: int
+    float_share: float
+    """Right answers among the images."""
+    float_interval: tuple[float, float]
+    """Two-sided 95 % interval of that share (Wilson)."""
+    artifact_share: float
+    artifact_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class AccuracyReport:
     """The artifact against the float baseline on the same images (see `pipeline.validate`)."""
 
@@ -282,6 +296,8 @@ class AccuracyReport:
     artifact_sha256: str
     instruction_set: str
     runtime: str
+    groups: tuple[GroupAccuracy, ...] = ()
+    """Where the data set names groups of its images."""
 
 
 @dataclass(frozen=True, kw_only=True)

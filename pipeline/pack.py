@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +34,10 @@ class Images(Protocol):
     @property
     def labels(self) -> NDArray[np.int64]: ...
 
+    @property
+    def groups(self) -> Sequence[str]:
+        """A name for each image, or none at all."""
+
     def __len__(self) -> int: ...
 
     def encoded(self, index: int) -> bytes: ...
@@ -48,6 +52,10 @@ class Some:
     @property
     def labels(self) -> NDArray[np.int64]:
         return self._whole.labels[self._indices]
+
+    @property
+    def groups(self) -> Sequence[str]:
+        return [self._whole.groups[index] for index in self._indices] if self._whole.groups else ()
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -94,6 +102,8 @@ def _members(
         "files": {name: hashlib.sha256(contents).hexdigest() for name, contents in arrays.items()},
         "images": listed,
     }
+    if images.groups:
+        facts["groups"] = list(images.groups)
     yield FACTS, json.dumps({**facts, "sha256": shard_sha256(facts)}, sort_keys=True, indent=1).encode()
 
 

@@ -35,6 +35,7 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
         rows.append(("top-1", _percent(found.float_top1), _percent(found.artifact_top1), change))
     if found.float_top5 is not None:
         rows.append(("top-5", _percent(found.float_top5), _percent(found.artifact_top5), ""))
+    rows += _group_rows(found)
     if found.flip_rate is not None:
         rows.append(("predictions", "", f"{_percent(found.flip_rate)} changed", f"on {found.images:,} images"))
     for name, before, after, text in (
@@ -58,6 +59,15 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def _group_rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
+    rows = []
+    for group in found.groups or ():
+        intervals = f"{_interval(group.float_interval)}, {_interval(group.artifact_interval)}"
+        note = f"{group.images} images, 95 % {intervals}"
+        rows.append((group.name, _percent(group.float_share), _percent(group.artifact_share), note))
+    return rows
+
+
 def _verdict_row(found: TargetSummary) -> tuple[str, str, str, str]:
     if found.verdict is None or found.drop_bounds_points is None:
         return ("stopped", "", "", "done as asked" if found.error is None else f"exit code {found.exit_code}")
@@ -69,6 +79,10 @@ def _verdict_row(found: TargetSummary) -> tuple[str, str, str, str]:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f} %"
+
+
+def _interval(shares: tuple[float, float]) -> str:
+    return f"[{100 * shares[0]:.1f}, {100 * shares[1]:.1f}]"
 
 
 def _milliseconds(value: float) -> str:

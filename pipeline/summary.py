@@ -45,6 +45,17 @@ class VariantSummary(Part):
     report: str | None
 
 
+class GroupSummary(Part):
+    """One group of the gate's images, such as the faces of one size."""
+
+    name: str
+    images: int
+    float_share: float = Field(description="fraction of right answers: the recall, where the group is of one class")
+    float_interval: tuple[float, float] = Field(description="two-sided 95 % interval (Wilson)")
+    artifact_share: float
+    artifact_interval: tuple[float, float]
+
+
 class TargetSummary(Part):
     """One target. A field is null where the build did not get that far."""
 
@@ -75,6 +86,7 @@ class TargetSummary(Part):
     flip_rate: float | None = Field(description="share of images whose predicted class changed")
     worst_class: str | None = Field(description="the class that loses most")
     worst_class_drop_points: float | None
+    groups: list[GroupSummary] | None = Field(description="null where the data set names none")
     gate_looks: int | None = Field(description="different artifacts of this model that this gate set has judged")
     precision: Precision | None
     reason: str | None = Field(description="why this precision was chosen")
@@ -166,7 +178,9 @@ def _of_report(outcome: Outcome) -> dict[str, object]:
     if report is None:
         return {}
     same = set(TargetSummary.model_fields) & set(type(report).__dataclass_fields__)
-    return {**{name: getattr(report, name) for name in same}, "advice": report.advice or None}
+    return {**{name: getattr(report, name) for name in same}, "advice": report.advice or None} | {
+        "groups": [vars(group) for group in report.groups] or None
+    }
 
 
 def _of_engine(outcome: Outcome) -> dict[str, object]:

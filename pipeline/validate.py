@@ -3,7 +3,7 @@
 Needs neither PyTorch nor ONNX Runtime nor the images: labels, both models' logits, and the margin.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import CompileError, DataError
+from pipeline.groups import accuracy_of_groups
 from pipeline.predictions import Predictions, read_predictions
 from pipeline.statistics import check_above_chance
 from targets.device import gate
@@ -66,6 +67,7 @@ def judge_with(
     try:
         with Shard(shard) as images:
             labels, float_logits, classes, sha256 = images.labels, images.logits, images.classes, images.sha256
+            groups = images.groups
     except ShardError as error:
         raise DataError(str(error)) from None
     _check_same("shard", made_with=stored.shard_sha256, given=sha256)
@@ -77,9 +79,10 @@ def judge_with(
         instruction_set=stored.instruction_set,
         runtime=stored.runtime,
     )
-    return judge(
+    report = judge(
         labels, float_logits, stored.logits, classes=classes, max_drop=max_drop, gate_looks=gate_looks, origin=origin
     )
+    return replace(report, groups=accuracy_of_groups(groups, labels, float_logits, stored.logits))
 
 
 def _check_same(what: str, *, made_with: str, given: str) -> None:

@@ -2,7 +2,7 @@
 
 `shard.zip`, stored without compression: `images/<i>.<ext>` as they came, `labels.npy` int64 [N], `logits.npy`
 float32 [N, C] of the float baseline, `shard.json` with schema, classes, preprocessing, the SHA-256 of every file
-and, over all of that, the shard's own.
+and, over all of that, the shard's own. Where the data set has them, `groups` names each image's.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Shard:
             self.classes: Tuple[str, ...] = tuple(raw["classes"])
             self.preprocessing = Preprocessing.from_dict(raw["preprocessing"])
             self._images: List[Tuple[str, str]] = [(str(name), str(sha256)) for name, sha256 in raw["images"]]
+            self.groups: Tuple[str, ...] = tuple(str(name) for name in raw.get("groups", ()))
             of_labels, of_logits = raw["files"][LABELS], raw["files"][LOGITS]
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(f"{FACTS} has a wrong or missing entry ({error})") from None
@@ -105,6 +106,8 @@ class Shard:
                 f"{count} images and {classes} classes, but labels {list(self.labels.shape)} "
                 f"and logits {list(self.logits.shape)}"
             )
+        if len(self.groups) not in (0, count):
+            raise self._damaged(f"{count} images, but groups of {len(self.groups)}")
         if count and (self.labels.min() < 0 or self.labels.max() >= classes):
             raise self._damaged(f"labels from {self.labels.min()} to {self.labels.max()} for {classes} classes")
 
