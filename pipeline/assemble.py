@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import OnnxModel
 from pipeline.data.images import ImageSet
+from pipeline.drawings import drawings
 from pipeline.errors import CompileError
-from pipeline.selection import pixels_of, spread
+from pipeline.selection import BATCH, pixels_of, spread
 from targets.device.golden import check, write_golden
 from targets.device.manifest import Manifest, ManifestError, read_manifest
-from targets.device.preprocess import Preprocessing
+from targets.device.preprocess import Preprocessing, normalize
 from targets.device.sessions import Session, SessionError
 from targets.runtimes.stand_in import open_here
 
 MODEL = "model.onnx"
 GOLDEN_BYTES = 1 << 20
 LEAST_GOLDEN, MOST_GOLDEN = 8, 64
+DRAWN_FOR_ONE = 8
+"""Drawings for one that becomes golden."""
 CLEAR_MARGIN = 0.05
 """Golden images win by this share of the logits' range: another CPU's rounding shall not decide them."""
 
@@ -61,14 +64,42 @@ def input_shape(images: ImageSet, preprocessing: Preprocessing) -> tuple[int, in
 
 
 def add_golden(artifact: OpenArtifact, images: ImageSet, logits: NDArray[np.float32]) -> None:
-    """Choose golden images among `images`, whose `logits` [N, C] the artifact gave, and check them once here."""
+    """Choose golden images among `images`, whose `logits` [N, C] the artifact gave, and check them once here.
+
+    Of images that show people none is taken; drawings are, which prove the computation as well.
+    """
     _, height, width = artifact.manifest.input_shape
     count = min(max(GOLDEN_BYTES // (3 * height * width), LEAST_GOLDEN), MOST_GOLDEN)
-    chosen = choose_golden(logits, count)
-    write_golden(artifact.folder, pixels_of(images, chosen, artifact.manifest.preprocessing), logits[chosen])
+    if images.is_personal:
+        # They travel in every image, where no person shall be seen.
+        pixels = drawings(DRAWN_FOR_ONE * count, height=height, width=width)
+        logits = _answers(artifact, pixels)
+        of_every_class = balanced(logits.argmax(axis=1), least=count)
+        pixels, logits = pixels[of_every_class], logits[of_every_class]
+        chosen = choose_golden(logits, count)
+        pixels = pixels[chosen]
+    else:
+        chosen = choose_golden(logits, count)
+        pixels = pixels_of(images, chosen, artifact.manifest.preprocessing)
+    write_golden(artifact.folder, pixels, logits[chosen])
     result = check(artifact.session, artifact.folder, artifact.manifest)
     if not result.matched:
         raise CompileError(f"{artifact.folder.name} does not repeat its own answers: {result.reason}.")
+
+
+def _answers(artifact: OpenArtifact, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    parts = np.array_split(pixels, -(-len(pixels) // BATCH))
+    preprocessing = artifact.manifest.preprocessing
+    return np.concatenate([artifact.session.infer(normalize(part, preprocessing)) for part in parts])
+
+
+def balanced(predicted: NDArray[np.int64], *, least: int) -> NDArray[np.int64]:
+    """Indices of equally many images of each predicted class, or of more where that would be fewer than `least`."""
+    classes, sizes = np.unique(predicted, return_counts=True)
+    limit = max(int(sizes.min()), -(-least // len(classes)))
+    while np.minimum(sizes, limit).sum() < min(least, len(predicted)):
+        limit += 1
+    return np.sort(np.concatenate([np.flatnonzero(predicted == one)[:limit] for one in classes]))
 
 
 def choose_golden(logits: NDArray[np.float32], count: int) -> list[int]:

@@ -77,6 +77,7 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
         image: o.WithImage = None,
         grpc: o.Grpc = None,
         dla: o.Dla = None,
+        personal_images: o.PersonalImages = None,
         workspace: o.WorkspaceFolder = None,
         as_json: o.AsJson = False,
         verbose: o.Verbose = False,
@@ -102,6 +103,7 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
             "package.image": image,
             "package.grpc": grpc,
             "package.dla": dla,
+            "package.personal_images": personal_images,
         }
         act(o.Request(recipe_file=recipe, flags=flags, workspace=workspace, as_json=as_json, is_verbose=verbose))
 

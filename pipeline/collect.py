@@ -21,7 +21,7 @@ from pipeline.engine_audit import PLAN, EngineAudit, audit_engine
 from pipeline.errors import DataError, DeviceError
 from pipeline.kept_proofs import keep_proof
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
-from pipeline.publish import DEVICES, REPORT
+from pipeline.publish import DEVICES, REPORT, shard_of
 from pipeline.validate import judge_with
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.shard import Shard, ShardError
@@ -166,7 +166,7 @@ def _alike(claimed: object, found: object) -> bool:
 def _shard_of(published: Path, workspace: Path, sha256: str, address: str) -> Path:
     """The gate's shard, or the part of it that travelled in the image."""
     travelled = workspace / "context" / published.name / "model/opt/edge-deploy/model/shard.zip"
-    for path in (published / "shard.zip", travelled):
+    for path in (shard_of(published), travelled):
         try:
             with Shard(path) as shard:
                 if shard.sha256 == sha256:

@@ -10,7 +10,7 @@ from pipeline.image import is_present, read_image
 from pipeline.looks import look, looks_at
 from pipeline.predictions import PREDICTIONS
 from pipeline.progress import Progress
-from pipeline.publish import REPORT, is_published, publish
+from pipeline.publish import REPORT, SHARD, is_published, keep_private, publish
 from pipeline.recipe import Recipe
 from pipeline.shipped import shipped
 from pipeline.variant import Variant
@@ -111,10 +111,18 @@ class Delivery:
         report: AccuracyReport,
         variant: Variant | None = None,
     ) -> Path:
-        """Put artifact, shard, predictions and report where the user looks for them; returns the folder."""
+        """Put artifact, shard, predictions and report where the user looks for them; returns the folder.
+
+        A shard that shows people is not among them unless the recipe says so; see `pipeline.publish.shard_of`.
+        """
         root = self.workspace.root
         destination = root / "artifacts" / self.published_as
-        files = {"shard.zip": shard.path / "shard.zip", **_files_of(artifact, predictions)}
+        files = _files_of(artifact, predictions)
+        of_gate = shard.path / SHARD
+        if not self.dataset.gate.is_personal or self.recipe.package.personal_images:
+            files[SHARD] = of_gate
+        elif not self.workspace.only_look:
+            keep_private(of_gate, destination)
         reports = {REPORT: report}
         if variant is not None:
             beside = _files_of(variant.artifact, variant.answers)

@@ -102,6 +102,14 @@ Grpc = Annotated[
     bool | None,
     typer.Option("--grpc/--no-grpc", help="An image that speaks gRPC, too, on port 8001.", rich_help_panel=OUTPUT),
 ]
+PersonalImages = Annotated[
+    bool | None,
+    typer.Option(
+        "--personal-images/--no-personal-images",
+        help="Let the gate's photos of people into the artifact's folder and TensorRT images.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 WorkspaceFolder = Annotated[
     Path | None,
     typer.Option(

@@ -10,7 +10,9 @@ from pipeline.artifacts import AccuracyReport
 from pipeline.workspace import write_atomically
 from targets.device import proof
 
-REPORT, DEVICES = proof.FILE, "devices"
+REPORT, DEVICES, SHARD = proof.FILE, "devices", "shard.zip"
+PRIVATE = "private"
+"""Beside `artifacts` in the workspace: what shows people, and is not published unless that was asked for."""
 
 
 def publish(
@@ -45,6 +47,23 @@ def publish(
     shutil.rmtree(stale, ignore_errors=True)
 
 
+def keep_private(shard: Path, destination: Path) -> None:
+    """Keep the shard of the artifact published at `destination` where `shard_of` finds it, and nobody copies it."""
+    place = _private(destination)
+    if _same(shard, place):
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fresh = place.with_name(f".{place.name}.new")
+    shutil.copy2(shard, fresh)
+    fresh.replace(place)
+
+
+def shard_of(published: Path) -> Path:
+    """The shard of a published artifact: in its folder or, where it shows people, kept apart from it."""
+    private = _private(published)
+    return private if private.is_file() and not (published / SHARD).is_file() else published / SHARD
+
+
 def is_published(destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport]) -> bool:
     """Whether `destination` holds just this already."""
     return _has(destination, files, reports) and all(
@@ -62,6 +81,11 @@ def proof_json(report: AccuracyReport) -> str:
     facts = asdict(report)
     del facts["gate_looks"]
     return json.dumps(facts, indent=2, sort_keys=True) + "\n"
+
+
+def _private(published: Path) -> Path:
+    place = published.resolve()
+    return place.parent.parent / PRIVATE / place.name / SHARD
 
 
 def _has(destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport]) -> bool:

@@ -81,6 +81,10 @@ class PackageRecipe(Section):
     dla: bool = Field(
         default=False, description="run on the deep learning accelerator, what it cannot run on the GPU (TensorRT)"
     )
+    personal_images: bool = Field(
+        default=False,
+        description="of data that shows people: let the gate's images into the artifact's folder and into images",
+    )
     shard_images: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="images of the gate that travel in a TensorRT image to judge its engine; default: all",

@@ -57,6 +57,7 @@ def prepare(request: Request) -> Iterator[Prepared]:
         dataset = open_dataset(recipe.data, classes=recipe.classes, seed=recipe.seed, index=index)
         for note in dataset.notes:
             progress.line(f"note: {note}")
+        _say_what_is_personal(dataset, recipe, targets, progress)
         warning = too_small_warning(len(dataset.gate), recipe.validate_.max_drop)
         if warning:
             progress.line(f"warning: {warning}")

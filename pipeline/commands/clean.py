@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.commands.status import size_text
 from pipeline.errors import WorkspaceError
+from pipeline.publish import PRIVATE
 from pipeline.workspace import RECORD, Workspace
 
 ARTIFACTS = "artifacts"
@@ -22,7 +23,7 @@ def run(root: Path, *, everything: bool) -> None:
     with Workspace(root).locked():
         for folder in root.iterdir():
             is_stage = any(folder.glob(f"*/{RECORD}")) if folder.is_dir() else False
-            if is_stage or (everything and folder.name == ARTIFACTS):
+            if is_stage or (everything and folder.name in (ARTIFACTS, PRIVATE)):
                 shutil.rmtree(folder)
     kept = " Published artifacts and reports were kept (--all removes them)." if not everything else ""
     print(f"cleaned {root}: {freed} before, {size_text(root)} now.{kept}")

@@ -12,7 +12,7 @@ name = "model"              # the served model's name; the image's tag is name:v
 version = "0.1.0"
 # checkpoint = "resnet20.pth"           # .pth .pt .th .safetensors; `deploy train` makes one
 # model = "my_package.my_module:make"   # only for an nn.Module of your own: the function that makes it
-data = "digits"             # folder or zip with train/<class> and val/<class>, cifar10:PATH, or the embedded digits
+data = "digits"             # folder or zip with train/<class> and val/<class>, cifar10:PATH, wider-face:PATH, digits
 # classes = ["cat", "dog"]              # the network's output order, where it is not alphabetical
 targets = ["cpu"]           # `deploy targets` lists them; a path to a TOML file is a target of your own
 seed = 0                    # one seed makes a build repeatable
@@ -49,6 +49,7 @@ grpc = false                # true: speaks the protocol over gRPC, too, on port 
 # Of TensorRT targets, whose engine is built and proven where the image is started:
 fallback = "none"           # or "fp16": what may be built, and proven, where an int8 engine does not pass
 dla = false                 # true: run on the deep learning accelerator of an Orin or Xavier
+personal_images = false     # true: data that shows people (wider-face) goes into the artifact's folder and images
 # shard_images = 1000       # images of the gate that travel in the image to judge its engine; default: all
 """
 

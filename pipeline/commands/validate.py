@@ -10,12 +10,10 @@ from pipeline.data.dataset import open_dataset
 from pipeline.errors import DataError, GateFailed, GateUndecided
 from pipeline.narration import verdict_text
 from pipeline.progress import Progress
-from pipeline.publish import REPORT
+from pipeline.publish import REPORT, shard_of
 from pipeline.revalidate import measure_accuracy, validate
 from pipeline.subject import Subject, answering
 from targets.device.manifest import ManifestError, read_manifest
-
-SHARD = "shard.zip"
 
 
 def run(
@@ -35,7 +33,7 @@ def run(
             print_accuracy(subject, data, as_json=as_json, progress=progress)
             return
         folder = Path(name) if Path(name).is_dir() else published_as(subject, workspace)
-        found = shard or (folder / SHARD if folder is not None else None)
+        found = shard or (shard_of(folder) if folder is not None else None)
         if found is None or not found.is_file():
             raise DataError(
                 f"the shard with the gate's images and float answers of {name} is not found "
