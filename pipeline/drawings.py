@@ -1,4 +1,4 @@
-"""Pictures that nobody has taken: inputs with edges, colors and shades of every scale for a network to be checked with."""
+"""Pictures of nobody: inputs with edges, colors and shades of every scale, to check a network with."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ LARGEST_BLUR = 0.12
 
 
 def drawings(count: int, *, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, 3]: ellipses and bars in random colors, more or less out of focus; the same for the same seed."""
+    """uint8 [N, H, W, 3]: ellipses and bars in random colors, more or less blurred; the same for the same seed."""
     generator = np.random.default_rng(seed)
     return np.stack([np.asarray(_drawing(height, width, generator)) for _ in range(count)])
 

@@ -10,6 +10,7 @@ from pipeline.console import progress_for
 from pipeline.data.dataset import Dataset, open_dataset
 from pipeline.errors import DeployError, RecipeError, worst_of
 from pipeline.options import Request
+from pipeline.personal import personal_warning
 from pipeline.placement import Placement
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, read_recipe
@@ -57,10 +58,12 @@ def prepare(request: Request) -> Iterator[Prepared]:
         dataset = open_dataset(recipe.data, classes=recipe.classes, seed=recipe.seed, index=index)
         for note in dataset.notes:
             progress.line(f"note: {note}")
-        _say_what_is_personal(dataset, recipe, targets, progress)
-        warning = too_small_warning(len(dataset.gate), recipe.validate_.max_drop)
-        if warning:
-            progress.line(f"warning: {warning}")
+        for warning in (
+            personal_warning(dataset, recipe, targets),
+            too_small_warning(len(dataset.gate), recipe.validate_.max_drop),
+        ):
+            if warning:
+                progress.line(f"warning: {warning}")
         yield Prepared(recipe=recipe, targets=targets, dataset=dataset, workspace=workspace, progress=progress)
 
 
