@@ -30,8 +30,6 @@ class Photos:
         self._kept_bytes = kept_bytes
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self.decoded = 0
-        """How many photos have been decoded so far, repetitions included."""
 
     def square(self, name: str, left: int, top: int, side: int) -> Image.Image:
         """RGB, at most `LARGEST_SIDE` pixels wide; raises `ImageError`, or `DataError` where it cannot be read."""
@@ -48,7 +46,6 @@ class Photos:
             if kept.image is None:
                 kept.image = decode_stored(self._read(name))
                 with self._lock:
-                    self.decoded += 1
                     self._drop_oldest()
             return kept.image
 
