@@ -2,10 +2,10 @@
 
     python scripts/wider_face_scale.py FOLDER [--share 1.0] [--side 32] [--batches 100]
 
-FOLDER gets 12,880 + 3,226 annotated photos and 16,097 without annotations (times the share) unless it has them: small
-JPEGs of colored noise, each with a content of its own, and boxes drawn at random, crowds among them. Prints JSON: time to
-open with nothing remembered and with all of it, and the peak of memory; then decoding for training, with nothing kept of
-decoded crops, photo by photo as `Batches` does it and in a random order.
+FOLDER gets 12,880 + 3,226 annotated photos and 16,097 without annotations (times the share), unless it is there: small
+JPEGs of colored noise, each with a content of its own, and random boxes, crowds among them. Prints JSON: time to open
+with nothing remembered and with all of it, and the peak of memory; then decoding for training, with no decoded crop
+kept, photo by photo as `Batches` does it and in a random order.
 """
 
 import argparse

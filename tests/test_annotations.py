@@ -7,7 +7,7 @@ import pytest
 from pipeline.data.annotations import parse_annotations
 from pipeline.errors import DataError
 
-# The quirks are those of the published files; paths and boxes of the first three are theirs, too.
+# The quirks, the first photo and the box of no width are those of the published files.
 QUIRKS = """0--Parade/0_Parade_marchingband_1_849.jpg
 1
 449 330 122 149 0 0 0 0 0 0 

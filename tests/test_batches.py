@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.data.batches import Batches, augmented
+from pipeline.data.batches import Batches, augmented, photo_by_photo
 from pipeline.data.images import ImageSet
 from pipeline.errors import DataError
 from targets.device.preprocess import Preprocessing, decode, preprocess
@@ -172,3 +172,15 @@ def test_without_a_crop_images_must_be_of_one_size(cache_bytes: int, batch_size:
 
 def test_no_images_no_batches(images: ImageSet) -> None:
     assert list(Batches(images.subset([]), PLAIN).epoch(0)) == []
+
+
+def test_parts_of_a_photo_stay_near_each_other_and_are_mixed_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.data.batches.PHOTOS_AT_A_TIME", 5)
+    generator = np.random.default_rng(0)
+    origins = np.repeat(np.arange(40), 10)
+    order = photo_by_photo(generator.permutation(400), origins, generator)
+    assert sorted(order.tolist()) == list(range(400))
+    windows = origins[order].reshape(8, 50)
+    assert all(len(set(window)) == 5 for window in windows.tolist())
+    assert sum(map(len, map(set, windows.tolist()))) == 40
+    assert all(len(set(window[:10])) > 2 for window in windows.tolist())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
-from pipeline.publish import is_published, proof_json, publish
+from pipeline.publish import is_published, keep_private, proof_json, publish, shard_of
 
 
 @pytest.fixture
@@ -126,3 +126,20 @@ def test_what_lies_in_a_folder_of_its_own_belongs_to_it(
     assert not is_published(destination, files, {"report.json": report})
     publish(destination, files, {"report.json": report}, scratch=tmp_path / "tmp")
     assert not (destination / "safe").exists()
+
+
+def test_a_shard_that_shows_people_lies_apart_and_is_found(tmp_path: Path) -> None:
+    destination = tmp_path / "artifacts" / "model-0.1.0-cpu"
+    destination.mkdir(parents=True)
+    shard = tmp_path / "shard.zip"
+    shard.write_bytes(b"faces")
+    assert shard_of(destination) == destination / "shard.zip"
+    keep_private(shard, destination)
+    assert not list(destination.iterdir())
+    assert shard_of(destination).read_bytes() == b"faces"
+    assert shard_of(destination) == tmp_path / "private" / "model-0.1.0-cpu" / "shard.zip"
+    shard.write_bytes(b"others")
+    keep_private(shard, destination)
+    assert shard_of(destination).read_bytes() == b"others"
+    (destination / "shard.zip").write_bytes(b"published")
+    assert shard_of(destination) == destination / "shard.zip"

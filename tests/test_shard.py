@@ -19,7 +19,7 @@ from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.data.dataset import Dataset, ImageSet, open_dataset
 from pipeline.errors import CheckpointError
-from pipeline.pack import SHARD, pack_shard
+from pipeline.pack import SHARD, pack_shard, pack_some
 from pipeline.progress import Silent
 from pipeline.shard import write_shard
 from targets.device.preprocess import Preprocessing, decode, preprocess
@@ -231,3 +231,40 @@ def test_resnet20_reproduces_its_accuracy_to_the_image(data_root: Path, tmp_path
     write_shard(Checkpoint(folder=folder), dataset, preprocessing, progress=Silent(), folder=tmp_path)
     with Shard(tmp_path / SHARD) as read:
         assert (read.logits.argmax(axis=1) == read.labels).sum() == 776
+
+
+def test_groups_travel_along_and_an_older_shard_has_none(shard: Path, digits: Dataset, tmp_path: Path) -> None:
+    with Shard(shard) as read:
+        assert read.groups == ()
+        logits = read.logits
+    gate = digits.gate
+    grouped = ImageSet(
+        read=gate.encoded,
+        digests=gate.digests,
+        names=gate.names,
+        labels=gate.labels,
+        groups=[f"size {index % 3}" for index in range(len(gate))],
+    )
+    pack_shard(
+        grouped,
+        logits,
+        classes=digits.classes,
+        preprocessing=PREPROCESSING,
+        progress=Silent(),
+        folder=tmp_path / "grouped",
+    )
+    with Shard(tmp_path / "grouped" / SHARD) as read:
+        assert read.groups == grouped.groups
+        encoded = {read.encoded(index): name for index, name in enumerate(read.groups)}
+    with Shard(pack_some(tmp_path / "grouped" / SHARD, 15, tmp_path / "some")) as some:
+        assert len(some) == len(some.groups) == 15
+        assert all(encoded[some.encoded(index)] == name for index, name in enumerate(some.groups))
+
+
+def test_groups_of_another_number_are_damage(shard: Path, tmp_path: Path) -> None:
+    members = members_of(shard)
+    facts = json.loads(members[FACTS]) | {"groups": ["a", "b"]}
+    members[FACTS] = json.dumps(facts | {"sha256": shard_sha256(facts)}).encode()
+    write_archive(tmp_path / "other.zip", members.items())
+    with pytest.raises(ShardError, match="40 images, but groups of 2"):
+        Shard(tmp_path / "other.zip")

@@ -13,6 +13,7 @@ from pipeline.artifacts import (
     Audit,
     Candidate,
     Cost,
+    GroupAccuracy,
     Image,
     Latency,
     Place,
@@ -323,3 +324,19 @@ def test_the_variant_has_figures_of_its_own(finished: Outcome) -> None:
     }
     (row,) = [row for row in table_rows([finished]) if row[1] == "7-bit variant"]
     assert row[2:] == ("", "91.37 %", "pass: drop +0.35 points, 95 % [-0.30, +0.80], x 0.50")
+
+
+def test_groups_are_in_the_document_and_in_the_table(finished: Outcome) -> None:
+    assert parsed(finished)[0]["groups"] is None
+    group = GroupAccuracy(
+        name="face 8-15 px",
+        images=156,
+        float_share=0.75,
+        float_interval=(0.676, 0.811),
+        artifact_share=0.5,
+        artifact_interval=(0.4224, 0.5776),
+    )
+    finished.report = replace(REPORT, groups=(group,))
+    assert parsed(finished)[0]["groups"] == [json.loads(json.dumps(vars(group)))]
+    (row,) = [row for row in table_rows([finished]) if row[1] == "face 8-15 px"]
+    assert row[2:] == ("75.00 %", "50.00 %", "156 images, 95 % [67.6, 81.1], [42.2, 57.8]")
