@@ -7,6 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
+from pipeline.groups import GroupAccuracy
+
 
 class Precision(StrEnum):
     FP32 = "fp32"
@@ -118,8 +120,7 @@ class ActivationRange:
     """One tensor's symmetric clipping range; the integer grid is chosen by the dialect that is written."""
 
     amax: float
-    signed: bool
-    """False where the tensor holds no negative value."""
+    signed: bool  # False where the tensor holds no negative value.
     post_relu: bool
 
 
@@ -136,8 +137,7 @@ class Quantization:
     """8: weights in -127..127. 7: weights in -63..63: no saturation of 16-bit sums on CPUs without VNNI."""
     activations: dict[str, ActivationRange]
     weights: dict[str, tuple[float, ...]]
-    float_layers: tuple[str, ...] = ()
-    """Conv2d and Linear modules the recipe keeps in float."""
+    float_layers: tuple[str, ...] = ()  # Conv2d and Linear modules the recipe keeps in float.
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
@@ -198,8 +198,7 @@ class Audit:
 
     int8_nodes: int
     float_nodes: int
-    kept_float: tuple[str, ...] = ()
-    """Nodes in float because the plan says so."""
+    kept_float: tuple[str, ...] = ()  # Because the plan says so.
     operators: dict[str, int] = field(default_factory=dict)
     """Operator types of the optimized graph and how often each occurs."""
 
@@ -248,20 +247,6 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupAccuracy:
-    """Both models on one group of the gate's images, such as the faces of one size: there, the recall."""
-
-    name: str
-    images: int
-    float_share: float
-    """Right answers among the images."""
-    float_interval: tuple[float, float]
-    """Two-sided 95 % interval of that share (Wilson)."""
-    artifact_share: float
-    artifact_interval: tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
 class AccuracyReport:
     """The artifact against the float baseline on the same images (see `pipeline.validate`)."""
 
@@ -296,8 +281,7 @@ class AccuracyReport:
     artifact_sha256: str
     instruction_set: str
     runtime: str
-    groups: tuple[GroupAccuracy, ...] = ()
-    """Where the data set names groups of its images."""
+    groups: tuple[GroupAccuracy, ...] = ()  # Where the data set names some.
 
 
 @dataclass(frozen=True, kw_only=True)

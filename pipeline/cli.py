@@ -17,6 +17,7 @@ from pipeline.emission import emit, with_emission
 from pipeline.errors import EXIT_CODES, DeployError
 from pipeline.interrupt import Interrupted, raise_on_signals
 from pipeline.placement import devices, with_devices
+from pipeline.tuition import train
 
 EPILOG = "Exit codes:  0 done · 1 a bug of ours · 2 wrong command line · " + " · ".join(
     f"{error.exit_code} {error.meaning}" for error in EXIT_CODES
@@ -161,32 +162,7 @@ def demo(
     run(folder=folder, base_image=base_image, with_image=bool(image), is_verbose=verbose)
 
 
-@app.command(rich_help_panel=BUILDING)
-def train(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write (.safetensors).")],
-    data: Annotated[str, typer.Option(help="Folder or zip, cifar10:PATH, wider-face:PATH, digits.")] = "digits",
-    network: Annotated[str, typer.Option(help="resnet8 … 110 (32 px), resnet18 … 152 (224 px).")] = "resnet8",
-    checkpoint: Annotated[Path | None, typer.Option(help="Fine-tune this one instead of starting anew.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 10,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
-    batch_size: Annotated[int, typer.Option(min=2)] = 64,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    verbose: o.Verbose = False,
-) -> None:
-    """Train a float ResNet from scratch, or fine-tune one."""
-    from pipeline.commands.train import run
-
-    run(
-        output=output,
-        data=data,
-        network=network,
-        checkpoint=checkpoint,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        is_verbose=verbose,
-    )
+app.command("train", rich_help_panel=BUILDING)(train)
 
 
 @app.command(rich_help_panel=LOOKING)

@@ -13,7 +13,6 @@ from pipeline.artifacts import (
     Audit,
     Candidate,
     Cost,
-    GroupAccuracy,
     Image,
     Latency,
     Place,
@@ -22,6 +21,7 @@ from pipeline.artifacts import (
 )
 from pipeline.build import Outcome
 from pipeline.errors import CompileError, DataError, GateFailed
+from pipeline.groups import GroupAccuracy
 from pipeline.rows import table_header, table_rows
 from pipeline.summary import Document, TargetSummary, document, summary_schema
 from pipeline.variant import Variant

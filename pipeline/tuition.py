@@ -1,0 +1,35 @@
+"""The options of `deploy train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import options as o
+
+
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write (.safetensors).")],
+    data: Annotated[str, typer.Option(help="Folder or zip, cifar10:PATH, wider-face:PATH, digits.")] = "digits",
+    network: Annotated[str, typer.Option(help="resnet8 … 110 (32 px), resnet18 … 152 (224 px).")] = "resnet8",
+    checkpoint: Annotated[Path | None, typer.Option(help="Fine-tune this one instead of starting anew.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
+    batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    verbose: o.Verbose = False,
+) -> None:
+    """Train a float ResNet from scratch, or fine-tune one."""
+    from pipeline.commands.train import run
+
+    run(
+        output=output,
+        data=data,
+        network=network,
+        checkpoint=checkpoint,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        is_verbose=verbose,
+    )
