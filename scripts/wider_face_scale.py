@@ -1,6 +1,6 @@
 """Make a synthetic data set of WIDER FACE's layout and size, and measure what it takes to stream it.
 
-    python scripts/wider_face_scale.py FOLDER [--share 1.0] [--side 32] [--batches 100]
+    python scripts/wider_face_scale.py FOLDER [--share 1.0] [--width 320] [--side 32] [--batches 100]
 
 FOLDER gets 12,880 + 3,226 annotated photos and 16,097 without annotations (times the share), unless it is there: small
 JPEGs of colored noise, each with a content of its own, and random boxes, crowds among them. Prints JSON: time to open
@@ -25,7 +25,6 @@ from PIL import Image
 
 PHOTOS = {"train": 12_880, "val": 3_226, "test": 16_097}
 EVENTS = [*range(60), 61]
-WIDTH, HEIGHT = 320, 240
 KINDS = 100
 """Different pictures; a comment in each file makes its content its own."""
 MOST_FACES = 1_000
@@ -37,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--share", type=float, default=1.0, help="of the full number of photos")
+    parser.add_argument("--width", type=int, default=320, help="of a photo; its height is three quarters of that")
     parser.add_argument("--side", type=int, default=32, help="of the network's input, in pixels")
     parser.add_argument("--batches", type=int, default=100, help="of 128 crops, to decode")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -45,14 +45,14 @@ def main() -> None:
         print(json.dumps(measure(given.folder, side=given.side, batches=given.batches), indent=2))
         return
     if not given.folder.exists():
-        make(given.folder, share=given.share)
+        make(given.folder, share=given.share, width=given.width)
     sys.exit(subprocess.run([sys.executable, *sys.argv, "--measure"], check=False).returncode)
 
 
-def make(folder: Path, *, share: float) -> None:
+def make(folder: Path, *, share: float, width: int) -> None:
     """Write the set's folders and annotations."""
     generator = np.random.default_rng(0)
-    kinds = [_jpeg(generator) for _ in range(KINDS)]
+    kinds = [_jpeg(generator, width) for _ in range(KINDS)]
     split_folder = folder / "wider_face_split"
     split_folder.mkdir(parents=True)
     for split, full in PHOTOS.items():
@@ -63,7 +63,7 @@ def make(folder: Path, *, share: float) -> None:
             target = folder / f"WIDER_{split}" / "images" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(_commented(kinds[number % KINDS], f"{split} {number}".encode()))
-            lines += [path, *_boxes(generator)]
+            lines += [path, *_boxes(generator, width)]
         if split != "test":
             (split_folder / f"wider_face_{split}_bbx_gt.txt").write_text("\n".join(lines) + "\n")
 
@@ -122,10 +122,10 @@ def measure(folder: Path, *, side: int, batches: int) -> dict[str, object]:
     }
 
 
-def _jpeg(generator: np.random.Generator) -> bytes:
+def _jpeg(generator: np.random.Generator, width: int) -> bytes:
     coarse = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
     file = io.BytesIO()
-    coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(file, "JPEG", quality=60)
+    coarse.resize((width, width * 3 // 4), Image.Resampling.BICUBIC).save(file, "JPEG", quality=60)
     return file.getvalue()
 
 
@@ -134,15 +134,16 @@ def _commented(jpeg: bytes, comment: bytes) -> bytes:
     return jpeg[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + jpeg[2:]
 
 
-def _boxes(generator: np.random.Generator) -> list[str]:
+def _boxes(generator: np.random.Generator, width: int) -> list[str]:
     """Count and boxes as they are written: 12 on the average, none now and then, crowds sometimes."""
     if generator.random() < 0.001:
         return ["0", "0 0 0 0 0 0 0 0 0 0 "]
     count = min(MOST_FACES, 1 + round(generator.exponential(6) * (30 if generator.random() < 0.03 else 1)))
-    heights = np.clip(generator.lognormal(2.6, 0.7, count), 3, HEIGHT / 2).astype(int)
+    height = width * 3 // 4
+    heights = np.clip(generator.lognormal(2.6, 0.7, count) * width / 320, 3, height / 2).astype(int)
     widths = np.maximum(heights * 3 // 4, 1)
-    lefts = (generator.random(count) * (WIDTH - widths)).astype(int)
-    tops = (generator.random(count) * (HEIGHT - heights)).astype(int)
+    lefts = (generator.random(count) * (width - widths)).astype(int)
+    tops = (generator.random(count) * (height - heights)).astype(int)
     rows = zip(lefts, tops, widths, heights, strict=True)
     return [str(count), *(f"{x} {y} {w} {h} 0 0 0 0 0 0 " for x, y, w, h in rows)]
 
