@@ -97,6 +97,7 @@ def test_its_report_is_the_hosts(tiny: TinyPackage, tmp_path: Path) -> None:
         "artifact_sha256",
         "instruction_set",
         "runtime",
+        "groups",
     }
     assert (gate["images"], gate["lost"], gate["won"], gate["verdict"]) == (COUNT, 15, 5, "pass")
     assert found["passed"] is True
