@@ -26,3 +26,12 @@ def personal_warning(dataset: Dataset, recipe: Recipe, targets: Sequence[Target]
         f"{dataset.name} shows people: the gate's images stay in the workspace's folder private, apart from the "
         "artifact and from images, whose golden inputs are drawn. --personal-images publishes them."
     )
+
+
+def check_sending(dataset: Dataset, recipe: Recipe) -> None:
+    """Raise `RecipeError` where a device would be sent the gate's images and nobody has allowed it."""
+    if dataset.gate.is_personal and not recipe.package.personal_images:
+        raise RecipeError(
+            f"{dataset.name} shows people, and --device sends the gate's images there, which the image is proven "
+            "with. Allow it with --personal-images (package.personal_images)."
+        )

@@ -75,7 +75,7 @@ def measure(folder: Path, *, side: int, batches: int) -> dict[str, object]:
     spec, index = f"wider-face:{folder}", folder / "index.json"
     index.unlink(missing_ok=True)
     before = _peak_mib()
-    _, first = _timed(lambda: open_dataset(spec, index=index))
+    first = _timed(lambda: open_dataset(spec, index=index))[1]
     dataset, again = _timed(lambda: open_dataset(spec, index=index))
     opened = _peak_mib()
 

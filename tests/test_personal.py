@@ -5,7 +5,7 @@ from tiny_wider_face import write_tiny_wider_face
 
 from pipeline.data.dataset import Dataset, open_dataset
 from pipeline.errors import RecipeError
-from pipeline.personal import personal_warning
+from pipeline.personal import check_sending, personal_warning
 from pipeline.recipe import PackageRecipe, Recipe
 from targets.base import find_target
 
@@ -38,3 +38,10 @@ def test_an_image_that_is_proven_with_the_gate_s_images_has_to_be_allowed(faces:
     with pytest.raises(RecipeError, match=r"orin-jp61.*--personal-images"):
         personal_warning(faces, recipe(), (CPU, JETSON))
     assert personal_warning(faces, recipe(image=False), (CPU, JETSON)) is not None
+
+
+def test_a_device_is_sent_the_gate_s_images_only_if_that_is_allowed(faces: Dataset) -> None:
+    with pytest.raises(RecipeError, match=r"--device sends the gate's images there.*--personal-images"):
+        check_sending(faces, recipe())
+    check_sending(faces, recipe(allowed=True))
+    check_sending(open_dataset("digits"), recipe())

@@ -10,7 +10,7 @@ from pipeline.console import progress_for
 from pipeline.data.dataset import Dataset, open_dataset
 from pipeline.errors import DeployError, RecipeError, worst_of
 from pipeline.options import Request
-from pipeline.personal import personal_warning
+from pipeline.personal import check_sending, personal_warning
 from pipeline.placement import Placement
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, read_recipe
@@ -112,6 +112,7 @@ def _devices(prepared: Prepared, placement: Placement, request: Request) -> dict
         raise RecipeError(
             "--device builds an image there: leave out --no-image (package.image in the recipe), or the devices."
         )
+    check_sending(prepared.dataset, prepared.recipe)
     file = request.existing_recipe_file
     devices = chosen(placement, prepared.targets, beside=file.parent if file is not None else Path())
     stop_if_none_is_ready(devices, base_image=prepared.recipe.package.base_image, progress=prepared.progress)
