@@ -45,7 +45,7 @@ def main() -> None:
         say(f"error: {error}")
         sys.exit(error.exit_code)
     except Interrupted as stop:
-        say(f"stopped by {stop}. Finished stages are kept: the same command goes on from there.")
+        say(f"stopped by {stop}. Finished stages and epochs are kept: the same command goes on from there.")
         sys.exit(stop.exit_code)
     except BrokenPipeError:
         # The reader of our output went away (`deploy … | head`); what is still buffered has nowhere to go.
@@ -215,7 +215,7 @@ def clean(
     workspace: o.WorkspaceFolder = None,
     everything: Annotated[bool, typer.Option("--all", help="Artifacts and reports too.")] = False,
 ) -> None:
-    """Remove the stages' work; published artifacts and reports stay unless --all."""
+    """Remove the stages' work, unfinished trainings too; published artifacts and reports stay unless --all."""
     from pipeline.commands.clean import run
 
     run(workspace or Path(".deploy"), everything=everything)

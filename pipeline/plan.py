@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 from pipeline.artifacts import Checkpoint
 from pipeline.build import STAGES, Build
@@ -26,7 +27,9 @@ class PlannedStage:
     stage: str
     is_done: bool
     seconds: float
-    """What it took when it is done, else the estimate."""
+    """What it took when it is done, else the estimate of what is left."""
+    epochs_done: int = 0
+    """Of an unfinished stage's training, which goes on after them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +51,13 @@ def plan(steps: Steps) -> Plan:
     """
     loaded = steps.load()
     build = Build(steps.looking(), until=None)
-    missing = len(STAGES)
+    missing, epochs_done = len(STAGES), 0
     try:
         error = build.run().error
         if error is not None:
             steps.progress.line(f"{steps.target.name}: a build would end with: {error}")
     except NotDone as found:
-        missing = STAGES.index(found.stage)
+        missing, epochs_done = STAGES.index(found.stage), found.epochs_done
     # A stage that is neither done nor missing will not run: no image is asked for, or the gate is not passed.
     last = len(STAGES) if steps.recipe.package.image else STAGES.index("package")
     done = tuple(
@@ -67,9 +70,11 @@ def plan(steps: Steps) -> Plan:
         PlannedStage(
             stage=stage,
             is_done=False,
-            seconds=fixed_seconds(stage, steps.recipe) + pass_seconds * passes(stage, steps.recipe, steps.dataset),
+            seconds=fixed_seconds(stage, steps.recipe)
+            + pass_seconds * passes(stage, steps.recipe, steps.dataset, epochs_done=kept),
+            epochs_done=kept,
         )
-        for stage in STAGES[missing:last]
+        for stage, kept in zip(STAGES[missing:last], chain([epochs_done], repeat(0)), strict=False)
     )
     disk_bytes = disk(network, steps.dataset, STAGES[missing:last])
     return Plan(target=steps.target.name, stages=(*done, *to_do), disk_bytes=disk_bytes)
@@ -81,14 +86,15 @@ def fixed_seconds(stage: str, recipe: Recipe) -> float:
     return FIXED_SECONDS[stage] + (FIXED_SECONDS["export"] + FIXED_SECONDS["compile"] if is_twice else 0.0)
 
 
-def passes(stage: str, recipe: Recipe, dataset: Dataset) -> float:
-    """Forward passes of one image that a stage costs."""
+def passes(stage: str, recipe: Recipe, dataset: Dataset, *, epochs_done: int = 0) -> float:
+    """Forward passes of one image that a stage costs, after the epochs of its training that are done."""
     training, selection, gate = len(dataset.training), len(dataset.selection), len(dataset.gate)
     is_pruned = recipe.prune.macs < 1 or recipe.prune.params < 1
+    epoch = training * TRAINING_PASSES + selection
     if stage == "prune":
-        return recipe.prune.epochs * (training * TRAINING_PASSES + selection) if is_pruned else 0.0
+        return (recipe.prune.epochs - epochs_done) * epoch if is_pruned else 0.0
     if stage == "quantize":
-        return CALIBRATION_IMAGES + recipe.quantize.qat_epochs * (training * TRAINING_PASSES + selection)
+        return CALIBRATION_IMAGES + (recipe.quantize.qat_epochs - epochs_done) * epoch
     if stage == "compile":
         return 3.0 * selection
     return 2.0 * gate if stage in ("validate", "package") else 0.0

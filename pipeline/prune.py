@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.allocation import allocate
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, save_network
+from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
 from pipeline.data.images import ImageSet
@@ -41,8 +42,11 @@ def prune(
     seed: int,
     progress: Progress,
     folder: Path,
+    continuation: Continuation | None = None,
 ) -> None:
     """Write the pruned and recovered network to `folder`; with shares of 1.0 the very files that came in.
+
+    `continuation`: where the recovery is kept after every epoch.
 
     Raises `CompressionError` where the network's channels cannot be followed or the share cannot be reached.
     """
@@ -73,6 +77,7 @@ def prune(
             frozen_statistics=False,
             progress=progress,
             name="recovery",
+            continuation=continuation,
         )
     save_network(pruned, checkpoint.architecture, folder)
 

@@ -9,6 +9,7 @@ calibration alone did, the calibrated weights are kept.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from torch import fx, nn
 
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, save_network
+from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
 from pipeline.errors import CompressionError
@@ -50,11 +52,13 @@ def quantize(
     seed: int,
     progress: Progress,
     folder: Path,
+    continuation: Continuation | None = None,
 ) -> None:
     """Write the network of `checkpoint` with new weights, `quantization.json` and `quantize.json` into `folder`.
 
-    `original` is the float network that came in: the teacher. Raises `RecipeError` for a name in `keep_float` that
-    is no layer, `CompressionError` where the network cannot be traced or its numbers explode.
+    `original` is the float network that came in: the teacher. `continuation`: where the training is kept after every
+    epoch. Raises `RecipeError` for a name in `keep_float` that is no layer, `CompressionError` where the network
+    cannot be traced or its numbers explode.
     """
     seed_everything(seed)
     network = build_network(checkpoint)
@@ -62,7 +66,16 @@ def quantize(
     quantized = prepare(network, weight_bits=weight_bits, keep_float=keep_float)
     calibrate(quantized, dataset, preprocessing, progress=progress)
     set_mode(quantized, Mode.ONNXRUNTIME)
-    facts = train(quantized, teacher, dataset, preprocessing, epochs=qat_epochs, seed=seed, progress=progress)
+    facts = train(
+        quantized,
+        teacher,
+        dataset,
+        preprocessing,
+        epochs=qat_epochs,
+        seed=seed,
+        progress=progress,
+        continuation=continuation,
+    )
     quantization = quantization_of(quantized, weight_bits=weight_bits, float_layers=keep_float)
     unfold(network, quantized)
     save_network(network, checkpoint.architecture, folder)
@@ -96,6 +109,7 @@ def train(
     epochs: int,
     seed: int,
     progress: Progress,
+    continuation: Continuation | None = None,
 ) -> dict[str, object]:
     """Train in place; returns what calibration and training came to on the selection split.
 
@@ -111,6 +125,11 @@ def train(
     }
     if epochs == 0:
         return facts
+    if continuation is not None:
+        # Ranges are measured anew and are no part of the state: weights that learned around others must not go on.
+        continuation = continuation.bound_to(
+            {point.name: asdict(point.known_range()) for point in points_of(quantized)}
+        )
     before = {name: value.detach().clone() for name, value in quantized.state_dict().items()}
     fit(
         quantized,
@@ -122,6 +141,7 @@ def train(
         frozen_statistics=True,
         progress=progress,
         name="quantization-aware training",
+        continuation=continuation,
     )
     trained = logits_of(quantized, selection)
     facts["trained"] = _facts(trained, wanted, selection)

@@ -71,6 +71,8 @@ class Steps(Delivery):
         options: dict[str, Json] = {"seed": self.recipe.seed}
         if budget.macs < 1 or budget.params < 1:
             options |= budget.model_dump(mode="json") | {"channel_multiple": self.target.channel_multiple}
+        inputs = self._with_data(loaded=loaded)
+        key = self.workspace.key("prune", module="pipeline.prune", inputs=inputs, options=options)
 
         def produce(folder: Path) -> None:
             from pipeline.prune import prune
@@ -84,9 +86,10 @@ class Steps(Delivery):
                 seed=self.recipe.seed,
                 progress=self.progress,
                 folder=folder,
+                continuation=self.workspace.continuation(key),
             )
 
-        return self._obtain("prune", "pipeline.prune", self._with_data(loaded=loaded), options, produce)
+        return self.workspace.obtain(key, produce)
 
     def quantize(self, loaded: Folder, pruned: Folder) -> Folder:
         quantize_recipe = self.recipe.quantize
@@ -95,6 +98,8 @@ class Steps(Delivery):
             "seed": self.recipe.seed,
             "weight_bits": self.weight_bits,
         }
+        inputs = self._with_data(loaded=loaded, pruned=pruned)
+        key = self.workspace.key("quantize", module="pipeline.quantize", inputs=inputs, options=options)
 
         def produce(folder: Path) -> None:
             from pipeline.quantize import quantize
@@ -110,10 +115,10 @@ class Steps(Delivery):
                 seed=self.recipe.seed,
                 progress=self.progress,
                 folder=folder,
+                continuation=self.workspace.continuation(key),
             )
 
-        inputs = self._with_data(loaded=loaded, pruned=pruned)
-        return self._obtain("quantize", "pipeline.quantize", inputs, options, produce)
+        return self.workspace.obtain(key, produce)
 
     def export(
         self, loaded: Folder, network: Folder, dialects: tuple[Dialect, ...], *, stage: str = "export"

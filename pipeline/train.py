@@ -10,20 +10,26 @@ from torch import nn
 
 from pipeline.artifacts import Architecture
 from pipeline.checkpoint import read_state
+from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset, check_images, preprocessing_from
 from pipeline.data.defaults import Given
 from pipeline.errors import CheckpointError, DataError, RecipeError
+from pipeline.given import digest_of_checkpoint
+from pipeline.hashing import sha256_of_json
 from pipeline.progress import Progress
 from pipeline.published import published
 from pipeline.recognition import recognize
 from pipeline.resnet import ResNet, build_resnet
+from pipeline.sources import sources_digest
 from pipeline.training import cross_entropy, fit, seed_everything, top1_of
 from targets.device.preprocess import Preprocessing
 
 LEARNING_RATE = 0.1
 FINE_TUNING_RATE = 0.01
 """Trained weights are moved gently: a tenth of what fresh ones stand."""
+UNFINISHED = ".training"
+"""Added to the output's name: the file beside it in which an unfinished training is kept after every epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +59,8 @@ def train(
     """Train `network` (a published name), or fine-tune `checkpoint`, and write `output` (.safetensors).
 
     Classes and preprocessing are stored with the weights, as JSON in the file's metadata. `learning_rate` None:
-    `LEARNING_RATE`, or `FINE_TUNING_RATE` for a checkpoint. Raises `RecipeError`, `DataError`, `CheckpointError`,
-    `CompressionError`.
+    `LEARNING_RATE`, or `FINE_TUNING_RATE` for a checkpoint. Until `output` is written the training is kept beside it,
+    and the same call goes on from there. Raises `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`.
     """
     _check_output(output)
     if learning_rate is None:
@@ -72,6 +78,13 @@ def train(
     check_images(dataset.training, progress)
     check_images(dataset.selection, progress)
     selection = Batches(dataset.selection, settled, batch_size=batch_size, seed=seed)
+    begun_from = network if checkpoint is None else digest_of_checkpoint(checkpoint)
+    continuation = Continuation(
+        file=output.with_name(output.name + UNFINISHED),
+        fingerprint=sha256_of_json(
+            [begun_from, dataset.fingerprint, batch_size, seed, str(settled), sources_digest("pipeline.train")]
+        ),
+    )
     fit(
         model,
         Batches(dataset.training, settled, batch_size=batch_size, seed=seed, shuffle=True, augment=True),
@@ -82,8 +95,10 @@ def train(
         frozen_statistics=False,
         progress=progress,
         name="train",
+        continuation=continuation,
     )
     _save(model, output, classes=dataset.classes, preprocessing=settled)
+    continuation.remove()
     return Trained(
         path=output,
         architecture=architecture,

@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError
+from pipeline.hashing import Json
 from pipeline.progress import Progress
 from pipeline.resnet import ResNet
+from pipeline.snapshot import UnusableSnapshot, restore, snapshot_of, tensors_of
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(logits [B, C], images [B, 3, H, W], labels [B]) -> scalar."""
@@ -72,19 +76,27 @@ def fit(
     progress: Progress,
     name: str,
     weight_decay: float = WEIGHT_DECAY,
+    continuation: Continuation | None = None,
 ) -> None:
     """Train in place and leave the network in evaluation mode, with the weights of the last step.
 
     SGD with Nesterov momentum, a short warm-up, then a cosine to zero: the last weights are the settled ones, and
     picking the best of several epochs would fit the selection split. `frozen_statistics` leaves the running
-    statistics of batch normalization alone. Raises `CompressionError` where the numbers explode.
+    statistics of batch normalization alone. With a `continuation` the training is kept there after every epoch, and
+    goes on from what is there: on the same machine with the same number of threads to the same bits. The caller
+    removes it once the result is safe. Raises `CompressionError` where the numbers explode.
     """
     optimizer = torch.optim.SGD(
         _decayed(network, weight_decay), lr=learning_rate, momentum=MOMENTUM, nesterov=True, foreach=True
     )
     total = epochs * len(batches)
-    with progress.task(name, total) as advance:
-        for epoch in range(epochs):
+    first, earlier, started = 0, 0.0, time.monotonic()
+    if continuation is not None:
+        facts: list[Json] = [name, epochs, len(batches), learning_rate, weight_decay, frozen_statistics]
+        continuation = continuation.bound_to([*facts, _shapes(network)])
+        first, earlier = _go_on(continuation, network, optimizer, epochs, name, progress)
+    with progress.task(name, total - first * len(batches)) as advance:
+        for epoch in range(first, epochs):
             _train_mode(network, frozen_statistics=frozen_statistics)
             seen, right, summed = 0, 0, 0.0
             for number, (images, labels) in enumerate(batches.epoch(epoch)):
@@ -98,6 +110,10 @@ def fit(
                 seen, right, summed = seen + len(labels), right + hits, summed + value * len(labels)
                 advance(note=f"loss {summed / seen:.3f}  top-1 {right / seen:.1%}")
             progress.line(_epoch_line(name, epoch, epochs, summed / seen, right / seen, network, selection))
+            if continuation is not None:
+                seconds = earlier + time.monotonic() - started
+                state = snapshot_of(network, optimizer)
+                continuation.keep(state, epochs=epoch + 1, seconds=seconds, name=name, progress=progress)
     network.eval()
 
 
@@ -138,6 +154,31 @@ def _step(
         return math.nan, 0
     optimizer.step()
     return float(value.detach()), int((logits.detach().argmax(dim=1) == labels).sum())
+
+
+def _go_on(
+    continuation: Continuation,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    name: str,
+    progress: Progress,
+) -> tuple[int, float]:
+    """Put the kept state into network and optimizer; the number of epochs done, and their seconds."""
+    kept = continuation.read(name, progress)
+    if kept is None:
+        return 0, 0.0
+    try:
+        restore(kept.state, network, optimizer)
+    except UnusableSnapshot as error:
+        continuation.set_aside(f"is damaged ({error})", name, progress)
+        return 0, 0.0
+    progress.line(f"{name}: goes on after epoch {kept.epochs} of {epochs}")
+    return kept.epochs, kept.seconds
+
+
+def _shapes(network: nn.Module) -> dict[str, Json]:
+    return {key: list(value.shape) for key, value in tensors_of(network).items()}
 
 
 def _decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

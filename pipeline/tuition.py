@@ -19,7 +19,10 @@ def train(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     verbose: o.Verbose = False,
 ) -> None:
-    """Train a float ResNet from scratch, or fine-tune one."""
+    """Train a float ResNet from scratch, or fine-tune one.
+
+    Until it is done the training is kept in OUTPUT.training after every epoch; the same command goes on from there.
+    """
     from pipeline.commands.train import run
 
     run(

@@ -2,7 +2,8 @@
 
 Layout: `<root>/<stage>/<key>/` with the stage's files and `manifest.json`. A key is the hash of the stage's inputs
 (contents, never paths or times), its options and the source of the code that makes it. A folder appears by one
-rename after everything in it has reached the disk; work in progress lives in `<root>/tmp`.
+rename after everything in it has reached the disk; work in progress lives in `<root>/tmp`, a training that a killed
+process can go on with in `<root>/training`, until its stage is finished.
 """
 
 import errno
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.continuation import STATE, Continuation, progress_of
 from pipeline.errors import WorkspaceError
 from pipeline.hashing import Json, sha256_of_folder, sha256_of_json
 from pipeline.sources import sources_digest
@@ -26,6 +28,7 @@ SCHEMA = 1
 RECORD = "stage.json"
 # What differs between two runs of the same work: kept, but no part of a stage's digest.
 TIMINGS = "timings.json"
+TRAINING = "training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +67,11 @@ class Folder:
 class NotDone(Exception):
     """Raised instead of working when the workspace is only looked at: no error, but where `deploy plan` ends."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, *, epochs_done: int = 0) -> None:
         super().__init__(stage)
         self.stage = stage
+        self.epochs_done = epochs_done
+        """Of its training, by a process that was stopped."""
 
 
 class Workspace:
@@ -104,19 +109,25 @@ class Workspace:
         found = self.find(key)
         if found is not None:
             return found
+        epochs_done, earlier = progress_of(self._training(key))
         if self.only_look:
-            raise NotDone(key.stage)
+            raise NotDone(key.stage, epochs_done=epochs_done)
         started = time.monotonic()
         with _disk_errors(self.root):
             working = self._working_folder(key)
             try:
                 produce(working)
-                self._finish(key, working, time.monotonic() - started)
+                self._finish(key, working, earlier + time.monotonic() - started)
+                shutil.rmtree(self._training(key), ignore_errors=True)
             finally:
                 shutil.rmtree(working, ignore_errors=True)
         done = self.find(key)
         assert done is not None
         return Folder(path=done.path, digest=done.digest, seconds=done.seconds, was_cached=False)
+
+    def continuation(self, key: StageKey) -> Continuation:
+        """Where a stage's training is kept until the stage is finished."""
+        return Continuation(file=self._training(key) / STATE, fingerprint=key.key)
 
     def forget(self, key: StageKey) -> None:
         """Remove a finished folder whose result is no longer there, such as an image the engine has lost."""
@@ -148,6 +159,9 @@ class Workspace:
             yield
         finally:
             lock.close()
+
+    def _training(self, key: StageKey) -> Path:
+        return self.root / TRAINING / f"{key.stage}-{key.key}"
 
     def _working_folder(self, key: StageKey) -> Path:
         (self.root / "tmp").mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 from pipeline.commands.status import size_text
 from pipeline.errors import WorkspaceError
 from pipeline.publish import PRIVATE
-from pipeline.workspace import RECORD, Workspace
+from pipeline.workspace import RECORD, TRAINING, Workspace
 
 ARTIFACTS = "artifacts"
 
 
 def run(root: Path, *, everything: bool) -> None:
-    """Remove the stages under `root`; published artifacts stay unless `everything`."""
+    """Remove the stages under `root`, unfinished trainings included; published artifacts stay unless `everything`."""
     if not root.is_dir():
         print(f"{root} does not exist: nothing to clean.")
         return
@@ -23,7 +23,7 @@ def run(root: Path, *, everything: bool) -> None:
     with Workspace(root).locked():
         for folder in root.iterdir():
             is_stage = any(folder.glob(f"*/{RECORD}")) if folder.is_dir() else False
-            if is_stage or (everything and folder.name in (ARTIFACTS, PRIVATE)):
+            if is_stage or folder.name == TRAINING or (everything and folder.name in (ARTIFACTS, PRIVATE)):
                 shutil.rmtree(folder)
     kept = " Published artifacts and reports were kept (--all removes them)." if not everything else ""
     print(f"cleaned {root}: {freed} before, {size_text(root)} now.{kept}")

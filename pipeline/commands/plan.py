@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from pipeline.commands.build import prepare
 from pipeline.options import Request
-from pipeline.plan import Plan, plan
+from pipeline.plan import Plan, PlannedStage, plan
 from pipeline.table import print_table
 
 
@@ -24,8 +24,7 @@ def run(request: Request) -> None:
 
 def _print(found: Plan, free: int) -> None:
     rows = [
-        (stage.stage, "done" if stage.is_done else "to do", _duration(stage.seconds, is_estimate=not stage.is_done))
-        for stage in found.stages
+        (stage.stage, _state(stage), _duration(stage.seconds, is_estimate=not stage.is_done)) for stage in found.stages
     ]
     print_table(f"target {found.target}", ("stage", "state", "time"), rows)
     if found.seconds_left > 0:
@@ -35,6 +34,12 @@ def _print(found: Plan, free: int) -> None:
         )
     else:
         print("nothing to do: `deploy build` would answer at once")
+
+
+def _state(stage: PlannedStage) -> str:
+    if stage.is_done:
+        return "done"
+    return f"goes on after epoch {stage.epochs_done}" if stage.epochs_done else "to do"
 
 
 def _duration(seconds: float, *, is_estimate: bool) -> str:
