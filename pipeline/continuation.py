@@ -66,7 +66,7 @@ class Continuation:
         try:
             with self.file.open("rb") as file:
                 header, state = _header(file.readline(LONGEST_HEADER)), file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             self.set_aside(f"cannot be read ({error.strerror})", name, progress)
@@ -81,7 +81,7 @@ class Continuation:
 
     def keep(self, state: bytes, *, epochs: int, seconds: float, name: str, progress: Progress) -> None:
         """Replace what was kept; where the disk does not take it, say so and leave the older state."""
-        header = Header(fingerprint=self.fingerprint, epochs=epochs, seconds=round(seconds, 3))
+        header = Header(fingerprint=self.fingerprint, epochs=epochs, seconds=round(float(seconds), 3))
         header = replace(header, sha256=header.checksum(state))
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from tiny_networks import CLASSES, Rigid, network_of, own
 from tiny_trained import Recorded, digits, is_same, preprocessing, state_of
 from torch import Tensor, fx, nn
 
+from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError
+from pipeline.hashing import Json
 from pipeline.published import residual
 from pipeline.resnet import build_resnet
+from pipeline.snapshot import tensors_of
 from pipeline.training import (
     LARGEST_GRADIENT,
     MOMENTUM,
@@ -56,6 +60,7 @@ def train(
     weight_decay: float = 0.0,
     selection: Batches | None = None,
     progress: Recorded | None = None,
+    continuation: Continuation | None = None,
 ) -> nn.Module:
     fit(
         network,
@@ -68,6 +73,7 @@ def train(
         progress=progress or Recorded(),
         name="recovery",
         weight_decay=weight_decay,
+        continuation=continuation,
     )
     return network
 
@@ -175,6 +181,104 @@ def test_same_seed_same_weights() -> None:
     first, again, other = (state_of(train(fresh(), epochs=2, seed=seed)) for seed in (0, 0, 1))
     assert is_same(first, again)
     assert not is_same(first, other)
+
+
+class Stopping(Recorded):
+    """Ends the training as an interrupt does, once an epoch's line is written."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def line(self, text: str) -> None:
+        super().line(text)
+        if f"epoch {self.after}/" in text:
+            raise KeyboardInterrupt
+
+
+def stopped(file: Path, *, after: int, learning_rate: float = 0.05) -> Continuation:
+    """A training of three epochs that is stopped when so many are done, the last one not yet kept."""
+    continuation = Continuation(file=file, fingerprint="a")
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), epochs=3, learning_rate=learning_rate, progress=Stopping(after), continuation=continuation)
+    return continuation
+
+
+def test_a_stopped_training_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
+    seed_everything(3)
+    undisturbed = train(fresh(), epochs=3)
+    drawn = random.random(), float(np.random.rand()), float(torch.rand(()))
+    seed_everything(3)
+    continuation = stopped(tmp_path / "state", after=2)
+    seed_everything(4)
+    progress, resumed = Recorded(), build_resnet(TEN)
+    train(resumed, epochs=3, progress=progress, continuation=continuation)
+    heads = [line.split("  ")[0] for line in progress.lines]
+    assert heads == ["recovery: goes on after epoch 1 of 3", "recovery: epoch 2/3", "recovery: epoch 3/3"]
+    assert is_same(state_of(resumed), state_of(undisturbed))
+    assert not resumed.training
+    assert (random.random(), float(np.random.rand()), float(torch.rand(()))) == drawn
+
+
+def test_one_that_was_stopped_after_its_last_epoch_trains_no_more(tmp_path: Path) -> None:
+    continuation = Continuation(file=tmp_path / "state", fingerprint="a")
+    finished = train(fresh(), epochs=2, continuation=continuation)
+    progress, again = Recorded(), build_resnet(TEN).train()
+    train(again, epochs=2, progress=progress, continuation=continuation)
+    assert progress.lines == ["recovery: goes on after epoch 2 of 2"]
+    assert is_same(state_of(again), state_of(finished))
+    assert not again.training
+
+
+@pytest.mark.parametrize("other", ["epochs", "rate", "statistics", "decay", "images", "network", "recipe"])
+def test_another_training_begins_anew_and_says_so(other: str, tmp_path: Path) -> None:
+    continuation = stopped(tmp_path / "state", after=2)
+    if other == "recipe":
+        continuation = Continuation(file=tmp_path / "state", fingerprint="b")
+    architecture = residual(depths=(1, 1), stage_widths=(4, 12), classes=digits().classes, input_size=(16, 16))
+    progress = Recorded()
+    train(
+        network_of(architecture) if other == "network" else fresh(),
+        epochs=2 if other == "epochs" else 3,
+        learning_rate=0.04 if other == "rate" else 0.05,
+        frozen_statistics=other == "statistics",
+        weight_decay=0.1 if other == "decay" else 0.0,
+        images=64 if other == "images" else 96,
+        progress=progress,
+        continuation=continuation,
+    )
+    assert "is of another training" in progress.lines[0]
+    assert progress.lines[1].startswith("recovery: epoch 1/")
+    assert (tmp_path / "state.set-aside").exists()
+
+
+@pytest.mark.parametrize("is_checksum_right", [True, False])
+def test_a_damaged_state_is_set_aside_and_training_begins_anew(is_checksum_right: bool, tmp_path: Path) -> None:
+    continuation = stopped(tmp_path / "state", after=2)
+    if is_checksum_right:
+        # No disk does this; a state that another version of PyTorch cannot read comes close.
+        facts: list[Json] = ["recovery", 3, 3, 0.05, 0.0, False]
+        shapes: dict[str, Json] = {name: list(value.shape) for name, value in tensors_of(fresh()).items()}
+        bound = continuation.bound_to([*facts, shapes])
+        assert bound.read("recovery", Recorded()) is not None
+        bound.keep(b"no snapshot", epochs=1, seconds=1.0, name="recovery", progress=Recorded())
+    else:
+        damaged = bytearray(continuation.file.read_bytes())
+        damaged[len(damaged) // 2] ^= 4
+        continuation.file.write_bytes(damaged)
+    progress = Recorded()
+    found = train(fresh(), epochs=3, progress=progress, continuation=continuation)
+    assert progress.lines[0].startswith(f"recovery: begins anew, as the state {tmp_path}/state is damaged")
+    assert is_same(state_of(found), state_of(train(fresh(), epochs=3)))
+
+
+def test_a_state_that_cannot_be_written_is_said_and_training_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    progress = Recorded()
+    continuation = Continuation(file=tmp_path / "file" / "state", fingerprint="a")
+    found = train(fresh(), epochs=2, progress=progress, continuation=continuation)
+    assert [line.partition(": ")[0] for line in progress.lines] == ["recovery", "warning"] * 2
+    assert is_same(state_of(found), state_of(train(fresh(), epochs=2)))
 
 
 def test_no_epochs_change_nothing_but_the_mode() -> None:
