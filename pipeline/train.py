@@ -16,7 +16,7 @@ from pipeline.data.dataset import Dataset, check_images, preprocessing_from
 from pipeline.data.defaults import Given
 from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.given import digest_of_checkpoint
-from pipeline.hashing import sha256_of_json
+from pipeline.hashing import Json, sha256_of_json
 from pipeline.progress import Progress
 from pipeline.published import published
 from pipeline.recognition import recognize
@@ -78,13 +78,7 @@ def train(
     check_images(dataset.training, progress)
     check_images(dataset.selection, progress)
     selection = Batches(dataset.selection, settled, batch_size=batch_size, seed=seed)
-    begun_from = network if checkpoint is None else digest_of_checkpoint(checkpoint)
-    continuation = Continuation(
-        file=output.with_name(output.name + UNFINISHED),
-        fingerprint=sha256_of_json(
-            [begun_from, dataset.fingerprint, batch_size, seed, str(settled), sources_digest("pipeline.train")]
-        ),
-    )
+    continuation = _continuation(output, checkpoint, [network, dataset.fingerprint, batch_size, seed, str(settled)])
     fit(
         model,
         Batches(dataset.training, settled, batch_size=batch_size, seed=seed, shuffle=True, augment=True),
@@ -105,6 +99,15 @@ def train(
         preprocessing=settled,
         selection_top1=top1_of(model, selection),
         selection_images=len(dataset.selection),
+    )
+
+
+def _continuation(output: Path, checkpoint: Path | None, facts: list[Json]) -> Continuation:
+    """The file beside `output`, bound to all that the training depends on and `fit` does not see."""
+    begun_from = None if checkpoint is None else digest_of_checkpoint(checkpoint)
+    return Continuation(
+        file=output.with_name(output.name + UNFINISHED),
+        fingerprint=sha256_of_json([*facts, begun_from, sources_digest("pipeline.train")]),
     )
 
 

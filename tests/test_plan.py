@@ -157,6 +157,28 @@ def test_the_estimate_grows_with_the_epochs_by_timed_passes(tmp_path: Path) -> N
     assert seconds(1000) > seconds(0)
 
 
+def test_epochs_that_are_kept_are_not_planned_again(tmp_path: Path) -> None:
+    write_weights(tmp_path / "digits.safetensors")
+    sections: dict[str, Any] = {"prune": {"macs": 0.5, "epochs": 1000}}
+    steps = steps_of(tmp_path, **sections)
+    whole = plan(steps).stages[1]
+    inputs = steps._with_data(loaded=steps.load())
+    options = {
+        "seed": 0,
+        **steps.recipe.prune.model_dump(mode="json"),
+        "channel_multiple": steps.target.channel_multiple,
+    }
+    key = steps.workspace.key("prune", module="pipeline.prune", inputs=inputs, options=options)
+    steps.workspace.continuation(key).keep(b"state", epochs=990, seconds=1.0, name="recovery", progress=Recorded())
+    left = plan(steps)
+    assert [stage.epochs_done for stage in left.stages] == [0, 990, 0, 0, 0, 0, 0]
+    assert left.stages[1].seconds - FIXED_SECONDS["prune"] < 0.2 * (whole.seconds - FIXED_SECONDS["prune"])
+    recipe = recipe_of(prune={"macs": 0.5, "epochs": 10}, quantize={"qat_epochs": 3})
+    once = 897 * TRAINING_PASSES + 100
+    assert passes("prune", recipe, digits(), epochs_done=4) == 6 * once
+    assert passes("quantize", recipe, digits()) - passes("quantize", recipe, digits(), epochs_done=2) == 2 * once
+
+
 def test_a_forward_pass_is_timed(tmp_path: Path) -> None:
     found = seconds_per_image(write_checkpoint(tmp_path))
     assert math.isfinite(found)

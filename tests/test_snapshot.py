@@ -16,6 +16,8 @@ from pipeline.snapshot import UnusableSnapshot, restore, snapshot_of, tensors_of
 class Noisy(nn.Module):
     """Draws numbers while it trains, and counts in a buffer that its state dict leaves out."""
 
+    calls: Tensor
+
     def __init__(self, channels: int = 8) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, channels, 3)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands import clean, status
 from pipeline.errors import WorkspaceError
-from pipeline.workspace import RECORD, StageKey, Workspace, write_atomically
+from pipeline.progress import Silent
+from pipeline.workspace import RECORD, NotDone, StageKey, Workspace, write_atomically
 
 
 def stage(**options: int) -> StageKey:
@@ -82,6 +84,41 @@ def test_a_damaged_record_says_what_to_do(tmp_path: Path) -> None:
     (done.path / RECORD).write_text('{"digest":')
     with pytest.raises(WorkspaceError, match=r"damaged.*Remove"):
         workspace.find(stage())
+
+
+def test_a_training_is_kept_until_its_stage_is_finished_and_counts_in_its_time(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    continuation = workspace.continuation(stage())
+
+    def stop(folder: Path) -> None:
+        continuation.keep(b"state", epochs=3, seconds=1000.0, name="recovery", progress=Silent())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        workspace.obtain(stage(), stop)
+    with workspace.locked():
+        kept = workspace.continuation(stage()).read("recovery", Silent())
+    assert kept is not None
+    assert kept.epochs == 3
+    assert workspace.continuation(stage(seed=1)).read("recovery", Silent()) is None
+    with pytest.raises(NotDone) as looked:
+        workspace.looking().obtain(stage(), write)
+    assert looked.value.epochs_done == 3
+    done = workspace.obtain(stage(), write)
+    assert 1000 <= done.seconds < 1100
+    assert workspace.obtain(stage(), write).seconds == done.seconds
+    assert list((tmp_path / "training").iterdir()) == []
+
+
+def test_an_unfinished_training_is_shown_and_cleaned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.continuation(stage()).keep(b"state", epochs=3, seconds=40.2, name="recovery", progress=Silent())
+    with workspace.locked():
+        pass
+    status.run(tmp_path)
+    assert "an unfinished training, goes on after epoch 3 (40 s of work)" in capsys.readouterr().out
+    clean.run(tmp_path, everything=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", ".gitignore"}
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.artifacts import Place
+from pipeline.continuation import STATE, progress_of
 from pipeline.kept_proofs import proofs_of
 from pipeline.table import print_table
-from pipeline.workspace import RECORD
+from pipeline.workspace import RECORD, TRAINING
 
 
 def run(root: Path) -> None:
-    """List every finished stage of the workspace at `root`, oldest first, and the published artifacts."""
+    """List finished stages of the workspace at `root`, oldest first, unfinished trainings and published artifacts."""
     if not root.is_dir():
         print(f"{root} does not exist: nothing has been built here yet.")
         return
@@ -22,6 +23,9 @@ def run(root: Path) -> None:
         done = datetime.fromtimestamp(record.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
         rows.append((raw["stage"], record.parent.name, done, f"{raw['seconds']:.1f} s", size_text(record.parent)))
     print_table(str(root), ("stage", "key", "done", "took", "size"), rows)
+    for state in sorted(root.glob(f"{TRAINING}/*/{STATE}")):
+        epochs, seconds = progress_of(state.parent)
+        print(f"{state.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
     for report in sorted(root.glob("artifacts/*/report.json")):
         raw = json.loads(report.read_text())
         where = ", simulated" if raw["place"] == Place.SIMULATED else ""
