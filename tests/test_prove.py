@@ -35,7 +35,7 @@ def gpu(tmp_path: Path, library: Path) -> Device:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    write_tiny_model(tmp_path / "model", fp16=True)
+    write_tiny_model(tmp_path / "model", fallback="fp16")
     return tmp_path / "model"
 
 

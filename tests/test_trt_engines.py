@@ -121,7 +121,7 @@ def test_an_engine_is_measured_as_any_model_is(gpu: Device, manifest: Manifest, 
 
 def test_an_fp16_model_that_is_another_one_takes_nobodys_place(manifest: Manifest, tmp_path: Path) -> None:
     folder = tmp_path / "both"
-    write_tiny_model(folder, fp16=True)
+    write_tiny_model(folder, fallback="fp16")
     main, half = read_manifest(folder), read_manifest(folder / FP16)
     chosen = fallback(folder, main, "it failed")
     assert chosen is not None

@@ -298,7 +298,7 @@ def test_fp16_takes_the_place_of_int8_where_the_recipe_allows_it_and_everything_
     tiny: Device, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
-    write_tiny_model(model, fp16=True)
+    write_tiny_model(model, fallback="fp16")
     spoilt = {"STAND_IN_SPOILS": rarest(model)}
     for expected in (["open", "build", "golden", "gate"] * 2, ["open"] * 2):
         with ready(model, tiny, **spoilt) as running:
@@ -326,14 +326,14 @@ def test_fp16_takes_the_place_of_int8_where_the_recipe_allows_it_and_everything_
 
 
 def test_too_few_images_to_tell_stop_it_or_not_as_the_recipe_says(tiny: Device, tmp_path: Path) -> None:
-    write_tiny_model(tmp_path / "stop", count=60, fp16=True)
+    write_tiny_model(tmp_path / "stop", count=60, fallback="fp16")
     with refused(tmp_path / "stop", tiny) as running:
         reason = reason_of(running)
         assert "the fp16 engine of tensorrt" in reason
         assert "Before that, the int8 engine of tensorrt" in reason
         assert reason.count("the gate says undecided: ") == 2
         assert reason.count("images would give an even chance to prove it.") == 2
-    write_tiny_model(tmp_path / "package", count=60, undecided="package", fp16=True)
+    write_tiny_model(tmp_path / "package", count=60, undecided="package", fallback="fp16")
     with ready(tmp_path / "package", tiny) as running:
         # The same engine and shard: judged in an instant, by the other terms.
         assert phases(running) == ["open"]

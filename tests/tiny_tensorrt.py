@@ -28,6 +28,7 @@ NAMES = ("a", "b", "c", "d")
 VERSION = "10.3.0.30"
 OPTIONS: dict[str, str | int] = {"max_batch": 8, "threads": 1}
 COUNT = 400
+BESIDE: dict[str, tuple[str, ...]] = {"none": (), "fp16": ("fp16",), "fastest": ("fp16", "fp32")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +68,15 @@ def tiny_device(folder: Path, library: Path, *, version: str = VERSION, **change
 
 
 def write_tiny_model(
-    folder: Path, *, max_drop: float = 1.0, undecided: str = "stop", fp16: bool = False, count: int = COUNT
+    folder: Path, *, max_drop: float = 1.0, undecided: str = "stop", fallback: str = "none", count: int = COUNT
 ) -> Manifest:
     """An int8 model that loses nothing, with everything that its first start needs; `count` images for the gate."""
     folder.mkdir(parents=True)
     manifest = _write_part(folder, "int8")
-    if fp16:
-        _write_part(folder / "fp16", "fp16")
+    for precision in BESIDE[fallback]:
+        _write_part(folder / precision, precision)
     _write_shard(folder, count)
-    terms = {"schema": 1, "max_drop": max_drop, "undecided": undecided}
+    terms = {"schema": 1, "max_drop": max_drop, "undecided": undecided, "fallback": fallback}
     (folder / "first_start.json").write_text(json.dumps(terms))
     return manifest
 

@@ -15,8 +15,8 @@ USAGE = """usage: python -m targets.device COMMAND
   prove OUT [SHARD]         prove it on the image's own shard or another one, and write what proves it into the
                             folder OUT: report, answers, measurements; of a GPU also the engine with its passport and
                             layers, built first where ENGINE_CACHE has none. Progress as JSON lines on stderr, the
-                            report as JSON on stdout; status 0 if it is a pass, 1 if not, 3 if that cannot be found
-                            out here
+                            report as JSON on stdout, with the comparison where several engines were timed; status 0
+                            if it is a pass, 1 if not, 3 if that cannot be found out here
   bench [SECONDS]           measure the model here, in a stable window of so many seconds (10): latency, energy,
                             clocks, heat, load; JSON on stdout, status 0 if it was stable, 1 with the reasons if
                             not, 3 if the model cannot be opened
@@ -96,7 +96,8 @@ def _prove(arguments: List[str]) -> int:
         return 3
     message = "proven" if started.is_proven else "not proven"
     logging.getLogger(__name__).info(message, extra={"fields": {"reason": started.reason}})
-    sys.stdout.write(json.dumps(started.report) + "\n")
+    compared = {} if started.comparison is None else {"comparison": started.comparison}
+    sys.stdout.write(json.dumps({**(started.report or {}), **compared}) + "\n")
     return 0 if started.is_proven else 1
 
 

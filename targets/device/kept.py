@@ -33,7 +33,7 @@ def write_evidence(folder: Path, found: Started) -> None:
     for name, document in ((proof.FILE, found.report), (MEASUREMENTS, found.measurements)):
         if document is not None:
             text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-            write_whole(folder / name, partial(_write_text, text=text))
+            write_whole(folder / name, partial(write_text, text=text))
     if found.predictions is not None:
         write_whole(folder / PREDICTIONS, found.predictions.write)
 
@@ -47,5 +47,6 @@ def kept_measurements(entry: Path) -> Optional[Dict[str, Any]]:
     return raw if isinstance(raw, dict) else None
 
 
-def _write_text(file: Path, text: str) -> None:
+def write_text(file: Path, text: str) -> None:
+    """For `write_whole`."""
     file.write_text(text, encoding="utf-8")

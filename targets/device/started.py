@@ -32,6 +32,8 @@ class Started:
     measurements: Optional[Dict[str, Any]] = None
     folder: Optional[Path] = None
     """Where engine, passport and proof of a GPU are kept."""
+    comparison: Optional[Dict[str, Any]] = None
+    """Of engines in several precisions, see `trt_comparison`; None where there was nothing to compare."""
 
     @property
     def place(self) -> str:

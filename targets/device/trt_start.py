@@ -21,12 +21,14 @@ from targets.device.shard import Shard
 from targets.device.started import Started
 from targets.device.trt_cache import explained
 from targets.device.trt_engines import Engines, model_bytes
-from targets.device.trt_terms import Terms
+from targets.device.trt_fastest import Fastest
+from targets.device.trt_terms import FASTEST, NONE, Terms
 from targets.device.variant import FP16, Chosen, fallback
 
 LOG = logging.getLogger(__name__)
 SHARD = "shard.zip"
-CURE = "Build the image in another precision or with a larger shard, or let the recipe allow fp16."
+CURE = "Build the image in another precision or with a larger shard"
+CURE_ALONE = f"{CURE}, or let the recipe allow fp16."
 
 
 class TensorRtStart:
@@ -44,7 +46,7 @@ class TensorRtStart:
         self._keeps = keeps
 
     def start(self, main: Chosen) -> Started:
-        """The main model where it may be served, else the fp16 one where there is one.
+        """The main model where it may be served, else the fp16 one where the recipe allows it; or the fastest of all.
 
         Raises `ModelError`, `ManifestError`, `ShardError`, `ImageError` or `MeasureError` where that cannot be found
         out.
@@ -55,16 +57,20 @@ class TensorRtStart:
         return found
 
     def _start(self, main: Chosen) -> Started:
+        if self._terms.fallback == FASTEST:
+            fastest = Fastest(self._engines, self._shard, self._terms, self._proven, keeps=self._keeps)
+            found = fastest.start(main)
+            return replace(found, refusal=f"{found.refusal} {CURE}.") if found.refusal else found
         first = self._proven(main)
         if not first.refusal:
             return first
-        other = fallback(main.folder, main.manifest, first.refusal)
+        other = None if self._terms.fallback == NONE else fallback(main.folder, main.manifest, first.refusal)
         if other is None:
-            return replace(first, refusal=f"{first.refusal} {CURE}")
+            return replace(first, refusal=f"{first.refusal} {CURE_ALONE}")
         first.session.close()
         second = self._proven(other)
         if second.refusal:
-            return replace(second, refusal=f"{second.refusal} Before that, {first.refusal} {CURE}")
+            return replace(second, refusal=f"{second.refusal} Before that, {first.refusal} {CURE_ALONE}")
         return replace(second, remark=f"{second.remark} It is built in {FP16} {other.reason}".strip())
 
     def _proven(self, chosen: Chosen) -> Started:

@@ -1,4 +1,4 @@
-"""`first_start.json`: by what an image's first start judges the engine that it has built."""
+"""`first_start.json`: which engines an image's first start builds, and by what it judges them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from targets.device.manifest import ManifestError
 FILE = "first_start.json"
 SCHEMA = 1
 STOP, PACKAGE = "stop", "package"
-KEYS = {"schema", "max_drop", "undecided"}
+NONE, FP16, FASTEST = "none", "fp16", "fastest"
+KEYS = {"schema", "max_drop", "undecided", "fallback"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Terms:
     """Points of top-1 that may be lost."""
     undecided: str
     """What becomes of an engine that is neither proven nor refuted: `stop`, or `package`: it is served."""
+    fallback: str = NONE
+    """What else is built: nothing, `fp16` where the main model's engine does not pass, or, for the `fastest`, all."""
 
     def serves(self, verdict: str) -> bool:
         return verdict == PASS or (verdict != FAIL and self.undecided == PACKAGE)
@@ -39,11 +42,15 @@ def read_terms(folder: Path) -> Terms:
         raise ManifestError(f"{path} cannot be read: {error}. Build the image again.") from None
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or set(raw) != KEYS:
         raise ManifestError(f"{path} is not of schema {SCHEMA} with {', '.join(sorted(KEYS))}. Build the image again.")
-    drop, undecided = raw["max_drop"], raw["undecided"]
+    drop, undecided, fallback = raw["max_drop"], raw["undecided"], raw["fallback"]
     is_number = isinstance(drop, (int, float)) and not isinstance(drop, bool) and math.isfinite(drop)
     if not is_number or not 0 <= drop <= 100 or undecided not in (STOP, PACKAGE):
         raise ManifestError(
             f"{path} has max_drop {drop!r} and undecided {undecided!r}; points from 0 to 100, and {STOP} or "
             f"{PACKAGE}, are expected. Build the image again."
         )
-    return Terms(max_drop=float(drop), undecided=undecided)
+    if fallback not in (NONE, FP16, FASTEST):
+        raise ManifestError(
+            f"{path} has fallback {fallback!r}; {NONE}, {FP16} or {FASTEST} is expected. Build the image again."
+        )
+    return Terms(max_drop=float(drop), undecided=undecided, fallback=fallback)

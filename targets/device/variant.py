@@ -1,7 +1,7 @@
 """Which of an artifact's models runs here.
 
-The main one; or the variant whose int8 sums cannot saturate on any CPU; or, where an engine of the main one is not
-proven on this GPU and the recipe allows it, the one in fp16.
+The main one; or the variant whose int8 sums cannot saturate on any CPU; or, as the recipe allows, one in another
+precision: where an engine of the main one is not proven on this GPU, or where its own is the faster one.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 from targets.device.golden import saturates_here
 from targets.device.manifest import TENSORRT, Manifest, ManifestError, read_manifest
 
 LOG = logging.getLogger(__name__)
 MAIN, SATURATION_SAFE, FP16 = "main", "saturation_safe", "fp16"
+PRECISIONS = ("int8", FP16, "fp32")
+"""The smallest first."""
 FOLDER = SATURATION_SAFE
-"""Of the variant, an artifact of its own, in the folder of the main one; the fp16 one lies there by its own name."""
+"""Of the variant, an artifact of its own, in the folder of the main one; another precision lies there by its name."""
 ALIKE = ("name", "version", "target", "classes", "input_shape", "preprocessing")
 
 
@@ -26,7 +28,7 @@ class Chosen:
     """What runs here, and why."""
 
     variant: str
-    """`main`, `saturation_safe` or `fp16`."""
+    """`main`, `saturation_safe`, or the precision that takes the main one's place."""
     folder: Path
     manifest: Manifest
     reason: str
@@ -54,32 +56,49 @@ def choose(folder: Path) -> Chosen:
             f"the variant with {safe.weight_bits}-bit weights cannot saturate"
         )
         chosen = Chosen(SATURATION_SAFE, folder / FOLDER, safe, reason)
-    _log(chosen)
+    log(chosen)
     return chosen
 
 
 def fallback(folder: Path, main: Manifest, reason: str) -> Optional[Chosen]:
-    """The fp16 model to build in place of `main`, for this `reason`; None where the recipe allowed none.
+    """The fp16 model to build in place of `main`, for this `reason`; None where there is none.
 
     Raises `ManifestError` where it cannot be trusted, or is of another model.
     """
     if not (folder / FP16).is_dir():
         return None
-    half = read_manifest(folder / FP16)
-    _check_belongs(half, main, folder / FP16)
-    if (half.runtime, half.precision) != (TENSORRT, FP16):
-        raise ManifestError(
-            f"{folder / FP16} is a model for {half.runtime} in {half.precision}, not for {TENSORRT} in {FP16}. Build "
-            "the artifact again."
-        )
+    half = _beside(folder, main, FP16)
     chosen = Chosen(FP16, folder / FP16, half, f"in place of {main.precision}, as the recipe allows: {reason}")
-    _log(chosen, logging.WARNING)
+    log(chosen, logging.WARNING)
     return chosen
 
 
-def _log(chosen: Chosen, level: int = logging.INFO) -> None:
+def rivals(folder: Path, main: Manifest) -> List[Chosen]:
+    """The models in other precisions beside `main`, the smallest first; raises `ManifestError` as `fallback` does."""
+    return [
+        Chosen(
+            precision, folder / precision, _beside(folder, main, precision), f"to be compared with {main.precision}"
+        )
+        for precision in PRECISIONS
+        if precision != main.precision and (folder / precision).is_dir()
+    ]
+
+
+def log(chosen: Chosen, level: int = logging.INFO) -> None:
+    """Say what runs here, and why."""
     fields = {"variant": chosen.variant, "model_sha256": chosen.manifest.model_sha256, "reason": chosen.reason}
     LOG.log(level, "model chosen", extra={"fields": fields})
+
+
+def _beside(folder: Path, main: Manifest, precision: str) -> Manifest:
+    found = read_manifest(folder / precision)
+    _check_belongs(found, main, folder / precision)
+    if (found.runtime, found.precision) != (TENSORRT, precision):
+        raise ManifestError(
+            f"{folder / precision} is a model for {found.runtime} in {found.precision}, not for {TENSORRT} in "
+            f"{precision}. Build the artifact again."
+        )
+    return found
 
 
 def _check_saturation_safe(safe: Manifest, main: Manifest, folder: Path) -> None:
