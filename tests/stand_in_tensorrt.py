@@ -176,7 +176,12 @@ class Builder:
             return None
         _behave(how)
         assert network.model is not None
-        head = {"shapes": [list(shape) for shape in config.profiles[0].shapes], "precision": precision}
+        head = {
+            "shapes": [list(shape) for shape in config.profiles[0].shapes],
+            "precision": precision,
+            # Two builds of the real one seldom come out the same.
+            "build": os.environ.get("STAND_IN_NUMBER", ""),
+        }
         return memoryview(json.dumps(head).encode() + b"\n" + network.model.SerializeToString())
 
     def _precision(self, network: Network, config: Config) -> str:
@@ -295,7 +300,11 @@ class Context:
         return True
 
     def _take_time(self) -> None:
-        """Microseconds more on the clock of the C library's events, as STAND_IN_SLOW says: `{"int8": 100}`."""
+        """Microseconds more on the clock of the C library's events, as STAND_IN_SLOW says: `{"int8": 100}`.
+
+        Each run really takes STAND_IN_DELAY seconds longer.
+        """
+        time.sleep(float(os.environ.get("STAND_IN_DELAY", "0")))
         slow = json.loads(os.environ.get("STAND_IN_SLOW", "{}")).get(self.engine.precision)
         if slow is not None:
             ctypes.CDLL("libcudart.so.13").pass_time(ctypes.c_long(slow))

@@ -74,6 +74,7 @@ def _model(service: Service) -> Optional[Dict[str, Any]]:
         "weight_bits": manifest.weight_bits,
         "variant": service.variant,
         "variant_reason": service.variant_reason,
+        "comparison": service.comparison,
         "model_sha256": manifest.model_sha256,
         "classes": len(manifest.classes),
         "input_shape": list(manifest.input_shape),

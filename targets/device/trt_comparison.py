@@ -17,7 +17,7 @@ SCHEMA = 1
 TIE = 0.05
 """A smaller precision may be this much slower than the fastest: less than that is within the noise."""
 BLOCK_RUNS = 20
-WARM_UP_ROUNDS, ROUNDS, LEAST_ROUNDS = 10, 50, 5
+WARM_UP_ROUNDS, ROUNDS, LEAST_ROUNDS = 10, 30, 5
 """The first rounds are not counted: a GPU that idled raises its clocks meanwhile."""
 MOST_SECONDS = 20.0
 """Of the rounds that count; large engines get fewer of them, and the least number whatever they take."""
