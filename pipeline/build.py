@@ -9,12 +9,13 @@ from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Diale
 from pipeline.choice import choose, read_compilation
 from pipeline.errors import DeployError, GateFailed, GateUndecided, worst_of
 from pipeline.exported import read_export
+from pipeline.fallback import Fallback
 from pipeline.predictions import PREDICTIONS
 from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
 from pipeline.steps import Steps
 from pipeline.validate import judge_predictions
-from pipeline.variant import FALLBACK, FALLBACK_NAME, NAME, Variant, fallback_of, variant_of, why_needless
+from pipeline.variant import NAME, Variant, name_of, others_of, variant_of, why_needless
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.variant import FOLDER
@@ -32,8 +33,8 @@ class Outcome:
     after: Cost | None = None
     artifact: Artifact | None = None
     report: AccuracyReport | None = None
-    variant: Variant | None = None
-    """The saturation-safe one, once it is judged."""
+    variants: tuple[Variant, ...] = ()
+    """Models beside the main one, once they are judged."""
     image: Image | None = None
     context: Path | None = None
     """Of an image whose engine is built, and proven, where it is started."""
@@ -78,9 +79,9 @@ class Build:
         pruned = self._prune(loaded)
         quantized = self._quantize(loaded, pruned)
         baseline, models = self._export(loaded, quantized)
-        artifact, other = self._compile(loaded, quantized, baseline, models)
-        shard, predictions, report, variant = self._validate(loaded, artifact, other)
-        self._package(artifact, report, shard, predictions, variant)
+        artifact, others = self._compile(loaded, quantized, baseline, models)
+        shard, predictions, report, variants = self._validate(loaded, artifact, others)
+        self._package(artifact, report, shard, predictions, variants)
 
     def _load(self) -> Folder:
         loaded = self._steps.load()
@@ -107,49 +108,55 @@ class Build:
 
     def _compile(
         self, loaded: Folder, quantized: Folder, baseline: Folder, models: Folder
-    ) -> tuple[Artifact, Artifact | None]:
+    ) -> tuple[Artifact, tuple[Artifact, ...]]:
         compiled = self._steps.compile(loaded, baseline, models)
         max_drop = self._steps.recipe.validate_.max_drop
         compilation = read_compilation(compiled.path)
         artifact = choose(compilation, target=self._steps.target, max_drop=max_drop)
         self.outcome.artifact = artifact
-        other, made = self._saturation_safe(loaded, quantized, baseline, artifact)
-        if self._steps.recipe.package.fallback == FALLBACK and self._steps.target.gpu is not None:
-            other = fallback_of(artifact, compilation)
-        also = None if other is None else narration.compile_text(other)
+        others, made = self._saturation_safe(loaded, quantized, baseline, artifact)
+        if self._steps.target.gpu is not None:
+            others = others_of(artifact, compilation, fallback=self._fallback, max_drop=max_drop)
+        also = [narration.compile_text(other) for other in others]
+        if self._fallback == "fastest" and not others:
+            also = [f"no precision besides {artifact.precision} is within the budget: nothing is timed against it"]
         self._done("compile", narration.compile_text(artifact), compiled, *made, also=also)
-        return artifact, other
+        return artifact, others
 
     def _saturation_safe(
         self, loaded: Folder, quantized: Folder, baseline: Folder, artifact: Artifact
-    ) -> tuple[Artifact | None, tuple[Folder, ...]]:
+    ) -> tuple[tuple[Artifact, ...], tuple[Folder, ...]]:
         if not self._steps.recipe.quantize.saturation_safe:
-            return None, ()
+            return (), ()
         needless = why_needless(artifact, self._steps.target, weight_bits=self._steps.weight_bits)
         if needless is not None:
             self._steps.progress.line(f"note: {needless}")
-            return None, ()
+            return (), ()
         folders = self._steps.saturation_safe(loaded, quantized, baseline)
-        return variant_of(artifact, read_compilation(folders[-1].path)), folders
+        return (variant_of(artifact, read_compilation(folders[-1].path)),), folders
 
     def _validate(
-        self, loaded: Folder, artifact: Artifact, other: Artifact | None
-    ) -> tuple[Folder, Folder, AccuracyReport, Variant | None]:
+        self, loaded: Folder, artifact: Artifact, others: Sequence[Artifact]
+    ) -> tuple[Folder, Folder, AccuracyReport, tuple[Variant, ...]]:
         shard = self._steps.shard(loaded)
         predictions, report = self._measure(loaded, artifact, shard)
         self.outcome.report = report
-        variant, folders, also = None, [shard, predictions], None
         # Where the main model ends the build, the gate's images are not looked at once more.
-        if other is not None and may_be_packaged(report, package_undecided=self._packages_undecided):
-            answers, of_other = self._measure(loaded, other, shard)
-            name, folder = (NAME, FOLDER) if self._steps.target.gpu is None else (FALLBACK_NAME, FALLBACK.value)
-            variant = Variant(artifact=other, answers=answers, report=of_other, name=name, folder=folder)
-            self.outcome.variant = variant
-            folders.append(answers)
-            also = f"{name}: {narration.verdict_text(of_other)}"
-        self.outcome.published = self._steps.publish(artifact, shard, predictions, report, variant)
+        if may_be_packaged(report, package_undecided=self._packages_undecided):
+            self.outcome.variants = tuple(self._variant(loaded, other, shard) for other in others)
+        variants = self.outcome.variants
+        self.outcome.published = self._steps.publish(artifact, shard, predictions, report, variants)
+        folders = [shard, predictions, *(variant.answers for variant in variants)]
+        also = [f"{variant.name}: {narration.verdict_text(variant.report)}" for variant in variants]
         self._done("validate", narration.verdict_text(report), *folders, also=also)
-        return shard, predictions, report, variant
+        return shard, predictions, report, variants
+
+    def _variant(self, loaded: Folder, other: Artifact, shard: Folder) -> Variant:
+        answers, report = self._measure(loaded, other, shard)
+        if self._steps.target.gpu is None:
+            return Variant(artifact=other, answers=answers, report=report, name=NAME, folder=FOLDER)
+        name, folder = name_of(other.precision, self._fallback), other.precision.value
+        return Variant(artifact=other, answers=answers, report=report, name=name, folder=folder)
 
     def _measure(self, loaded: Folder, artifact: Artifact, shard: Folder) -> tuple[Folder, AccuracyReport]:
         predictions = self._steps.predict(artifact, shard)
@@ -162,27 +169,44 @@ class Build:
     def _packages_undecided(self) -> bool:
         return self._steps.recipe.validate_.undecided == "package"
 
+    @property
+    def _fallback(self) -> Fallback:
+        """None on a CPU, which needs no engine."""
+        return "none" if self._steps.target.gpu is None else self._steps.recipe.package.fallback
+
+    def _allowed(self, variants: Sequence[Variant]) -> list[Variant]:
+        """Those that go into the image: all, or there is none; but a rival that does not pass only stays out of it."""
+        allowed = []
+        for each in variants:
+            if may_be_packaged(each.report, package_undecided=self._packages_undecided):
+                allowed.append(each)
+            elif self._fallback == "fastest":
+                self._steps.progress.line(f"note: not in the image: {each.name}, {each.report.verdict}")
+            else:
+                stop_if_not_proven(each.report, package_undecided=self._packages_undecided, of=f"{each.name}: ")
+        return allowed
+
     def _package(
         self,
         artifact: Artifact,
         report: AccuracyReport,
         shard: Folder,
         predictions: Folder,
-        variant: Variant | None,
+        judged: Sequence[Variant],
     ) -> None:
         recipe, may_be_undecided = self._steps.recipe, self._packages_undecided
         stop_if_not_proven(report, package_undecided=may_be_undecided)
-        if variant is not None:
-            stop_if_not_proven(variant.report, package_undecided=may_be_undecided, of=f"{variant.name}: ")
+        variants = self._allowed(judged)
         if self._devices:
-            self._dispatch(artifact, report, shard, variant)
+            self._dispatch(artifact, report, shard, variants)
             return
         if not recipe.package.image:
             self._steps.progress.line("package   skipped: no image was asked for")
             return
         if self._steps.target.gpu is not None:
-            self._defer(artifact, report, shard, variant)
+            self._defer(artifact, report, shard, variants)
             return
+        variant = next(iter(variants), None)
 
         def judge(answers: Path, place: Place) -> AccuracyReport:
             there = self._judge(artifact, shard, answers, place=place, gate_looks=report.gate_looks)
@@ -203,28 +227,30 @@ class Build:
         if variant is not None:
             answers, looks = packaged.path / FOLDER / PREDICTIONS, variant.report.gate_looks
             inside = self._judge(variant.artifact, shard, answers, place=image.place, gate_looks=looks)
-            self.outcome.variant = variant = replace(variant, report=inside)
+            self.outcome.variants = (replace(variant, report=inside),)
         # Answers that are the host's own need not be written again, and the shard with them.
         answers_of = predictions if artifact.stand_in is None else packaged
-        self._steps.publish(artifact, shard, answers_of, there, variant)
+        self._steps.publish(artifact, shard, answers_of, there, self.outcome.variants)
         text = narration.image_text(image, there, is_same=artifact.stand_in is None)
-        self._done("package", text, packaged, also=None if variant is None else f"{NAME}: in the image, answers alike")
+        self._done("package", text, packaged, also=[f"{each.name}: in the image, answers alike" for each in variants])
 
-    def _defer(self, artifact: Artifact, report: AccuracyReport, shard: Folder, fallback: Variant | None) -> None:
+    def _defer(self, artifact: Artifact, report: AccuracyReport, shard: Folder, others: Sequence[Variant]) -> None:
         """The engine is built and proven where the image is started; see `pipeline.pending`."""
         from pipeline.deferral import defer
 
-        pending, folders = defer(self._steps, artifact, report, shard, fallback)
+        pending, folders = defer(self._steps, artifact, report, shard, others)
         self.outcome.image, self.outcome.context = pending.image, pending.context
-        self._done("package", narration.pending_text(pending.context, pending.image), *folders, also=pending.words)
+        rivals = [each.artifact.precision for each in others] if self._fallback == "fastest" else []
+        text = narration.pending_text(pending.context, pending.image, artifact.precision, rivals)
+        self._done("package", text, *folders, also=[pending.words])
 
-    def _dispatch(self, artifact: Artifact, report: AccuracyReport, shard: Folder, variant: Variant | None) -> None:
+    def _dispatch(self, artifact: Artifact, report: AccuracyReport, shard: Folder, others: Sequence[Variant]) -> None:
         """Devices build and prove the image, see `pipeline.remote`; the worst of their errors is the target's."""
         from pipeline.remote.dispatch import dispatch
 
         published = self.outcome.published
         assert published is not None, "what is judged is published"
-        done = dispatch(self._steps, self._devices, artifact, report, shard, variant, published)
+        done = dispatch(self._steps, self._devices, artifact, report, shard, others, published)
         self.outcome.delivered, self.outcome.error = tuple(done), worst_of([each.error for each in done if each.error])
         self.outcome.did_work |= not all(each.was_done_before for each in done)
         self._steps.progress.line(narration.delivered_text(done))
@@ -241,14 +267,14 @@ class Build:
             gate_looks=gate_looks,
         )
 
-    def _done(self, stage: str, facts: str, *folders: Folder, also: str | None = None) -> Folder:
+    def _done(self, stage: str, facts: str, *folders: Folder, also: Sequence[str] = ()) -> Folder:
         seconds = sum(folder.seconds for folder in folders)
         was_cached = all(folder.was_cached for folder in folders)
         self.outcome.stage_seconds[stage] = seconds
         self.outcome.did_work |= not was_cached
         self._steps.progress.line(narration.stage_line(stage, facts, seconds=seconds, was_cached=was_cached))
-        if also is not None:
-            self._steps.progress.line(narration.second_line(also))
+        for more in also:
+            self._steps.progress.line(narration.second_line(more))
         if stage == self._until and stage != "package":
             raise StoppedOnPurpose
         return folders[0]

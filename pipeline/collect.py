@@ -31,7 +31,7 @@ SECONDS = 60.0
 MOST_BYTES = 256 << 20
 """Of one answer: logits of a million images with 64 classes; nothing that claims to be more is read."""
 SAME = 1e-9
-PARTS = ("passport", "measurements", "layers")
+PARTS = ("passport", "measurements", "layers", "comparison")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def collect(address: str, *, name: str, workspace: Path, access: Access) -> Coll
 
 
 def find_published(workspace: Path, artifact_sha256: str, address: str) -> Path:
-    """The published artifact, or the one whose fallback, has this model; raises `DeviceError` where none has."""
+    """The published artifact that has this model, itself or beside it; raises `DeviceError` where none has."""
     for pattern in ("artifacts/*", "artifacts/*/*"):
         for folder in sorted(workspace.glob(pattern)):
             try:
@@ -103,7 +103,7 @@ def find_published(workspace: Path, artifact_sha256: str, address: str) -> Path:
 
 
 def _model_in(published: Path, sha256: str) -> Path:
-    """The artifact's folder, or that of its fallback."""
+    """The artifact's folder, or that of the model beside it."""
     folders = [published, *(path for path in published.iterdir() if (path / "manifest.json").is_file())]
     return next(folder for folder in folders if read_manifest(folder).model_sha256 == sha256)
 
@@ -129,6 +129,7 @@ def _judged(
     published: Path, stored: Predictions, claimed: Mapping[str, Any], *, workspace: Path, address: str
 ) -> AccuracyReport:
     shard = _shard_of(published, workspace, stored.shard_sha256, address)
+    model = _model_in(published, stored.artifact_sha256)
     try:
         margin = float(claimed["max_drop_points"])
         report = judge_with(
@@ -137,7 +138,7 @@ def _judged(
             target=read_manifest(published).target,
             place=Place.DEVICE,
             max_drop=margin,
-            gate_looks=int(json.loads((published / REPORT).read_text())["gate_looks"]),
+            gate_looks=int(json.loads((model / REPORT).read_text())["gate_looks"]),
         )
         differing = [
             field

@@ -13,6 +13,7 @@ import targets
 from pipeline.artifacts import AccuracyReport
 from pipeline.bases import BaseImage
 from pipeline.engine import FIXED_TIME
+from pipeline.fallback import Fallback
 from pipeline.publish import proof_json
 from pipeline.shipped import shipped
 from pipeline.unpack import unpack_wheels
@@ -41,9 +42,11 @@ class FirstStart:
     """Points of top-1."""
     undecided: Literal["stop", "package"]
     """Whether an engine is served that the shard's images are too few to decide on."""
+    fallback: Fallback
+    """Which engines it builds besides the main model's."""
 
     def to_json(self) -> str:
-        facts = {"schema": 1, "max_drop": self.max_drop, "undecided": self.undecided}
+        facts = {"schema": 1, "max_drop": self.max_drop, "undecided": self.undecided, "fallback": self.fallback}
         return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 

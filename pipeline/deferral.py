@@ -1,5 +1,6 @@
 """A TensorRT target's last stage in the workspace: its image's context, and the image where it can be built here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Artifact
@@ -14,7 +15,7 @@ from pipeline.workspace import Folder
 
 
 def defer(
-    to: Delivery, artifact: Artifact, report: AccuracyReport, shard: Folder, fallback: Variant | None
+    to: Delivery, artifact: Artifact, report: AccuracyReport, shard: Folder, others: Sequence[Variant]
 ) -> tuple[Pending, tuple[Folder, ...]]:
     """The context, the image where its base can be had here, and the folders of both.
 
@@ -22,7 +23,7 @@ def defer(
     raises.
     """
     order = _order(to)
-    written = _written(to, order, artifact, report, shard, fallback)
+    written = _written(to, order, artifact, report, shard, others)
     context = written.path / CONTEXT
     place = to.workspace.root / "context" / to.published_as
     shown = place if to.workspace.only_look else show_context(context, place)
@@ -47,6 +48,7 @@ def _order(to: Delivery) -> Order:
         grpc=recipe.package.grpc,
         undecided=recipe.validate_.undecided,
         shard_images=recipe.package.shard_images,
+        fallback=recipe.package.fallback,
     )
 
 
@@ -56,12 +58,12 @@ def _written(
     artifact: Artifact,
     report: AccuracyReport,
     shard: Folder,
-    fallback: Variant | None,
+    others: Sequence[Variant],
 ) -> Folder:
     inputs = {
         "manifest": sha256_of_file(artifact.manifest),
         "shard": shard.digest,
-        **inputs_of(fallback),
+        **inputs_of(others),
         **code_hashes(),
     }
     options: dict[str, Json] = {**vars(order), "target": to.target.name, "max_drop": report.max_drop_points}
@@ -73,7 +75,7 @@ def _written(
             report,
             order=order,
             shard=shard.path / "shard.zip",
-            fallback=fallback,
+            others=others,
             labels=labels,
             progress=to.progress,
             folder=folder,
@@ -97,7 +99,7 @@ def _built(to: Delivery, order: Order, written: Folder) -> Folder:
 
 
 def context_of(
-    to: Delivery, artifact: Artifact, report: AccuracyReport, shard: Folder, fallback: Variant | None
+    to: Delivery, artifact: Artifact, report: AccuracyReport, shard: Folder, others: Sequence[Variant]
 ) -> Path:
     """The context alone, to be built on a device."""
-    return _written(to, _order(to), artifact, report, shard, fallback).path / CONTEXT
+    return _written(to, _order(to), artifact, report, shard, others).path / CONTEXT

@@ -1,5 +1,6 @@
 """What ends a build: looks at the gate, the published artifact, the image; each in the workspace of one target."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Delivery:
                 "manifest": sha256_of_file(artifact.manifest),
                 "shard": shard.digest,
                 "predictions": predictions.digest,
-                **inputs_of(variant),
+                **inputs_of([] if variant is None else [variant]),
                 **code_hashes(),
             },
             options={
@@ -109,7 +110,7 @@ class Delivery:
         shard: Folder,
         predictions: Folder,
         report: AccuracyReport,
-        variant: Variant | None = None,
+        variants: Sequence[Variant] = (),
     ) -> Path:
         """Put artifact, shard, predictions and report where the user looks for them; returns the folder.
 
@@ -124,7 +125,7 @@ class Delivery:
         elif not self.workspace.only_look:
             keep_private(of_gate, destination)
         reports = {REPORT: report}
-        if variant is not None:
+        for variant in variants:
             beside = _files_of(variant.artifact, variant.answers)
             files |= {f"{variant.folder}/{name}": path for name, path in beside.items()}
             reports |= {f"{variant.folder}/{REPORT}": variant.report}
@@ -146,8 +147,7 @@ def code_hashes() -> dict[str, str]:
     }
 
 
-def inputs_of(variant: Variant | None) -> dict[str, str]:
-    """Hashes of the model beside the main one."""
-    if variant is None:
-        return {}
-    return {"beside_manifest": sha256_of_file(variant.artifact.manifest), "beside_predictions": variant.answers.digest}
+def inputs_of(variants: Sequence[Variant]) -> dict[str, str]:
+    """Hashes of the models beside the main one."""
+    manifests = {f"{each.folder}_manifest": sha256_of_file(each.artifact.manifest) for each in variants}
+    return manifests | {f"{each.folder}_predictions": each.answers.digest for each in variants}

@@ -1,8 +1,9 @@
 """One line per stage: what it did, in figures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Image, OnnxModel, Parity, Verdict
 from pipeline.remote.delivered import Delivered
@@ -83,9 +84,12 @@ def verdict_text(report: AccuracyReport) -> str:
     return f"undecided: {figures}; bounds [{lower:+.2f}, {upper:+.2f}]. {report.advice}"
 
 
-def pending_text(context: Path, image: Image | None) -> str:
-    """An image without an engine yet, and what it is made of."""
+def pending_text(context: Path, image: Image | None, precision: str, rivals: Sequence[str]) -> str:
+    """An image without an engine yet, and what it is made of; `rivals`: more precisions that it is to choose from."""
     made = f"build context {context}" if image is None else f"{image.tag}, {image.bytes / 1e6:,.0f} MB"
+    if rivals:
+        every = ", ".join((precision, *rivals))
+        return f"pending: {made}, whose engines ({every}) are built, proven and timed at its first start"
     return f"pending: {made}, whose engine is built and proven at its first start"
 
 
@@ -95,6 +99,14 @@ def image_text(image: Image, report: AccuracyReport, *, is_same: bool) -> str:
     if is_same:
         return f"{size}, answers like the artifact"
     return f"{size}, {report.place} on {report.instruction_set}: {verdict_text(report)}"
+
+
+def comparison_text(facts: Mapping[str, Any]) -> str:
+    """Why a device serves the precision it does, and which ones took no part, as it said; empty without rivals."""
+    comparison = facts.get("comparison")
+    if not isinstance(comparison, dict):
+        return ""
+    return f"{comparison.get('text')}. {facts.get('reason') or ''}".strip()
 
 
 def delivered_text(devices: Sequence[Delivered]) -> str:

@@ -7,7 +7,7 @@ from it where both can be had. What is known of it here is that it starts, and s
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipeline.container import EMULATION, READY_SECONDS, NeverReady, launched, w
 from pipeline.context import FirstStart, write_context
 from pipeline.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
+from pipeline.fallback import Fallback
 from pipeline.image import write_image
 from pipeline.labels import PREFIX, image_labels
 from pipeline.pack import pack_some
@@ -53,6 +54,7 @@ class Order:
     grpc: bool
     undecided: Literal["stop", "package"]
     shard_images: int | None
+    fallback: Fallback
 
     @property
     def tag(self) -> str:
@@ -65,12 +67,12 @@ def write_pending(
     *,
     order: Order,
     shard: Path,
-    fallback: Variant | None,
+    others: Sequence[Variant],
     labels: Mapping[str, str],
     progress: Progress,
     folder: Path,
 ) -> None:
-    """Write the build context to `folder`/context; `report` is the simulated gate's.
+    """Write the build context to `folder`/context; `report` is the simulated gate's, `others` travel beside it.
 
     Needs no engine, but for a base image that only the user knows. Raises `PackageError` and `EngineMissing`.
     """
@@ -90,8 +92,13 @@ def write_pending(
             lock=lock.path,
             grpc=order.grpc,
             labels=described | {PREFIX + "proof": "pending"} | dict(labels),
-            beside={} if fallback is None else {fallback.folder: (fallback.artifact.folder, fallback.report)},
-            first_start=FirstStart(shard=travels, max_drop=report.max_drop_points, undecided=order.undecided),
+            beside={each.folder: (each.artifact.folder, each.report) for each in others},
+            first_start=FirstStart(
+                shard=travels,
+                max_drop=report.max_drop_points,
+                undecided=order.undecided,
+                fallback=order.fallback,
+            ),
         )
 
 

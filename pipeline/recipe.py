@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.artifacts import Place
 from pipeline.errors import RecipeError
+from pipeline.fallback import Fallback
 from pipeline.mistakes import explain
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -74,9 +75,10 @@ class PackageRecipe(Section):
     image: bool = Field(default=True, description="build a container image")
     base_image: str | None = Field(default=None, description="base image with Python 3 and venv in it")
     grpc: bool = Field(default=False, description="an image that speaks the protocol over gRPC, too, on port 8001")
-    fallback: Literal["none", "fp16"] = Field(
+    fallback: Fallback = Field(
         default="none",
-        description="what a device may build, and prove, where its int8 engine does not pass (TensorRT)",
+        description="of TensorRT engines: fp16: build and prove that where int8 does not pass; fastest: build, prove "
+        "and time every precision within the accuracy budget on the device",
     )
     dla: bool = Field(
         default=False, description="run on the deep learning accelerator, what it cannot run on the GPU (TensorRT)"

@@ -188,11 +188,11 @@ def _of_engine(outcome: Outcome) -> dict[str, object]:
     report = outcome.report
     if report is None or report.verdict is not Verdict.PASS:
         return {}
+    # A device serves the main model or, where its terms say so, one beside it.
+    models = {report.artifact_sha256, *(each.report.artifact_sha256 for each in outcome.variants)}
     proofs = [] if outcome.published is None else list(proofs_of(outcome.published))
     on_devices = [
-        proof.device
-        for proof in proofs
-        if proof.artifact_sha256 == report.artifact_sha256 and proof.verdict is Verdict.PASS
+        proof.device for proof in proofs if proof.artifact_sha256 in models and proof.verdict is Verdict.PASS
     ]
     is_pending = report.place is Place.SIMULATED and not on_devices
     return {
@@ -234,9 +234,10 @@ def _of_artifact(artifact: Artifact | None) -> dict[str, object]:
 
 
 def _of_variant(outcome: Outcome) -> dict[str, object] | None:
-    variant, published = outcome.variant, outcome.published
-    if variant is None or variant.folder != FOLDER:
+    variant = next((each for each in outcome.variants if each.folder == FOLDER), None)
+    if variant is None:
         return None
+    published = outcome.published
     fields = set(VariantSummary.model_fields)
     of_report = {name: value for name, value in vars(variant.report).items() if name in fields}
     of_artifact = {name: value for name, value in _of_artifact(variant.artifact).items() if name in fields}

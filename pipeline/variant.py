@@ -1,20 +1,23 @@
-"""Another model beside an artifact: where one is of use, and what is known of it once it is judged.
+"""Other models beside an artifact: where they are of use, and what is known of one once it is judged.
 
-On a CPU that is the saturation-safe variant, for a TensorRT engine the network in fp16 that may be built in its place.
+On a CPU that is the saturation-safe variant; of a TensorRT engine the same network in other precisions, to be built
+where the main one does not pass, or to be timed against it.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Artifact, Compilation, Precision
+from pipeline.artifacts import AccuracyReport, Artifact, Candidate, Compilation, Precision
+from pipeline.choice import UNTIMED
 from pipeline.errors import TargetError
+from pipeline.fallback import Fallback
 from pipeline.predictions import PREDICTIONS
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.variant import FOLDER
 
 NAME = "saturation-safe variant"
-FALLBACK, FALLBACK_NAME = Precision.FP16, "fp16 fallback"
+FALLBACK = Precision.FP16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +78,43 @@ def variant_of(artifact: Artifact, compilation: Compilation) -> Artifact:
     )
 
 
-def fallback_of(artifact: Artifact, compilation: Compilation) -> Artifact | None:
-    """The candidate that a device may build where the engine it was sent does not pass there; None if it is that."""
-    if artifact.precision is not Precision.INT8:
-        return None
-    found = next((each for each in compilation.candidates if each.precision is FALLBACK), None)
-    if found is None:
-        raise TargetError(
-            f"fallback is {FALLBACK}, which the target {artifact.target} does not consider (precisions)."
-        )
-    reason = f"{FALLBACK_NAME}: built where the {artifact.precision} engine does not pass"
+def others_of(
+    artifact: Artifact, compilation: Compilation, *, fallback: Fallback, max_drop: float
+) -> tuple[Artifact, ...]:
+    """The candidates that a device may build besides the one it is sent as its main model, the smallest first.
+
+    For the fastest all that lose at most `max_drop` points on the selection split; else the fp16 one, where the main
+    one is in int8.
+    """
+    if fallback == "fastest":
+        within = [each for each in compilation.candidates if each.selection_drop_points <= max_drop]
+        others = [each for each in within if each.precision is not artifact.precision]
+        why = f"within the budget on the selection split, so timed against {artifact.precision} where it runs"
+    elif fallback == "fp16" and artifact.precision is Precision.INT8:
+        others = [each for each in compilation.candidates if each.precision is FALLBACK]
+        if not others:
+            raise TargetError(
+                f"fallback is {FALLBACK}, which the target {artifact.target} does not consider (precisions)."
+            )
+        why = f"built where the {artifact.precision} engine does not pass"
+    else:
+        return ()
+    smallest_first = sorted(others, key=lambda each: UNTIMED.index(each.precision))
+    return tuple(_other(each, artifact, compilation, fallback, why) for each in smallest_first)
+
+
+def name_of(precision: Precision, fallback: Fallback) -> str:
+    """`fp16 fallback`, in messages."""
+    return f"{precision} {'rival' if fallback == 'fastest' else 'fallback'}"
+
+
+def _other(candidate: Candidate, main: Artifact, compilation: Compilation, fallback: Fallback, why: str) -> Artifact:
     return Artifact(
-        folder=found.folder,
-        target=artifact.target,
-        precision=found.precision,
-        reason=reason,
-        candidate=found,
+        folder=candidate.folder,
+        target=main.target,
+        precision=candidate.precision,
+        reason=f"{name_of(candidate.precision, fallback)}: {why}",
+        candidate=candidate,
         float_latency=compilation.float_latency,
         stand_in=compilation.stand_in,
     )

@@ -94,7 +94,7 @@ class Sender:
         )
         shard = Folder(path=self._tiny.folder, digest="", seconds=0.0, was_cached=True)
         report = replace(self._tiny.report, max_drop_points=max_drop)
-        return dispatch(to, devices, self._tiny.artifact, report, shard, None, self.published)
+        return dispatch(to, devices, self._tiny.artifact, report, shard, (), self.published)
 
 
 @pytest.fixture(scope="module")

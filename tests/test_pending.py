@@ -76,6 +76,7 @@ def test_nothing_is_called_proven_or_timed(jetson: tuple[TargetSummary, str]) ->
     assert "pending: build context" in said
     assert "no Docker engine answers at DOCKER_HOST=tcp://127.0.0.1:1" in said
     assert "docker build --network none --tag model:0.1.0-orin-jp72" in said
+    assert "whose engine is built and proven at its first start" in said
 
 
 def test_the_context_holds_all_but_base_and_engine(context: Path) -> None:
@@ -89,7 +90,12 @@ def test_the_context_holds_all_but_base_and_engine(context: Path) -> None:
         FIRST_START,
         "fp16",
     }
-    assert json.loads((model / FIRST_START).read_text()) == {"schema": 1, "max_drop": 5.0, "undecided": "stop"}
+    assert json.loads((model / FIRST_START).read_text()) == {
+        "schema": 1,
+        "max_drop": 5.0,
+        "undecided": "stop",
+        "fallback": "fp16",
+    }
     manifest = read_manifest(model)
     assert (manifest.runtime, manifest.precision, manifest.runtime_version) == ("tensorrt", "int8", "10.16.0.72")
     proof = read_proof(model, manifest)
@@ -229,3 +235,42 @@ def test_what_a_device_proves_of_it_is_collected(
     assert (report["place"], report["verdict"], report["images"]) == ("device", "pass", 400)
     assert (report["runtime"], report["instruction_set"]) == ("tensorrt 10.16.2.10", "sm_87")
     assert (document["device"], document["verdict"], document["place"]) == ("orin", "pass", "device")
+
+
+def test_where_the_fastest_is_asked_for_every_precision_travels_and_the_device_says_which(
+    folder: Path, jetson: tuple[TargetSummary, str], library: Path, tmp_path: Path
+) -> None:
+    """On a clock that the stand-in sets; fp16 is the fastest by it, and so what makes pending proven."""
+    (folder / "fastest.toml").write_text(RECIPE.replace('"fp16"', '"fastest"'))
+    target, said = build(folder, "--recipe", "fastest.toml", "--target", "orin-jp61")
+    assert target.proof == "pending"
+    assert "whose engines (int8, fp16, fp32) are built, proven and timed at its first start" in said
+    assert "fp16 rival: pass" in said
+    assert "fp32 rival: pass" in said
+    assert target.context is not None
+    model = folder / target.context / MODEL
+    assert json.loads((model / FIRST_START).read_text())["fallback"] == "fastest"
+    for precision in ("fp16", "fp32"):
+        assert {path.name for path in (model / precision).iterdir()} == {
+            "manifest.json", "model.onnx", "golden.npz", "report.json",
+        }  # fmt: skip
+        manifest = read_manifest(model / precision)
+        assert manifest.precision == precision
+        proof = read_proof(model / precision, manifest)
+        assert proof is not None
+        assert proof.verdict == "pass"
+    device = tiny_device(tmp_path / "device", library, STAND_IN_SLOW=json.dumps({"int8": 500, "fp32": 1000}))
+    text = "fp16: 1.5 ms against 2 ms of int8 and 2.5 ms of fp32, timed in turn on Orin with TensorRT 10.3.0.30."
+    with serving(model, tmp_path / "log", **device.environment) as running:
+        collected = deploy("collect", f"http://{running.url}", "--name", "orin", cwd=folder)
+        assert f"orin: {text}" in collected.stdout
+        assert running.stop() == 0
+    assert target.artifact is not None
+    kept = folder / target.artifact / "devices" / "orin"
+    assert json.loads((kept / "comparison.json").read_text())["chosen"] == "fp16"
+    assert (
+        json.loads((kept / "report.json").read_text())["artifact_sha256"] == read_manifest(model / "fp16").model_sha256
+    )
+    assert "orin: pass (fp16)" in deploy("status", cwd=folder).stdout
+    again, _ = build(folder, "--recipe", "fastest.toml", "--target", "orin-jp61")
+    assert (again.proof, again.proven_on) == ("proven", ["orin"])

@@ -120,6 +120,34 @@ def test_the_precision_that_was_chosen_is_in_every_document(gpu: Device, model: 
     assert "in place of int8" in lines(done)[-1]["reason"]
 
 
+def test_what_was_timed_is_in_every_document_and_the_server_goes_by_it(gpu: Device, tmp_path: Path) -> None:
+    """Also by another shard than that of the image: the times are of the engines."""
+    model, out = tmp_path / "model", tmp_path / "out"
+    write_tiny_model(model, fallback="fastest")
+    write_tiny_model(tmp_path / "other", count=500)
+    given = {"MODEL_FOLDER": model, **gpu.environment}
+    slow = {"STAND_IN_SLOW": json.dumps({"int8": 500, "fp32": 500})}
+    done = device("prove", str(out), str(tmp_path / "other" / "shard.zip"), **{**given, **slow})
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    comparison = report.pop("comparison")
+    assert report == json.loads((out / "report.json").read_text())
+    assert report["images"] == 500
+    assert comparison["text"] == (
+        "fp16: 1.5 ms against 2 ms of int8 and 2 ms of fp32, timed in turn on Orin with TensorRT 10.3.0.30"
+    )
+    proof = json.loads((out / "proof.json").read_text())
+    assert (proof["state"], proof["precision"], proof["comparison"]) == ("proven", "fp16", comparison)
+    assert read_passport(out).precision == "fp16"
+    assert names(out) == ON_GPU
+    assert any(entry.get("reason") == comparison["text"] for entry in lines(done))
+    for phases in (["open", "golden", "gate"] * 3, ["open"]):
+        done = device("prove", str(tmp_path / "own"), **given)
+        assert done.returncode == 0, done.stderr
+        assert [entry["phase"] for entry in lines(done) if entry["message"] == "starting"] == phases
+        assert json.loads(done.stdout)["comparison"]["chosen"] == "fp16"
+
+
 def test_another_shard_is_asked_about_and_kept_for_no_start(gpu: Device, model: Path, tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "other", count=500)
     shard = tmp_path / "other" / "shard.zip"

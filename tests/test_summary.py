@@ -308,7 +308,7 @@ def test_the_variant_has_figures_of_its_own(finished: Outcome) -> None:
     safe = replace(finished.artifact, candidate=candidate, float_latency=latency(1.2))
     report = replace(REPORT, artifact_top1=773 / 846, drop_points=300 / 846, place=Place.IMAGE)
     folder = Folder(path=Path("none"), digest="0", seconds=0.0, was_cached=True)
-    finished.variant = Variant(artifact=safe, answers=folder, report=report)
+    finished.variants = (Variant(artifact=safe, answers=folder, report=report),)
     assert parsed(finished)[0]["saturation_safe"] == {
         "verdict": "pass",
         "place": "image",

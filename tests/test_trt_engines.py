@@ -16,7 +16,7 @@ from targets.device.machine import Machine
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.passport import Passport
 from targets.device.trt_engines import KEY_LETTERS, MAX_BATCH, dla_core_of, key_of, max_batch_of
-from targets.device.variant import FP16, fallback
+from targets.device.variant import FP16, fallback, rivals
 
 __all__ = ["library"]
 ORIN = Machine(VERSION, "12.6", "8.7", "Orin", 14, "linux/arm64", "36.4.3", "", 8 << 30)
@@ -136,3 +136,16 @@ def test_an_fp16_model_that_is_another_one_takes_nobodys_place(manifest: Manifes
         replace(half, **changes).write(folder / FP16)
         with pytest.raises(ManifestError, match=message):
             fallback(folder, main, "it failed")
+
+
+def test_rivals_are_the_other_precisions_of_the_same_model_the_smallest_first(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    folder = tmp_path / "all"
+    main = write_tiny_model(folder, fallback="fastest")
+    found = rivals(folder, main)
+    assert [(each.variant, each.manifest.precision) for each in found] == [("fp16", "fp16"), ("fp32", "fp32")]
+    assert rivals(tmp_path / "model", manifest) == []
+    replace(found[1].manifest, precision="fp16").write(folder / "fp32")
+    with pytest.raises(ManifestError, match="is a model for tensorrt in fp16, not for tensorrt in fp32"):
+        rivals(folder, main)

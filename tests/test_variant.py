@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Latency, Precision
 from pipeline.errors import TargetError
-from pipeline.variant import variant_of, why_needless
+from pipeline.fallback import Fallback
+from pipeline.variant import name_of, others_of, variant_of, why_needless
 from targets.base import find_target
 
 
@@ -79,3 +80,34 @@ def test_its_only_candidate_is_the_variant_with_the_times_of_its_own_run() -> No
     both = Compilation(candidates=(only, replace(only)), float_latency=latency(1.2), selection_images=9)
     with pytest.raises(ValueError, match="too many values"):
         variant_of(artifact(), both)
+
+
+def of_all(**drops: float) -> Compilation:
+    made = [replace(candidate(Precision(name), 1.0), selection_drop_points=drop) for name, drop in drops.items()]
+    return Compilation(candidates=tuple(made), float_latency=None, selection_images=9, stand_in="ONNX Runtime")
+
+
+def others(chosen: str, fallback: Fallback, **drops: float) -> list[str]:
+    found = others_of(artifact(Precision(chosen)), of_all(**drops), fallback=fallback, max_drop=1.0)
+    assert all(each.folder == Path("compile") / each.precision for each in found)
+    return [each.precision.value for each in found]
+
+
+def test_for_the_fastest_every_precision_within_the_budget_travels_the_smallest_first() -> None:
+    assert others("int8", "fastest", fp32=0.0, fp16=0.0, int8=0.9) == ["fp16", "fp32"]
+    assert others("fp16", "fastest", fp32=1.0, fp16=0.0, int8=1.1) == ["fp32"]
+    assert others("fp16", "fastest", fp32=1.2, fp16=1.1, int8=1.3) == []
+    # All that a DLA may run.
+    assert others("fp16", "fastest", fp16=0.0) == []
+    made = others_of(artifact(), of_all(fp16=0.0, int8=0.0), fallback="fastest", max_drop=1.0)
+    assert made[0].reason.startswith("fp16 rival: within the budget on the selection split, so timed against int8")
+    assert made[0].stand_in == "ONNX Runtime"
+
+
+def test_as_a_fallback_fp16_alone_travels_beside_int8() -> None:
+    assert others("int8", "fp16", fp32=0.0, fp16=9.0, int8=0.9) == ["fp16"]
+    assert others("fp16", "fp16", fp32=0.0, fp16=0.0, int8=9.0) == []
+    assert others("int8", "none", fp32=0.0, fp16=0.0, int8=0.0) == []
+    with pytest.raises(TargetError, match=r"fallback is fp16, which the target cpu does not consider"):
+        others("int8", "fp16", fp32=0.0, int8=0.0)
+    assert (name_of(Precision.FP16, "fp16"), name_of(Precision.FP32, "fastest")) == ("fp16 fallback", "fp32 rival")

@@ -8,7 +8,7 @@ from pipeline.artifacts import Verdict
 from pipeline.collect import Access, collect, device_name
 from pipeline.engine_audit import check_engine
 from pipeline.errors import GateFailed, GateUndecided, RecipeError
-from pipeline.narration import verdict_text
+from pipeline.narration import comparison_text, verdict_text
 
 
 def run(
@@ -27,9 +27,12 @@ def run(
     report = found.report
     if as_json:
         audit = None if found.audit is None else asdict(found.audit)
-        print(json.dumps({"device": device, "folder": str(found.folder), "audit": audit, **asdict(report)}, indent=2))
+        own = {"device": device, "folder": str(found.folder), "audit": audit}
+        print(json.dumps({**own, "comparison": found.facts.get("comparison"), **asdict(report)}, indent=2))
     else:
         print(f"{device}: {verdict_text(report)}")
+        if compared := comparison_text(found.facts):
+            print(f"{device}: {compared}")
         if found.audit is not None:
             print(f"{device}: {found.audit.text}")
         print(f"{report.runtime} on {report.instruction_set}; kept in {found.folder}")

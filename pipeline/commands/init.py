@@ -47,7 +47,8 @@ image = true                # false: stop after the proof
 # base_image = "python:3.12-slim-bookworm"
 grpc = false                # true: speaks the protocol over gRPC, too, on port 8001
 # Of TensorRT targets, whose engine is built and proven where the image is started:
-fallback = "none"           # or "fp16": what may be built, and proven, where an int8 engine does not pass
+fallback = "none"           # "fp16": built, and proven, where int8 does not pass; "fastest": every precision within
+                            # the budget is built and proven there, and the fastest of those that pass is served
 dla = false                 # true: run on the deep learning accelerator of an Orin or Xavier
 personal_images = false     # true: data that shows people (wider-face) goes into the artifact's folder and images
 # shard_images = 1000       # images of the gate that travel in the image to judge its engine; default: all

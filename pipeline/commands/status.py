@@ -1,8 +1,10 @@
 """`deploy status`: what the workspace holds."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts import Place
 from pipeline.continuation import STATE, progress_of
@@ -31,9 +33,17 @@ def run(root: Path) -> None:
         where = ", simulated" if raw["place"] == Place.SIMULATED else ""
         text = f"{raw['verdict']}{where}, drop {raw['drop_points']:+.2f} points on {raw['images']} images"
         print(f"{report.parent}: {text}")
+        beside = {each["artifact_sha256"]: name for name, each in _beside(report.parent)}
         for proof in proofs_of(report.parent):
-            stale = "" if proof.artifact_sha256 == raw["artifact_sha256"] else " (of an earlier or a fallback model)"
-            print(f"  {proof.device}: {proof.verdict}{stale}")
+            which = beside.get(proof.artifact_sha256, "of an earlier model")
+            told = "" if proof.artifact_sha256 == raw["artifact_sha256"] else f" ({which})"
+            print(f"  {proof.device}: {proof.verdict}{told}")
+
+
+def _beside(published: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The models beside the main one, by their folders, with their reports."""
+    for report in sorted(published.glob("*/report.json")):
+        yield report.parent.name, json.loads(report.read_text())
 
 
 def size_text(folder: Path) -> str:

@@ -39,29 +39,29 @@ def dispatch(
     artifact: Artifact,
     report: AccuracyReport,
     shard: Folder,
-    variant: Variant | None,
+    variants: Sequence[Variant],
     published: Path,
 ) -> list[Delivered]:
     """Build and prove the image on every device, in parallel; each one's error is in what became of it."""
     recipe, target = to.recipe, to.target
     base = base_of(target, recipe.package.base_image, to.progress)
-    manifest = read_manifest(artifact.folder)
-    describe = partial(image_labels, manifest, name=recipe.name, version=recipe.version, base=base.tag)
+    models = _by_model(artifact, report, variants)
+    describe = partial(_labels, models, name=recipe.name, version=recipe.version, base=base.tag)
     own = {RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))}
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
         if target.gpu is not None:
-            context = context_of(to, artifact, report, shard, variant)
+            context = context_of(to, artifact, report, shard, variants)
         else:
             context = Path(scratch) / "context"
-            labels = describe(report, safe=None if variant is None else variant.report) | own
-            _write(context, artifact, report, variant, base, recipe, labels, to.progress)
+            labels = describe(report, safe=variants[0].report if variants else None) | own
+            _write(context, artifact, report, variants, base, recipe, labels, to.progress)
         work = Work(
             target=target,
             tag=f"{recipe.name}:{recipe.version}-{target.name}",
             base=base.tag,
             context=context,
             shard=shard.path / "shard.zip",
-            judge=partial(_judged, shard.path / "shard.zip", _by_model(artifact, report, variant)),
+            judge=partial(_judged, shard.path / "shard.zip", models),
             describe=lambda there: describe(there) | own,
             package_undecided=recipe.validate_.undecided == "package",
         )
@@ -81,7 +81,7 @@ def _write(
     context: Path,
     artifact: Artifact,
     report: AccuracyReport,
-    variant: Variant | None,
+    variants: Sequence[Variant],
     base: BaseImage,
     recipe: Recipe,
     labels: Mapping[str, str],
@@ -99,16 +99,30 @@ def _write(
         lock=lock.path,
         grpc=recipe.package.grpc,
         labels=labels,
-        beside={} if variant is None else {variant.folder: (variant.artifact.folder, variant.report)},
+        beside={each.folder: (each.artifact.folder, each.report) for each in variants},
     )
 
 
 def _by_model(
-    artifact: Artifact, report: AccuracyReport, variant: Variant | None
+    artifact: Artifact, report: AccuracyReport, variants: Sequence[Variant]
 ) -> dict[str, tuple[Path, AccuracyReport]]:
     """The models that an image may run, by their hash, with what this host found of them."""
-    known = [(artifact.folder, report)] + ([] if variant is None else [(variant.artifact.folder, variant.report)])
+    known = [(artifact.folder, report), *((each.artifact.folder, each.report) for each in variants)]
     return {read_manifest(folder).model_sha256: (folder, found) for folder, found in known}
+
+
+def _labels(
+    models: Mapping[str, tuple[Path, AccuracyReport]],
+    report: AccuracyReport,
+    *,
+    name: str,
+    version: str,
+    base: str,
+    safe: AccuracyReport | None = None,
+) -> dict[str, str]:
+    """Of the model that `report` is about, which may be another one than the main one."""
+    folder, _ = models[report.artifact_sha256]
+    return image_labels(read_manifest(folder), report, name=name, version=version, base=base, safe=safe)
 
 
 def _judged(shard: Path, models: Mapping[str, tuple[Path, AccuracyReport]], answers: Path) -> AccuracyReport:

@@ -4,6 +4,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts import AccuracyReport, Verdict
 from pipeline.build import may_be_packaged
@@ -16,7 +17,7 @@ from pipeline.errors import (
     GateUndecided,
     WorkspaceError,
 )
-from pipeline.narration import verdict_text
+from pipeline.narration import comparison_text, verdict_text
 from pipeline.predictions import PREDICTIONS
 from pipeline.progress import Progress
 from pipeline.remote import engine, store
@@ -121,6 +122,8 @@ class Job:
             evidence.mkdir()
             report = self._proven(connection, image, found, evidence)
             self._progress.line(f"{verdict_text(report)}")
+            if compared := comparison_text(_said(evidence)):
+                self._progress.line(compared)
             labelled = work.dockerfile({**work.describe(report), **PLACE_LABEL})
             done.image = engine.tag(connection, self._name, work.tag, labelled, self._progress.detail)
             write_record(
@@ -164,7 +167,8 @@ class Job:
             failure = GateFailed if report.verdict is Verdict.FAIL else GateUndecided
             raise failure(f"{who}: {verdict_text(report)}. Its image was removed there.")
         if status == NOT_PROVEN and report.verdict is Verdict.PASS:
-            raise DeviceError(f"{who}: the gate passes, but the image refuses its model: {_refusal(evidence)}")
+            why = _said(evidence).get("reason", "it does not say why")
+            raise DeviceError(f"{who}: the gate passes, but the image refuses its model: {why}")
         return report
 
     def _clean_up(self, connection: Connection) -> None:
@@ -176,8 +180,10 @@ class Job:
             self._progress.detail(f"could not clean up: {error}")
 
 
-def _refusal(evidence: Path) -> str:
+def _said(evidence: Path) -> dict[str, Any]:
+    """The device's own document on its proof; empty where it is damaged."""
     try:
-        return str(json.loads((evidence / "proof.json").read_text(encoding="utf-8"))["reason"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it does not say why"
+        raw = json.loads((evidence / "proof.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
