@@ -23,6 +23,7 @@ from pipeline.kept_proofs import keep_proof
 from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
 from pipeline.publish import DEVICES, REPORT, shard_of
 from pipeline.validate import judge_with
+from targets.device.manifest import FILE as MANIFEST
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.shard import Shard, ShardError
 
@@ -75,13 +76,13 @@ def collect(address: str, *, name: str, workspace: Path, access: Access) -> Coll
         except DataError as error:
             raise DeviceError(f"{address} sent predictions that cannot be used: {error}") from None
         published = find_published(workspace, stored.artifact_sha256, address)
-        report = _judged(published, stored, facts["report"], workspace=workspace, address=address)
+        model = _model_in(published, stored.artifact_sha256, facts, address)
+        report = _judged(published, model, stored, facts["report"], workspace=workspace, address=address)
         _check_state(facts, report, address)
         for part in PARTS:
             if facts.get(part) is not None:
                 (Path(scratch) / f"{part}.json").write_text(_pretty(facts[part]), encoding="utf-8")
         place = keep_proof(published / DEVICES / name, Path(scratch), report)
-        model = _model_in(published, stored.artifact_sha256)
         layers = facts.get("layers")
         audit = None if layers is None or not (model / PLAN).is_file() else audit_engine(model, layers)
         return Collected(report=report, audit=audit, folder=place, facts=facts)
@@ -102,10 +103,20 @@ def find_published(workspace: Path, artifact_sha256: str, address: str) -> Path:
     )
 
 
-def _model_in(published: Path, sha256: str) -> Path:
-    """The artifact's folder, or that of the model beside it."""
-    folders = [published, *(path for path in published.iterdir() if (path / "manifest.json").is_file())]
-    return next(folder for folder in folders if read_manifest(folder).model_sha256 == sha256)
+def _model_in(published: Path, sha256: str, facts: Mapping[str, Any], address: str) -> Path:
+    """The artifact's folder, or that of the model beside it.
+
+    The hash is not enough: before TensorRT 10.12 fp16 and fp32 are built from the same file.
+    """
+    precision = facts.get("precision")
+    for folder in (published, *sorted(path.parent for path in published.glob(f"*/{MANIFEST}"))):
+        manifest = read_manifest(folder)
+        if (manifest.model_sha256, manifest.precision) == (sha256, precision):
+            return folder
+    raise DeviceError(
+        f"{address} runs the model {sha256[:16]}... in {precision!r}, and {published} has it in no such precision. "
+        "Nothing was kept."
+    )
 
 
 def _check_state(facts: Mapping[str, Any], report: AccuracyReport, address: str) -> None:
@@ -126,10 +137,9 @@ def device_name(address: str) -> str:
 
 
 def _judged(
-    published: Path, stored: Predictions, claimed: Mapping[str, Any], *, workspace: Path, address: str
+    published: Path, model: Path, stored: Predictions, claimed: Mapping[str, Any], *, workspace: Path, address: str
 ) -> AccuracyReport:
     shard = _shard_of(published, workspace, stored.shard_sha256, address)
-    model = _model_in(published, stored.artifact_sha256)
     try:
         margin = float(claimed["max_drop_points"])
         report = judge_with(

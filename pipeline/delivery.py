@@ -98,11 +98,14 @@ class Delivery:
 
     def count_look(self, loaded: Folder, artifact: Artifact) -> int:
         """How many different artifacts of this model the gate has judged, this one included."""
+        # Before TensorRT 10.12 fp16 and fp32 are built from the same file, and answer differently.
+        manifest = read_manifest(artifact.folder)
+        judged = manifest.model_sha256 + ("" if self.target.gpu is None else f" {manifest.precision}")
         names = {"model": loaded.digest, "gate": self.dataset.gate.fingerprint}
         file = self.workspace.root / "looks.json"
         if self.workspace.only_look:
             return looks_at(file, **names)
-        return look(file, **names, artifact=read_manifest(artifact.folder).model_sha256)
+        return look(file, **names, artifact=judged)
 
     def publish(
         self,

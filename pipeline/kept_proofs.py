@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import WorkspaceError
 from pipeline.publish import DEVICES, REPORT, report_json
+from targets.device.files import PASSPORT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,14 @@ class KeptProof:
     artifact_sha256: str
     verdict: Verdict
     folder: Path
+
+    @property
+    def precision(self) -> str | None:
+        """Of a GPU's engine, by its passport; None where there is none."""
+        try:
+            return str(json.loads((self.folder / PASSPORT).read_text())["precision"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 def keep_proof(place: Path, evidence: Path, report: AccuracyReport, **documents: str) -> Path:

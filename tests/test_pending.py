@@ -18,6 +18,7 @@ from tiny_tensorrt import TESTS, tiny_device
 from pipeline.context import CACHE, DEVICE, FIRST_START, MODEL, PACKAGES
 from pipeline.summary import Document, TargetSummary
 from targets.device.manifest import read_manifest
+from targets.device.passport import read as read_passport
 from targets.device.proof import read_proof
 from targets.device.shard import Shard
 
@@ -268,6 +269,9 @@ def test_where_the_fastest_is_asked_for_every_precision_travels_and_the_device_s
     assert target.artifact is not None
     kept = folder / target.artifact / "devices" / "orin"
     assert json.loads((kept / "comparison.json").read_text())["chosen"] == "fp16"
+    # TensorRT 10.3 is told to use fp16 and given the float file.
+    assert read_manifest(model / "fp16").model_sha256 == read_manifest(model / "fp32").model_sha256
+    assert read_passport(kept).precision == "fp16"
     assert (
         json.loads((kept / "report.json").read_text())["artifact_sha256"] == read_manifest(model / "fp16").model_sha256
     )

@@ -1,16 +1,15 @@
 """`deploy status`: what the workspace holds."""
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts import Place
 from pipeline.continuation import STATE, progress_of
-from pipeline.kept_proofs import proofs_of
+from pipeline.kept_proofs import KeptProof, proofs_of
 from pipeline.table import print_table
 from pipeline.workspace import RECORD, TRAINING
+from targets.device.manifest import read_manifest
 
 
 def run(root: Path) -> None:
@@ -33,17 +32,17 @@ def run(root: Path) -> None:
         where = ", simulated" if raw["place"] == Place.SIMULATED else ""
         text = f"{raw['verdict']}{where}, drop {raw['drop_points']:+.2f} points on {raw['images']} images"
         print(f"{report.parent}: {text}")
-        beside = {each["artifact_sha256"]: name for name, each in _beside(report.parent)}
         for proof in proofs_of(report.parent):
-            which = beside.get(proof.artifact_sha256, "of an earlier model")
-            told = "" if proof.artifact_sha256 == raw["artifact_sha256"] else f" ({which})"
-            print(f"  {proof.device}: {proof.verdict}{told}")
+            print(f"  {proof.device}: {proof.verdict}{_which(proof, report.parent)}")
 
 
-def _beside(published: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The models beside the main one, by their folders, with their reports."""
-    for report in sorted(published.glob("*/report.json")):
-        yield report.parent.name, json.loads(report.read_text())
+def _which(proof: KeptProof, published: Path) -> str:
+    """Which of the published models it is about, where that is not the main one."""
+    for folder in (published, *sorted(path.parent for path in published.glob("*/manifest.json"))):
+        manifest = read_manifest(folder)
+        if proof.artifact_sha256 == manifest.model_sha256 and proof.precision in (None, manifest.precision):
+            return "" if folder == published else f" ({folder.name})"
+    return " (of an earlier model)"
 
 
 def size_text(folder: Path) -> str:

@@ -30,7 +30,11 @@ from pipeline.variant import Variant
 from pipeline.wheels import check_runtime, default_cache, fetch_wheels, find_lock
 from pipeline.workspace import Folder
 from targets.base import Target
+from targets.device.files import DOCUMENT
 from targets.device.manifest import read_manifest
+
+Models = Mapping[tuple[str, str], tuple[Path, AccuracyReport]]
+"""By hash and precision: before TensorRT 10.12 fp16 and fp32 are built from the same file."""
 
 
 def dispatch(
@@ -46,14 +50,16 @@ def dispatch(
     recipe, target = to.recipe, to.target
     base = base_of(target, recipe.package.base_image, to.progress)
     models = _by_model(artifact, report, variants)
-    describe = partial(_labels, models, name=recipe.name, version=recipe.version, base=base.tag)
+    describe = partial(image_labels, name=recipe.name, version=recipe.version, base=base.tag)
     own = {RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))}
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
         if target.gpu is not None:
             context = context_of(to, artifact, report, shard, variants)
         else:
             context = Path(scratch) / "context"
-            labels = describe(report, safe=variants[0].report if variants else None) | own
+            labels = (
+                describe(read_manifest(artifact.folder), report, safe=variants[0].report if variants else None) | own
+            )
             _write(context, artifact, report, variants, base, recipe, labels, to.progress)
         work = Work(
             target=target,
@@ -62,7 +68,7 @@ def dispatch(
             context=context,
             shard=shard.path / "shard.zip",
             judge=partial(_judged, shard.path / "shard.zip", models),
-            describe=lambda there: describe(there) | own,
+            describe=lambda there, answers: describe(read_manifest(_model_of(models, answers)[0]), there) | own,
             package_undecided=recipe.validate_.undecided == "package",
         )
         return deliver(devices, work, published=published, progress=to.progress)
@@ -103,34 +109,31 @@ def _write(
     )
 
 
-def _by_model(
-    artifact: Artifact, report: AccuracyReport, variants: Sequence[Variant]
-) -> dict[str, tuple[Path, AccuracyReport]]:
-    """The models that an image may run, by their hash, with what this host found of them."""
+def _by_model(artifact: Artifact, report: AccuracyReport, variants: Sequence[Variant]) -> Models:
+    """The models that an image may run, with what this host found of them."""
     known = [(artifact.folder, report), *((each.artifact.folder, each.report) for each in variants)]
-    return {read_manifest(folder).model_sha256: (folder, found) for folder, found in known}
+    manifests = [read_manifest(folder) for folder, _ in known]
+    return {(each.model_sha256, each.precision): found for each, found in zip(manifests, known, strict=True)}
 
 
-def _labels(
-    models: Mapping[str, tuple[Path, AccuracyReport]],
-    report: AccuracyReport,
-    *,
-    name: str,
-    version: str,
-    base: str,
-    safe: AccuracyReport | None = None,
-) -> dict[str, str]:
-    """Of the model that `report` is about, which may be another one than the main one."""
-    folder, _ = models[report.artifact_sha256]
-    return image_labels(read_manifest(folder), report, name=name, version=version, base=base, safe=safe)
-
-
-def _judged(shard: Path, models: Mapping[str, tuple[Path, AccuracyReport]], answers: Path) -> AccuracyReport:
-    """This host's own verdict on what a device answered."""
+def _model_of(models: Models, answers: Path) -> tuple[Path, AccuracyReport]:
+    """The one that a device ran, by what it answered and by its document beside that."""
     model = read_predictions(answers).artifact_sha256
-    if model not in models:
-        raise DataError(f"the device answered with the model {model[:16]}..., which is none of those that were sent.")
-    folder, found = models[model]
+    document = answers.parent / DOCUMENT
+    try:
+        precision = str(json.loads(document.read_text(encoding="utf-8"))["precision"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the device's {DOCUMENT} does not say which precision it ran: {error!r}.") from None
+    if (model, precision) not in models:
+        raise DataError(
+            f"the device answered with the model {model[:16]}... in {precision}, which is none of those that were sent."
+        )
+    return models[model, precision]
+
+
+def _judged(shard: Path, models: Models, answers: Path) -> AccuracyReport:
+    """This host's own verdict on what a device answered."""
+    folder, found = _model_of(models, answers)
     layers = answers.parent / LAYERS
     if layers.is_file() and (folder / PLAN).is_file():
         check_engine(audit_engine(folder, json.loads(layers.read_text())), "the device")

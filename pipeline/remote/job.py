@@ -30,6 +30,7 @@ from pipeline.remote.retry import retried
 from pipeline.remote.stop import Stop
 from pipeline.remote.survey import Survey, survey
 from pipeline.remote.work import Work
+from targets.device.files import DOCUMENT
 
 PROVEN, NOT_PROVEN, CANNOT_BE_PROVEN = 0, 1, 3
 """How `python -m targets.device prove` ends."""
@@ -124,7 +125,7 @@ class Job:
             self._progress.line(f"{verdict_text(report)}")
             if compared := comparison_text(_said(evidence)):
                 self._progress.line(compared)
-            labelled = work.dockerfile({**work.describe(report), **PLACE_LABEL})
+            labelled = work.dockerfile({**work.describe(report, evidence / PREDICTIONS), **PLACE_LABEL})
             done.image = engine.tag(connection, self._name, work.tag, labelled, self._progress.detail)
             write_record(
                 self._folder,
@@ -183,7 +184,7 @@ class Job:
 def _said(evidence: Path) -> dict[str, Any]:
     """The device's own document on its proof; empty where it is damaged."""
     try:
-        raw = json.loads((evidence / "proof.json").read_text(encoding="utf-8"))
+        raw = json.loads((evidence / DOCUMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return raw if isinstance(raw, dict) else {}

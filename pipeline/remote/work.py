@@ -28,8 +28,8 @@ class Work:
     shard: Path
     judge: Callable[[Path], AccuracyReport]
     """From the file with a device's answers to the gate's report; `DataError` where they are of another model."""
-    describe: Callable[[AccuracyReport], Mapping[str, str]]
-    """An image's labels, from the report on what it answered."""
+    describe: Callable[[AccuracyReport, Path], Mapping[str, str]]
+    """An image's labels, from the report on what it answered and the file with that."""
     package_undecided: bool
     index: dict[str, tuple[str, int, Path]] = field(init=False)
     """What is sent, see `pipeline.remote.store`."""

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from targets.device.files import ENGINE, LAYERS, PASSPORT, PREDICTIONS
+from targets.device.files import DOCUMENT, ENGINE, LAYERS, PASSPORT, PREDICTIONS
 from targets.device.service import Service
 from targets.device.started import Started
 
 PENDING, PROVEN, FAILED = "pending", "proven", "failed"
 SCHEMA = 1
-DOCUMENT = "proof.json"
 
 
 def document_of(service: Service) -> Dict[str, Any]:

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 ENGINE, PASSPORT, LAYERS = "model.engine", "passport.json", "layers.json"
-PREDICTIONS, MEASUREMENTS = "predictions.npz", "measurements.json"
+PREDICTIONS, MEASUREMENTS, DOCUMENT = "predictions.npz", "measurements.json", "proof.json"
