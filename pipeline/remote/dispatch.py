@@ -49,6 +49,7 @@ def dispatch(
     """Build and prove the image on every device, in parallel; each one's error is in what became of it."""
     recipe, target = to.recipe, to.target
     base = base_of(target, recipe.package.base_image, to.progress)
+    manifest = read_manifest(artifact.folder)
     models = _by_model(artifact, report, variants)
     describe = partial(image_labels, name=recipe.name, version=recipe.version, base=base.tag)
     own = {RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))}
@@ -57,9 +58,8 @@ def dispatch(
             context = context_of(to, artifact, report, shard, variants)
         else:
             context = Path(scratch) / "context"
-            labels = (
-                describe(read_manifest(artifact.folder), report, safe=variants[0].report if variants else None) | own
-            )
+            safe = variants[0].report if variants else None
+            labels = describe(manifest, report, safe=safe) | own
             _write(context, artifact, report, variants, base, recipe, labels, to.progress)
         work = Work(
             target=target,
@@ -126,7 +126,8 @@ def _model_of(models: Models, answers: Path) -> tuple[Path, AccuracyReport]:
         raise DataError(f"the device's {DOCUMENT} does not say which precision it ran: {error!r}.") from None
     if (model, precision) not in models:
         raise DataError(
-            f"the device answered with the model {model[:16]}... in {precision}, which is none of those that were sent."
+            f"the device answered with the model {model[:16]}... in {precision}, which is none of those that were "
+            "sent."
         )
     return models[model, precision]
 
