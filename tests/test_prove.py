@@ -149,6 +149,19 @@ def test_what_was_timed_is_in_every_document_and_the_server_goes_by_it(gpu: Devi
         assert json.loads(done.stdout)["comparison"]["chosen"] == "fp16"
 
 
+def test_where_no_precision_is_proven_the_main_one_is_handed_over_with_every_reason(
+    gpu: Device, tmp_path: Path
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    write_tiny_model(model, fallback="fastest")
+    spoilt = {"STAND_IN_SPOILS": rarest(model), "STAND_IN_SPOILT": "int8 fp16 fp32"}
+    done = device("prove", str(out), MODEL_FOLDER=model, **{**gpu.environment, **spoilt})
+    assert done.returncode == 1, done.stderr
+    assert names(out) == ON_GPU
+    assert (json.loads(done.stdout)["verdict"], read_passport(out).precision) == ("fail", "int8")
+    assert lines(done)[-1]["reason"].count("the gate says fail: ") == 3
+
+
 def test_another_shard_is_asked_about_and_kept_for_no_start(gpu: Device, model: Path, tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "other", count=500)
     shard = tmp_path / "other" / "shard.zip"

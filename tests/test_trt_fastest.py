@@ -191,6 +191,11 @@ def test_another_engine_is_another_comparison(tiny: Device, model: Path) -> None
         assert phases(running) == [*EACH, *["open"] * 3, "compare"]
         assert compared(running)["chosen"] == "fp16"
     assert len(kept(tiny)) == 2
+    (entry,) = [each for each in tiny.entries if read_passport(each).precision == "fp16"]
+    flip(entry / "model.engine")
+    with ready(model, tiny, STAND_IN_BUILD="refuse no way", **slow(fp32=500)) as running:
+        assert compared(running)["chosen"] == "int8"
+        assert "the fp16 engine cannot be built: " in get(running, "/proof")[1]["reason"]
 
 
 def test_other_terms_are_judged_anew_by_the_times_that_are_kept(tiny: Device, model: Path) -> None:

@@ -117,7 +117,11 @@ class Fastest:
         if found is None or len(hashes) < len(candidates) or found.terms != self._terms_now():
             return None
         chosen = next(each for each in candidates if each.manifest.precision == found.chosen)
-        started = self._prove(chosen)
+        try:
+            started = self._prove(chosen)
+        except (BuildError, MeasureError):
+            # Damaged since, and not to be had anew; the others may be.
+            return None
         # It may have been built anew meanwhile.
         if started.refusal or self._hashes([chosen]).get(found.chosen) != hashes[found.chosen]:
             started.session.close()
