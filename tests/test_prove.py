@@ -149,9 +149,7 @@ def test_what_was_timed_is_in_every_document_and_the_server_goes_by_it(gpu: Devi
         assert json.loads(done.stdout)["comparison"]["chosen"] == "fp16"
 
 
-def test_where_no_precision_is_proven_the_main_one_is_handed_over_with_every_reason(
-    gpu: Device, tmp_path: Path
-) -> None:
+def test_where_no_precision_is_proven_the_main_one_is_handed_over(gpu: Device, tmp_path: Path) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
     write_tiny_model(model, fallback="fastest")
     spoilt = {"STAND_IN_SPOILS": rarest(model), "STAND_IN_SPOILT": "int8 fp16 fp32"}
