@@ -66,7 +66,7 @@ class Meter:
 
 def _layers(network: nn.Module, groups: Iterable[Group], macs: Mapping[str, int] | None) -> list[Layer]:
     """Costs in multiply-accumulates, or in parameters where `macs` is None."""
-    writers, readers = _shares(groups)
+    writers, readers = shares(groups)
     layers = []
     for name, module in network.named_modules():
         costs = None if is_constant_shortcut(module) else _costs(module, name, macs)
@@ -86,7 +86,7 @@ def _layers(network: nn.Module, groups: Iterable[Group], macs: Mapping[str, int]
     return layers
 
 
-def _shares(
+def shares(
     groups: Iterable[Group],
 ) -> tuple[dict[str, list[tuple[str, float]]], dict[str, list[tuple[str, float]]]]:
     writers: dict[str, list[tuple[str, float]]] = {}

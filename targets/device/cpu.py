@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 CPUINFO = Path("/proc/cpuinfo")
 # Keys of the auxiliary vector, in which the kernel tells every program what the CPU can do (linux/auxvec.h).
@@ -54,6 +54,20 @@ def instruction_sets(
 def instruction_set(cpuinfo: Optional[str] = None, machine: Optional[str] = None) -> str:
     """The best instruction set of this CPU."""
     return instruction_sets(cpuinfo, machine)[0]
+
+
+def processor_name(cpuinfo: Optional[str] = None) -> str:
+    """The CPU by its maker's name, or on ARM by its part number; "unknown" where the kernel does not tell."""
+    text = _read() if cpuinfo is None else cpuinfo
+    found: Dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip().lower(), value.strip())
+    if "model name" in found:
+        return found["model name"]
+    if "cpu part" in found:
+        return f"implementer {found.get('cpu implementer', '?')} part {found['cpu part']}"
+    return "unknown"
 
 
 def saturates_8bit(cpuinfo: Optional[str] = None, machine: Optional[str] = None) -> bool:

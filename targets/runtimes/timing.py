@@ -48,7 +48,7 @@ def series_interleaved(inferences: Sequence[Callable[[], object]], *, threads: i
     more the process's CPU time is taken, so nothing else should run in it.
     """
     clock = time.thread_time if threads == 1 else time.process_time
-    blocks = [_block_size(inference) for inference in inferences]
+    blocks = [block_size(inference) for inference in inferences]
     rounds = _rounds([size * seconds for size, seconds in blocks])
     cpu: list[list[float]] = [[] for _ in inferences]
     wall: list[list[float]] = [[] for _ in inferences]
@@ -60,7 +60,7 @@ def series_interleaved(inferences: Sequence[Callable[[], object]], *, threads: i
     return [Series(cpu=c, wall=w, threads=threads) for c, w in zip(cpu, wall, strict=True)]
 
 
-def _block_size(inference: Callable[[], object]) -> tuple[int, float]:
+def block_size(inference: Callable[[], object]) -> tuple[int, float]:
     """Inferences per block, and the seconds of one, after warming up."""
     seconds = min(_seconds(inference) for _ in range(WARM_UP))
     return max(1, round(BLOCK_SECONDS / seconds)), seconds

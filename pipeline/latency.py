@@ -1,0 +1,176 @@
+"""A latency table: how long each layer shape of a network takes at each width, and what follows for the whole.
+
+    latency of a subnetwork = scale * (rest + sum of its layers' times) + per_node * nodes
+
+A layer's time holds its convolution and whatever runs behind it up to the next layer (addition, pooling, change of
+layout), as the runtime fused them in a real graph. Its times come from the runtime's profiler; `scale` and `per_node`
+are fitted to whole networks timed without one, since a profiler slows what it watches and does not see what lies
+between two nodes. Layers of the same shape share their times. A width between two of the grid is interpolated.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from pipeline.errors import CompressionError, RecipeError
+
+SCHEMA = 1
+FILE = "table.json"
+Cells = Mapping[tuple[int, int], tuple[float, float]]
+"""Channels in and out → microseconds, and nodes that the runtime runs (their number may depend on the widths)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A subnetwork that the fit has not seen, predicted and measured."""
+
+    widths: Mapping[str, int]
+    removed: tuple[str, ...]
+    predicted_ms: float
+    measured_ms: float
+
+    @property
+    def error(self) -> float:
+        return self.predicted_ms / self.measured_ms - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """The times of one precision."""
+
+    shapes: Mapping[str, Cells]
+    rest: tuple[float, float]
+    """Microseconds and nodes before the first layer."""
+    scale: float
+    per_node: float
+    """Microseconds."""
+    checks: tuple[Check, ...]
+
+    @property
+    def error(self) -> float:
+        """The largest relative error of the checks, without its sign."""
+        return max((abs(check.error) for check in self.checks), default=0.0)
+
+    def layer_us(self, shape: str, inputs: int, outputs: int) -> float:
+        """Microseconds that one layer adds to the whole network."""
+        microseconds, nodes = self._raw(shape, inputs, outputs)
+        return self.scale * microseconds + self.per_node * nodes
+
+    @property
+    def rest_us(self) -> float:
+        return self.scale * self.rest[0] + self.per_node * self.rest[1]
+
+    def _raw(self, shape: str, inputs: int, outputs: int) -> tuple[float, float]:
+        cells = self.shapes[shape]
+        found = cells.get((inputs, outputs))
+        if found is not None:
+            return found
+        ins, outs = self._axes[shape]
+        microseconds, nodes = (
+            _bilinear(ins, outs, {cell: value[index] for cell, value in cells.items()}, inputs, outputs)
+            for index in (0, 1)
+        )
+        return microseconds, nodes
+
+    @cached_property
+    def _axes(self) -> dict[str, tuple[list[int], list[int]]]:
+        return {
+            shape: (sorted({i for i, _ in cells}), sorted({o for _, o in cells}))
+            for shape, cells in self.shapes.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable:
+    """Times of one architecture on one machine."""
+
+    architecture: str
+    target: str
+    machine: Mapping[str, str]
+    """Which CPU, with which instruction set."""
+    runtime: str
+    threads: int
+    full: Mapping[str, int]
+    """Width of every group, by its root."""
+    grid: Mapping[str, tuple[int, ...]]
+    """Widths that were timed, rising, by the group's root."""
+    layers: Mapping[str, str]
+    """Layer → its shape."""
+    precisions: Mapping[str, Times]
+
+    def to_json(self) -> str:
+        raw = asdict(self)
+        for name, times in self.precisions.items():
+            raw["precisions"][name]["shapes"] = {
+                shape: [
+                    {"in": i, "out": o, "us": round(us, 3), "nodes": nodes}
+                    for (i, o), (us, nodes) in sorted(cells.items())
+                ]
+                for shape, cells in times.shapes.items()
+            }
+        return json.dumps({"schema": SCHEMA, **raw}, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises `ValueError`, `KeyError` or `TypeError` for what `to_json` has not written."""
+        raw = json.loads(text)
+        schema = raw.pop("schema")
+        if schema != SCHEMA:
+            raise ValueError(f"schema {schema}, {SCHEMA} is known")
+        raw["grid"] = {root: tuple(widths) for root, widths in raw["grid"].items()}
+        raw["precisions"] = {name: _times(each) for name, each in raw["precisions"].items()}
+        return cls(**raw)
+
+
+def read_table(path: Path) -> LatencyTable:
+    """A table that `deploy profile` has written, here or elsewhere; raises `RecipeError`."""
+    try:
+        return LatencyTable.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            f"the latency table {path} cannot be read: {error.strerror}. `deploy profile` makes one."
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(
+            f"{path} is no latency table of this version ({type(error).__name__}: {error}). `deploy profile "
+            "--output FILE` makes one."
+        ) from None
+
+
+def check_table(table: LatencyTable, *, target: str, precision: str, full: Mapping[str, int], source: str) -> None:
+    """Raise `CompressionError` where the table is about something else."""
+    if table.target != target:
+        raise CompressionError(f"{source} is for the target {table.target}, asked for is {target}.")
+    if dict(table.full) != dict(full):
+        raise CompressionError(
+            f"{source} is about {table.architecture} with {len(table.full)} groups of channels, this network has "
+            f"{len(full)}, or other widths. Profile this one: `deploy profile --checkpoint …`."
+        )
+    if precision not in table.precisions:
+        raise CompressionError(f"{source} has no times in {precision} (has: {', '.join(table.precisions)}).")
+
+
+def _times(raw: Mapping[str, object]) -> Times:
+    values = dict(raw)
+    shapes: dict[str, Cells] = {}
+    for shape, cells in values.pop("shapes").items():  # type: ignore[attr-defined]
+        shapes[shape] = {(int(c["in"]), int(c["out"])): (float(c["us"]), float(c["nodes"])) for c in cells}
+    checks = tuple(
+        Check(**{**check, "removed": tuple(check["removed"])})
+        for check in values.pop("checks")  # type: ignore[attr-defined]
+    )
+    rest = tuple(values.pop("rest"))  # type: ignore[arg-type, var-annotated]
+    return Times(shapes=shapes, checks=checks, rest=(float(rest[0]), float(rest[1])), **values)  # type: ignore[arg-type]
+
+
+def _bilinear(
+    ins: list[int], outs: list[int], values: Mapping[tuple[int, int], float], inputs: int, outputs: int
+) -> float:
+    """Beyond the grid its edge counts, as no width of a pruned network lies there."""
+    by_output = [float(np.interp(inputs, ins, [values[i, o] for i in ins])) for o in outs]
+    return float(np.interp(outputs, outs, by_output))
