@@ -37,7 +37,7 @@ class Subject:
 
 
 def widths_of(group: Group, multiple: int) -> tuple[int, ...]:
-    """A group's grid, rising: half multiples, or as many times more that they are at most eight; and the full width."""
+    """A group's grid, rising, with the full width: half multiples, or so many times more that there are eight."""
     step = math.lcm(max(1, multiple // 2), group.parts)
     while group.width / step > MOST_WIDTHS:
         step *= 2
