@@ -50,9 +50,9 @@ def allocate(
         narrowest = {root: steps[-1] for root, steps in ladder.items()}
         reachable = min(reachable, meter.cost(narrowest) / meter.cost(meter.full))
         if reachable <= share:
-            widths = _narrow(meter, ladder, _losses(groups, scores), target)
+            widths = _narrow(meter, ladder, cumulative_losses(groups, scores), target)
             return {
-                group.root: _least(group, scores[group.root], group.width - widths[group.root])
+                group.root: least_important(group, scores[group.root], widths[group.root])
                 for group in groups
                 if widths[group.root] < group.width
             }
@@ -76,7 +76,7 @@ def _widths(group: Group, step: int, *, least: int) -> list[int]:
     return [group.width, *(width for width in narrower if width < group.width)]
 
 
-def _losses(groups: Sequence[Group], scores: Mapping[str, Tensor]) -> dict[str, list[float]]:
+def cumulative_losses(groups: Sequence[Group], scores: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """Importance lost when a group loses its n least important positions, n = 0, 1, …; a position is one per part."""
     return {
         group.root: [0.0, *_by_position(group, scores[group.root]).sort().values.cumsum(0).tolist()]
@@ -117,9 +117,10 @@ def _cheapest_step(meter: Meter, ladder: Ladder, losses: Mapping[str, list[float
     return root, width
 
 
-def _least(group: Group, score: Tensor, count: int) -> tuple[int, ...]:
-    """The `count` least important channels, the same positions in each part."""
-    positions = _by_position(group, score).argsort(stable=True)[: count // group.parts].tolist()
+def least_important(group: Group, score: Tensor, width: int) -> tuple[int, ...]:
+    """The least important channels, all but `width`, the same positions in each part."""
+    count = (group.width - width) // group.parts
+    positions = _by_position(group, score).argsort(stable=True)[:count].tolist()
     per_part = group.width // group.parts
     return tuple(sorted(part * per_part + position for part in range(group.parts) for position in positions))
 

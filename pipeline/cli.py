@@ -17,6 +17,7 @@ from pipeline.emission import emit, with_emission
 from pipeline.errors import EXIT_CODES, DeployError
 from pipeline.interrupt import Interrupted, raise_on_signals
 from pipeline.placement import devices, with_devices
+from pipeline.tabulation import profile
 from pipeline.tuition import train
 
 EPILOG = "Exit codes:  0 done · 1 a bug of ours · 2 wrong command line · " + " · ".join(
@@ -65,6 +66,9 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
         seed: o.Seed = None,
         macs: o.Macs = None,
         params: o.Params = None,
+        latency: o.Latency = None,
+        speedup: o.Speedup = None,
+        table: o.Table = None,
         epochs: o.Epochs = None,
         qat_epochs: o.QatEpochs = None,
         weight_bits: o.WeightBits = None,
@@ -91,6 +95,9 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
             "seed": seed,
             "prune.macs": macs,
             "prune.params": params,
+            "prune.latency": latency,
+            "prune.speedup": speedup,
+            "prune.table": table,
             "prune.epochs": epochs,
             "quantize.qat_epochs": qat_epochs,
             "quantize.weight_bits": int(weight_bits) if weight_bits in ("7", "8") else weight_bits,
@@ -142,6 +149,7 @@ for _stage, _help in {
 app.command("package", help="Build all of it, and write what runs the image.", rich_help_panel=BUILDING)(
     with_emission(_with_recipe)
 )
+app.command("profile", rich_help_panel=BUILDING)(profile)
 app.command("emit", rich_help_panel=SETTING_UP)(emit)
 app.command("collect", rich_help_panel=LOOKING)(collect)
 app.command(

@@ -4,7 +4,6 @@ Of a TensorRT target the artifact is what its engine will be built from. ONNX Ru
 here; time and layers are the device's to tell.
 """
 
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,24 +13,23 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from pipeline.artifacts import Audit, Candidate, Compilation, Latency, OnnxModel, Place, Precision
+from pipeline.artifacts import Audit, Candidate, Compilation, Latency, OnnxModel, Precision
 from pipeline.assemble import MODEL, add_golden, input_shape, open_artifact, write_artifact
 from pipeline.choice import write_compilation
 from pipeline.data.dataset import Dataset
 from pipeline.data.images import ImageSet
 from pipeline.engine_audit import write_plan
-from pipeline.errors import TargetError
 from pipeline.hashing import sha256_of_file
+from pipeline.host import check_host, stand_in_for
 from pipeline.progress import Progress
 from pipeline.selection import at_most, count_right, logits_of_each
 from targets.base import Session, Target
-from targets.device.cpu import instruction_set, instruction_sets
+from targets.device.cpu import instruction_set
 from targets.device.manifest import SCHEMA, Manifest
 from targets.device.preprocess import Preprocessing
 from targets.runtimes import RUNTIMES
 from targets.runtimes.trt_source import source_for
 
-MACHINES = {"linux/amd64": ("x86_64", "amd64"), "linux/arm64": ("aarch64", "arm64")}
 DLA_CORE = 0
 """The first: every DLA is alike, and an image serves one model."""
 TOLERANCE = 1e-3
@@ -95,40 +93,6 @@ def compile_candidates(
             write_plan(model, folder / precision)
             model.path.unlink()
     write_compilation(_measured(models, baseline, target, threads, selection, progress, folder), folder)
-
-
-def check_host(target: Target) -> None:
-    """Raise `TargetError` where what is measured here would say nothing about the target, nor be proven later.
-
-    On a host of another platform the graph is audited under the target's rules and nothing is concluded from the
-    clock; accuracy is proven where the target's own instructions are run, be they emulated.
-    """
-    if target.gpu is not None:
-        # No machine but the device's own is asked for its clock, and ONNX Runtime simulates alike everywhere.
-        return
-    here_is = stand_in_for(target)
-    if here_is is not None:
-        if Place.EMULATED not in target.provable_at:
-            raise TargetError(
-                f"the target {target.name} is {target.platform}, this machine is {here_is}, and the target's file "
-                f"does not let it be proven in emulation (provable_at: {', '.join(target.provable_at)}). "
-                "Build on a machine of that platform."
-            )
-        return
-    here = instruction_sets()
-    if not set(here) & set(target.instruction_sets):
-        raise TargetError(
-            f"the target {target.name} relies on {' or '.join(target.instruction_sets)}; this CPU has only "
-            f"{', '.join(here)}. Build on a machine that has one of them."
-        )
-
-
-def stand_in_for(target: Target) -> str | None:
-    """This host's platform where it is another than the target's, else None."""
-    machine = platform.machine().lower()
-    if machine in MACHINES[target.platform]:
-        return None
-    return next((name for name, machines in MACHINES.items() if machine in machines), f"linux/{machine}")
 
 
 def _measured(

@@ -33,6 +33,36 @@ def channel_importance(network: nn.Module, groups: Iterable[Group], batches: Ite
     return scores
 
 
+@torch.no_grad()
+def block_importance(network: nn.Module, blocks: Iterable[str], batches: Iterable[Tensor]) -> dict[str, float]:
+    """How far the logits move, squared and summed over images, when a residual block is left out; by block.
+
+    What the block adds on average stays, as with channels. No first-order estimate: a whole block is no small change.
+    """
+    network = copy.deepcopy(network).eval()
+    changes = dict.fromkeys(blocks, 0.0)
+    for images in batches:
+        before = network(images)
+        for block in changes:
+            last = _last_normalization(network, block)
+            handle = last.register_forward_hook(lambda _module, _inputs, output: _mean_alone(output))
+            try:
+                changes[block] += float((network(images) - before).square().sum())
+            finally:
+                handle.remove()
+    return changes
+
+
+def _last_normalization(network: nn.Module, block: str) -> nn.Module:
+    """What the block's branch ends with."""
+    module = network.get_submodule(block)
+    return module.get_submodule("bn3" if hasattr(module, "bn3") else "bn2")
+
+
+def _mean_alone(values: Tensor) -> Tensor:
+    return values.mean(dim=(0, 2, 3), keepdim=True).expand_as(values)
+
+
 def _effects(
     network: nn.Module, groups: tuple[Group, ...], images: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """The multiple-choice knapsack: one option of each item, the least loss within a budget of cost.
 
 Solved by dynamic programming over Pareto fronts (Nemhauser and Ullmann 1969; Kellerer, Pferschy and Pisinger 2004,
-chapter 11): item by item, of all ways so far those are kept that no other one beats in both cost and loss. That is exact, and
-costs need not be rounded to a grid as in the table of HALP. A front longer than `MOST_POINTS` is thinned to the best
-way of each interval of cost; what comes out is within the budget all the same.
+chapter 11): item by item, of all ways so far those are kept that no other one beats in both cost and loss. That is
+exact, and costs need not be rounded to a grid as in HALP. A front longer than `MOST_POINTS` is thinned to the best way
+of each interval of cost; what comes out is within the budget all the same.
 """
 
 from collections.abc import Sequence

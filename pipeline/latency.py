@@ -142,17 +142,30 @@ def read_table(path: Path) -> LatencyTable:
         ) from None
 
 
-def check_table(table: LatencyTable, *, target: str, precision: str, full: Mapping[str, int], source: str) -> None:
-    """Raise `CompressionError` where the table is about something else."""
-    if table.target != target:
-        raise CompressionError(f"{source} is for the target {table.target}, asked for is {target}.")
-    if dict(table.full) != dict(full):
-        raise CompressionError(
-            f"{source} is about {table.architecture} with {len(table.full)} groups of channels, this network has "
-            f"{len(full)}, or other widths. Profile this one: `deploy profile --checkpoint …`."
-        )
-    if precision not in table.precisions:
-        raise CompressionError(f"{source} has no times in {precision} (has: {', '.join(table.precisions)}).")
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """A table, and which of its times count."""
+
+    table: LatencyTable
+    precision: str
+    target: str
+    source: str
+    """Where it is from, in messages."""
+
+    def check(self, full: Mapping[str, int]) -> None:
+        """Raise `CompressionError` where the table is about another target or network than one of these widths."""
+        table = self.table
+        if table.target != self.target:
+            raise CompressionError(f"{self.source} is for the target {table.target}; asked for is {self.target}.")
+        if dict(table.full) != dict(full):
+            raise CompressionError(
+                f"{self.source} is about another network ({table.architecture}): its groups of channels or their "
+                "widths differ. Profile this one: `deploy profile --checkpoint …`."
+            )
+        if self.precision not in table.precisions:
+            raise CompressionError(
+                f"{self.source} has no times in {self.precision}, only in {', '.join(table.precisions)}."
+            )
 
 
 def _times(raw: Mapping[str, object]) -> Times:

@@ -46,6 +46,20 @@ Params = Annotated[
     float | None,
     typer.Option("--params", help="Share of parameters to keep; 1.0 = no pruning.", rich_help_panel=COMPRESSION),
 ]
+Latency = Annotated[
+    str | None,
+    typer.Option("--latency", help="CPU time of one image to prune to, such as 8ms.", rich_help_panel=COMPRESSION),
+]
+Speedup = Annotated[
+    float | None,
+    typer.Option("--speedup", help="Prune until it is so many times faster.", rich_help_panel=COMPRESSION),
+]
+Table = Annotated[
+    str | None,
+    typer.Option(
+        "--table", help="Latency table of `deploy profile --output`; else it is made.", rich_help_panel=COMPRESSION
+    ),
+]
 Epochs = Annotated[
     int | None,
     typer.Option("--epochs", help="Epochs of recovery (distillation) after pruning.", rich_help_panel=COMPRESSION),

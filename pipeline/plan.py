@@ -18,6 +18,8 @@ TRAINING_PASSES = 4.0
 CALIBRATION_IMAGES = 512
 # Seconds a stage takes beyond its passes over images (imports, graph writing, timing runs), rounded up.
 FIXED_SECONDS = {"prune": 10.0, "quantize": 10.0, "export": 30.0, "compile": 20.0, "validate": 5.0, "package": 60.0}
+PROFILE_SECONDS = 150.0
+"""Of a latency table: 100 s for ResNet-20."""
 PROBE_IMAGES = 16
 PROBE_RUNS = 3
 
@@ -57,7 +59,9 @@ def plan(steps: Steps) -> Plan:
         if error is not None:
             steps.progress.line(f"{steps.target.name}: a build would end with: {error}")
     except NotDone as found:
-        missing, epochs_done = STAGES.index(found.stage), found.epochs_done
+        # The latency table is made on the way to what it is for.
+        missing = STAGES.index("prune" if found.stage == "profile" else found.stage)
+        epochs_done = found.epochs_done
     # A stage that is neither done nor missing will not run: no image is asked for, or the gate is not passed.
     last = len(STAGES) if steps.recipe.package.image else STAGES.index("package")
     done = tuple(
@@ -82,6 +86,8 @@ def plan(steps: Steps) -> Plan:
 
 def fixed_seconds(stage: str, recipe: Recipe) -> float:
     """Seconds of a stage beyond its passes; a saturation-safe variant is exported and compiled in `compile`."""
+    if stage == "prune" and recipe.prune.by_clock and recipe.prune.table is None:
+        return FIXED_SECONDS[stage] + PROFILE_SECONDS
     is_twice = stage == "compile" and recipe.quantize.saturation_safe
     return FIXED_SECONDS[stage] + (FIXED_SECONDS["export"] + FIXED_SECONDS["compile"] if is_twice else 0.0)
 
@@ -89,10 +95,9 @@ def fixed_seconds(stage: str, recipe: Recipe) -> float:
 def passes(stage: str, recipe: Recipe, dataset: Dataset, *, epochs_done: int = 0) -> float:
     """Forward passes of one image that a stage costs, after the epochs of its training that are done."""
     training, selection, gate = len(dataset.training), len(dataset.selection), len(dataset.gate)
-    is_pruned = recipe.prune.macs < 1 or recipe.prune.params < 1
     epoch = training * TRAINING_PASSES + selection
     if stage == "prune":
-        return (recipe.prune.epochs - epochs_done) * epoch if is_pruned else 0.0
+        return (recipe.prune.epochs - epochs_done) * epoch if recipe.prune.prunes else 0.0
     if stage == "quantize":
         return CALIBRATION_IMAGES + (recipe.quantize.qat_epochs - epochs_done) * epoch
     if stage == "compile":

@@ -26,6 +26,7 @@ from pipeline.coverage import Cell, Subject, covering, drawn, widths_of
 from pipeline.dependencies import channel_groups
 from pipeline.errors import CompressionError, TargetError
 from pipeline.fakequant import Mode, set_mode
+from pipeline.host import check_host, stand_in_for
 from pipeline.latency import FILE, Check, LatencyTable, Times
 from pipeline.marked import export_marked
 from pipeline.progress import Progress
@@ -53,11 +54,7 @@ def profile(
     Raises `TargetError` for a target whose clock is not this machine's, `CompressionError` and `ExportError` for a
     network that cannot be cut.
     """
-    if target.gpu is not None:
-        raise TargetError(
-            f"{target.name} is timed on its device, not here: no latency table of it can be made on this machine. "
-            "Import one with --table FILE, or prune by --macs or --params."
-        )
+    check_clock(target)
     subject = subject_of(checkpoint, multiple=target.channel_multiple, weight_bits=7 if weight_bits == 7 else 8)
     rng = random.Random(SEED)
     plan = covering(subject, rng)
@@ -87,6 +84,17 @@ def profile(
         precisions=precisions,
     )
     (folder / FILE).write_text(table.to_json())
+
+
+def check_clock(target: Target) -> None:
+    """Raise `TargetError` where this machine's times say nothing about the target's."""
+    check_host(target)
+    here = stand_in_for(target) if target.gpu is None else "no such GPU"
+    if here is not None:
+        raise TargetError(
+            f"{target.name} is timed where it runs, and this machine is {here}: no latency table of it can be made "
+            "here. Import one that was made there (--table FILE), or prune by --macs or --params."
+        )
 
 
 def machine() -> dict[str, str]:

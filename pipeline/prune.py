@@ -1,4 +1,7 @@
-"""Prune: channels out where they matter least per cost saved, then recovery by distillation from the float model."""
+"""Prune: channels, and blocks, out where they matter least for what they cost; then recovery by distillation.
+
+The cost is counted (`pipeline.allocation`) or read from a latency table (`pipeline.clock`).
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -8,20 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.allocation import allocate
+from pipeline.allocation import allocate, least_important
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, save_network
+from pipeline.clock import Clock
 from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
 from pipeline.data.images import ImageSet
 from pipeline.dependencies import channel_groups, remove_channels
+from pipeline.depth import remove_blocks
 from pipeline.errors import CompressionError
-from pipeline.importance import channel_importance
+from pipeline.importance import block_importance, channel_importance
+from pipeline.latency import Pace
 from pipeline.meter import Budget
 from pipeline.progress import Progress
 from pipeline.recipe import PruneRecipe
 from pipeline.selection import spread
+from pipeline.sensitivity import losses_of, sensitivity, write_report
+from pipeline.subnetwork import Subnetwork, removable_blocks, sites
 from pipeline.training import distillation, fit, seed_everything, top1_of
 from targets.device.preprocess import Preprocessing
 
@@ -43,27 +51,30 @@ def prune(
     progress: Progress,
     folder: Path,
     continuation: Continuation | None = None,
+    pace: Pace | None = None,
 ) -> None:
-    """Write the pruned and recovered network to `folder`; with shares of 1.0 the very files that came in.
+    """Write the pruned and recovered network to `folder`; with nothing to prune the very files that came in.
 
-    `continuation`: where the recovery is kept after every epoch.
-
-    Raises `CompressionError` where the network's channels cannot be followed or the share cannot be reached.
+    `pace` is the table to which `latency` and `speedup` are held; `continuation` is where the recovery is kept after
+    every epoch. Raises `CompressionError` where the network's channels cannot be followed or the budget cannot be
+    reached.
     """
-    budget: Budget = "macs" if recipe.macs < 1 else "params"
-    share = min(recipe.macs, recipe.params)
-    if share == 1:
+    if not recipe.prunes:
         shutil.copytree(checkpoint.folder, folder, dirs_exist_ok=True, ignore=_all_but_the_network)
         return
     seed_everything(seed)
     network = build_network(checkpoint)
     selection = Batches(dataset.selection, preprocessing)
-    _cut(network, checkpoint, dataset.training, preprocessing, budget, share, channel_multiple, seed, folder)
+    if pace is not None:
+        kept = _cut_by_clock(network, checkpoint, dataset.training, preprocessing, recipe, pace, seed, folder)
+    else:
+        kept = _cut(network, checkpoint, dataset.training, preprocessing, recipe, channel_multiple, seed, folder)
+    architecture = Checkpoint(folder=folder).architecture
     # From here on it is what any later stage rebuilds from the stored widths and weights.
     pruned = build_network(Checkpoint(folder=folder))
     estimate_statistics(pruned, dataset.training, preprocessing)
     progress.line(
-        f"prune: {share:g} of the {budget} kept; selection {top1_of(network, selection):.1%} before, "
+        f"prune: {kept}; selection {top1_of(network, selection):.1%} before, "
         f"{top1_of(pruned, selection):.1%} after, not yet recovered"
     )
     if recipe.epochs > 0:
@@ -79,7 +90,7 @@ def prune(
             name="recovery",
             continuation=continuation,
         )
-    save_network(pruned, checkpoint.architecture, folder)
+    save_network(pruned, architecture, folder)
 
 
 def estimate_statistics(network: nn.Module, images: ImageSet, preprocessing: Preprocessing) -> None:
@@ -106,13 +117,14 @@ def _cut(
     checkpoint: Checkpoint,
     images: ImageSet,
     preprocessing: Preprocessing,
-    budget: Budget,
-    share: float,
+    recipe: PruneRecipe,
     channel_multiple: int,
     seed: int,
     folder: Path,
-) -> None:
-    """Write the network without its least important channels to `folder`."""
+) -> str:
+    """Write the network without its least important channels to `folder`; returns what is kept, in words."""
+    budget: Budget = "macs" if recipe.macs < 1 else "params"
+    share = min(recipe.macs, recipe.params)
     input_shape = checkpoint.architecture.input_shape
     groups = channel_groups(network, input_shape)
     scores = channel_importance(network, groups, _sample(images, preprocessing, IMPORTANCE_IMAGES), seed=seed)
@@ -127,6 +139,49 @@ def _cut(
     )
     save_network(remove_channels(network, input_shape, removal), checkpoint.architecture, folder)
     _check_budget(checkpoint, Checkpoint(folder=folder), budget, share)
+    return f"{share:g} of the {budget} kept"
+
+
+def _cut_by_clock(
+    network: nn.Module,
+    checkpoint: Checkpoint,
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    recipe: PruneRecipe,
+    pace: Pace,
+    seed: int,
+    folder: Path,
+) -> str:
+    """Write the network that loses least within the time to `folder`, and what its cuts cost and bought."""
+    architecture = checkpoint.architecture
+    groups = channel_groups(network, architecture.input_shape)
+    full = {group.root: group.width for group in groups}
+    pace.check(full)
+    sample = list(_sample(images, preprocessing, IMPORTANCE_IMAGES))
+    scores = channel_importance(network, groups, sample, seed=seed)
+    blocks = block_importance(network, removable_blocks(architecture), sample)
+    count = sum(len(batch) for batch in sample)
+    losses = losses_of(groups, scores, blocks, pace.table.grid, images=count)
+    clock = Clock(pace.table, pace.precision, sites(network, groups), losses)
+    unpruned = clock.latency_us(Subnetwork(widths=full))
+    budget = recipe.latency * 1e3 if recipe.latency is not None else unpruned / (recipe.speedup or 1.0)
+    chosen = clock.fit(budget)
+    removal = {group.root: least_important(group, scores[group.root], chosen.widths[group.root]) for group in groups}
+    narrow = remove_channels(network, architecture.input_shape, removal)
+    save_network(*remove_blocks(narrow, architecture, chosen.removed), folder)
+    predicted = clock.latency_us(chosen)
+    write_report(
+        folder,
+        sensitivity(clock, losses, full, chosen),
+        precision=pace.precision,
+        unpruned_us=unpruned,
+        budget_us=budget,
+        predicted_us=predicted,
+        removed=sorted(chosen.removed),
+        machine=pace.table.machine,
+    )
+    gone = f", {len(chosen.removed)} of {sum(architecture.depths)} blocks left out" if chosen.removed else ""
+    return f"{predicted / 1e3:.3g} of {unpruned / 1e3:.3g} ms by the latency table{gone}"
 
 
 def _check_budget(before: Checkpoint, after: Checkpoint, budget: Budget, share: float) -> None:

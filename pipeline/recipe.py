@@ -1,10 +1,11 @@
 """`deploy.toml` and flags become one checked `Recipe`; nothing is corrected silently."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.artifacts import Place
 from pipeline.errors import RecipeError
@@ -32,17 +33,52 @@ class PreprocessingRecipe(Section):
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
 
 
+def _milliseconds(value: object) -> object:
+    """`8`, `"8ms"` and `"800us"` in milliseconds; what is none of these is left for the check of its type."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|us|s)?", value.strip()) if isinstance(value, str) else None
+    return float(found[1]) * {"us": 1e-3, "s": 1e3}.get(found[2], 1.0) if found else value
+
+
+Milliseconds = Annotated[float, Field(gt=0), BeforeValidator(_milliseconds)]
+
+
 class PruneRecipe(Section):
-    """Structural channel pruning; at most one of `macs` and `params`."""
+    """Structural pruning; at most one of `macs`, `params`, `latency` and `speedup`."""
 
     macs: Share = Field(default=1.0, description="share of multiply-accumulates to keep; 1.0 prunes nothing")
     params: Share = Field(default=1.0, description="share of parameters to keep; 1.0 prunes nothing")
+    latency: Milliseconds | None = Field(
+        default=None, description='CPU time of one image, such as "8ms", by the target\'s latency table'
+    )
+    speedup: Annotated[float, Field(gt=1)] | None = Field(
+        default=None, description="how many times faster than the unpruned network, by the target's latency table"
+    )
+    table: str | None = Field(
+        default=None, description="latency table that `deploy profile --output` wrote; default: measured here"
+    )
     epochs: Annotated[int, Field(ge=0)] = Field(default=10, description="recovery by distillation after pruning")
+
+    @property
+    def by_clock(self) -> bool:
+        """Whether time is the budget."""
+        return self.latency is not None or self.speedup is not None
+
+    @property
+    def prunes(self) -> bool:
+        return self.macs < 1 or self.params < 1 or self.by_clock
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
-        if self.macs < 1 and self.params < 1:
-            raise ValueError(f"macs = {self.macs} and params = {self.params}: give one of them")
+        shares = {"macs": self.macs, "params": self.params}
+        given = {name: share for name, share in shares.items() if share < 1}
+        times = {"latency": self.latency, "speedup": self.speedup}
+        given |= {name: value for name, value in times.items() if value is not None}
+        if len(given) > 1:
+            raise ValueError(
+                f"{' and '.join(f'{name} = {value:g}' for name, value in given.items())}: give one of them"
+            )
+        if self.table is not None and not self.by_clock:
+            raise ValueError(f"table = {self.table!r}, but neither latency nor speedup is asked for")
         return self
 
 
@@ -132,6 +168,9 @@ def read_recipe(path: Path | None, flags: dict[str, Any]) -> Recipe:
         for key in ("checkpoint", "data"):
             if isinstance(raw.get(key), str):
                 raw[key] = _relative_to(path.parent, raw[key])
+        prune = raw.get("prune")
+        if isinstance(prune, dict) and isinstance(prune.get("table"), str):
+            prune["table"] = str(path.parent / prune["table"])
     for dotted, value in flags.items():
         if value is None:
             continue

@@ -10,28 +10,20 @@ from pathlib import Path
 
 from pipeline.artifacts import Artifact, Checkpoint, Dialect, Precision
 from pipeline.bases import tensorrt_for
-from pipeline.delivery import Delivery
 from pipeline.errors import RecipeError
 from pipeline.exported import read_export
 from pipeline.given import digest_of_checkpoint, digest_of_factory
 from pipeline.hashing import Json, sha256_of_file
+from pipeline.profiling import Profiling
 from pipeline.progress import Silent
 from pipeline.workspace import Folder
 from targets.combination import precisions_on_dla
-from targets.device.cpu import saturates_8bit
 from targets.device.preprocess import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps(Delivery):
+class Steps(Profiling):
     """The stages of one target, each found in the workspace or done and kept there."""
-
-    @property
-    def weight_bits(self) -> int:
-        """The recipe's, or what this machine's int8 kernels hold without saturating; a GPU's sums never do."""
-        if self.recipe.quantize.weight_bits != "auto":
-            return self.recipe.quantize.weight_bits
-        return 7 if self.target.gpu is None and saturates_8bit() else 8
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -69,9 +61,14 @@ class Steps(Delivery):
     def prune(self, loaded: Folder) -> Folder:
         budget = self.recipe.prune
         options: dict[str, Json] = {"seed": self.recipe.seed}
-        if budget.macs < 1 or budget.params < 1:
-            options |= budget.model_dump(mode="json") | {"channel_multiple": self.target.channel_multiple}
-        inputs = self._with_data(loaded=loaded)
+        inputs, pace = self._with_data(loaded=loaded), None
+        if budget.prunes:
+            # A table counts by what is in it, not by where it lies.
+            options |= budget.model_dump(mode="json", exclude={"table"})
+            options["channel_multiple"] = self.target.channel_multiple
+        if budget.by_clock:
+            pace, inputs["table"] = self.pace(loaded)
+            options["precision"] = pace.precision
         key = self.workspace.key("prune", module="pipeline.prune", inputs=inputs, options=options)
 
         def produce(folder: Path) -> None:
@@ -87,6 +84,7 @@ class Steps(Delivery):
                 progress=self.progress,
                 folder=folder,
                 continuation=self.workspace.continuation(key),
+                pace=pace,
             )
 
         return self.workspace.obtain(key, produce)

@@ -1,0 +1,75 @@
+"""The latency table as the workspace sees it: measured once per target, machine, runtime and options, or imported."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.artifacts import Checkpoint, Precision
+from pipeline.delivery import Delivery
+from pipeline.hashing import Json, sha256_of_file
+from pipeline.latency import FILE, Pace, read_table
+from pipeline.workspace import Folder
+from targets.base import Target
+from targets.device.cpu import instruction_set, processor_name, saturates_8bit
+from targets.runtimes import RUNTIMES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profiling(Delivery):
+    """What decisions by the clock need, beside the stages."""
+
+    @property
+    def weight_bits(self) -> int:
+        """The recipe's, or what this machine's int8 kernels hold without saturating; a GPU's sums never do."""
+        if self.recipe.quantize.weight_bits != "auto":
+            return self.recipe.quantize.weight_bits
+        return 7 if self.target.gpu is None and saturates_8bit() else 8
+
+    def profile(self, loaded: Folder) -> Folder:
+        """The table of the loaded network on this machine; it hangs on the network's shapes, not on its weights."""
+        shapes = json.loads(Checkpoint(folder=loaded.path).architecture.to_json())
+        target_facts: Json = {**asdict(self.target), "description": ""}
+        options: dict[str, Json] = {
+            "architecture": {**shapes, "classes": len(shapes["classes"])},
+            "target": target_facts,
+            "threads": self.recipe.threads,
+            "weight_bits": self.weight_bits,
+            "runtime": "" if self.target.gpu is not None else RUNTIMES[self.target.runtime].version,
+            "processor": processor_name(),
+            "instruction_set": instruction_set(),
+        }
+
+        def produce(folder: Path) -> None:
+            from pipeline.profile import profile
+
+            profile(
+                Checkpoint(folder=loaded.path),
+                target=self.target,
+                threads=self.recipe.threads,
+                weight_bits=self.weight_bits,
+                progress=self.progress,
+                folder=folder,
+            )
+
+        key = self.workspace.key("profile", module="pipeline.profile", inputs={}, options=options)
+        return self.workspace.obtain(key, produce)
+
+    def pace(self, loaded: Folder) -> tuple[Pace, str]:
+        """The recipe's table, or this machine's, and the digest that stands for it in the keys of what it decides."""
+        precision = priced(self.target)
+        given = self.recipe.prune.table
+        if given is not None:
+            table = read_table(Path(given))
+            return (
+                Pace(table=table, precision=precision, target=self.target.name, source=given),
+                sha256_of_file(Path(given)),
+            )
+        found = self.profile(loaded)
+        table = read_table(found.path / FILE)
+        pace = Pace(table=table, precision=precision, target=self.target.name, source="the latency table")
+        return pace, found.digest
+
+
+def priced(target: Target) -> str:
+    """The precision whose time is asked for: int8 where the target considers it."""
+    return (Precision.INT8 if Precision.INT8 in target.precisions else target.precisions[0]).value
