@@ -14,10 +14,11 @@ from tiny_onnx import CLASSES, SIDE, write_float, write_int8
 from pipeline.artifacts import OnnxModel, Place, Precision
 from pipeline.assemble import choose_golden, open_artifact
 from pipeline.choice import TIMINGS, choose, read_compilation
-from pipeline.compile import check_host, compile_candidates, stand_in_for
+from pipeline.compile import compile_candidates
 from pipeline.data.dataset import Dataset, ImageSet
 from pipeline.errors import CompileError, TargetError
 from pipeline.hashing import sha256_of_file, sha256_of_folder
+from pipeline.host import check_host, stand_in_for
 from pipeline.progress import Silent
 from pipeline.selection import at_most, logits_of_each, spread
 from targets.base import Target, find_target

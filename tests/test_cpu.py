@@ -83,3 +83,13 @@ def test_without_the_auxiliary_vector_cpuinfo_is_read(monkeypatch: pytest.Monkey
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     (tmp_path / "cpuinfo").write_text("Features\t: fp asimd asimddp\n")
     assert cpu.instruction_sets() == ("dotprod", "neon")
+
+
+def test_a_processor_is_called_as_its_kernel_calls_it() -> None:
+    assert (
+        cpu.processor_name("processor : 0\nmodel name\t: AMD EPYC\n\nprocessor : 1\nmodel name : Other\n")
+        == "AMD EPYC"
+    )
+    arm = "processor : 0\nCPU implementer : 0x41\nCPU part\t: 0xd42\n"
+    assert cpu.processor_name(arm) == "implementer 0x41 part 0xd42"
+    assert cpu.processor_name("") == "unknown"

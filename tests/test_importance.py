@@ -6,7 +6,8 @@ from tiny_networks import OPTION_A, SHAPE, Depthwise, network_of, own
 from torch import Tensor, nn
 
 from pipeline.dependencies import channel_groups, zero_channels
-from pipeline.importance import Scores, channel_importance
+from pipeline.importance import Scores, block_importance, channel_importance
+from pipeline.published import residual
 
 
 class Linear(nn.Module):
@@ -136,3 +137,27 @@ def test_same_seed_same_scores_and_the_network_is_left_alone() -> None:
     assert all(parameter.requires_grad for name, parameter in network.named_parameters() if "downsample" not in name)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_a_blocks_importance_is_how_far_the_logits_move_without_what_it_adds_to_its_mean() -> None:
+    architecture = residual(depths=(2, 2), stage_widths=(8, 12), classes=("a", "b", "c"), input_size=(16, 16))
+    network = network_of(architecture).eval()
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            network.get_submodule("layer2.1.bn2").get_parameter(name).zero_()
+        network.get_submodule("layer2.1.bn2").get_parameter("bias").fill_(2.0)  # the same for every image
+        found = block_importance(network, ("layer1.1", "layer2.1"), [images[:4], images[4:]])
+        assert found["layer2.1"] == pytest.approx(0, abs=1e-6)
+        before = network(images)
+        block = network.get_submodule("layer1.1")
+        expected = 0.0
+        for batch, logits in zip((images[:4], images[4:]), (before[:4], before[4:]), strict=True):
+            handle = block.get_submodule("bn2").register_forward_hook(
+                lambda _m, _i, output: output.mean(dim=(0, 2, 3), keepdim=True).expand_as(output)
+            )
+            expected += float((network(batch) - logits).square().sum())
+            handle.remove()
+        assert found["layer1.1"] == pytest.approx(expected)
+        assert expected > 0
+        assert torch.equal(network(images), before)

@@ -12,7 +12,17 @@ from tiny_trained import Recorded, digits, write_checkpoint, write_weights
 from pipeline.artifacts import Checkpoint, Precision
 from pipeline.build import STAGES, Build
 from pipeline.errors import GateFailed
-from pipeline.plan import FIXED_SECONDS, TRAINING_PASSES, Plan, disk, fixed_seconds, passes, plan, seconds_per_image
+from pipeline.plan import (
+    FIXED_SECONDS,
+    PROFILE_SECONDS,
+    TRAINING_PASSES,
+    Plan,
+    disk,
+    fixed_seconds,
+    passes,
+    plan,
+    seconds_per_image,
+)
 from pipeline.recipe import Recipe
 from pipeline.steps import Steps
 from pipeline.workspace import Workspace
@@ -70,6 +80,16 @@ def test_a_fresh_plan_loads_and_estimates_the_rest(tmp_path: Path) -> None:
         assert stage.seconds >= FIXED_SECONDS[stage.stage]
     assert found.disk_bytes > 0
     assert [path.name for path in (tmp_path / ".deploy").iterdir() if path.name != "tmp"] == ["load"]
+
+
+def test_a_table_that_is_not_made_yet_is_part_of_pruning(tmp_path: Path) -> None:
+    write_weights(tmp_path / "digits.safetensors")
+    found = plan(steps_of(tmp_path, prune={"speedup": 1.3}))
+    assert states(found) == [(stage, stage == "load") for stage in STAGES]
+    by_clock, given = ({"speedup": 1.3}, {"speedup": 1.3, "table": "t.json"})
+    longer, shorter = (fixed_seconds("prune", Recipe.model_validate({"prune": each})) for each in (by_clock, given))
+    assert longer == shorter + PROFILE_SECONDS
+    assert shorter == fixed_seconds("prune", Recipe()) == FIXED_SECONDS["prune"]
 
 
 def test_a_variant_is_exported_and_compiled_as_well() -> None:

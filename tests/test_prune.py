@@ -3,10 +3,12 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_networks import OPTION_B, network_of
+from tiny_table import table_of
 from tiny_trained import (
     Recorded,
     architecture,
@@ -18,12 +20,15 @@ from tiny_trained import (
 from torch import Tensor, nn
 
 from pipeline.artifacts import Checkpoint
-from pipeline.checkpoint import build_network, load_checkpoint
+from pipeline.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
 from pipeline.errors import CompressionError
 from pipeline.hashing import sha256_of_file, sha256_of_folder
+from pipeline.latency import Pace
+from pipeline.progress import Silent
 from pipeline.prune import estimate_statistics, prune
+from pipeline.published import residual
 from pipeline.recipe import PruneRecipe
 from pipeline.training import top1_of
 
@@ -248,3 +253,82 @@ def test_the_cost_beside_the_weights_is_the_pruned_networks(recovered: tuple[Che
     constants = [p for name, p in build_network(after).named_parameters() if "downsample" in name]
     everything = sum(value.numel() for value in build_network(after).parameters())
     assert stored["parameters"] == everything - sum(value.numel() for value in constants)
+
+
+DEEP = residual(depths=(2, 3, 2), stage_widths=(8, 16, 24), classes=digits().classes, input_size=(16, 16))
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("deep")
+    save_network(network_of(DEEP), DEEP, folder)
+    return Checkpoint(folder=folder)
+
+
+def by_clock(before: Checkpoint, folder: Path, *, per_layer: float = 2.0, **budget: Any) -> Checkpoint:
+    table = table_of(build_network(before), before.architecture.input_shape, per_layer=per_layer)
+    prune(
+        before,
+        digits(),
+        preprocessing(),
+        recipe=PruneRecipe(epochs=0, **budget),
+        channel_multiple=8,
+        seed=0,
+        progress=Silent(),
+        folder=folder,
+        pace=Pace(table=table, precision="int8", target="cpu", source="a table"),
+    )
+    return Checkpoint(folder=folder)
+
+
+def time_of(network: Checkpoint, *, per_layer: float = 2.0) -> float:
+    """Microseconds of the pruned network itself, by the rule of `tiny_table`."""
+    layers = [m for m in build_network(network).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return sum(per_layer + m.weight.shape[0] * m.weight.shape[1] / 100 for m in layers)
+
+
+@pytest.mark.parametrize("budget", [{"speedup": 1.5}, {"latency": "60us"}], ids=["speedup", "latency"])
+def test_the_network_that_comes_out_takes_no_more_than_the_time(
+    budget: dict[str, Any], deep: Checkpoint, tmp_path: Path
+) -> None:
+    after = by_clock(deep, tmp_path, **budget)
+    allowed = time_of(deep) / 1.5 if "speedup" in budget else 60.0
+    stored = json.loads((tmp_path / "sensitivity.json").read_text())
+    assert stored["unpruned_ms"] == pytest.approx(time_of(deep) / 1e3)
+    assert stored["budget_ms"] == pytest.approx(allowed / 1e3)
+    assert stored["predicted_ms"] == pytest.approx(time_of(after) / 1e3)
+    assert 0.8 * allowed < time_of(after) <= allowed * (1 + 1e-9)
+    with torch.no_grad():
+        assert build_network(after)(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_where_layers_cost_and_channels_do_not_blocks_go(deep: Checkpoint, tmp_path: Path) -> None:
+    after = by_clock(deep, tmp_path, per_layer=500.0, speedup=1.25)
+    stored = json.loads((tmp_path / "sensitivity.json").read_text())
+    gone = len(stored["removed_blocks"])
+    assert gone > 0
+    assert sum(after.architecture.depths) == sum(DEEP.depths) - gone
+    assert all(depth >= 1 for depth in after.architecture.depths)
+    # None went in vain: with one more the budget would not be met.
+    assert time_of(after, per_layer=500.0) + 2 * 500 > time_of(deep, per_layer=500.0) / 1.25
+
+
+def test_a_time_out_of_reach_names_the_least_there_is(deep: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(CompressionError, match=r"0\.001 ms cannot be reached: the fastest .* ms by the table"):
+        by_clock(deep, tmp_path, latency="1us")
+
+
+def test_a_table_of_another_network_is_refused(deep: Checkpoint, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    table = table_of(build_network(checkpoint), (3, 16, 16))
+    with pytest.raises(CompressionError, match="a table is about another network"):
+        prune(
+            deep,
+            digits(),
+            preprocessing(),
+            recipe=PruneRecipe(epochs=0, speedup=1.1),
+            channel_multiple=8,
+            seed=0,
+            progress=Silent(),
+            folder=tmp_path,
+            pace=Pace(table=table, precision="int8", target="cpu", source="a table"),
+        )

@@ -40,6 +40,12 @@ def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
         ),
         pytest.param("[prune]\nmacs = 1.5", r"prune\.macs = 1\.5: .*less than or equal to 1", id="out-of-range"),
         pytest.param("[prune]\nmacs = 0.5\nparams = 0.5", r"give one of them", id="two-budgets"),
+        pytest.param("[prune]\nmacs = 0.5\nspeedup = 2", r"macs = 0\.5 and speedup = 2: give one", id="both-kinds"),
+        pytest.param('[prune]\nlatency = "8ms"\nspeedup = 2', r"latency = 8 and speedup = 2: give", id="two-times"),
+        pytest.param('[prune]\nlatency = "8 hours"', r"prune\.latency = '8 hours': .*valid number", id="odd-unit"),
+        pytest.param("[prune]\nlatency = 0", r"prune\.latency = 0: .*greater than 0", id="no-time"),
+        pytest.param("[prune]\nspeedup = 1", r"prune\.speedup = 1: .*greater than 1", id="no-speedup"),
+        pytest.param('[prune]\ntable = "t.json"', r"neither latency nor speedup is asked for", id="idle-table"),
         pytest.param("targets = []", r"targets = \[\]", id="no-target"),
         pytest.param("name = 'Upper Case'", r"name = 'Upper Case'", id="bad-name"),
         pytest.param("name = ", r"not valid TOML", id="not-toml"),
@@ -71,3 +77,19 @@ def test_the_template_names_every_key() -> None:
 
     for key in keys(Recipe):
         assert f"{key} = " in TEMPLATE, key
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [('"8ms"', 8.0), ('"800 us"', 0.8), ('"0.5s"', 500.0), ("8", 8.0), ("0.25", 0.25), ('"7.5"', 7.5)],
+)
+def test_a_latency_has_a_unit_or_is_in_milliseconds(text: str, milliseconds: float, tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, f"[prune]\nlatency = {text}\n"), {})
+    assert recipe.prune.latency == pytest.approx(milliseconds)
+    assert recipe.prune.by_clock
+    assert recipe.prune.prunes
+
+
+def test_a_table_is_looked_for_beside_the_recipe(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, '[prune]\nspeedup = 1.5\ntable = "t.json"\n'), {})
+    assert recipe.prune.table == str(tmp_path / "t.json")

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 from tiny_artifact import write_tiny_artifact
 from tiny_package import write_tiny_package
-from tiny_trained import Recorded, digits, preprocessing, write_weights
+from tiny_table import table_of
+from tiny_trained import Recorded, architecture, digits, preprocessing, write_weights
 
 from pipeline import steps as steps_module
 from pipeline.artifacts import Artifact, Audit, Candidate, Checkpoint, Latency, Precision
 from pipeline.data.dataset import Dataset
 from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.recipe import Recipe
+from pipeline.resnet import build_resnet
 from pipeline.steps import Steps, read_preprocessing
 from pipeline.workspace import Folder, NotDone, StageKey, Workspace
 from targets.base import Target, find_target
+from targets.runtimes import layer_times, timing
 
 
 @pytest.fixture
@@ -150,6 +153,41 @@ def test_pruning_depends_on_the_target_only_where_it_prunes(
 
     assert prune_key(4) == prune_key(16)
     assert prune_key(4, prune={"macs": 0.5}) != prune_key(16, prune={"macs": 0.5})
+
+
+def test_a_table_decides_by_what_is_in_it_and_not_by_where_it_lies(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build_resnet(architecture())
+    for name, per_layer in (("a", 2.0), ("b", 2.0), ("c", 3.0)):
+        table = table_of(network, architecture().input_shape, per_layer=per_layer)
+        (tmp_path / f"{name}.json").write_text(table.to_json())
+
+    def prune_key(name: str, speedup: float) -> str:
+        recipe = recipe_of(weights, prune={"speedup": speedup, "table": str(tmp_path / f"{name}.json")})
+        return keys_of(monkeypatch, steps_of(tmp_path, recipe))["prune"]
+
+    assert prune_key("a", 1.5) == prune_key("b", 1.5)
+    assert prune_key("a", 1.5) != prune_key("c", 1.5)
+    assert prune_key("a", 1.5) != prune_key("a", 1.6)
+
+
+def test_the_table_of_this_machine_is_made_once_for_all_weights_of_a_network(weights: str, tmp_path: Path) -> None:
+    steps = steps_of(tmp_path, recipe_of(weights, prune={"speedup": 1.2, "epochs": 0}))
+    loaded = steps.load()
+    with pytest.raises(NotDone) as raised:
+        steps.looking().prune(loaded)
+    assert raised.value.stage == "profile"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(layer_times, "MODEL_SECONDS", 0.01)
+        patched.setattr(timing, "MODEL_SECONDS", 0.01)
+        patched.setattr(timing, "BLOCK_SECONDS", 0.001)
+        made = steps.profile(loaded)
+    assert not made.was_cached
+    assert steps.looking().profile(loaded) == replace(made, was_cached=True)
+    with pytest.raises(NotDone) as raised:
+        replace(steps, recipe=recipe_of(weights, threads=2)).looking().profile(loaded)
+    assert raised.value.stage == "profile"
 
 
 def test_a_targets_description_is_only_words(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,9 @@ threads = 1                 # threads the artifact runs on, in the figures and o
 [prune]
 macs = 1.0                  # share of multiply-accumulates to keep; 1.0 prunes nothing
 # params = 0.7              # or: share of parameters to keep
-# speedup = 1.3             # or: times faster, by the target's latency table; or latency = "8ms" of CPU time
+# speedup = 1.3             # or: times faster, by the target's latency table, measured here
+# latency = "8ms"           # or: CPU time of one image
+# table = "table.json"      # for these two: a table that `deploy profile --output` has written elsewhere
 epochs = 10                 # recovery by distillation from the float model
 
 [quantize]
