@@ -14,7 +14,7 @@ from tiny_package import write_tiny_package
 from tiny_table import table_of
 from tiny_trained import Recorded, architecture, digits, preprocessing, write_weights
 
-from pipeline import steps as steps_module
+from pipeline import profiling
 from pipeline.artifacts import Artifact, Audit, Candidate, Checkpoint, Latency, Precision
 from pipeline.data.dataset import Dataset
 from pipeline.errors import CheckpointError, DataError, RecipeError
@@ -227,7 +227,7 @@ def test_other_weights_and_other_data_are_other_work(
 def test_weight_bits_follow_the_machine_unless_they_are_given(
     saturates: bool, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps_module, "saturates_8bit", lambda: saturates)
+    monkeypatch.setattr(profiling, "saturates_8bit", lambda: saturates)
     assert steps_of(tmp_path, recipe_of("w.pth")).weight_bits == bits
     assert steps_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 7})).weight_bits == 7
     assert steps_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 8})).weight_bits == 8
