@@ -25,6 +25,34 @@ EPILOG = "Exit codes:  0 done · 1 a bug of ours · 2 wrong command line · " + 
 )
 BUILDING, LOOKING, SETTING_UP = "Build", "Use and look", "Set up"
 
+KEYS = {
+    "target": "targets",
+    "checkpoint": "checkpoint",
+    "model": "model",
+    "data": "data",
+    "seed": "seed",
+    "macs": "prune.macs",
+    "params": "prune.params",
+    "latency": "prune.latency",
+    "speedup": "prune.speedup",
+    "table": "prune.table",
+    "epochs": "prune.epochs",
+    "qat_epochs": "quantize.qat_epochs",
+    "weight_bits": "quantize.weight_bits",
+    "saturation_safe": "quantize.saturation_safe",
+    "max_drop": "validate.max_drop",
+    "undecided": "validate.undecided",
+    "threads": "threads",
+    "name": "name",
+    "image_version": "version",
+    "base_image": "package.base_image",
+    "image": "package.image",
+    "grpc": "package.grpc",
+    "dla": "package.dla",
+    "personal_images": "package.personal_images",
+}
+"""Of an option's name to the recipe's key that it overrides."""
+
 app = typer.Typer(
     name="deploy",
     help="A trained ResNet goes in, a container image whose accuracy and speed are proven comes out, or nothing does.",
@@ -87,32 +115,11 @@ def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
         as_json: o.AsJson = False,
         verbose: o.Verbose = False,
     ) -> None:
-        flags: dict[str, object] = {
-            "targets": target,
-            "checkpoint": checkpoint,
-            "model": model,
-            "data": data,
-            "seed": seed,
-            "prune.macs": macs,
-            "prune.params": params,
-            "prune.latency": latency,
-            "prune.speedup": speedup,
-            "prune.table": table,
-            "prune.epochs": epochs,
-            "quantize.qat_epochs": qat_epochs,
-            "quantize.weight_bits": int(weight_bits) if weight_bits in ("7", "8") else weight_bits,
-            "quantize.saturation_safe": saturation_safe,
-            "validate.max_drop": max_drop,
-            "validate.undecided": undecided,
-            "threads": threads,
-            "name": name,
-            "version": image_version,
-            "package.base_image": base_image,
-            "package.image": image,
-            "package.grpc": grpc,
-            "package.dla": dla,
-            "package.personal_images": personal_images,
-        }
+        # Before anything else is one: the options alone.
+        given = locals().copy()
+        flags = {dotted: given[name] for name, dotted in KEYS.items()}
+        if weight_bits in ("7", "8"):
+            flags["quantize.weight_bits"] = int(weight_bits)
         act(o.Request(recipe_file=recipe, flags=flags, workspace=workspace, as_json=as_json, is_verbose=verbose))
 
     return command

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.artifacts import Checkpoint, Precision
@@ -11,7 +12,6 @@ from pipeline.latency import FILE, Pace, read_table
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.cpu import instruction_set, processor_name, saturates_8bit
-from targets.runtimes import RUNTIMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class Profiling(Delivery):
             "target": target_facts,
             "threads": self.recipe.threads,
             "weight_bits": self.weight_bits,
-            "runtime": "" if self.target.gpu is not None else RUNTIMES[self.target.runtime].version,
+            # Asked of its package: importing the runtime takes longer than a build with nothing to do.
+            "runtime": "" if self.target.gpu is not None else version(self.target.runtime),
             "processor": processor_name(),
             "instruction_set": instruction_set(),
         }
