@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_build import deploy
 from tiny_wider_face import write_tiny_wider_face
 
 from pipeline.data.dataset import open_dataset
@@ -22,19 +23,6 @@ ROOT = Path(__file__).parent.parent
 FAST = ("--qat-epochs", "0", "--max-drop", "30", "--no-image")
 IN_WORKSPACE = Path(".deploy")
 PUBLISHED = IN_WORKSPACE / "artifacts" / "model-0.1.0-cpu"
-
-
-def deploy(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=500,
-    )
-    assert done.returncode == code, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
