@@ -10,7 +10,6 @@ from pipeline.choice import choose, read_compilation
 from pipeline.errors import DeployError, GateFailed, GateUndecided, worst_of
 from pipeline.exported import read_export
 from pipeline.fallback import Fallback
-from pipeline.predictions import PREDICTIONS
 from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
 from pipeline.steps import Steps
@@ -18,6 +17,7 @@ from pipeline.validate import judge_predictions
 from pipeline.variant import NAME, Variant, name_of, others_of, variant_of, why_needless
 from pipeline.workspace import Folder
 from targets.base import Target
+from targets.device.files import PREDICTIONS, SHARD
 from targets.device.variant import FOLDER
 
 STAGES = ("load", "prune", "quantize", "export", "compile", "validate", "package")
@@ -259,7 +259,7 @@ class Build:
         self, artifact: Artifact, shard: Folder, answers: Path, *, place: Place, gate_looks: int
     ) -> AccuracyReport:
         return judge_predictions(
-            shard.path / "shard.zip",
+            shard.path / SHARD,
             answers,
             artifact=artifact.folder,
             place=place,

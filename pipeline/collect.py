@@ -17,12 +17,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
+from pipeline.context import MODEL
 from pipeline.engine_audit import PLAN, EngineAudit, audit_engine
 from pipeline.errors import DataError, DeviceError
 from pipeline.kept_proofs import keep_proof
-from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
+from pipeline.predictions import Predictions, read_predictions
 from pipeline.publish import DEVICES, REPORT, shard_of
 from pipeline.validate import judge_with
+from targets.device.files import PREDICTIONS, SHARD
 from targets.device.manifest import FILE as MANIFEST
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.shard import Shard, ShardError
@@ -176,7 +178,7 @@ def _alike(claimed: object, found: object) -> bool:
 
 def _shard_of(published: Path, workspace: Path, sha256: str, address: str) -> Path:
     """The gate's shard, or the part of it that travelled in the image."""
-    travelled = workspace / "context" / published.name / "model/opt/edge-deploy/model/shard.zip"
+    travelled = workspace / "context" / published.name / MODEL / SHARD
     for path in (shard_of(published), travelled):
         try:
             with Shard(path) as shard:

@@ -18,6 +18,7 @@ from pipeline.publish import proof_json
 from pipeline.shipped import shipped
 from pipeline.unpack import unpack_wheels
 from targets.device import golden, manifest, page, proof
+from targets.device.files import FIRST_START, SHARD
 from targets.device.manifest import read_manifest
 
 DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile", "tensorrt": "tensorrt.Dockerfile"}
@@ -30,7 +31,6 @@ DEVICE = Path("device/opt/edge-deploy/device")
 MODEL = Path("model/opt/edge-deploy/model")
 PACKAGES = Path("packages/opt/edge-deploy/packages")
 CACHE = Path("cache/var/cache/edge-deploy")
-FIRST_START, SHARD = "first_start.json", "shard.zip"
 
 
 @dataclass(frozen=True, kw_only=True)

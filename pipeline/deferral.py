@@ -12,6 +12,7 @@ from pipeline.image import is_present, read_image
 from pipeline.pending import CONTEXT, WORDS, Order, Pending, build_pending, show_context, write_pending
 from pipeline.variant import Variant
 from pipeline.workspace import Folder
+from targets.device.files import SHARD
 
 
 def defer(
@@ -74,7 +75,7 @@ def _written(
             artifact,
             report,
             order=order,
-            shard=shard.path / "shard.zip",
+            shard=shard.path / SHARD,
             others=others,
             labels=labels,
             progress=to.progress,

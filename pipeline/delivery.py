@@ -9,15 +9,15 @@ from pipeline.data.dataset import Dataset
 from pipeline.hashing import sha256_of_file, sha256_of_folder, sha256_of_json
 from pipeline.image import is_present, read_image
 from pipeline.looks import look, looks_at
-from pipeline.predictions import PREDICTIONS
 from pipeline.progress import Progress
-from pipeline.publish import REPORT, SHARD, is_published, keep_private, publish
+from pipeline.publish import REPORT, is_published, keep_private, publish
 from pipeline.recipe import Recipe
 from pipeline.shipped import shipped
 from pipeline.variant import Variant
 from pipeline.workspace import Folder, Workspace
 from targets import device
 from targets.base import Target
+from targets.device.files import PREDICTIONS, SHARD
 from targets.device.manifest import read_manifest
 
 RECIPE_LABEL = "dev.edge-deploy.recipe.sha256"
@@ -74,7 +74,7 @@ class Delivery:
             package(
                 artifact,
                 report,
-                proof=Proof(shard=shard.path / "shard.zip", predictions=predictions.path / "predictions.npz"),
+                proof=Proof(shard=shard.path / SHARD, predictions=predictions.path / PREDICTIONS),
                 safe=variant,
                 name=recipe.name,
                 version=recipe.version,

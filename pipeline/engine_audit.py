@@ -14,7 +14,7 @@ from pipeline.artifacts import OnnxModel
 from pipeline.errors import CompileError, DeviceError
 from targets.device.layer_report import UNKNOWN, EngineLayer, LayerReport, precisions_of
 
-PLAN, LAYERS = "plan.json", "layers.json"
+PLAN = "plan.json"
 SHOWN = 10
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pipeline.errors import CompileError, DataError
-from pipeline.predictions import PREDICTIONS, Predictions, write_predictions
+from pipeline.predictions import Predictions, write_predictions
 from pipeline.progress import Progress
+from targets.device.files import PREDICTIONS
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.measure import MeasureError, Session, measure
 from targets.device.preprocess import ImageError

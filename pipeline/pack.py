@@ -13,10 +13,10 @@ from pipeline.archive import npy_bytes, write_archive
 from pipeline.errors import DataError
 from pipeline.progress import Advance, Progress, Silent
 from pipeline.selection import spread
+from targets.device.files import SHARD
 from targets.device.preprocess import Preprocessing
 from targets.device.shard import FACTS, LABELS, LOGITS, SCHEMA, Shard, ShardError, shard_sha256
 
-SHARD = "shard.zip"
 KINDS = {
     b"\x89PNG": "png",
     b"\xff\xd8\xff": "jpg",

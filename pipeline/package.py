@@ -19,11 +19,12 @@ from pipeline.errors import EngineMissing, PackageError
 from pipeline.image import write_image
 from pipeline.labels import PREFIX, image_labels
 from pipeline.measure import measure_session
-from pipeline.predictions import PREDICTIONS, Predictions, read_predictions
+from pipeline.predictions import Predictions, read_predictions
 from pipeline.progress import Progress
 from pipeline.variant import Variant
 from pipeline.wheels import check_runtime, default_cache, fetch_wheels, find_lock
 from targets.base import Target
+from targets.device.files import PREDICTIONS
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.variant import FOLDER
 

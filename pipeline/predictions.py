@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pipeline.archive import write_arrays
 from pipeline.errors import DataError
 
-PREDICTIONS = "predictions.npz"
 FACTS = ("shard_sha256", "artifact_sha256", "instruction_set", "runtime")
 
 

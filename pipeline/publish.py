@@ -9,8 +9,9 @@ from pathlib import Path
 from pipeline.artifacts import AccuracyReport
 from pipeline.workspace import write_atomically
 from targets.device import proof
+from targets.device.files import SHARD
 
-REPORT, DEVICES, SHARD = proof.FILE, "devices", "shard.zip"
+REPORT, DEVICES = proof.FILE, "devices"
 PRIVATE = "private"
 """Beside `artifacts` in the workspace: what shows people, and is not published unless that was asked for."""
 

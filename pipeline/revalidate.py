@@ -7,10 +7,11 @@ from pipeline.artifacts import AccuracyReport
 from pipeline.data.dataset import Dataset
 from pipeline.errors import CompileError, DataError
 from pipeline.measure import measure_session
-from pipeline.predictions import PREDICTIONS, read_predictions
+from pipeline.predictions import read_predictions
 from pipeline.progress import Progress
 from pipeline.subject import Subject
 from pipeline.validate import Accuracy, accuracy_of, judge_with
+from targets.device.files import PREDICTIONS
 from targets.device.measure import MeasureError, measure
 from targets.device.preprocess import ImageError
 

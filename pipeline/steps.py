@@ -18,6 +18,7 @@ from pipeline.profiling import Profiling
 from pipeline.progress import Silent
 from pipeline.workspace import Folder
 from targets.combination import precisions_on_dla
+from targets.device.files import SHARD
 from targets.device.preprocess import Preprocessing
 
 
@@ -219,7 +220,7 @@ class Steps(Profiling):
         def produce(folder: Path) -> None:
             from pipeline.measure import measure_artifact
 
-            measure_artifact(artifact.folder, shard.path / "shard.zip", folder, progress=self.progress)
+            measure_artifact(artifact.folder, shard.path / SHARD, folder, progress=self.progress)
 
         inputs = {"manifest": sha256_of_file(artifact.manifest), "shard": shard.digest}
         return self._obtain("validate", "pipeline.measure", inputs, {}, produce)

@@ -11,9 +11,9 @@ from pipeline.artifacts import AccuracyReport, Artifact, Candidate, Compilation,
 from pipeline.choice import UNTIMED
 from pipeline.errors import TargetError
 from pipeline.fallback import Fallback
-from pipeline.predictions import PREDICTIONS
 from pipeline.workspace import Folder
 from targets.base import Target
+from targets.device.files import PREDICTIONS
 from targets.device.variant import FOLDER
 
 NAME = "saturation-safe variant"

@@ -15,12 +15,13 @@ from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.data.dataset import Dataset, ImageSet, open_dataset
 from pipeline.errors import CompileError, DataError
 from pipeline.measure import measure_artifact
-from pipeline.pack import SHARD, pack_shard
-from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
+from pipeline.pack import pack_shard
+from pipeline.predictions import Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
 from pipeline.revalidate import measure_accuracy
 from pipeline.revalidate import validate as validate_subject
 from pipeline.subject import answering
+from targets.device.files import PREDICTIONS, SHARD
 from targets.device.manifest import Manifest, sha256_of
 from targets.device.measure import MeasureError, measure
 from targets.device.preprocess import ImageError, Preprocessing, decode, preprocess

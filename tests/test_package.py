@@ -21,9 +21,10 @@ from pipeline.errors import EngineMissing, PackageError
 from pipeline.image import read_image
 from pipeline.labels import OPEN_CONTAINER, PREFIX, image_labels
 from pipeline.package import _check_same, package
-from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
+from pipeline.predictions import Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
 from targets.base import find_target
+from targets.device.files import PREDICTIONS
 
 LOGITS = np.array([[4.0, 0.0], [0.0, 6.0]], np.float32)
 

@@ -15,8 +15,9 @@ from test_build import deploy
 from test_cudart import library
 from tiny_tensorrt import TESTS, tiny_device
 
-from pipeline.context import CACHE, DEVICE, FIRST_START, MODEL, PACKAGES
+from pipeline.context import CACHE, DEVICE, MODEL, PACKAGES
 from pipeline.summary import Document, TargetSummary
+from targets.device.files import FIRST_START
 from targets.device.manifest import read_manifest
 from targets.device.passport import read as read_passport
 from targets.device.proof import read_proof

@@ -13,10 +13,10 @@ from tiny_tensorrt import tiny_device, write_tiny_model
 
 from pipeline.artifacts import Place, Precision, Verdict
 from pipeline.errors import DataError
-from pipeline.predictions import PREDICTIONS
 from pipeline.remote.dispatch import _by_model, _judged, _model_of
 from pipeline.variant import Variant
 from pipeline.workspace import Folder
+from targets.device.files import PREDICTIONS
 from targets.device.manifest import read_manifest
 
 __all__ = ["library"]

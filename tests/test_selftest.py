@@ -15,11 +15,12 @@ from tiny_package import CLASSES, GOLDEN, TinyPackage, colorful, png, with_manif
 
 from pipeline.artifacts import AccuracyReport
 from pipeline.data.images import ImageSet
-from pipeline.pack import SHARD, pack_shard
+from pipeline.pack import pack_shard
 from pipeline.progress import Silent
 from pipeline.revalidate import validate
 from pipeline.subject import answering
 from targets.device.cpu import instruction_set
+from targets.device.files import SHARD
 from targets.device.golden import FILE, read_golden, write_golden
 from targets.device.manifest import ManifestError, read_manifest, sha256_of
 from targets.device.measure import MeasureError

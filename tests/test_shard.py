@@ -19,9 +19,10 @@ from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.data.dataset import Dataset, ImageSet, open_dataset
 from pipeline.errors import CheckpointError
-from pipeline.pack import SHARD, pack_shard, pack_some
+from pipeline.pack import pack_shard, pack_some
 from pipeline.progress import Silent
 from pipeline.shard import write_shard
+from targets.device.files import SHARD
 from targets.device.preprocess import Preprocessing, decode, preprocess
 from targets.device.shard import FACTS, Shard, ShardError, shard_sha256
 

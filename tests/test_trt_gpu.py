@@ -20,12 +20,13 @@ from pipeline.artifacts import Architecture, Dialect, Precision
 from pipeline.errors import CompileError
 from pipeline.published import residual
 from pipeline.resnet import build_resnet
+from targets.device.files import LAYERS
 from targets.device.layer_report import audit
 from targets.device.machine import Machine
 from targets.device.ort_session import OnnxRuntimeSession
 from targets.device.passport import FILE
 from targets.dialects import layer_names, write_dialect
-from targets.runtimes.trt import LAYERS, SOURCE, TensorRt
+from targets.runtimes.trt import SOURCE, TensorRt
 
 pytestmark = pytest.mark.gpu
 

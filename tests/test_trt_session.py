@@ -21,8 +21,9 @@ from tiny_quantized import exported, noise
 from pipeline.artifacts import Dialect, OnnxModel, Precision
 from pipeline.errors import CompileError
 from targets.device import cudart, passport
+from targets.device.files import LAYERS
 from targets.device.ort_session import OnnxRuntimeSession
-from targets.runtimes.trt import LAYERS, SOURCE, TensorRt
+from targets.runtimes.trt import SOURCE, TensorRt
 from targets.runtimes.trt_source import FIRST_NEW_PARSER, FIRST_STRONG
 
 __all__ = ["library"]

@@ -3,17 +3,18 @@ from pathlib import Path
 
 import pytest
 
+from targets.device.files import FIRST_START
 from targets.device.manifest import ManifestError
-from targets.device.trt_terms import FILE, Terms, read_terms
+from targets.device.trt_terms import Terms, read_terms
 
 GOOD = {"schema": 1, "max_drop": 1, "undecided": "stop", "fallback": "fp16"}
 
 
 def test_the_terms_decide_what_is_served(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text(json.dumps(GOOD))
+    (tmp_path / FIRST_START).write_text(json.dumps(GOOD))
     strict = read_terms(tmp_path)
     assert strict == Terms(max_drop=1.0, undecided="stop", fallback="fp16")
-    (tmp_path / FILE).write_text(json.dumps({**GOOD, "undecided": "package"}))
+    (tmp_path / FIRST_START).write_text(json.dumps({**GOOD, "undecided": "package"}))
     mild = read_terms(tmp_path)
     assert [strict.serves(verdict) for verdict in ("pass", "undecided", "fail")] == [True, False, False]
     assert [mild.serves(verdict) for verdict in ("pass", "undecided", "fail")] == [True, True, False]
@@ -37,11 +38,11 @@ def test_the_terms_decide_what_is_served(tmp_path: Path) -> None:
     ],
 )
 def test_terms_that_are_none_are_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / FILE).write_text(content)
+    (tmp_path / FIRST_START).write_text(content)
     with pytest.raises(ManifestError, match=message):
         read_terms(tmp_path)
 
 
 def test_missing_terms_are_no_leave_to_serve(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=f"lacks {FILE}, by which its engine is judged"):
+    with pytest.raises(ManifestError, match=f"lacks {FIRST_START}, by which its engine is judged"):
         read_terms(tmp_path)

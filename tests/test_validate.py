@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.data.dataset import open_dataset
 from pipeline.errors import CompileError, DataError
-from pipeline.pack import SHARD, pack_shard
-from pipeline.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
+from pipeline.pack import pack_shard
+from pipeline.predictions import Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
 from pipeline.validate import Origin, accuracy_of, judge, judge_predictions
+from targets.device.files import PREDICTIONS, SHARD
 from targets.device.manifest import Manifest
 from targets.device.preprocess import Preprocessing
 from targets.device.shard import Shard

@@ -18,10 +18,11 @@ from pipeline.artifacts import AccuracyReport, Artifact, Audit, Candidate, Image
 from pipeline.data.images import ImageSet
 from pipeline.hashing import sha256_of_file
 from pipeline.measure import measure_artifact
-from pipeline.pack import SHARD, pack_shard
+from pipeline.pack import pack_shard
 from pipeline.package import Proof
 from pipeline.progress import Silent
 from pipeline.validate import judge_predictions
+from targets.device.files import SHARD
 from targets.device.golden import write_golden
 from targets.device.manifest import Manifest, read_manifest
 from targets.device.preprocess import normalize

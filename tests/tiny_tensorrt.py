@@ -16,8 +16,9 @@ from tiny_package import colorful, png
 
 from pipeline.data.images import ImageSet
 from pipeline.hashing import sha256_of_file
-from pipeline.pack import SHARD, pack_shard
+from pipeline.pack import pack_shard
 from pipeline.progress import Silent
+from targets.device.files import SHARD
 from targets.device.golden import write_golden
 from targets.device.manifest import TENSORRT, Manifest
 from targets.device.ort_session import OnnxRuntimeSession

@@ -14,7 +14,7 @@ from pipeline.context import write_context
 from pipeline.deferral import context_of
 from pipeline.delivery import RECIPE_LABEL, Delivery
 from pipeline.engine import connect
-from pipeline.engine_audit import LAYERS, PLAN, audit_engine, check_engine
+from pipeline.engine_audit import PLAN, audit_engine, check_engine
 from pipeline.errors import DataError
 from pipeline.hashing import sha256_of_json
 from pipeline.labels import image_labels
@@ -30,7 +30,7 @@ from pipeline.variant import Variant
 from pipeline.wheels import check_runtime, default_cache, fetch_wheels, find_lock
 from pipeline.workspace import Folder
 from targets.base import Target
-from targets.device.files import DOCUMENT
+from targets.device.files import DOCUMENT, LAYERS, SHARD
 from targets.device.manifest import read_manifest
 
 Models = Mapping[tuple[str, str], tuple[Path, AccuracyReport]]
@@ -66,8 +66,8 @@ def dispatch(
             tag=f"{recipe.name}:{recipe.version}-{target.name}",
             base=base.tag,
             context=context,
-            shard=shard.path / "shard.zip",
-            judge=partial(_judged, shard.path / "shard.zip", models),
+            shard=shard.path / SHARD,
+            judge=partial(_judged, shard.path / SHARD, models),
             describe=lambda there, answers: describe(read_manifest(_model_of(models, answers)[0]), there) | own,
             package_undecided=recipe.validate_.undecided == "package",
         )

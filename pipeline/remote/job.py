@@ -18,7 +18,6 @@ from pipeline.errors import (
     WorkspaceError,
 )
 from pipeline.narration import comparison_text, verdict_text
-from pipeline.predictions import PREDICTIONS
 from pipeline.progress import Progress
 from pipeline.remote import engine, store
 from pipeline.remote.connection import Connection
@@ -30,7 +29,7 @@ from pipeline.remote.retry import retried
 from pipeline.remote.stop import Stop
 from pipeline.remote.survey import Survey, survey
 from pipeline.remote.work import Work
-from targets.device.files import DOCUMENT
+from targets.device.files import DOCUMENT, PREDICTIONS
 
 PROVEN, NOT_PROVEN, CANNOT_BE_PROVEN = 0, 1, 3
 """How `python -m targets.device prove` ends."""

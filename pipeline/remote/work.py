@@ -11,8 +11,9 @@ from pipeline.remote.device import Device
 from pipeline.remote.fitness import USUAL, Needs
 from pipeline.remote.store import index_of, index_text
 from targets.base import Target
+from targets.device.files import SHARD
 
-CONTEXT, SHARD = "context", "shard.zip"
+CONTEXT = "context"
 # A layer holds the wheels unpacked, about twice their size, and the classic builder keeps the stage it came from.
 LAYERS_PER_CONTEXT = 4
 SPARE_BYTES = 50 << 20

@@ -1,6 +1,7 @@
-"""What the files that prove a model on a device are called."""
+"""What the files are called by which a model is proven on a device, and those that prove it."""
 
 from __future__ import annotations
 
+SHARD, FIRST_START = "shard.zip", "first_start.json"
 ENGINE, PASSPORT, LAYERS = "model.engine", "passport.json", "layers.json"
 PREDICTIONS, MEASUREMENTS, DOCUMENT = "predictions.npz", "measurements.json", "proof.json"

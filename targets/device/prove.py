@@ -11,6 +11,7 @@ from targets.device import ort_start
 from targets.device.accuracy import ask, report_of
 from targets.device.errors import ModelError
 from targets.device.evidence import write_to
+from targets.device.files import SHARD
 from targets.device.gate import PASS
 from targets.device.manifest import TENSORRT, sha256_of
 from targets.device.measurements import measured
@@ -20,8 +21,6 @@ from targets.device.settings import Settings
 from targets.device.shard import Shard
 from targets.device.started import Started
 from targets.device.variant import Chosen, choose
-
-SHARD = "shard.zip"
 
 
 class ProveError(ModelError):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from targets.device import ort_start
 from targets.device.errors import ModelError
+from targets.device.files import SHARD
 from targets.device.golden import GoldenResult
 from targets.device.manifest import TENSORRT, Manifest, ManifestError
 from targets.device.measure import MeasureError
@@ -200,7 +201,7 @@ class Service:
             return ort_start.start(chosen)
         # Here alone: an image of ONNX Runtime does not need all of this.
         from targets.device.trt_engines import Engines
-        from targets.device.trt_start import SHARD, TensorRtStart
+        from targets.device.trt_start import TensorRtStart
         from targets.device.trt_terms import read_terms
 
         terms = read_terms(chosen.folder)

@@ -26,7 +26,6 @@ from targets.device.trt_terms import FASTEST, NONE, Terms
 from targets.device.variant import FP16, Chosen, fallback
 
 LOG = logging.getLogger(__name__)
-SHARD = "shard.zip"
 CURE = "Build the image in another precision or with a larger shard"
 CURE_ALONE = f"{CURE}, or let the recipe allow fp16."
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from targets.device.files import FIRST_START
 from targets.device.gate import FAIL, PASS
 from targets.device.manifest import ManifestError
 
-FILE = "first_start.json"
 SCHEMA = 1
 STOP, PACKAGE = "stop", "package"
 NONE, FP16, FASTEST = "none", "fp16", "fastest"
@@ -33,11 +33,13 @@ class Terms:
 
 def read_terms(folder: Path) -> Terms:
     """Raises `ManifestError` for a file that is missing, damaged or of another schema."""
-    path = folder / FILE
+    path = folder / FIRST_START
     try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ManifestError(f"{folder} lacks {FILE}, by which its engine is judged. Build the image again.") from None
+        raise ManifestError(
+            f"{folder} lacks {FIRST_START}, by which its engine is judged. Build the image again."
+        ) from None
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path} cannot be read: {error}. Build the image again.") from None
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or set(raw) != KEYS:

@@ -23,6 +23,7 @@ from targets.base import Target
 from targets.device import layer_report, passport
 from targets.device.cudart import CudaError
 from targets.device.errors import BuildError, SessionError
+from targets.device.files import ENGINE, LAYERS
 from targets.device.machine import Machine, MachineError
 from targets.runtimes.timing import time_interleaved
 from targets.runtimes.trt_source import source_for
@@ -30,7 +31,7 @@ from targets.runtimes.trt_source import source_for
 if TYPE_CHECKING:
     from targets.device.trt_session import TensorRtSession
 
-ENGINE, LAYERS, SOURCE = passport.ENGINE, "layers.json", "model.onnx"
+SOURCE = "model.onnx"
 MAX_BATCH = 32
 
 
