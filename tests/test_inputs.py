@@ -13,29 +13,20 @@ import httpx2
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from device_server import INFER, Running, answering, images, serving
+from device_server import INFER, Running, answering, images
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_artifact import PREPROCESSING
 from tiny_onnx import SIDE
-from tiny_package import TinyPackage, colorful, png, write_tiny_package
+from tiny_package import TinyPackage, colorful, png
+from tiny_served import running, tiny
 
 from targets.device.preprocess import decode, normalize, preprocess
 from targets.device.protocol import LENGTH_HEADER
 from targets.device.sessions import open_session
 
+__all__ = ["running", "tiny"]
 PIXELS = colorful(3, seed=7)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyPackage:
-    return write_tiny_package(tmp_path_factory.mktemp("served") / "artifact")
-
-
-@pytest.fixture(scope="module")
-def running(tiny: TinyPackage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving(tiny.folder, tmp_path_factory.mktemp("log") / "log") as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -2,34 +2,24 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as asynchronous
-from device_server import Running, images, serving
+from device_server import Running, images
 from numpy.typing import NDArray
-from tiny_package import TinyPackage, write_tiny_package
+from tiny_package import TinyPackage
+from tiny_served import running, tiny
 
 from targets.device.compression import LEAST_BYTES
 from targets.device.sessions import open_session
 
+__all__ = ["running", "tiny"]
 CODINGS = [None, "gzip", "deflate"]
 # So many that their answer is worth compressing.
 VALUES = images(64, seed=4)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyPackage:
-    return write_tiny_package(tmp_path_factory.mktemp("served") / "artifact")
-
-
-@pytest.fixture(scope="module")
-def running(tiny: TinyPackage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving(tiny.folder, tmp_path_factory.mktemp("log") / "log") as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
