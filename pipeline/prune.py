@@ -4,12 +4,9 @@ The cost is counted (`pipeline.allocation`) or read from a latency table (`pipel
 """
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from pipeline.allocation import allocate, least_important
 from pipeline.artifacts import Checkpoint
@@ -27,17 +24,13 @@ from pipeline.latency import Pace
 from pipeline.meter import Budget
 from pipeline.progress import Progress
 from pipeline.recipe import PruneRecipe
-from pipeline.selection import spread
+from pipeline.recovery import estimate_statistics, recover, sample
 from pipeline.sensitivity import losses_of, sensitivity, write_report
 from pipeline.subnetwork import Subnetwork, removable_blocks, sites
-from pipeline.training import distillation, fit, seed_everything, top1_of
+from pipeline.training import seed_everything, top1_of
 from targets.device.preprocess import Preprocessing
 
 IMPORTANCE_IMAGES = 512
-STATISTICS_IMAGES = 2048
-BATCH_SIZE = 64
-LEARNING_RATE = 0.01
-"""Of 0.002 to 0.05 the best on ResNet-20: enough to regrow what was cut, not enough to forget the rest."""
 
 
 def prune(
@@ -78,38 +71,17 @@ def prune(
         f"{top1_of(pruned, selection):.1%} after, not yet recovered"
     )
     if recipe.epochs > 0:
-        fit(
+        recover(
             pruned,
-            Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
+            network,
+            dataset,
+            preprocessing,
             epochs=recipe.epochs,
-            learning_rate=LEARNING_RATE,
-            loss=distillation(network),
-            selection=selection,
-            frozen_statistics=False,
+            seed=seed,
             progress=progress,
-            name="recovery",
             continuation=continuation,
         )
     save_network(pruned, architecture, folder)
-
-
-def estimate_statistics(network: nn.Module, images: ImageSet, preprocessing: Preprocessing) -> None:
-    """Measure mean and variance of every batch normalization anew on training images, in place.
-
-    Each batch counts alike; what removed channels were on average is thereby put back.
-    """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
-        for batch in _sample(images, preprocessing, STATISTICS_IMAGES):
-            network(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
 
 
 def _cut(
@@ -127,7 +99,7 @@ def _cut(
     share = min(recipe.macs, recipe.params)
     input_shape = checkpoint.architecture.input_shape
     groups = channel_groups(network, input_shape)
-    scores = channel_importance(network, groups, _sample(images, preprocessing, IMPORTANCE_IMAGES), seed=seed)
+    scores = channel_importance(network, groups, sample(images, preprocessing, IMPORTANCE_IMAGES), seed=seed)
     removal = allocate(
         network,
         groups,
@@ -157,10 +129,10 @@ def _cut_by_clock(
     groups = channel_groups(network, architecture.input_shape)
     full = {group.root: group.width for group in groups}
     pace.check(full)
-    sample = list(_sample(images, preprocessing, IMPORTANCE_IMAGES))
-    scores = channel_importance(network, groups, sample, seed=seed)
-    blocks = block_importance(network, removable_blocks(architecture), sample)
-    count = sum(len(batch) for batch in sample)
+    images_seen = list(sample(images, preprocessing, IMPORTANCE_IMAGES))
+    scores = channel_importance(network, groups, images_seen, seed=seed)
+    blocks = block_importance(network, removable_blocks(architecture), images_seen)
+    count = sum(len(batch) for batch in images_seen)
     losses = losses_of(groups, scores, blocks, pace.table.grid, images=count)
     clock = Clock(pace.table, pace.precision, sites(network, groups), losses)
     unpruned = clock.latency_us(Subnetwork(widths=full))
@@ -193,11 +165,6 @@ def _check_budget(before: Checkpoint, after: Checkpoint, budget: Budget, share: 
             f"{budget} = {share:g} was asked for, {left / full:.4f} is left after pruning. This is a bug of ours; "
             "please report it."
         )
-
-
-def _sample(images: ImageSet, preprocessing: Preprocessing, count: int) -> Iterator[Tensor]:
-    batches = Batches(images.subset(spread(len(images), count)), preprocessing, batch_size=BATCH_SIZE, shuffle=True)
-    return (batch for batch, _ in batches.epoch(0))
 
 
 def _all_but_the_network(folder: str, names: list[str]) -> set[str]:

@@ -139,6 +139,7 @@ def train(
         loss=distillation(teacher),
         selection=selection,
         frozen_statistics=True,
+        mixed_precision=False,
         progress=progress,
         name="quantization-aware training",
         continuation=continuation,

@@ -17,6 +17,7 @@ from pipeline.data.defaults import Given
 from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.given import digest_of_checkpoint
 from pipeline.hashing import Json, sha256_of_json
+from pipeline.mixed import has_bfloat16
 from pipeline.progress import Progress
 from pipeline.published import published
 from pipeline.recognition import recognize
@@ -87,6 +88,7 @@ def train(
         loss=cross_entropy,
         selection=selection,
         frozen_statistics=False,
+        mixed_precision=has_bfloat16(),
         progress=progress,
         name="train",
         continuation=continuation,

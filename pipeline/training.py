@@ -17,6 +17,7 @@ from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError
 from pipeline.hashing import Json
+from pipeline.mixed import autocast, has_bfloat16
 from pipeline.progress import Progress
 from pipeline.resnet import ResNet
 from pipeline.snapshot import UnusableSnapshot, restore, snapshot_of, tensors_of
@@ -55,8 +56,9 @@ def distillation(teacher: nn.Module, *, temperature: float = TEMPERATURE, soft_s
     teacher.eval()
 
     def loss(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = F.log_softmax(teacher(images) / temperature, dim=1)
+        with torch.no_grad(), autocast(enabled=has_bfloat16()):
+            answers = teacher(images)
+        wanted = F.log_softmax(answers.float() / temperature, dim=1)
         given = F.log_softmax(logits / temperature, dim=1)
         soft = F.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
         return soft_share * soft + (1 - soft_share) * F.cross_entropy(logits, labels)
@@ -73,6 +75,7 @@ def fit(
     loss: Loss,
     selection: Batches | None,
     frozen_statistics: bool,
+    mixed_precision: bool,
     progress: Progress,
     name: str,
     weight_decay: float = WEIGHT_DECAY,
@@ -82,7 +85,8 @@ def fit(
 
     SGD with Nesterov momentum, a short warm-up, then a cosine to zero: the last weights are the settled ones, and
     picking the best of several epochs would fit the selection split. `frozen_statistics` leaves the running
-    statistics of batch normalization alone. With a `continuation` the training is kept there after every epoch, and
+    statistics of batch normalization alone; `mixed_precision` computes in bfloat16 (`pipeline.mixed`), which the grid
+    of a quantized network would not survive. With a `continuation` the training is kept there after every epoch, and
     goes on from what is there: on the same machine with the same number of threads to the same bits. The caller
     removes it once the result is safe. Raises `CompressionError` where the numbers explode.
     """
@@ -92,7 +96,16 @@ def fit(
     total = epochs * len(batches)
     first, earlier, started = 0, 0.0, time.monotonic()
     if continuation is not None:
-        facts: list[Json] = [name, epochs, len(batches), learning_rate, weight_decay, frozen_statistics]
+        facts: list[Json] = [
+            name,
+            epochs,
+            len(batches),
+            learning_rate,
+            weight_decay,
+            frozen_statistics,
+            mixed_precision,
+        ]
+
         continuation = continuation.bound_to([*facts, _shapes(network)])
         first, earlier = _go_on(continuation, network, optimizer, epochs, name, progress)
     with progress.task(name, total - first * len(batches)) as advance:
@@ -104,7 +117,7 @@ def fit(
                 rate = rate_at(step, total, learning_rate)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                value, hits = _step(network, optimizer, loss, images, labels)
+                value, hits = _step(network, optimizer, loss, images, labels, mixed_precision=mixed_precision)
                 if not math.isfinite(value):
                     raise CompressionError(_explosion(name, epoch, step, rate))
                 seen, right, summed = seen + len(labels), right + hits, summed + value * len(labels)
@@ -140,12 +153,20 @@ def top1_of(network: nn.Module, batches: Batches) -> float:
 
 
 def _step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, images: Tensor, labels: Tensor
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    mixed_precision: bool,
 ) -> tuple[float, int]:
     """One update; returns the loss (not finite where the gradients are not) and the number of right answers."""
     images = _placed(images, network)
     labels = labels.to(images.device)
-    logits = network(images)
+    with autocast(enabled=mixed_precision):
+        logits = network(images)
+    logits = logits.float()
     value = loss(logits, images, labels)
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(value)

@@ -27,9 +27,10 @@ from pipeline.errors import CompressionError
 from pipeline.hashing import sha256_of_file, sha256_of_folder
 from pipeline.latency import Pace
 from pipeline.progress import Silent
-from pipeline.prune import estimate_statistics, prune
+from pipeline.prune import prune
 from pipeline.published import residual
 from pipeline.recipe import PruneRecipe
+from pipeline.recovery import estimate_statistics
 from pipeline.training import top1_of
 
 OWN = """

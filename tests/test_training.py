@@ -57,6 +57,7 @@ def train(
     loss: Loss = cross_entropy,
     seed: int = 0,
     frozen_statistics: bool = False,
+    mixed_precision: bool = False,
     weight_decay: float = 0.0,
     selection: Batches | None = None,
     progress: Recorded | None = None,
@@ -70,6 +71,7 @@ def train(
         loss=loss,
         selection=selection,
         frozen_statistics=frozen_statistics,
+        mixed_precision=mixed_precision,
         progress=progress or Recorded(),
         name="recovery",
         weight_decay=weight_decay,
@@ -326,7 +328,8 @@ def test_a_huge_gradient_makes_no_huge_step() -> None:
     trained = [name for name, value in network.named_parameters() if value.requires_grad]
     fit(
         network, Batches(digits().training.subset(range(8)), preprocessing()), epochs=1, learning_rate=0.01, loss=huge,
-        selection=None, frozen_statistics=True, progress=Recorded(), name="one step", weight_decay=0.0,
+        selection=None, frozen_statistics=True, progress=Recorded(),
+        name="one step", weight_decay=0.0, mixed_precision=False,
     )  # fmt: skip
     moved = math.sqrt(sum(float((network.state_dict()[name] - before[name]).square().sum()) for name in trained))
     assert moved == pytest.approx(0.01 * (1 + MOMENTUM) * LARGEST_GRADIENT, rel=1e-3)

@@ -47,6 +47,7 @@ def _trained() -> nn.Module:
         loss=cross_entropy,
         selection=None,
         frozen_statistics=False,
+        mixed_precision=False,
         progress=Silent(),
         name="train",
     )

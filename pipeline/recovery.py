@@ -1,0 +1,77 @@
+"""Recovery: what a network is trained by after something has been cut from it.
+
+Statistics of batch normalization first, then distillation from the network before the cut.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.continuation import Continuation
+from pipeline.data.batches import Batches
+from pipeline.data.dataset import Dataset
+from pipeline.data.images import ImageSet
+from pipeline.mixed import has_bfloat16
+from pipeline.progress import Progress
+from pipeline.selection import spread
+from pipeline.training import distillation, fit
+from targets.device.preprocess import Preprocessing
+
+STATISTICS_IMAGES = 2048
+BATCH_SIZE = 64
+LEARNING_RATE = 0.01
+"""Of 0.002 to 0.05 the best on ResNet-20: enough to regrow what was cut, not enough to forget the rest."""
+
+
+def recover(
+    pruned: nn.Module,
+    teacher: nn.Module,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+    continuation: Continuation | None = None,
+) -> None:
+    """Train `pruned` in place to answer as `teacher` does; raises `CompressionError` where the numbers explode."""
+    fit(
+        pruned,
+        Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
+        epochs=epochs,
+        learning_rate=LEARNING_RATE,
+        loss=distillation(teacher),
+        selection=Batches(dataset.selection, preprocessing),
+        frozen_statistics=False,
+        mixed_precision=has_bfloat16(),
+        progress=progress,
+        name="recovery",
+        continuation=continuation,
+    )
+
+
+def estimate_statistics(network: nn.Module, images: ImageSet, preprocessing: Preprocessing) -> None:
+    """Measure mean and variance of every batch normalization anew on training images, in place.
+
+    Each batch counts alike; what removed channels were on average is thereby put back.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for batch in sample(images, preprocessing, STATISTICS_IMAGES):
+            network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def sample(images: ImageSet, preprocessing: Preprocessing, count: int) -> Iterator[Tensor]:
+    """Batches float32 [B, 3, H, W] of `count` images, evenly spread over `images`."""
+    batches = Batches(images.subset(spread(len(images), count)), preprocessing, batch_size=BATCH_SIZE, shuffle=True)
+    return (batch for batch, _ in batches.epoch(0))
