@@ -56,9 +56,10 @@ def distillation(teacher: nn.Module, *, temperature: float = TEMPERATURE, soft_s
     teacher.eval()
 
     def loss(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad(), autocast(enabled=has_bfloat16()):
-            answers = teacher(images)
-        wanted = F.log_softmax(answers.float() / temperature, dim=1)
+        with torch.no_grad():
+            with autocast(enabled=has_bfloat16()):
+                answers = teacher(images)
+            wanted = F.log_softmax(answers.float() / temperature, dim=1)
         given = F.log_softmax(logits / temperature, dim=1)
         soft = F.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
         return soft_share * soft + (1 - soft_share) * F.cross_entropy(logits, labels)
