@@ -1,0 +1,273 @@
+"""Our pruning by the clock against torch-pruning by hand, at the same measured int8 latency:
+
+    python scripts/compare_pruning.py --data FOLDER --speedup 1.5 --epochs 10 --work FOLDER resnet20.pth …
+
+By hand: see `scripts/uniform_pruning.py`; the mildest cut whose int8 model is as fast as ours, in multiples of 8 or
+of 16, whichever leaves more multiply-accumulates. From there on both go the same way: batch statistics, recovery by
+distillation (epochs, seed and teacher alike), quantization, export: the pipeline's own stages. Latency: int8 in ONNX
+Runtime, CPU time, batch 1, one thread, all models interleaved. Accuracy: the int8 models on the gate's images, paired.
+A run that was killed goes on where it was. Progress goes to stderr, the table as Markdown to stdout.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from random_artifact import quantized_graph
+from uniform_pruning import Plan, cut, mildest, plans_of
+
+from pipeline.artifacts import Checkpoint, Dialect
+from pipeline.checkpoint import build_network, load_checkpoint, save_network
+from pipeline.commands.build import prepare
+from pipeline.exported import read_export
+from pipeline.hashing import Json, sha256_of_file
+from pipeline.options import Request
+from pipeline.recipe import PruneRecipe
+from pipeline.recovery import estimate_statistics, recover
+from pipeline.selection import logits_of_each
+from pipeline.steps import Steps, read_preprocessing
+from pipeline.training import seed_everything
+from pipeline.workspace import Folder
+from targets.device.gate import Judgement, judge
+from targets.runtimes import RUNTIMES
+
+SLACK = 0.02
+"""By which the cut by hand may be slower than ours: two timings of one model differ as much."""
+MULTIPLES = (8, 16)
+REPEATS = 3
+NOISE_IMAGES = 8
+PLAN = "plan.json"
+HEADER = (
+    "| network | pruned by | latency int8 | × fp32 | speedup | MACs | parameters | top-1 | drop, 95 % interval |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    checkpoint: Checkpoint
+    model: Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
+    parser.add_argument("--data", required=True, help="as `deploy build --data`")
+    parser.add_argument("--speedup", type=float, nargs="+", required=True, help="over the unpruned int8 model")
+    parser.add_argument("--epochs", type=int, default=PruneRecipe().epochs, help="of recovery, for both")
+    parser.add_argument("--qat-epochs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", default="cpu")
+    parser.add_argument("--teacher", help="checkpoint that both recover by; default: the network before the cut")
+    parser.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where finished work is kept")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another option of ours, as prune.table=FILE"
+    )
+    arguments = parser.parse_args()
+    lines: list[str] = []
+    for checkpoint in arguments.checkpoints:
+        for speedup in arguments.speedup:
+            flags: dict[str, object] = {
+                "checkpoint": checkpoint,
+                "data": arguments.data,
+                "targets": (arguments.target,),
+                "seed": arguments.seed,
+                "prune.speedup": speedup,
+                "prune.epochs": arguments.epochs,
+                "quantize.qat_epochs": arguments.qat_epochs,
+                **dict(_option(text) for text in arguments.set),
+            }
+            teacher = None if arguments.teacher is None else Path(arguments.teacher)
+            lines += compare(flags, work=arguments.work, teacher=teacher)
+    print("\n".join((*HEADER, *lines)))
+
+
+def compare(flags: dict[str, object], *, work: Path, teacher: Path | None) -> list[str]:
+    """Rows of the table; `flags` are a recipe's, dotted."""
+    nothing = work / "deploy.toml"
+    nothing.parent.mkdir(parents=True, exist_ok=True)
+    nothing.touch()
+    request = Request(recipe_file=nothing, flags=flags, workspace=work, as_json=False, is_verbose=True)
+    with prepare(request) as prepared:
+        steps = prepared.steps(prepared.targets[0])
+        loaded = steps.load()
+        ours = _contender("Edge Deploy", steps, loaded, _ours(steps, loaded, teacher))
+        by_hand = _contender("torch-pruning", steps, loaded, _by_hand(steps, loaded, ours, teacher))
+        return _table(steps, loaded, ours, by_hand)
+
+
+def _ours(steps: Steps, loaded: Folder, teacher: Path | None) -> Folder:
+    """Stage `prune` as it is; another teacher than its own takes over once the cut is made."""
+    if teacher is None:
+        return steps.prune(loaded)
+    recipe = steps.recipe.prune.model_copy(update={"epochs": 0})
+    cutting = replace(steps, recipe=steps.recipe.model_copy(update={"prune": recipe}))
+    return _recovered(steps, loaded, cutting.prune(loaded), teacher)
+
+
+def _by_hand(steps: Steps, loaded: Folder, ours: Contender, teacher: Path | None) -> Folder:
+    """The cut is decided on measured times, so it is decided once and kept."""
+
+    def produce(folder: Path) -> None:
+        checkpoint = Checkpoint(folder=loaded.path)
+        network, architecture = build_network(checkpoint), checkpoint.architecture
+        plan = _as_fast(steps, checkpoint, ours)
+        pruned = cut(network, architecture, plan)
+        seed_everything(steps.recipe.seed)
+        estimate_statistics(pruned, steps.dataset.training, read_preprocessing(loaded))
+        save_network(pruned, architecture, folder)
+        (folder / PLAN).write_text(json.dumps(str(plan)))
+
+    inputs = {"loaded": loaded.digest, "model": sha256_of_file(ours.model), "data": steps.dataset.fingerprint}
+    inputs["cut"] = sha256_of_file(Path(__file__).with_name("uniform_pruning.py"))
+    options: dict[str, Json] = {"seed": steps.recipe.seed}
+    key = steps.workspace.key("by-hand", module="pipeline.recovery", inputs=inputs, options=options)
+    return _recovered(steps, loaded, steps.workspace.obtain(key, produce), teacher)
+
+
+def _as_fast(steps: Steps, checkpoint: Checkpoint, ours: Contender) -> Plan:
+    """Of the mildest cuts that are as fast as ours the one that leaves most multiply-accumulates."""
+    network, architecture = build_network(checkpoint), checkpoint.architecture
+    found: list[tuple[int, Plan]] = []
+    with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
+        scratch = Path(name)
+
+        def is_fast_enough(plan: Plan) -> bool:
+            path = scratch / "candidate.onnx"
+            noise = np.random.default_rng(0).standard_normal((NOISE_IMAGES, *architecture.input_shape))
+            candidate = cut(network, architecture, plan)
+            onnx.save(quantized_graph(candidate, noise.astype(np.float32), steps.target.dialect), path)
+            target, its = _latencies(steps, [ours.model, path])
+            steps.progress.line(f"{plan}: {its:.4f} ms, ours {target:.4f} ms")
+            return its <= target * (1 + SLACK)
+
+        for is_everywhere in (False, True):
+            for multiple in MULTIPLES:
+                plans = plans_of(network, architecture, round_to=multiple, is_everywhere=is_everywhere)
+                plan = mildest(plans, is_fast_enough)
+                if plan is not None:
+                    save_network(cut(network, architecture, plan), architecture, scratch / f"{multiple}")
+                    found.append((Checkpoint(folder=scratch / f"{multiple}").cost.macs, plan))
+            if found:
+                return max(found, key=lambda pair: pair[0])[1]
+    raise SystemExit(f"no uniform ratio makes {architecture.name} as fast as ours; ask for a smaller speedup.")
+
+
+def _recovered(steps: Steps, loaded: Folder, pruned: Folder, teacher: Path | None) -> Folder:
+    """The cut network of stage folder `pruned` after the recovery of stage `prune`."""
+    epochs, seed = steps.recipe.prune.epochs, steps.recipe.seed
+    if epochs == 0:
+        return pruned
+    inputs = {"loaded": loaded.digest, "pruned": pruned.digest, "data": steps.dataset.fingerprint}
+    if teacher is not None:
+        inputs["teacher"] = sha256_of_file(teacher)
+    options: dict[str, Json] = {"epochs": epochs, "seed": seed}
+
+    def produce(folder: Path) -> None:
+        seed_everything(seed)
+        network = build_network(Checkpoint(folder=pruned.path))
+        recover(
+            network,
+            build_network(_teacher(teacher, loaded, steps)),
+            steps.dataset,
+            read_preprocessing(loaded),
+            epochs=epochs,
+            seed=seed,
+            progress=steps.progress,
+            continuation=steps.workspace.continuation(key),
+        )
+        save_network(network, Checkpoint(folder=pruned.path).architecture, folder)
+        if (pruned.path / PLAN).exists():
+            (folder / PLAN).write_text((pruned.path / PLAN).read_text())
+
+    key = steps.workspace.key("recovered", module="pipeline.recovery", inputs=inputs, options=options)
+    return steps.workspace.obtain(key, produce)
+
+
+def _teacher(teacher: Path | None, loaded: Folder, steps: Steps) -> Checkpoint:
+    if teacher is None:
+        return Checkpoint(folder=loaded.path)
+    size = Checkpoint(folder=loaded.path).architecture.input_shape[1:]
+    folder = steps.workspace.root / "tmp" / f"teacher-{sha256_of_file(teacher)[:16]}"
+    load_checkpoint(teacher, factory=None, classes=steps.dataset.classes, input_size=size, folder=folder)
+    return Checkpoint(folder=folder)
+
+
+def _contender(name: str, steps: Steps, loaded: Folder, pruned: Folder) -> Contender:
+    """The rest of the way, which is the same for all."""
+    dialect = steps.target.dialect
+    quantized = steps.quantize(loaded, pruned)
+    exported = steps.export(loaded, quantized, (dialect,))
+    if (pruned.path / PLAN).exists():
+        name = f"{name}, {json.loads((pruned.path / PLAN).read_text())}"
+    return Contender(name, Checkpoint(folder=quantized.path), read_export(exported.path)[dialect].path)
+
+
+def _table(steps: Steps, loaded: Folder, ours: Contender, by_hand: Contender) -> list[str]:
+    original = Checkpoint(folder=loaded.path)
+    exported = steps.export(loaded, loaded, (Dialect.FLOAT,))
+    # Calibrated only: it is there for its time, and has lost nothing that training would have to bring back.
+    calibrated = steps.recipe.quantize.model_copy(update={"qat_epochs": 0})
+    plain = replace(steps, recipe=steps.recipe.model_copy(update={"quantize": calibrated}))
+    whole = _contender("nothing, int8", plain, loaded, loaded)
+    baseline = Contender("nothing, fp32", original, read_export(exported.path)[Dialect.FLOAT].path)
+    contenders = (baseline, whole, by_hand, ours)
+    rounds = [_latencies(steps, [each.model for each in contenders]) for _ in range(REPEATS)]
+    times = [statistics.median(each) for each in zip(*rounds, strict=True)]
+    answers = _answers(steps, loaded, contenders)
+    labels, classes = steps.dataset.gate.labels, steps.dataset.classes
+    rows = []
+    for each, time, logits in zip(contenders, times, answers, strict=True):
+        against = judge(labels, answers[0], logits, classes=classes, max_drop=1.0)
+        drop = "" if each is baseline else _drop(against)
+        rows.append(
+            f"| {original.architecture.name} | {each.name} | {time:.3f} ms | {time / times[0]:.3f} | "
+            f"{times[1] / time:.2f} | {each.checkpoint.cost.macs / 1e6:.1f} M | {each.checkpoint.cost.parameters:,} | "
+            f"{against.artifact_top1:.2%} | {drop} |"
+        )
+    paired = judge(labels, answers[2], answers[3], classes=classes, max_drop=1.0)
+    between = f"{times[3] / times[2]:.3f} × its latency"
+    rows.append(
+        f"| {original.architecture.name} | ours against torch-pruning | {between} | | | | | | {_drop(paired)} |"
+    )
+    return rows
+
+
+def _drop(judged: Judgement) -> str:
+    low, high = judged.drop_interval_points
+    return f"{judged.drop_points:+.2f} [{low:+.2f}, {high:+.2f}] ({judged.lost} lost, {judged.won} won)"
+
+
+def _latencies(steps: Steps, models: Sequence[Path]) -> list[float]:
+    """CPU milliseconds, all in one run."""
+    runtime = RUNTIMES[steps.target.runtime]
+    options = runtime.session_options(steps.target, threads=1)
+    return [latency.cpu_ms for latency in runtime.time(list(models), options=options)]
+
+
+def _answers(steps: Steps, loaded: Folder, contenders: Sequence[Contender]) -> list[NDArray[np.float32]]:
+    """Logits [N, C] on the gate's images."""
+    runtime = RUNTIMES[steps.target.runtime]
+    options = runtime.session_options(steps.target, threads=1)
+    sessions = [runtime.open(each.model, options=options) for each in contenders]
+    return logits_of_each(sessions, steps.dataset.gate, read_preprocessing(loaded), steps.progress)
+
+
+def _option(text: str) -> tuple[str, object]:
+    key, _, value = text.partition("=")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+if __name__ == "__main__":
+    main()
