@@ -1,14 +1,15 @@
-"""How a network is cut by hand with torch-pruning: one ratio for all channels inside the blocks, weakest L2 norm first.
+"""A network cut by hand with torch-pruning: one ratio for all channels inside the blocks, weakest L2 norm first.
 
 As in the examples of the tool (https://github.com/VainF/Torch-Pruning): `GroupMagnitudeImportance(p=2)`, a pruner with
 `ignored_layers`, and `round_to`. Residual streams stay as they are, which keeps more accuracy than cutting them does;
-only where that is not fast enough, every channel has the same ratio.
-No layer gets narrower than one multiple: left to itself, the tool rounds such a layer to nothing and then leaves it whole.
-Rounded widths leave few networks to choose from; between two ratios that give different widths the higher one is
-therefore taken for the last blocks alone, one block more at a time, so that a time is met closely.
+only where that is not fast enough, every channel has the same ratio. No layer gets narrower than one multiple: left to
+itself, the tool rounds such a layer to nothing and then leaves it whole. Rounded widths leave few networks to choose
+from; between two ratios that give different widths the higher one is therefore taken for the last blocks alone, one
+block more at a time, so that a time is met closely.
 """
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,10 +38,10 @@ class Plan:
         low, high = min(self.ratios), max(self.ratios)
         if self.is_everywhere:
             return f"ratio {high:.3g} everywhere, multiples of {self.round_to}"
-        uniform = (
-            f"ratio {low:.3g}" if low == high else f"ratio {low:.3g}, {high:.3g} in the last {self.ratios.count(high)}"
-        )
-        return f"{uniform} of {len(self.ratios)} blocks, multiples of {self.round_to}"
+        if low == high:
+            return f"ratio {high:.3g} inside the blocks, multiples of {self.round_to}"
+        last = f"{high:.3g} in the last {self.ratios.count(high)} of {len(self.ratios)}"
+        return f"ratio {low:.3g} inside the blocks, {last}, multiples of {self.round_to}"
 
 
 def plans_of(
@@ -61,7 +62,7 @@ def plans_of(
 def _between(levels: Sequence[float], blocks: int, round_to: int) -> list[Plan]:
     return [
         Plan(ratios=(low,) * (blocks - harsher) + (high,) * harsher, round_to=round_to)
-        for low, high in zip(levels, levels[1:], strict=False)
+        for low, high in itertools.pairwise(levels)
         for harsher in range(1, blocks + 1)
     ]
 
@@ -106,7 +107,7 @@ def _ratios(network: nn.Module, architecture: Architecture, plan: Plan) -> dict[
     wanted = {
         name: ratio for names, ratio in zip(inner_layers(architecture), plan.ratios, strict=True) for name in names
     }
-    ratios = {}
+    ratios: dict[nn.Module, float] = {}
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             ratio = plan.ratios[0] if plan.is_everywhere else wanted.get(name, 0.0)

@@ -1,0 +1,95 @@
+"""`scripts/compare_pruning.py`: a cut by hand that is what it says, and both sides on the same way to the table."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from script import ROOT
+from tiny_networks import network_of
+from tiny_table import table_of
+from tiny_trained import architecture, write_weights
+
+from pipeline.published import residual
+from targets.runtimes import timing
+
+sys.path.append(str(ROOT / "scripts"))
+import compare_pruning  # type: ignore[import-not-found]
+import uniform_pruning  # type: ignore[import-not-found]
+from uniform_pruning import Plan, cut, mildest, plans_of
+
+BASIC = residual(depths=(2, 2), stage_widths=(16, 32), classes=("a", "b"), input_size=(8, 8))
+DEEP = residual(block="bottleneck", depths=(1, 1), stage_widths=(16, 32), classes=("a", "b"), input_size=(8, 8))
+
+
+def widths(network: torch.nn.Module) -> dict[str, int]:
+    return {n: m.out_channels for n, m in network.named_modules() if isinstance(m, torch.nn.Conv2d)}
+
+
+@pytest.mark.parametrize("shape", [pytest.param(BASIC, id="basic"), pytest.param(DEEP, id="bottleneck")])
+def test_the_channels_with_the_smallest_weights_go_and_streams_stay(shape: object) -> None:
+    network = network_of(shape)  # type: ignore[arg-type]
+    blocks = len(uniform_pruning.inner_layers(shape))
+    layer = "layer2.0.conv1"
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name in (f"{layer}.weight", "layer2.0.bn1.weight", "layer2.0.bn1.bias"):
+                parameter[:16] *= 1e-3
+            if name == "layer2.0.conv2.weight":
+                parameter[:, :16] *= 1e-3
+    pruned = cut(network, shape, Plan(ratios=(0.5,) * blocks, round_to=8))
+    inner = {name for names in uniform_pruning.inner_layers(shape) for name in names}
+    full = widths(network)
+    assert widths(pruned) == {name: width // 2 if name in inner else width for name, width in full.items()}
+    kept = network.get_submodule(layer).weight[16:]
+    assert any(torch.equal(pruned.get_submodule(layer).weight, part) for part in (kept,))
+
+
+def test_plans_get_harsher_block_by_block_and_never_narrower_than_one_multiple() -> None:
+    network = network_of(BASIC)
+    plans = plans_of(network, BASIC, round_to=16)
+    # 16 channels cannot lose 16; 32 can.
+    assert [widths(cut(network, BASIC, plan))["layer2.1.conv1"] for plan in plans] == [16] * 4
+    assert [widths(cut(network, BASIC, plan))["layer2.0.conv1"] for plan in plans] == [32, 16, 16, 16]
+    assert all(widths(cut(network, BASIC, plan))["layer1.0.conv1"] == 16 for plan in plans)
+
+
+def test_the_mildest_plan_that_is_fast_enough_is_found() -> None:
+    plans = [Plan(ratios=(number / 20,), round_to=8) for number in range(20)]
+    for first in range(20):
+        assert mildest(plans, lambda plan, first=first: plan.ratios[0] >= first / 20) == plans[first]
+    assert mildest(plans, lambda plan: False) is None
+    assert mildest([], lambda plan: True) is None
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_both_sides_come_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: bool) -> None:
+    for name, value in (("MODEL_SECONDS", 0.02), ("BLOCK_SECONDS", 0.001)):
+        monkeypatch.setattr(timing, name, value)
+    monkeypatch.setattr(compare_pruning, "SLACK", 9.0)  # a network this small is no faster for being cut
+    weights, table = tmp_path / "weights.safetensors", tmp_path / "table.json"
+    write_weights(weights)
+    table.write_text(table_of(network_of(architecture()), architecture().input_shape).to_json())
+    flags = {
+        "checkpoint": str(weights),
+        "data": "digits",
+        "preprocessing.crop": 16,
+        "prune.speedup": 1.2,
+        "prune.epochs": 1,
+        "prune.table": str(table),
+        "quantize.qat_epochs": 0,
+    }
+    rows = compare_pruning.compare(flags, work=tmp_path / "work", teacher=weights if teacher else None)
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [len(row) for row in cells] == [9] * 5
+    names = [row[1].split(",")[0] for row in cells]
+    assert names == ["nothing", "nothing", "torch-pruning", "Edge Deploy", "ours against torch-pruning"]
+    assert "multiples of" in cells[2][1]
+    macs = [float(row[5].removesuffix(" M")) for row in cells[:4]]
+    assert macs[0] == macs[1] > max(macs[2], macs[3])
+    assert all(float(row[7].removesuffix("%")) > 50 for row in cells[:4])
+    assert all(re.match(r"[+-]\d+\.\d\d \[.+\] \(\d+ lost, \d+ won\)", row[8]) for row in cells[1:])
+    again = compare_pruning.compare(flags, work=tmp_path / "work", teacher=weights if teacher else None)
+    # Nothing but the times is new: the work was kept.
+    assert [row.split("|")[6:] for row in again[:4]] == [row.split("|")[6:] for row in rows[:4]]
