@@ -151,6 +151,8 @@ class Pace:
     target: str
     source: str
     """Where it is from, in messages."""
+    elsewhere: str | None = None
+    """Why this machine's clock cannot confirm the table's times, if it cannot."""
 
     def check(self, full: Mapping[str, int]) -> None:
         """Raise `CompressionError` where the table is about another target or network than one of these widths."""

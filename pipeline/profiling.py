@@ -6,9 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.artifacts import Checkpoint, Precision
+from pipeline.deadline import Time
 from pipeline.delivery import Delivery
 from pipeline.hashing import Json, sha256_of_file
-from pipeline.latency import FILE, Pace, read_table
+from pipeline.host import stand_in_for
+from pipeline.latency import FILE, LatencyTable, Pace, read_table
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.cpu import instruction_set, processor_name, saturates_8bit
@@ -61,14 +63,43 @@ class Profiling(Delivery):
         given = self.recipe.prune.table
         if given is not None:
             table = read_table(Path(given))
-            return (
-                Pace(table=table, precision=precision, target=self.target.name, source=given),
-                sha256_of_file(Path(given)),
+            pace = Pace(
+                table=table,
+                precision=precision,
+                target=self.target.name,
+                source=given,
+                elsewhere=self._elsewhere(table),
             )
+            return pace, sha256_of_file(Path(given))
         found = self.profile(loaded)
         table = read_table(found.path / FILE)
         pace = Pace(table=table, precision=precision, target=self.target.name, source="the latency table")
         return pace, found.digest
+
+    def stopwatch(self, loaded: Folder, pace: Pace) -> Time | None:
+        """What times subnetworks of the loaded network here; None where the table is not about this machine."""
+        if pace.elsewhere is not None:
+            return None
+        from pipeline.stopwatch import Stopwatch
+
+        return Stopwatch(
+            Checkpoint(folder=loaded.path),
+            target=self.target,
+            precision=pace.precision,
+            weight_bits=7 if self.weight_bits == 7 else 8,
+            threads=pace.table.threads,
+        ).time
+
+    def _elsewhere(self, table: LatencyTable) -> str | None:
+        """Why an imported table is not about this machine; None where it is."""
+        if self.target.gpu is not None or stand_in_for(self.target) is not None:
+            return f"{self.target.name} is timed where it runs"
+        here = {"processor": processor_name(), "instruction_set": instruction_set()}
+        if dict(table.machine) != here:
+            there = ", ".join(table.machine.values())
+            return f"the table is of {there}, this machine is {', '.join(here.values())}"
+        runtime = f"onnxruntime {version(self.target.runtime)}"
+        return None if table.runtime == runtime else f"the table is of {table.runtime}, here is {runtime}"
 
 
 def priced(target: Target) -> str:

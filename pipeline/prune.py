@@ -16,6 +16,7 @@ from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
 from pipeline.data.images import ImageSet
+from pipeline.deadline import Deadline, Time, choose, times_text
 from pipeline.dependencies import channel_groups, remove_channels
 from pipeline.depth import remove_blocks
 from pipeline.errors import CompressionError
@@ -45,12 +46,13 @@ def prune(
     folder: Path,
     continuation: Continuation | None = None,
     pace: Pace | None = None,
+    time: Time | None = None,
 ) -> None:
     """Write the pruned and recovered network to `folder`; with nothing to prune the very files that came in.
 
-    `pace` is the table to which `latency` and `speedup` are held; `continuation` is where the recovery is kept after
-    every epoch. Raises `CompressionError` where the network's channels cannot be followed or the budget cannot be
-    reached.
+    `pace` is the table to which `latency` and `speedup` are held, and `time` the clock that confirms it where it can;
+    `continuation` is where the recovery is kept after every epoch. Raises `CompressionError` where the network's
+    channels cannot be followed or the budget cannot be reached.
     """
     if not recipe.prunes:
         shutil.copytree(checkpoint.folder, folder, dirs_exist_ok=True, ignore=_all_but_the_network)
@@ -59,7 +61,7 @@ def prune(
     network = build_network(checkpoint)
     selection = Batches(dataset.selection, preprocessing)
     if pace is not None:
-        kept = _cut_by_clock(network, checkpoint, dataset.training, preprocessing, recipe, pace, seed, folder)
+        kept = _cut_by_clock(network, checkpoint, dataset.training, preprocessing, recipe, pace, time, seed, folder)
     else:
         kept = _cut(network, checkpoint, dataset.training, preprocessing, recipe, channel_multiple, seed, folder)
     architecture = Checkpoint(folder=folder).architecture
@@ -121,6 +123,7 @@ def _cut_by_clock(
     preprocessing: Preprocessing,
     recipe: PruneRecipe,
     pace: Pace,
+    time: Time | None,
     seed: int,
     folder: Path,
 ) -> str:
@@ -136,24 +139,25 @@ def _cut_by_clock(
     losses = losses_of(groups, scores, blocks, pace.table.grid, images=count)
     clock = Clock(pace.table, pace.precision, sites(network, groups), losses)
     unpruned = clock.latency_us(Subnetwork(widths=full))
-    budget = recipe.latency * 1e3 if recipe.latency is not None else unpruned / (recipe.speedup or 1.0)
-    chosen = clock.fit(budget)
+    deadline = Deadline.of(recipe)
+    trial, trials = choose(clock, deadline, unpruned, time)
+    chosen = trial.chosen
     removal = {group.root: least_important(group, scores[group.root], chosen.widths[group.root]) for group in groups}
     narrow = remove_channels(network, architecture.input_shape, removal)
     save_network(*remove_blocks(narrow, architecture, chosen.removed), folder)
-    predicted = clock.latency_us(chosen)
     write_report(
         folder,
         sensitivity(clock, losses, full, chosen),
         precision=pace.precision,
         unpruned_us=unpruned,
-        budget_us=budget,
-        predicted_us=predicted,
-        removed=sorted(chosen.removed),
+        deadline=deadline,
+        trial=trial,
+        trials=trials,
+        elsewhere=pace.elsewhere,
         machine=pace.table.machine,
     )
     gone = f", {len(chosen.removed)} of {sum(architecture.depths)} blocks left out" if chosen.removed else ""
-    return f"{predicted / 1e3:.3g} of {unpruned / 1e3:.3g} ms by the latency table{gone}"
+    return f"{times_text(trial, unpruned, trials, pace.elsewhere)}{gone}"
 
 
 def _check_budget(before: Checkpoint, after: Checkpoint, budget: Budget, share: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.allocation import cumulative_losses
 from pipeline.chart import Bar, Row, chart
 from pipeline.clock import Clock, Losses
+from pipeline.deadline import Deadline, Trial
 from pipeline.dependencies import Group
 from pipeline.subnetwork import Subnetwork
 
@@ -77,19 +78,32 @@ def write_report(
     *,
     precision: str,
     unpruned_us: float,
-    budget_us: float,
-    predicted_us: float,
-    removed: Sequence[str],
+    deadline: Deadline,
+    trial: Trial,
+    trials: Sequence[Trial],
+    elsewhere: str | None,
     machine: Mapping[str, str],
 ) -> None:
-    """Write `sensitivity.json` and `sensitivity.svg`."""
+    """Write `sensitivity.json` and `sensitivity.svg`; `elsewhere` is why nothing was timed, where nothing was."""
+    predicted_us, latency = trial.predicted_us, deadline.latency_us
     facts = {
         "precision": precision,
         "machine": dict(machine),
         "unpruned_ms": unpruned_us / 1e3,
-        "budget_ms": budget_us / 1e3,
+        "asked": {"latency_ms": latency and latency / 1e3, "speedup": deadline.speedup},
+        "budget_ms": trial.budget_us / 1e3,
         "predicted_ms": predicted_us / 1e3,
-        "removed_blocks": list(removed),
+        "measured": trial.timing and asdict(trial.timing),
+        "not_measured": elsewhere,
+        "trials": [
+            {
+                "budget_ms": each.budget_us / 1e3,
+                "predicted_ms": each.predicted_us / 1e3,
+                "measured": each.timing and asdict(each.timing),
+            }
+            for each in trials
+        ],
+        "removed_blocks": sorted(trial.chosen.removed),
         "cuts": {name: [asdict(cut) for cut in each] for name, each in cuts.items()},
     }
     (folder / FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")

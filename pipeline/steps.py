@@ -69,7 +69,8 @@ class Steps(Profiling):
             options["channel_multiple"] = self.target.channel_multiple
         if budget.by_clock:
             pace, inputs["table"] = self.pace(loaded)
-            options["precision"] = pace.precision
+            # Where the table's times can be confirmed, they are, and decide.
+            options |= {"precision": pace.precision, "is_timed": pace.elsewhere is None}
         key = self.workspace.key("prune", module="pipeline.prune", inputs=inputs, options=options)
 
         def produce(folder: Path) -> None:
@@ -86,6 +87,7 @@ class Steps(Profiling):
                 folder=folder,
                 continuation=self.workspace.continuation(key),
                 pace=pace,
+                time=None if pace is None else self.stopwatch(loaded, pace),
             )
 
         return self.workspace.obtain(key, produce)

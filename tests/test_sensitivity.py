@@ -10,6 +10,7 @@ from tiny_networks import network_of
 from tiny_table import table_of
 
 from pipeline.clock import Clock
+from pipeline.deadline import Deadline, Timing, Trial
 from pipeline.dependencies import channel_groups
 from pipeline.published import residual
 from pipeline.sensitivity import CHART, FILE, losses_of, sensitivity, write_report
@@ -48,12 +49,19 @@ def test_every_cut_is_told_with_what_it_buys_and_the_chosen_ones_marked(tmp_path
     (block,) = cuts["layer1.1"]
     assert block.is_chosen
     assert block.gain_us == pytest.approx(2 * (2 + 0.64))
+    timing = Timing(float_ms=0.1, unpruned_ms=0.05, pruned_ms=0.0375, noise=0.01)
+    trial = Trial(chosen=chosen, predicted_us=39.0, budget_us=40.0, timing=timing)
+    deadline = Deadline(latency_us=None, speedup=1.25)
     write_report(
-        tmp_path, cuts, precision="int8", unpruned_us=50.0, budget_us=40.0, predicted_us=39.0,
-        removed=["layer1.1"], machine=table.machine,
+        tmp_path, cuts, precision="int8", unpruned_us=50.0, deadline=deadline, trial=trial, trials=(trial,),
+        elsewhere=None, machine=table.machine,
     )  # fmt: skip
     stored = json.loads((tmp_path / FILE).read_text())
     assert (stored["unpruned_ms"], stored["budget_ms"], stored["predicted_ms"]) == (0.05, 0.04, 0.039)
+    assert stored["asked"] == {"latency_ms": None, "speedup": 1.25}
+    assert stored["measured"] == {"float_ms": 0.1, "unpruned_ms": 0.05, "pruned_ms": 0.0375, "noise": 0.01}
+    assert stored["not_measured"] is None
+    assert stored["removed_blocks"] == ["layer1.1"]
     assert stored["cuts"]["layer1.1"] == [{"width": 0, "loss": 2.0, "gain_us": pytest.approx(5.28), "is_chosen": True}]
     words = [element.text or "" for element in ElementTree.parse(tmp_path / CHART).getroot().iter()]
     assert "layer2.0.conv1" in words

@@ -1,0 +1,70 @@
+"""A subnetwork timed beside the unpruned network, as whole models without a profiler, before anything is trained.
+
+What a table promises is a sum of parts; what the whole takes is another thing to ask. Both are cut from the same
+exported graph (`pipeline.subnetwork`), so that asking takes seconds. The unpruned fp32 model runs along: later runs,
+in which the artifact is timed beside it, are tied to this one by it.
+"""
+
+import statistics
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from pipeline.artifacts import Checkpoint, Dialect, Precision
+from pipeline.coverage import Subject
+from pipeline.deadline import Timing
+from pipeline.profile import subject_of
+from pipeline.subnetwork import Subnetwork, carve
+from targets.base import Target
+from targets.dialects import write_dialect
+from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+
+RUNS = 3
+LEAST_NOISE, MOST_NOISE = 0.01, 0.03
+"""Between which the spread of the runs counts as noise: none is finer, and with more nothing can be said."""
+
+
+class Stopwatch:
+    """Times subnetworks of one network on this machine."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, target: Target, precision: str, weight_bits: Literal[7, 8], threads: int
+    ) -> None:
+        self._checkpoint, self._target = checkpoint, target
+        self._dialect = target.dialect if precision == Precision.INT8 else Dialect.FLOAT
+        self._weight_bits: Literal[7, 8] = weight_bits
+        self._runtime = OnnxRuntimeCpu()
+        self._options = self._runtime.session_options(target, threads=threads)
+
+    def time(self, subnetwork: Subnetwork) -> Timing:
+        """Write all three models and time them."""
+        full = Subnetwork(widths=self._subject.full)
+        with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
+            files = [
+                self._write(full, Dialect.FLOAT, Path(name) / "float.onnx"),
+                self._write(full, self._dialect, Path(name) / "unpruned.onnx"),
+                self._write(subnetwork, self._dialect, Path(name) / "pruned.onnx"),
+            ]
+            runs = [[each.cpu_ms for each in self._runtime.time(files, options=self._options)] for _ in range(RUNS)]
+        ratios = sorted(pruned / unpruned for _, unpruned, pruned in runs)
+        spread = (ratios[-1] - ratios[0]) / 2 / statistics.median(ratios)
+        float_ms, unpruned_ms, pruned_ms = (statistics.median(each) for each in zip(*runs, strict=True))
+        return Timing(
+            float_ms=float_ms,
+            unpruned_ms=unpruned_ms,
+            pruned_ms=pruned_ms,
+            noise=min(max(spread, LEAST_NOISE), MOST_NOISE),
+        )
+
+    @cached_property
+    def _subject(self) -> Subject:
+        return subject_of(self._checkpoint, multiple=self._target.channel_multiple, weight_bits=self._weight_bits)
+
+    def _write(self, subnetwork: Subnetwork, dialect: Dialect, path: Path) -> Path:
+        subject = self._subject
+        cut = carve(subject.marked, subject.quantization, subject.layers, subject.full, subnetwork)
+        onnx.save(write_dialect(*cut, dialect), path)
+        return path

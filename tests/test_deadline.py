@@ -1,0 +1,119 @@
+"""A time that is asked for and a table that is wrong about it: by how much, in which direction, and out of reach."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_networks import network_of
+from tiny_table import table_of
+
+from pipeline.clock import Clock
+from pipeline.deadline import MOST_TRIALS, Deadline, Timing, choose, is_held, times_text
+from pipeline.dependencies import channel_groups
+from pipeline.errors import CompressionError
+from pipeline.published import residual
+from pipeline.recipe import PruneRecipe
+from pipeline.sensitivity import losses_of
+from pipeline.subnetwork import Subnetwork, sites
+
+DEEP = residual(depths=(2, 2, 2), stage_widths=(16, 32, 64), classes=("a", "b"), input_size=(16, 16))
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    network = network_of(DEEP)
+    table = table_of(network, DEEP.input_shape, multiple=16)
+    groups = channel_groups(network, DEEP.input_shape)
+    scores = {group.root: torch.arange(1, group.width + 1, dtype=torch.float32) for group in groups}
+    return Clock(table, "int8", sites(network, groups), losses_of(groups, scores, {}, table.grid, images=1))
+
+
+@pytest.fixture(scope="module")
+def full() -> Subnetwork:
+    return Subnetwork(widths={group.root: group.width for group in channel_groups(network_of(DEEP), DEEP.input_shape)})
+
+
+def watch(clock: Clock, full: Subnetwork, error: Callable[[float], float]) -> Callable[[Subnetwork], Timing]:
+    """A clock on which a network takes `error` of what the table says; of the unpruned one the table is right."""
+    unpruned = clock.latency_us(full)
+
+    def time(subnetwork: Subnetwork) -> Timing:
+        predicted = clock.latency_us(subnetwork)
+        return Timing(
+            float_ms=1.0,
+            unpruned_ms=unpruned / 1e3,
+            pruned_ms=predicted * error(predicted / unpruned) / 1e3,
+            noise=0.01,
+        )
+
+    return time
+
+
+@pytest.mark.parametrize("is_speedup", [True, False], ids=["speedup", "latency"])
+@pytest.mark.parametrize("error", [0.8, 0.93, 1.0, 1.05, 1.2])
+def test_what_is_chosen_is_as_fast_as_asked_by_the_clock(
+    clock: Clock, full: Subnetwork, error: float, is_speedup: bool
+) -> None:
+    unpruned = clock.latency_us(full)
+    speedup = {"speedup": 1.4, "latency_us": None}
+    deadline = Deadline(**speedup) if is_speedup else Deadline(speedup=None, latency_us=unpruned / 1.4)
+    best, trials = choose(clock, deadline, unpruned, watch(clock, full, lambda share: error))
+    assert best in trials
+    assert is_held(best, deadline)
+    assert best.timing is not None
+    assert best.timing.pruned_ms * 1e3 <= unpruned / 1.4 * 1.01
+    by_table, (only,) = choose(clock, deadline, unpruned, None)
+    assert by_table == only
+    assert by_table.timing is None
+    if error > 1.01:
+        assert not is_held(trials[0], deadline)
+        assert clock.latency_us(best.chosen) < clock.latency_us(by_table.chosen)
+    if error == 0.8:
+        # A table that is too careful gives importance away; the clock gets it back.
+        assert clock.loss(best.chosen) < clock.loss(by_table.chosen)
+
+
+def test_a_table_whose_error_grows_with_the_cut_takes_more_than_one_correction(clock: Clock, full: Subnetwork) -> None:
+    deadline = Deadline(speedup=1.5, latency_us=None)
+    time = watch(clock, full, lambda share: 1 + 0.5 * (1 - share))
+    best, trials = choose(clock, deadline, clock.latency_us(full), time)
+    assert is_held(best, deadline)
+    assert 2 < len(trials) <= MOST_TRIALS
+    # No other that was timed and is fast enough loses less.
+    assert clock.loss(best.chosen) == min(clock.loss(each.chosen) for each in trials if is_held(each, deadline))
+
+
+def test_a_time_that_only_the_table_reaches_is_refused_with_what_the_clock_reached(
+    clock: Clock, full: Subnetwork
+) -> None:
+    unpruned = clock.latency_us(full)
+    with pytest.raises(CompressionError, match=r"a speedup of 1\.6 cannot be held: .* nearest reaches 1\.") as raised:
+        choose(
+            clock, Deadline(speedup=1.6, latency_us=None), unpruned, watch(clock, full, lambda share: 1.1 / share**0.9)
+        )
+    assert "Ask for what was reached" in str(raised.value)
+    with pytest.raises(CompressionError, match="the fastest network of this architecture"):
+        choose(clock, Deadline(speedup=1000.0, latency_us=None), unpruned, watch(clock, full, lambda share: 1.0))
+
+
+def test_the_recipe_says_what_was_asked_for() -> None:
+    asked = Deadline.of(PruneRecipe(latency="2ms"))  # type: ignore[arg-type]
+    assert (asked.latency_us, asked.speedup, str(asked)) == (2000.0, None, "2 ms")
+    asked = Deadline.of(PruneRecipe(speedup=1.5))
+    assert (asked.latency_us, asked.speedup, str(asked)) == (None, 1.5, "a speedup of 1.5")
+    assert asked.budget_us(300.0) == 200.0
+
+
+def test_the_line_says_what_table_and_clock_say_or_why_the_clock_says_nothing(clock: Clock, full: Subnetwork) -> None:
+    unpruned = clock.latency_us(full)
+    deadline = Deadline(speedup=1.4, latency_us=None)
+    best, trials = choose(clock, deadline, unpruned, watch(clock, full, lambda share: 1.05))
+    text = times_text(best, unpruned, trials, None)
+    assert f"the best of {len(trials)} networks timed" in text
+    assert "by the latency table" in text
+    assert best.timing is not None
+    assert f"{best.timing.pruned_ms:.3g} of {best.timing.unpruned_ms:.3g} ms by the clock" in text
+    only, trials = choose(clock, deadline, unpruned, None)
+    assert times_text(only, unpruned, trials, "it is elsewhere").endswith(
+        "not confirmed by the clock: it is elsewhere"
+    )

@@ -1,0 +1,37 @@
+"""Whole subnetworks timed beside the unpruned one, with the real runtime."""
+
+from pathlib import Path
+
+import pytest
+from tiny_networks import network_of
+
+from pipeline.artifacts import Checkpoint
+from pipeline.checkpoint import save_network
+from pipeline.dependencies import channel_groups
+from pipeline.published import residual
+from pipeline.stopwatch import LEAST_NOISE, MOST_NOISE, Stopwatch
+from pipeline.subnetwork import Subnetwork
+from targets.base import find_target
+from targets.runtimes import timing
+
+WIDE = residual(depths=(2, 1), stage_widths=(64, 128), classes=("a", "b"), input_size=(16, 16))
+
+
+def test_a_narrow_network_takes_less_and_the_unpruned_one_as_long_as_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "MODEL_SECONDS", 0.1)
+    network = network_of(WIDE)
+    save_network(network, WIDE, tmp_path)
+    full = {group.root: group.width for group in channel_groups(network, WIDE.input_shape)}
+    watch = Stopwatch(
+        Checkpoint(folder=tmp_path), target=find_target("cpu"), precision="int8", weight_bits=8, threads=1
+    )
+    narrow = {root: width // 4 for root, width in full.items()}
+    fast = watch.time(Subnetwork(widths=narrow, removed=frozenset({"layer1.1"})))
+    same = watch.time(Subnetwork(widths=full))
+    # A fourth of the widths is a sixteenth of the work; half the time would be seen on the busiest machine.
+    assert 0 < fast.pruned_ms < fast.unpruned_ms / 2
+    assert 0.7 < same.pruned_ms / same.unpruned_ms < 1.4
+    assert fast.unpruned_ms < fast.float_ms
+    assert all(LEAST_NOISE <= each.noise <= MOST_NOISE for each in (fast, same))
