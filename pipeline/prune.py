@@ -8,26 +8,26 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.allocation import allocate, least_important
-from pipeline.artifacts import Checkpoint
+from pipeline.allocation import allocate
+from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.checkpoint import build_network, save_network
-from pipeline.clock import Clock
+from pipeline.contest import Contest, hold
 from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
 from pipeline.data.images import ImageSet
-from pipeline.deadline import Deadline, Time, choose, times_text
+from pipeline.deadline import Deadline, Time, times_text
 from pipeline.dependencies import channel_groups, remove_channels
-from pipeline.depth import remove_blocks
 from pipeline.errors import CompressionError
-from pipeline.importance import block_importance, channel_importance
+from pipeline.hashing import Json
+from pipeline.importance import channel_importance
 from pipeline.latency import Pace
 from pipeline.meter import Budget
 from pipeline.progress import Progress
+from pipeline.proposals import Proposal, Proposals, propose
 from pipeline.recipe import PruneRecipe
 from pipeline.recovery import estimate_statistics, recover, sample
-from pipeline.sensitivity import losses_of, sensitivity, write_report
-from pipeline.subnetwork import Subnetwork, removable_blocks, sites
+from pipeline.sensitivity import sensitivity, write_report
 from pipeline.training import seed_everything, top1_of
 from targets.device.preprocess import Preprocessing
 
@@ -61,7 +61,10 @@ def prune(
     network = build_network(checkpoint)
     selection = Batches(dataset.selection, preprocessing)
     if pace is not None:
-        kept = _cut_by_clock(network, checkpoint, dataset.training, preprocessing, recipe, pace, time, seed, folder)
+        kept = _cut_by_clock(
+            network, checkpoint, dataset, preprocessing, recipe, pace, time,
+            seed=seed, progress=progress, continuation=continuation, folder=folder,
+        )  # fmt: skip
     else:
         kept = _cut(network, checkpoint, dataset.training, preprocessing, recipe, channel_multiple, seed, folder)
     architecture = Checkpoint(folder=folder).architecture
@@ -119,45 +122,80 @@ def _cut(
 def _cut_by_clock(
     network: nn.Module,
     checkpoint: Checkpoint,
-    images: ImageSet,
+    dataset: Dataset,
     preprocessing: Preprocessing,
     recipe: PruneRecipe,
     pace: Pace,
     time: Time | None,
+    *,
     seed: int,
+    progress: Progress,
+    continuation: Continuation | None,
     folder: Path,
 ) -> str:
-    """Write the network that loses least within the time to `folder`, and what its cuts cost and bought."""
+    """Write the network that recovers best within the time to `folder`, and what its cuts cost and bought."""
     architecture = checkpoint.architecture
-    groups = channel_groups(network, architecture.input_shape)
-    full = {group.root: group.width for group in groups}
-    pace.check(full)
-    images_seen = list(sample(images, preprocessing, IMPORTANCE_IMAGES))
-    scores = channel_importance(network, groups, images_seen, seed=seed)
-    blocks = block_importance(network, removable_blocks(architecture), images_seen)
-    count = sum(len(batch) for batch in images_seen)
-    losses = losses_of(groups, scores, blocks, pace.table.grid, images=count)
-    clock = Clock(pace.table, pace.precision, sites(network, groups), losses)
-    unpruned = clock.latency_us(Subnetwork(widths=full))
     deadline = Deadline.of(recipe)
-    trial, trials = choose(clock, deadline, unpruned, time)
-    chosen = trial.chosen
-    removal = {group.root: least_important(group, scores[group.root], chosen.widths[group.root]) for group in groups}
-    narrow = remove_channels(network, architecture.input_shape, removal)
-    save_network(*remove_blocks(narrow, architecture, chosen.removed), folder)
+    seen = list(sample(dataset.training, preprocessing, IMPORTANCE_IMAGES))
+    proposals = propose(network, architecture, seen, pace=pace, deadline=deadline, time=time, seed=seed)
+    for number, proposal in enumerate(proposals.each, start=1):
+        text = times_text(proposal.trial, proposals.unpruned_us, proposal.trials, pace.elsewhere)
+        progress.detail(f"cut {number} of {len(proposals.each)}: {text}{_gone(proposal, architecture)}")
+    contest = hold(
+        [proposal.network for proposal in proposals.each],
+        network,
+        dataset,
+        preprocessing,
+        epochs=recipe.epochs,
+        seed=seed,
+        progress=progress,
+        continuation=continuation,
+    )
+    chosen = proposals.each[contest.winner]
+    save_network(chosen.network, chosen.architecture, folder)
     write_report(
         folder,
-        sensitivity(clock, losses, full, chosen),
+        sensitivity(proposals.clock, proposals.losses, proposals.full, chosen.trial.chosen),
         precision=pace.precision,
-        unpruned_us=unpruned,
+        unpruned_us=proposals.unpruned_us,
         deadline=deadline,
-        trial=trial,
-        trials=trials,
+        trial=chosen.trial,
+        trials=chosen.trials,
         elsewhere=pace.elsewhere,
         machine=pace.table.machine,
+        contest=_facts(proposals, contest),
     )
-    gone = f", {len(chosen.removed)} of {sum(architecture.depths)} blocks left out" if chosen.removed else ""
-    return f"{times_text(trial, unpruned, trials, pace.elsewhere)}{gone}"
+    text = times_text(chosen.trial, proposals.unpruned_us, chosen.trials, pace.elsewhere)
+    return f"{text}{_gone(chosen, architecture)}{_won(contest)}"
+
+
+def _gone(proposal: Proposal, before: Architecture) -> str:
+    gone, depth = len(proposal.trial.chosen.removed), sum(before.depths)
+    return f", {gone} of {depth} blocks left out" if gone else ""
+
+
+def _facts(proposals: Proposals, contest: Contest) -> list[Json]:
+    divergences = contest.divergences or (None,)
+    return [
+        {
+            "block_factor": proposal.block_factor,
+            "removed_blocks": list[Json](sorted(proposal.trial.chosen.removed)),
+            "widths": dict(proposal.trial.chosen.widths),
+            "divergence": value,
+            "images": contest.images,
+        }
+        for proposal, value in zip(proposals.each, divergences, strict=True)
+    ]
+
+
+def _won(contest: Contest) -> str:
+    if not contest.divergences:
+        return ""
+    figures = ", ".join(f"{value:.3g}" for value in contest.divergences)
+    after = f"after {contest.images} images" if contest.images else "untrained"
+    return (
+        f"; cut {contest.winner + 1} of {len(contest.divergences)} is nearest to the float network ({figures} {after})"
+    )
 
 
 def _check_budget(before: Checkpoint, after: Checkpoint, budget: Budget, share: float) -> None:

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 from torch import fx, nn
 
 from pipeline.artifacts import Checkpoint
@@ -23,6 +22,7 @@ from pipeline.checkpoint import build_network, save_network
 from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
+from pipeline.divergence import divergence
 from pipeline.errors import CompressionError
 from pipeline.fakequant import Mode, set_mode
 from pipeline.folding import unfold
@@ -152,15 +152,6 @@ def train(
         quantized.load_state_dict(before)
         progress.line("quantization-aware training moved the answers away from the float model's: not used")
     return facts
-
-
-def divergence(logits: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    """Mean KL divergence of softmax(logits) from softmax(wanted), both [N, C], in nats; inf where not finite."""
-    if not np.isfinite(logits).all():
-        return float("inf")
-    of_wanted = log_softmax(wanted.astype(np.float64), axis=1)
-    of_logits = log_softmax(logits.astype(np.float64), axis=1)
-    return float((np.exp(of_wanted) * (of_wanted - of_logits)).sum(axis=1).mean())
 
 
 def _facts(logits: NDArray[np.float32], wanted: NDArray[np.float32], selection: Batches) -> dict[str, float]:

@@ -34,6 +34,7 @@ def recover(
     epochs: int,
     seed: int,
     progress: Progress,
+    name: str = "recovery",
     continuation: Continuation | None = None,
 ) -> None:
     """Train `pruned` in place to answer as `teacher` does; raises `CompressionError` where the numbers explode."""
@@ -47,7 +48,7 @@ def recover(
         frozen_statistics=False,
         mixed_precision=has_bfloat16(),
         progress=progress,
-        name="recovery",
+        name=name,
         continuation=continuation,
     )
 

@@ -12,6 +12,7 @@ from pipeline.chart import Bar, Row, chart
 from pipeline.clock import Clock, Losses
 from pipeline.deadline import Deadline, Trial
 from pipeline.dependencies import Group
+from pipeline.hashing import Json
 from pipeline.subnetwork import Subnetwork
 
 FILE, CHART = "sensitivity.json", "sensitivity.svg"
@@ -83,8 +84,12 @@ def write_report(
     trials: Sequence[Trial],
     elsewhere: str | None,
     machine: Mapping[str, str],
+    contest: Sequence[Json] = (),
 ) -> None:
-    """Write `sensitivity.json` and `sensitivity.svg`; `elsewhere` is why nothing was timed, where nothing was."""
+    """Write `sensitivity.json` and `sensitivity.svg`; `elsewhere` is why nothing was timed, where nothing was.
+
+    `contest`: the cuts that were tried, in words (`pipeline.contest`).
+    """
     predicted_us, latency = trial.predicted_us, deadline.latency_us
     facts = {
         "precision": precision,
@@ -104,6 +109,7 @@ def write_report(
             for each in trials
         ],
         "removed_blocks": sorted(trial.chosen.removed),
+        "contest": list(contest),
         "cuts": {name: [asdict(cut) for cut in each] for name, each in cuts.items()},
     }
     (folder / FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")

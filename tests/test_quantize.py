@@ -20,10 +20,10 @@ from tiny_quantized import (
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, save_network
 from pipeline.data.batches import Batches
+from pipeline.divergence import divergence
 from pipeline.errors import CompressionError, RecipeError
 from pipeline.folding import trace_folded
 from pipeline.hashing import sha256_of_folder
-from pipeline.quantize import divergence
 from pipeline.quantized import build_quantized
 from pipeline.training import logits_of
 

@@ -1,0 +1,80 @@
+"""Which of several cuts recovers best: each is trained a little, and the one nearest to the float network goes on.
+
+As NetAdapt does with its proposals (Yang et al. 2018, https://arxiv.org/abs/1804.03230); but judged by the divergence
+from the float network's answers, which tells cuts apart that few images' top-1 does not, and does so on images, too,
+whose labels the network has learned by heart.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from pipeline.continuation import Continuation
+from pipeline.data.batches import Batches
+from pipeline.data.dataset import Dataset
+from pipeline.divergence import divergence
+from pipeline.progress import Progress
+from pipeline.recovery import estimate_statistics, recover
+from pipeline.selection import at_most, spread
+from pipeline.training import logits_of, seed_everything
+from targets.device.preprocess import Preprocessing
+
+SHARE = 0.1
+"""Of the images that the recovery sees, for all contestants together."""
+MOST_IMAGES = 20_000
+"""Of each: by then the ranks are settled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    winner: int
+    divergences: tuple[float, ...]
+    """From the teacher's answers on the selection split, in nats, in the order of the contestants."""
+    images: int
+    """That each was trained on, once; 0: judged as cut."""
+
+
+def hold(
+    contestants: Sequence[nn.Module],
+    teacher: nn.Module,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+    continuation: Continuation | None = None,
+) -> Contest:
+    """Train a copy of each; `epochs` are those of the recovery that follows.
+
+    Each is kept after its training beside `continuation`, so that a contest that was stopped goes on.
+    """
+    if len(contestants) == 1:
+        return Contest(winner=0, divergences=(), images=0)
+    share = round(SHARE * epochs * len(dataset.training) / len(contestants))
+    count = min(share, MOST_IMAGES, len(dataset.training))
+    few = replace(dataset, training=dataset.training.subset(spread(len(dataset.training), count)))
+    selection = Batches(at_most(dataset.selection), preprocessing)
+    wanted = logits_of(teacher, selection)
+    divergences = []
+    for number, contestant in enumerate(contestants, start=1):
+        network = copy.deepcopy(contestant)
+        estimate_statistics(network, dataset.training, preprocessing)
+        if count > 0:
+            seed_everything(seed)
+            recover(
+                network,
+                teacher,
+                few,
+                preprocessing,
+                epochs=1,
+                seed=seed,
+                progress=progress,
+                name=f"cut {number} of {len(contestants)}",
+                continuation=continuation
+                and replace(continuation, file=continuation.file.with_name(f"{continuation.file.name}-{number}")),
+            )
+        divergences.append(divergence(logits_of(network, selection), wanted))
+    return Contest(winner=divergences.index(min(divergences)), divergences=tuple(divergences), images=count)

@@ -1,0 +1,102 @@
+"""Several cuts that reach a time, which differ in how much a whole block counts against single channels.
+
+Importance is measured before anything is trained again, and what it says of a block and of channels recovers unequally
+well: of cuts of ResNet-20 with the same latency, those that left blocks out lost less than half as much after recovery
+as those that thinned layers, whichever of them had lost less before. No factor is right for all networks, so that some
+are tried (`pipeline.contest`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from pipeline.allocation import least_important
+from pipeline.artifacts import Architecture
+from pipeline.clock import Clock, Losses
+from pipeline.deadline import Deadline, Time, Trial, choose
+from pipeline.dependencies import channel_groups, remove_channels
+from pipeline.depth import remove_blocks
+from pipeline.importance import block_importance, channel_importance
+from pipeline.latency import Pace
+from pipeline.sensitivity import losses_of
+from pipeline.subnetwork import Subnetwork, removable_blocks, sites
+
+BLOCK_FACTORS = (1.0, 0.25, 3.0)
+"""By which a block's importance is multiplied; the first one's is the choice where nothing can be tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A network that takes no longer than was asked."""
+
+    block_factor: float
+    network: nn.Module
+    """Not yet trained again, its statistics of batch normalization those of before."""
+    architecture: Architecture
+    trial: Trial
+    trials: tuple[Trial, ...]
+    """Of which `trial` was the best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    each: tuple[Proposal, ...]
+    """Different ones, at least one."""
+    clock: Clock
+    losses: Losses
+    full: dict[str, int]
+    """Width of every group of the unpruned network."""
+    unpruned_us: float
+    """By the table."""
+
+
+def propose(
+    network: nn.Module,
+    architecture: Architecture,
+    images: Sequence[Tensor],
+    *,
+    pace: Pace,
+    deadline: Deadline,
+    time: Time | None,
+    seed: int,
+) -> Proposals:
+    """One cut of `network` for each of `BLOCK_FACTORS`, without those that come to the same.
+
+    `images`: batches float32 [B, 3, H, W] by which importance is measured. `time` confirms what the table promises.
+    Raises `CompressionError` where the table is not about this network or the time cannot be reached.
+    """
+    groups = channel_groups(network, architecture.input_shape)
+    full = {group.root: group.width for group in groups}
+    pace.check(full)
+    scores = channel_importance(network, groups, images, seed=seed)
+    blocks = block_importance(network, removable_blocks(architecture), images)
+    losses = losses_of(groups, scores, blocks, pace.table.grid, images=sum(len(batch) for batch in images))
+    layers = sites(network, groups)
+    clock = Clock(pace.table, pace.precision, layers, losses)
+    unpruned = clock.latency_us(Subnetwork(widths=full))
+    found: dict[tuple[frozenset[str], tuple[int, ...]], Proposal] = {}
+    for factor in BLOCK_FACTORS if blocks else BLOCK_FACTORS[:1]:
+        weighed = replace(losses, blocks={block: factor * loss for block, loss in losses.blocks.items()})
+        trial, trials = choose(Clock(pace.table, pace.precision, layers, weighed), deadline, unpruned, time)
+        chosen = trial.chosen
+        if _identity(chosen) in found:
+            continue
+        removal = {
+            group.root: least_important(group, scores[group.root], chosen.widths[group.root]) for group in groups
+        }
+        narrow = remove_channels(network, architecture.input_shape, removal)
+        cut, shallow = remove_blocks(narrow, architecture, chosen.removed)
+        found[_identity(chosen)] = Proposal(
+            block_factor=factor, network=cut, architecture=shallow, trial=trial, trials=trials
+        )
+    return Proposals(each=tuple(found.values()), clock=clock, losses=losses, full=full, unpruned_us=unpruned)
+
+
+def _identity(chosen: Subnetwork) -> tuple[frozenset[str], tuple[int, ...]]:
+    """What tells two cuts apart: the widths inside a block that is gone do not."""
+    widths = (
+        0 if any(root.startswith(f"{block}.") for block in chosen.removed) else width
+        for root, width in sorted(chosen.widths.items())
+    )
+    return chosen.removed, tuple(widths)
