@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts import Checkpoint, Precision
-from pipeline.deadline import Time
 from pipeline.delivery import Delivery
 from pipeline.hashing import Json, sha256_of_file
 from pipeline.host import stand_in_for
@@ -14,6 +14,10 @@ from pipeline.latency import FILE, LatencyTable, Pace, read_table
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.cpu import instruction_set, processor_name, saturates_8bit
+
+if TYPE_CHECKING:
+    # It imports PyTorch, which a build with nothing to do need not wait for.
+    from pipeline.deadline import Time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,7 @@ class Profiling(Delivery):
         pace = Pace(table=table, precision=precision, target=self.target.name, source="the latency table")
         return pace, found.digest
 
-    def stopwatch(self, loaded: Folder, pace: Pace) -> Time | None:
+    def stopwatch(self, loaded: Folder, pace: Pace) -> "Time | None":
         """What times subnetworks of the loaded network here; None where the table is not about this machine."""
         if pace.elsewhere is not None:
             return None
