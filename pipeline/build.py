@@ -14,7 +14,7 @@ from pipeline.gatekeeper import may_be_packaged, stop_if_late, stop_if_not_prove
 from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
 from pipeline.steps import Steps
-from pipeline.timeliness import Timeliness, timed_again, timeliness_of
+from pipeline.timeliness import Timeliness, timeliness_of
 from pipeline.validate import judge_predictions
 from pipeline.variant import NAME, Variant, name_of, others_of, variant_of, why_needless
 from pipeline.workspace import Folder
@@ -120,7 +120,7 @@ class Build:
         compilation = read_compilation(compiled.path)
         artifact = choose(compilation, target=self._steps.target, max_drop=max_drop)
         self.outcome.artifact = artifact
-        self.outcome.timeliness = self._timeliness(pruned, artifact, baseline)
+        self.outcome.timeliness = self._timeliness(loaded, pruned, artifact)
         others, made = self._saturation_safe(loaded, quantized, baseline, artifact)
         if self._steps.target.gpu is not None:
             others = others_of(artifact, compilation, fallback=self._fallback, max_drop=max_drop)
@@ -132,14 +132,12 @@ class Build:
         self._done("compile", narration.compile_text(artifact), compiled, *made, also=also)
         return artifact, others
 
-    def _timeliness(self, pruned: Folder, artifact: Artifact, baseline: Folder) -> Timeliness | None:
+    def _timeliness(self, loaded: Folder, pruned: Folder, artifact: Artifact) -> Timeliness | None:
         """A miss is timed once more before it counts."""
         found = timeliness_of(pruned.path, artifact)
         if found is None or found.verdict != "missed":
             return found
-        unpruned = read_export(baseline.path)[Dialect.FLOAT].path
-        again = timed_again(artifact, unpruned, self._steps.target, threads=self._steps.recipe.threads)
-        return timeliness_of(pruned.path, again)
+        return timeliness_of(pruned.path, artifact, self._steps.time_again(loaded, artifact))
 
     def _saturation_safe(
         self, loaded: Folder, quantized: Folder, baseline: Folder, artifact: Artifact

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import Artifact, Candidate, Latency, Precision
+from pipeline.deadline import Timing
 from pipeline.errors import LatencyMissed
 from pipeline.gatekeeper import stop_if_late
 from pipeline.latency import CHOICE
@@ -84,6 +85,14 @@ def test_figures_are_in_milliseconds_and_in_speedups(tmp_path: Path) -> None:
     made = found(tmp_path, artifact_of(2.0))
     asked = "time held: 2.1 ms asked, 2 ms predicted, 2 ms measured after the cut, 2 ms of the artifact"
     assert str(made) == asked
+
+
+def test_what_was_timed_in_one_run_counts_alone(tmp_path: Path) -> None:
+    slow = artifact_of(2.5)
+    assert found(tmp_path, slow, **SPEEDUP).verdict == "missed"
+    made = timeliness_of(tmp_path, slow, Timing(float_ms=9.0, unpruned_ms=4.2, pruned_ms=2.1, noise=0.01))
+    assert made is not None
+    assert (made.verdict, made.artifact_ms, made.artifact_speedup) == ("held", 2.1, 2.0)
 
 
 def test_where_no_time_was_asked_for_there_is_nothing_to_say(tmp_path: Path) -> None:
