@@ -5,7 +5,8 @@ block's information while the inside of a block can spare some. So a budget is m
 ways that reaches it:
 
 1. inside blocks, in steps of half the target's channel multiple, leaving at least that multiple: 24 channels take
-   longer each than 16 or 32, but the finer choice loses less accuracy for the same time;
+   longer each than 16 or 32, but the finer choice loses less accuracy for the same time (groups of eight multiples
+   and more go in whole ones, where it does not);
 2. residual streams, too, in the same steps;
 3. everything in steps of four channels, leaving at least four: slower per channel, but the only way for
    networks as narrow as the multiple, and for small shares.
@@ -24,6 +25,8 @@ from pipeline.errors import CompressionError
 from pipeline.meter import Budget, Meter, Widths
 
 FINE_STEP = 4
+WIDE = 8
+"""Multiples from which on a group is cut in whole ones."""
 Ladder = dict[str, list[int]]
 """Widths a group may take, falling from the full one, by the group's root."""
 
@@ -64,10 +67,15 @@ def allocate(
 
 def _ways(groups: Sequence[Group], channel_multiple: int) -> list[Ladder]:
     half = max(1, channel_multiple // 2)
-    coarse = {group.root: _widths(group, half, least=channel_multiple) for group in groups}
+    coarse = {group.root: _widths(group, _step(group, half), least=channel_multiple) for group in groups}
     fine = {group.root: _widths(group, min(FINE_STEP, channel_multiple), least=1) for group in groups}
     inside = {group.root: [group.width] if group.is_stream else coarse[group.root] for group in groups}
     return [inside, coarse, fine]
+
+
+def _step(group: Group, half: int) -> int:
+    """Half the multiple, but all of it where it is a small share of the width: then nothing is lost by it."""
+    return 2 * half if group.width >= WIDE * 2 * half else half
 
 
 def _widths(group: Group, step: int, *, least: int) -> list[int]:

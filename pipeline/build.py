@@ -5,14 +5,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline import narration
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place, Verdict
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place
 from pipeline.choice import choose, read_compilation
-from pipeline.errors import DeployError, GateFailed, GateUndecided, worst_of
+from pipeline.errors import DeployError, GateFailed, GateUndecided, LatencyMissed, worst_of
 from pipeline.exported import read_export
 from pipeline.fallback import Fallback
+from pipeline.gatekeeper import may_be_packaged, stop_if_late, stop_if_not_proven
 from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
 from pipeline.steps import Steps
+from pipeline.timeliness import Timeliness, timeliness_of
 from pipeline.validate import judge_predictions
 from pipeline.variant import NAME, Variant, name_of, others_of, variant_of, why_needless
 from pipeline.workspace import Folder
@@ -20,6 +22,8 @@ from targets.base import Target
 from targets.device.files import PREDICTIONS, SHARD
 from targets.device.variant import FOLDER
 
+ANSWERS = (GateFailed, GateUndecided, LatencyMissed)
+"""Errors that are what a build has found out, not what kept it from going on."""
 STAGES = ("load", "prune", "quantize", "export", "compile", "validate", "package")
 
 
@@ -32,6 +36,8 @@ class Outcome:
     before: Cost | None = None
     after: Cost | None = None
     artifact: Artifact | None = None
+    timeliness: Timeliness | None = None
+    """Where a time was asked for."""
     report: AccuracyReport | None = None
     variants: tuple[Variant, ...] = ()
     """Models beside the main one, once they are judged."""
@@ -48,7 +54,7 @@ class Outcome:
     @property
     def was_done_before(self) -> bool:
         """Whether nothing was left to do; a gate that says no has been asked before, too."""
-        return not self.did_work and (self.error is None or isinstance(self.error, GateFailed | GateUndecided))
+        return not self.did_work and (self.error is None or isinstance(self.error, ANSWERS))
 
 
 class StoppedOnPurpose(Exception):
@@ -79,7 +85,7 @@ class Build:
         pruned = self._prune(loaded)
         quantized = self._quantize(loaded, pruned)
         baseline, models = self._export(loaded, quantized)
-        artifact, others = self._compile(loaded, quantized, baseline, models)
+        artifact, others = self._compile(loaded, pruned, quantized, baseline, models)
         shard, predictions, report, variants = self._validate(loaded, artifact, others)
         self._package(artifact, report, shard, predictions, variants)
 
@@ -107,21 +113,31 @@ class Build:
         return baseline, models
 
     def _compile(
-        self, loaded: Folder, quantized: Folder, baseline: Folder, models: Folder
+        self, loaded: Folder, pruned: Folder, quantized: Folder, baseline: Folder, models: Folder
     ) -> tuple[Artifact, tuple[Artifact, ...]]:
         compiled = self._steps.compile(loaded, baseline, models)
         max_drop = self._steps.recipe.validate_.max_drop
         compilation = read_compilation(compiled.path)
         artifact = choose(compilation, target=self._steps.target, max_drop=max_drop)
         self.outcome.artifact = artifact
+        self.outcome.timeliness = self._timeliness(loaded, pruned, artifact)
         others, made = self._saturation_safe(loaded, quantized, baseline, artifact)
         if self._steps.target.gpu is not None:
             others = others_of(artifact, compilation, fallback=self._fallback, max_drop=max_drop)
         also = [narration.compile_text(other) for other in others]
         if self._fallback == "fastest" and not others:
             also = [f"no precision besides {artifact.precision} is within the budget: nothing is timed against it"]
+        if self.outcome.timeliness is not None:
+            also.append(str(self.outcome.timeliness))
         self._done("compile", narration.compile_text(artifact), compiled, *made, also=also)
         return artifact, others
+
+    def _timeliness(self, loaded: Folder, pruned: Folder, artifact: Artifact) -> Timeliness | None:
+        """A miss is timed once more before it counts."""
+        found = timeliness_of(pruned.path, artifact)
+        if found is None or found.verdict != "missed":
+            return found
+        return timeliness_of(pruned.path, artifact, self._steps.time_again(loaded, artifact))
 
     def _saturation_safe(
         self, loaded: Folder, quantized: Folder, baseline: Folder, artifact: Artifact
@@ -196,6 +212,7 @@ class Build:
     ) -> None:
         recipe, may_be_undecided = self._steps.recipe, self._packages_undecided
         stop_if_not_proven(report, package_undecided=may_be_undecided)
+        stop_if_late(self.outcome.timeliness)
         variants = self._allowed(judged)
         if self._devices:
             self._dispatch(artifact, report, shard, variants)
@@ -278,21 +295,3 @@ class Build:
         if stage == self._until and stage != "package":
             raise StoppedOnPurpose
         return folders[0]
-
-
-def may_be_packaged(report: AccuracyReport, *, package_undecided: bool) -> bool:
-    """Whether the verdict allows an image."""
-    return report.verdict is Verdict.PASS or (report.verdict is Verdict.UNDECIDED and package_undecided)
-
-
-def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool, of: str = "") -> None:
-    """Raise where the verdict forbids an image; `of` names the model where it is not the main one."""
-    if may_be_packaged(report, package_undecided=package_undecided):
-        return
-    text = of + narration.verdict_text(report)
-    if report.verdict is Verdict.FAIL:
-        raise GateFailed(f"{text}. No image was built; artifact and report are kept.")
-    raise GateUndecided(
-        f"{text} No image was built; artifact and report are kept. "
-        "To build one that is labelled undecided: --undecided package."
-    )

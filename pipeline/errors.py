@@ -23,7 +23,8 @@ DeployError
 ├── CommandMissing     22   a program is not installed on a device
 ├── DeviceDiskFull     23   a device's disk is full
 ├── DeviceTimeout      24   a device took longer than it is given
-└── DeviceError        25   a device could not do what it was told
+├── DeviceError        25   a device could not do what it was told
+└── LatencyMissed      26   the artifact takes longer than was asked
 
 A message says what happened, with the actual value, and what to do next. `pipeline.cli` alone catches and prints.
 0 is success, 1 a bug of ours (with its traceback), 2 a wrong command line, 130 an interrupt.
@@ -155,6 +156,11 @@ class DeviceError(DeployError):
     meaning = "a device could not do what it was told"
 
 
+class LatencyMissed(DeployError):
+    exit_code = 26
+    meaning = "the artifact takes longer than was asked"
+
+
 EXIT_CODES: tuple[type[DeployError], ...] = (
     RecipeError,
     CheckpointError,
@@ -179,12 +185,13 @@ EXIT_CODES: tuple[type[DeployError], ...] = (
     DeviceDiskFull,
     DeviceTimeout,
     DeviceError,
+    LatencyMissed,
 )
 
 
 def worst_of(errors: Sequence[DeployError]) -> DeployError | None:
-    """The failure that matters most: any other above a failed gate, above an undecided one, above a missing engine."""
-    mildest_first = (EngineMissing, GateUndecided, GateFailed)
+    """The failure that matters most: any other above a failed or undecided gate, a missed time, no engine."""
+    mildest_first = (EngineMissing, LatencyMissed, GateUndecided, GateFailed)
 
     def severity(error: DeployError) -> int:
         return mildest_first.index(type(error)) if type(error) in mildest_first else len(mildest_first)

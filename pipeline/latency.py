@@ -21,6 +21,8 @@ from pipeline.errors import CompressionError, RecipeError
 
 SCHEMA = 1
 FILE = "table.json"
+CHOICE = "sensitivity.json"
+"""What was chosen by a table, and why; of stage `prune`."""
 Cells = Mapping[tuple[int, int], tuple[float, float]]
 """Channels in and out → microseconds, and nodes that the runtime runs (their number may depend on the widths)."""
 

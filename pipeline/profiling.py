@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.artifacts import Checkpoint, Precision
-from pipeline.deadline import Time
+from pipeline.artifacts import Artifact, Checkpoint, Precision
 from pipeline.delivery import Delivery
 from pipeline.hashing import Json, sha256_of_file
 from pipeline.host import stand_in_for
@@ -14,6 +14,12 @@ from pipeline.latency import FILE, LatencyTable, Pace, read_table
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.cpu import instruction_set, processor_name, saturates_8bit
+from targets.device.manifest import read_manifest
+
+if TYPE_CHECKING:
+    # They import PyTorch, which a build with nothing to do need not wait for.
+    from pipeline.deadline import Timing
+    from pipeline.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +82,8 @@ class Profiling(Delivery):
         pace = Pace(table=table, precision=precision, target=self.target.name, source="the latency table")
         return pace, found.digest
 
-    def stopwatch(self, loaded: Folder, pace: Pace) -> Time | None:
-        """What times subnetworks of the loaded network here; None where the table is not about this machine."""
+    def stopwatch(self, loaded: Folder, pace: Pace) -> "Stopwatch | None":
+        """Of the loaded network, on this machine; None where the table is not about it."""
         if pace.elsewhere is not None:
             return None
         from pipeline.stopwatch import Stopwatch
@@ -88,7 +94,14 @@ class Profiling(Delivery):
             precision=pace.precision,
             weight_bits=7 if self.weight_bits == 7 else 8,
             threads=pace.table.threads,
-        ).time
+        )
+
+    def time_again(self, loaded: Folder, artifact: Artifact) -> "Timing | None":
+        """The artifact beside the unpruned network in the same precision, which stage `compile` does not time."""
+        pace, _ = self.pace(loaded)
+        stopwatch = self.stopwatch(loaded, pace)
+        model = artifact.folder / read_manifest(artifact.folder).model_file
+        return None if stopwatch is None else stopwatch.time_file(model)
 
     def _elsewhere(self, table: LatencyTable) -> str | None:
         """Why an imported table is not about this machine; None where it is."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pipeline.artifacts import Verdict
 from pipeline.build import Outcome
 from pipeline.remote.summary import device_row
-from pipeline.summary import TargetSummary, summarize
+from pipeline.summary import TargetSummary, TimeSummary, summarize
 
 Row = tuple[str, str, str, str, str]
 
@@ -48,6 +48,7 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
             is_elsewhere = name == "latency" and not found.timed_on_target
             note = f", timed on {found.timed_on}, not the target" if is_elsewhere else ""
             rows.append((name, text(before), text(after), f"x {after / before:.2f}{note}"))
+    rows += [] if found.time is None else [_time_row(found.time)]
     safe = found.saturation_safe
     if safe is not None:
         low, high = safe.drop_interval_points
@@ -57,6 +58,19 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
     if found.image is not None:
         rows.append(("image", "", _megabytes(found.image.bytes), found.image.tag))
     return rows
+
+
+def _time_row(time: TimeSummary) -> tuple[str, str, str, str]:
+    """In the unit that was asked for."""
+    if time.asked_ms is not None:
+        asked, unit = f"{time.asked_ms:.3g} ms", " ms"
+        figures = (time.predicted_ms, time.planned_ms, time.artifact_ms)
+    else:
+        asked, unit = f"x {time.asked_speedup:.3g} as fast", ""
+        figures = (time.predicted_speedup, time.planned_speedup, time.artifact_speedup)
+    names = ("predicted", "after the cut", "artifact")
+    told = [f"{name} {value:.3g}{unit}" for name, value in zip(names, figures, strict=True) if value is not None]
+    return ("time asked", asked, time.verdict, ", ".join([*told, time.reason] if time.reason else told))
 
 
 def _group_rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:

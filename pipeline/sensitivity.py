@@ -13,9 +13,10 @@ from pipeline.clock import Clock, Losses
 from pipeline.deadline import Deadline, Trial
 from pipeline.dependencies import Group
 from pipeline.hashing import Json
+from pipeline.latency import CHOICE
 from pipeline.subnetwork import Subnetwork
 
-FILE, CHART = "sensitivity.json", "sensitivity.svg"
+FILE, CHART = CHOICE, "sensitivity.svg"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,7 @@ class Steps(Profiling):
         def produce(folder: Path) -> None:
             from pipeline.prune import prune
 
+            stopwatch = None if pace is None else self.stopwatch(loaded, pace)
             prune(
                 Checkpoint(folder=loaded.path),
                 self.dataset,
@@ -87,7 +88,7 @@ class Steps(Profiling):
                 folder=folder,
                 continuation=self.workspace.continuation(key),
                 pace=pace,
-                time=None if pace is None else self.stopwatch(loaded, pace),
+                time=None if stopwatch is None else stopwatch.time,
             )
 
         return self.workspace.obtain(key, produce)

@@ -40,13 +40,18 @@ class Stopwatch:
         self._options = self._runtime.session_options(target, threads=threads)
 
     def time(self, subnetwork: Subnetwork) -> Timing:
-        """Write all three models and time them."""
+        """Cut it out of the graph and time it."""
+        with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
+            return self.time_file(self._write(subnetwork, self._dialect, Path(name) / "pruned.onnx"))
+
+    def time_file(self, model: Path) -> Timing:
+        """Time an ONNX file of the same inputs beside the unpruned network."""
         full = Subnetwork(widths=self._subject.full)
         with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
             files = [
                 self._write(full, Dialect.FLOAT, Path(name) / "float.onnx"),
                 self._write(full, self._dialect, Path(name) / "unpruned.onnx"),
-                self._write(subnetwork, self._dialect, Path(name) / "pruned.onnx"),
+                model,
             ]
             runs = [[each.cpu_ms for each in self._runtime.time(files, options=self._options)] for _ in range(RUNS)]
         ratios = sorted(pruned / unpruned for _, unpruned, pruned in runs)

@@ -56,6 +56,21 @@ class GroupSummary(Part):
     artifact_interval: tuple[float, float]
 
 
+class TimeSummary(Part):
+    """The time that was asked for, by --latency or --speedup (the other one is null); CPU time of one image."""
+
+    verdict: Literal["held", "missed", "unmeasured"] = Field(description="of the artifact, within 5 %")
+    reason: str = Field(description="why it is unmeasured; empty otherwise")
+    asked_ms: float | None
+    asked_speedup: float | None = Field(description="over the unpruned network in int8, where the target has it")
+    predicted_ms: float = Field(description="by the latency table")
+    predicted_speedup: float
+    planned_ms: float | None = Field(description="measured after the cut, before recovery")
+    planned_speedup: float | None
+    artifact_ms: float | None = Field(description="measured when it was compiled; once more where it was too slow")
+    artifact_speedup: float | None
+
+
 class TargetSummary(Part):
     """One target. A field is null where the build did not get that far."""
 
@@ -95,6 +110,7 @@ class TargetSummary(Part):
     )
     artifact_latency_ms: float | None = Field(description="CPU time of one image, timed in the same run")
     latency_ratio: float | None = Field(description="artifact_latency_ms / float_latency_ms")
+    time: TimeSummary | None = Field(description="null where no time was asked for")
     timed_on: str | None = Field(description="platform of the machine that all latencies are of")
     timed_on_target: bool | None = Field(
         description="false where that is not the target's platform: no latency here is then the device's"
@@ -161,6 +177,7 @@ def summarize(outcome: Outcome) -> TargetSummary:
             "target": outcome.target.name,
             "exit_code": 0 if outcome.error is None else outcome.error.exit_code,
             "error": None if outcome.error is None else str(outcome.error),
+            "time": None if outcome.timeliness is None else vars(outcome.timeliness),
             "saturation_safe": _of_variant(outcome),
             **_of_engine(outcome),
             "image": None if image is None else {"tag": image.tag, "id": image.id, "bytes": image.bytes},

@@ -179,3 +179,11 @@ def test_a_network_without_groups_cannot_be_cut() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     with pytest.raises(CompressionError, match=r"params = 0\.9 cannot be reached: .* 1\.000 of the network's params"):
         allocate(network, (), {}, input_shape=(3, 2, 2), budget="params", share=0.9, channel_multiple=8)
+
+
+def test_wide_groups_are_cut_in_whole_multiples_and_narrow_ones_in_halves() -> None:
+    case = case_of(residual(depths=(2, 2), stage_widths=(64, 128), classes=CLASSES, input_size=(16, 16)))
+    widths = widths_after(case.groups, case.allocate(0.55, channel_multiple=16))
+    assert all(widths[root] % 16 == 0 for root in ("layer2.0.conv1", "layer2.1.conv1"))
+    assert all(widths[root] % 8 == 0 for root in ("layer1.0.conv1", "layer1.1.conv1"))
+    assert any(widths[root] < 128 for root in ("layer2.0.conv1", "layer2.1.conv1"))

@@ -170,6 +170,12 @@ def test_a_table_decides_by_what_is_in_it_and_not_by_where_it_lies(
     assert prune_key("a", 1.5) == prune_key("b", 1.5)
     assert prune_key("a", 1.5) != prune_key("c", 1.5)
     assert prune_key("a", 1.5) != prune_key("a", 1.6)
+    steps = steps_of(tmp_path, recipe_of(weights, prune={"speedup": 1.5, "table": str(tmp_path / "a.json")}))
+    loaded = steps.load()
+    pace, _ = steps.pace(loaded)
+    # Another machine's times cannot be confirmed here.
+    assert str(pace.elsewhere).startswith("the table is of none, none, this machine is ")
+    assert steps.stopwatch(loaded, pace) is None
 
 
 def test_the_table_of_this_machine_is_made_once_for_all_weights_of_a_network(weights: str, tmp_path: Path) -> None:
@@ -185,6 +191,9 @@ def test_the_table_of_this_machine_is_made_once_for_all_weights_of_a_network(wei
         made = steps.profile(loaded)
     assert not made.was_cached
     assert steps.looking().profile(loaded) == replace(made, was_cached=True)
+    pace, _ = steps.pace(loaded)
+    assert pace.elsewhere is None
+    assert steps.stopwatch(loaded, pace) is not None
     with pytest.raises(NotDone) as raised:
         replace(steps, recipe=recipe_of(weights, threads=2)).looking().profile(loaded)
     assert raised.value.stage == "profile"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import AccuracyReport, Verdict
-from pipeline.build import may_be_packaged
 from pipeline.errors import (
     DeployError,
     DeviceError,
@@ -17,6 +16,7 @@ from pipeline.errors import (
     GateUndecided,
     WorkspaceError,
 )
+from pipeline.gatekeeper import may_be_packaged
 from pipeline.narration import comparison_text, verdict_text
 from pipeline.progress import Progress
 from pipeline.remote import engine, store
