@@ -123,7 +123,9 @@ def fit(
                     raise CompressionError(_explosion(name, epoch, step, rate))
                 seen, right, summed = seen + len(labels), right + hits, summed + value * len(labels)
                 advance(note=f"loss {summed / seen:.3f}  top-1 {right / seen:.1%}")
-            progress.line(_epoch_line(name, epoch, epochs, summed / seen, right / seen, network, selection))
+            # In the training's own precision: half the time, and the line is for the eye alone.
+            judged = None if selection is None else top1_of(network, selection, mixed_precision=mixed_precision)
+            progress.line(_epoch_line(name, epoch, epochs, summed / seen, right / seen, judged))
             if continuation is not None:
                 seconds = earlier + time.monotonic() - started
                 state = snapshot_of(network, optimizer)
@@ -139,18 +141,19 @@ def rate_at(step: int, total: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (total - warm + 1)))
 
 
-def logits_of(network: nn.Module, batches: Batches) -> NDArray[np.float32]:
+def logits_of(network: nn.Module, batches: Batches, *, mixed_precision: bool = False) -> NDArray[np.float32]:
     """Logits [N, C] in the order of the images; the network is left in the mode it was in."""
     assert not batches.is_shuffled
     assert not batches.is_augmented
-    with _evaluating(network), torch.inference_mode():
+    with _evaluating(network), torch.inference_mode(), autocast(enabled=mixed_precision):
         parts = [network(_placed(images, network)).float().cpu().numpy() for images, _ in batches.epoch(0)]
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def top1_of(network: nn.Module, batches: Batches) -> float:
+def top1_of(network: nn.Module, batches: Batches, *, mixed_precision: bool = False) -> float:
     """Share of images whose label has the largest logit."""
-    return float((logits_of(network, batches).argmax(axis=1) == batches.images.labels).mean())
+    logits = logits_of(network, batches, mixed_precision=mixed_precision)
+    return float((logits.argmax(axis=1) == batches.images.labels).mean())
 
 
 def _step(
@@ -241,11 +244,9 @@ def _placed(images: Tensor, network: nn.Module) -> Tensor:
     return images.to(device, memory_format=torch.channels_last if is_safe else torch.contiguous_format)
 
 
-def _epoch_line(
-    name: str, epoch: int, epochs: int, loss: float, top1: float, network: nn.Module, selection: Batches | None
-) -> str:
+def _epoch_line(name: str, epoch: int, epochs: int, loss: float, top1: float, judged: float | None) -> str:
     text = f"{name}: epoch {epoch + 1}/{epochs}  loss {loss:.3f}  top-1 {top1:.1%}"
-    return text if selection is None else f"{text}  selection {top1_of(network, selection):.1%}"
+    return text if judged is None else f"{text}  selection {judged:.1%}"
 
 
 def _explosion(name: str, epoch: int, step: int, rate: float) -> str:

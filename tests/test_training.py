@@ -259,7 +259,7 @@ def test_a_damaged_state_is_set_aside_and_training_begins_anew(is_checksum_right
     continuation = stopped(tmp_path / "state", after=2)
     if is_checksum_right:
         # No disk does this; a state that another version of PyTorch cannot read comes close.
-        facts: list[Json] = ["recovery", 3, 3, 0.05, 0.0, False]
+        facts: list[Json] = ["recovery", 3, 3, 0.05, 0.0, False, False]
         shapes: dict[str, Json] = {name: list(value.shape) for name, value in tensors_of(fresh()).items()}
         bound = continuation.bound_to([*facts, shapes])
         assert bound.read("recovery", Recorded()) is not None
