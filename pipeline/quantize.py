@@ -26,10 +26,11 @@ from pipeline.divergence import divergence
 from pipeline.errors import CompressionError
 from pipeline.fakequant import Mode, set_mode
 from pipeline.folding import unfold
+from pipeline.loss import Distillation
 from pipeline.progress import Progress
 from pipeline.quantized import points_of, prepare, quantization_of
 from pipeline.selection import at_most, spread
-from pipeline.training import distillation, fit, logits_of, seed_everything
+from pipeline.training import fit, logits_of, seed_everything
 from targets.device.preprocess import Preprocessing
 
 CALIBRATION_IMAGES = 512
@@ -136,7 +137,7 @@ def train(
         Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
         epochs=epochs,
         learning_rate=LEARNING_RATE,
-        loss=distillation(teacher),
+        loss=Distillation(teacher),
         selection=selection,
         frozen_statistics=True,
         mixed_precision=False,

@@ -17,13 +17,14 @@ from pipeline.data.defaults import Given
 from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.given import digest_of_checkpoint
 from pipeline.hashing import Json, sha256_of_json
+from pipeline.loss import cross_entropy
 from pipeline.mixed import has_bfloat16
 from pipeline.progress import Progress
 from pipeline.published import published
 from pipeline.recognition import recognize
 from pipeline.resnet import ResNet, build_resnet
 from pipeline.sources import sources_digest
-from pipeline.training import cross_entropy, fit, seed_everything, top1_of
+from pipeline.training import fit, seed_everything, top1_of
 from targets.device.preprocess import Preprocessing
 
 LEARNING_RATE = 0.1

@@ -3,12 +3,11 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,21 +16,17 @@ from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError
 from pipeline.hashing import Json
-from pipeline.mixed import autocast, has_bfloat16
+from pipeline.loss import Distillation, Loss
+from pipeline.mixed import autocast
 from pipeline.progress import Progress
 from pipeline.resnet import ResNet
 from pipeline.snapshot import UnusableSnapshot, restore, snapshot_of, tensors_of
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits [B, C], images [B, 3, H, W], labels [B]) -> scalar."""
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 WARM_UP_SHARE = 0.05
 LARGEST_GRADIENT = 5.0
 """Norm at which gradients are clipped: far above healthy ones, so that it only stops explosions."""
-TEMPERATURE = 4.0
-SOFT_SHARE = 0.9
 
 
 def seed_everything(seed: int) -> None:
@@ -39,32 +34,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """The loss of training without a teacher."""
-    del images
-    return F.cross_entropy(logits, labels)
-
-
-def distillation(teacher: nn.Module, *, temperature: float = TEMPERATURE, soft_share: float = SOFT_SHARE) -> Loss:
-    """Learn the teacher's softened answers to the same augmented images, and the labels with what is left.
-
-    Hinton, Vinyals & Dean (2015), "Distilling the knowledge in a neural network": the soft term is multiplied by
-    T^2, so that its gradients keep their size whatever the temperature.
-    """
-    teacher.eval()
-
-    def loss(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            with autocast(enabled=has_bfloat16()):
-                answers = teacher(images)
-            wanted = F.log_softmax(answers.float() / temperature, dim=1)
-        given = F.log_softmax(logits / temperature, dim=1)
-        soft = F.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
-        return soft_share * soft + (1 - soft_share) * F.cross_entropy(logits, labels)
-
-    return loss
 
 
 def fit(
@@ -109,7 +78,7 @@ def fit(
 
         continuation = continuation.bound_to([*facts, _shapes(network)])
         first, earlier = _go_on(continuation, network, optimizer, epochs, name, progress)
-    with progress.task(name, total - first * len(batches)) as advance:
+    with _watching(loss, network), progress.task(name, total - first * len(batches)) as advance:
         for epoch in range(first, epochs):
             _train_mode(network, frozen_statistics=frozen_statistics)
             seen, right, summed = 0, 0, 0.0
@@ -200,6 +169,10 @@ def _go_on(
         return 0, 0.0
     progress.line(f"{name}: goes on after epoch {kept.epochs} of {epochs}")
     return kept.epochs, kept.seconds
+
+
+def _watching(loss: Loss, network: nn.Module) -> AbstractContextManager[None]:
+    return loss.watching(network) if isinstance(loss, Distillation) else nullcontext()
 
 
 def _shapes(network: nn.Module) -> dict[str, Json]:

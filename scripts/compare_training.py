@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from pipeline.data.batches import Batches
 from pipeline.data.defaults import usual_preprocessing
 from pipeline.data.images import ImageSet
+from pipeline.loss import cross_entropy
 from pipeline.mixed import autocast, has_bfloat16
 from pipeline.progress import Silent
 from pipeline.published import published
 from pipeline.resnet import build_resnet
-from pipeline.training import MOMENTUM, WEIGHT_DECAY, cross_entropy, fit, seed_everything
+from pipeline.training import MOMENTUM, WEIGHT_DECAY, fit, seed_everything
 
 CLASSES = tuple(f"class{index}" for index in range(10))
 RATE = 0.01
