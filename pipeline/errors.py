@@ -23,7 +23,8 @@ DeployError
 ├── CommandMissing     22   a program is not installed on a device
 ├── DeviceDiskFull     23   a device's disk is full
 ├── DeviceTimeout      24   a device took longer than it is given
-└── DeviceError        25   a device could not do what it was told
+├── DeviceError        25   a device could not do what it was told
+└── ProcessLost        26   one of a training's processes ended before it was done
 
 A message says what happened, with the actual value, and what to do next. `pipeline.cli` alone catches and prints.
 0 is success, 1 a bug of ours (with its traceback), 2 a wrong command line, 130 an interrupt.
@@ -155,6 +156,11 @@ class DeviceError(DeployError):
     meaning = "a device could not do what it was told"
 
 
+class ProcessLost(DeployError):
+    exit_code = 26
+    meaning = "one of a training's processes ended before it was done"
+
+
 EXIT_CODES: tuple[type[DeployError], ...] = (
     RecipeError,
     CheckpointError,
@@ -179,6 +185,7 @@ EXIT_CODES: tuple[type[DeployError], ...] = (
     DeviceDiskFull,
     DeviceTimeout,
     DeviceError,
+    ProcessLost,
 )
 
 

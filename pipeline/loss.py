@@ -71,6 +71,7 @@ class Distillation:
     @contextmanager
     def watching(self, student: nn.Module) -> Iterator[None]:
         """In its context what the stages of both networks put out is seen by the loss."""
+        self.teacher.to(next(student.parameters()).device)
         stages = shared_stages(student, self.teacher) if self.attention > 0 else ()
         handles = [
             network.get_submodule(name).register_forward_hook(_keep(place, name))

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.allocation import allocate
+from pipeline.answers import top1_of
 from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.checkpoint import build_network, save_network
 from pipeline.contest import Contest, hold
@@ -28,7 +29,7 @@ from pipeline.proposals import Proposal, Proposals, propose
 from pipeline.recipe import PruneRecipe
 from pipeline.recovery import estimate_statistics, recover, sample
 from pipeline.sensitivity import sensitivity, write_report
-from pipeline.training import seed_everything, top1_of
+from pipeline.training import seed_everything
 from targets.device.preprocess import Preprocessing
 
 IMPORTANCE_IMAGES = 512

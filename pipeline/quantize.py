@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from pipeline.answers import logits_of
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, save_network
 from pipeline.continuation import Continuation
@@ -30,7 +31,7 @@ from pipeline.loss import Distillation
 from pipeline.progress import Progress
 from pipeline.quantized import points_of, prepare, quantization_of
 from pipeline.selection import at_most, spread
-from pipeline.training import fit, logits_of, seed_everything
+from pipeline.training import fit, seed_everything
 from targets.device.preprocess import Preprocessing
 
 CALIBRATION_IMAGES = 512

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.answers import top1_of
 from pipeline.artifacts import Architecture
 from pipeline.checkpoint import read_state
 from pipeline.continuation import Continuation
@@ -24,7 +25,7 @@ from pipeline.published import published
 from pipeline.recognition import recognize
 from pipeline.resnet import ResNet, build_resnet
 from pipeline.sources import sources_digest
-from pipeline.training import fit, seed_everything, top1_of
+from pipeline.training import fit, seed_everything
 from targets.device.preprocess import Preprocessing
 
 LEARNING_RATE = 0.1

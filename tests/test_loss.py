@@ -102,7 +102,7 @@ def test_attention_adds_the_mean_squared_difference_of_every_stages_map() -> Non
         features.append([out := network.get_submodule(name)(out) for name in stages])
     for one, other in zip(*features, strict=True):
         difference = attention_map(one) - attention_map(other)
-        expected += 50 * float(difference.square().sum()) / difference.numel()
+        expected += 50 * float(difference.detach().square().sum()) / difference.numel()
     loss = Distillation(teacher, attention=50)
     with loss.watching(student):
         value = loss(student(IMAGES), IMAGES, LABELS)

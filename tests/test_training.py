@@ -12,6 +12,7 @@ from tiny_networks import CLASSES, Rigid, network_of, own
 from tiny_trained import Recorded, digits, is_same, preprocessing, state_of
 from torch import Tensor, fx, nn
 
+from pipeline.answers import logits_of, top1_of
 from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError
@@ -20,15 +21,7 @@ from pipeline.loss import Loss, cross_entropy
 from pipeline.published import residual
 from pipeline.resnet import build_resnet
 from pipeline.snapshot import tensors_of
-from pipeline.training import (
-    LARGEST_GRADIENT,
-    MOMENTUM,
-    fit,
-    logits_of,
-    rate_at,
-    seed_everything,
-    top1_of,
-)
+from pipeline.training import LARGEST_GRADIENT, MOMENTUM, fit, rate_at, seed_everything
 
 ARCHITECTURE = residual(depths=(1, 1), stage_widths=(4, 8), classes=CLASSES, input_size=(16, 16))
 TEN = residual(depths=(1, 1), stage_widths=(4, 8), classes=digits().classes, input_size=(16, 16))
