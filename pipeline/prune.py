@@ -48,6 +48,7 @@ def prune(
     continuation: Continuation | None = None,
     pace: Pace | None = None,
     time: Time | None = None,
+    processes: int = 1,
 ) -> None:
     """Write the pruned and recovered network to `folder`; with nothing to prune the very files that came in.
 
@@ -64,7 +65,7 @@ def prune(
     if pace is not None:
         kept = _cut_by_clock(
             network, checkpoint, dataset, preprocessing, recipe, pace, time,
-            seed=seed, progress=progress, continuation=continuation, folder=folder,
+            seed=seed, progress=progress, continuation=continuation, folder=folder, processes=processes,
         )  # fmt: skip
     else:
         kept = _cut(network, checkpoint, dataset.training, preprocessing, recipe, channel_multiple, seed, folder)
@@ -86,6 +87,7 @@ def prune(
             seed=seed,
             progress=progress,
             continuation=continuation,
+            processes=processes,
         )
     save_network(pruned, architecture, folder)
 
@@ -133,6 +135,7 @@ def _cut_by_clock(
     progress: Progress,
     continuation: Continuation | None,
     folder: Path,
+    processes: int,
 ) -> str:
     """Write the network that recovers best within the time to `folder`, and what its cuts cost and bought."""
     architecture = checkpoint.architecture
@@ -151,6 +154,7 @@ def _cut_by_clock(
         seed=seed,
         progress=progress,
         continuation=continuation,
+        processes=processes,
     )
     chosen = proposals.each[contest.winner]
     save_network(chosen.network, chosen.architecture, folder)

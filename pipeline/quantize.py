@@ -55,6 +55,7 @@ def quantize(
     progress: Progress,
     folder: Path,
     continuation: Continuation | None = None,
+    processes: int = 1,
 ) -> None:
     """Write the network of `checkpoint` with new weights, `quantization.json` and `quantize.json` into `folder`.
 
@@ -77,6 +78,7 @@ def quantize(
         seed=seed,
         progress=progress,
         continuation=continuation,
+        processes=processes,
     )
     quantization = quantization_of(quantized, weight_bits=weight_bits, float_layers=keep_float)
     unfold(network, quantized)
@@ -112,6 +114,7 @@ def train(
     seed: int,
     progress: Progress,
     continuation: Continuation | None = None,
+    processes: int = 1,
 ) -> dict[str, object]:
     """Train in place; returns what calibration and training came to on the selection split.
 
@@ -145,6 +148,7 @@ def train(
         progress=progress,
         name="quantization-aware training",
         continuation=continuation,
+        processes=processes,
     )
     trained = logits_of(quantized, selection)
     facts["trained"] = _facts(trained, wanted, selection)

@@ -5,7 +5,7 @@ Where there are several, each computes on its share of every batch, and gradient
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import ProcessLost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +53,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
-    """Rank and number of processes where `torchrun` has started this one, else None."""
-    if "RANK" not in environment or "WORLD_SIZE" not in environment:
-        return None
-    return int(environment["RANK"]), int(environment["WORLD_SIZE"])
-
-
 @contextmanager
 def joined(rank: int, world: int, *, meeting: Path | None) -> Iterator[Ranks]:
     """Meet the others at the file `meeting`, or where `torchrun` says: by NCCL where there are GPUs, else by Gloo."""
@@ -73,6 +68,13 @@ def joined(rank: int, world: int, *, meeting: Path | None) -> Iterator[Ranks]:
             dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=world)
     try:
         yield Ranks(rank=rank, world=world, device=device)
+    except RuntimeError as error:
+        if meeting is None and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise ProcessLost(
+                f"process {rank + 1} of {world} has lost another one of this training, whose own output says why. "
+                f"Finished epochs are kept: the same command goes on from there. ({str(error).splitlines()[0]})"
+            ) from None
+        raise
     finally:
         dist.destroy_process_group()
 

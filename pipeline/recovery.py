@@ -37,6 +37,7 @@ def recover(
     progress: Progress,
     name: str = "recovery",
     continuation: Continuation | None = None,
+    processes: int = 1,
 ) -> None:
     """Train `pruned` in place to answer as `teacher` does; raises `CompressionError` where the numbers explode."""
     if not shared_stages(pruned, teacher):
@@ -53,6 +54,7 @@ def recover(
         progress=progress,
         name=name,
         continuation=continuation,
+        processes=processes,
     )
 
 

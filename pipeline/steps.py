@@ -86,6 +86,7 @@ class Steps(Profiling):
                 progress=self.progress,
                 folder=folder,
                 continuation=self.workspace.continuation(key),
+                processes=self.recipe.nproc,
                 pace=pace,
                 time=None if pace is None else self.stopwatch(loaded, pace),
             )
@@ -117,6 +118,7 @@ class Steps(Profiling):
                 progress=self.progress,
                 folder=folder,
                 continuation=self.workspace.continuation(key),
+                processes=self.recipe.nproc,
             )
 
         return self.workspace.obtain(key, produce)

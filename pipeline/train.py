@@ -18,6 +18,7 @@ from pipeline.data.defaults import Given
 from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.given import digest_of_checkpoint
 from pipeline.hashing import Json, sha256_of_json
+from pipeline.launch import is_first
 from pipeline.loss import cross_entropy
 from pipeline.mixed import has_bfloat16
 from pipeline.progress import Progress
@@ -58,12 +59,14 @@ def train(
     seed: int,
     progress: Progress,
     output: Path,
+    processes: int = 1,
 ) -> Trained:
     """Train `network` (a published name), or fine-tune `checkpoint`, and write `output` (.safetensors).
 
     Classes and preprocessing are stored with the weights, as JSON in the file's metadata. `learning_rate` None:
     `LEARNING_RATE`, or `FINE_TUNING_RATE` for a checkpoint. Until `output` is written the training is kept beside it,
-    and the same call goes on from there. Raises `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`.
+    and the same call goes on from there. All processes that `torchrun` started call this, and the first writes. Raises
+    `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`, `ProcessLost`.
     """
     _check_output(output)
     if learning_rate is None:
@@ -94,9 +97,11 @@ def train(
         progress=progress,
         name="train",
         continuation=continuation,
+        processes=processes,
     )
-    _save(model, output, classes=dataset.classes, preprocessing=settled)
-    continuation.remove()
+    if is_first():
+        _save(model, output, classes=dataset.classes, preprocessing=settled)
+        continuation.remove()
     return Trained(
         path=output,
         architecture=architecture,

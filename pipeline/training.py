@@ -17,10 +17,11 @@ from pipeline.crew import crew
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError, RecipeError
 from pipeline.hashing import Json
+from pipeline.launch import launched
 from pipeline.loss import Distillation, Loss
 from pipeline.mixed import autocast
 from pipeline.progress import Advance, Progress, Silent
-from pipeline.ranks import ALONE, Ranks, from_environment, joined
+from pipeline.ranks import ALONE, Ranks, joined
 from pipeline.snapshot import UnusableSnapshot, restore, snapshot_of, tensors_of
 
 MOMENTUM = 0.9
@@ -105,7 +106,7 @@ class Training:
 
     def ranks(self, processes: int) -> AbstractContextManager[Ranks]:
         """This process among those that train."""
-        found = from_environment()
+        found = launched()
         world = processes if found is None else found[1]
         smallest = self.batches.size(len(self.batches) - 1)
         if smallest < world:
