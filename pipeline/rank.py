@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.training import Training
 
 def main() -> None:
     folder, rank, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    threading.Thread(target=_end_with_the_first, daemon=True).start()
+    threading.Thread(target=_end_with_the_first, args=(folder,), daemon=True).start()
     training: Training = pickle.loads((folder / TRAINING).read_bytes())
     ready(folder, rank).touch()
     try:
@@ -27,9 +28,10 @@ def main() -> None:
         os._exit(error.exit_code)  # the others may wait for this one, and it must not wait for them
 
 
-def _end_with_the_first() -> None:
+def _end_with_the_first(folder: Path) -> None:
     # Unbuffered: at its own end the interpreter would wait for the lock of a buffer.
     os.read(sys.stdin.fileno(), 1)
+    shutil.rmtree(folder, ignore_errors=True)  # it was killed, and could not
     os._exit(1)
 
 

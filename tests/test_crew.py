@@ -75,6 +75,13 @@ def children() -> list[int]:
     return found
 
 
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Doing(Recorded):
     """Does something once the first epoch's line is written."""
 
@@ -196,16 +203,12 @@ test_crew.train(processes=2, epochs=500, progress=Telling())
 
 @pytest.mark.long
 def test_none_outlives_the_first() -> None:
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    other = int(process.stdout.readline().split()[-1])
-    process.kill()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        other = int(process.stdout.readline().split()[-1])
+        process.kill()
     deadline = time.monotonic() + 60
-    while (
-        Path(f"/proc/{other}").exists()
-        and Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    ):
+    while is_running(other):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
