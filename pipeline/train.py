@@ -79,10 +79,7 @@ def train(
         preprocessing, family=architecture.family, input_size=architecture.input_shape[1:]
     )
     progress.line(f"{architecture.name}, {len(dataset.training)} training images; assumed: {'; '.join(assumed)}")
-    if len(dataset.training) < 2 or len(dataset.selection) == 0:
-        raise DataError(f"{len(dataset.training)} training images are too few; two of each class are the least.")
-    check_images(dataset.training, progress)
-    check_images(dataset.selection, progress)
+    _check_data(dataset, progress)
     selection = Batches(dataset.selection, settled, batch_size=batch_size, seed=seed)
     continuation = _continuation(output, checkpoint, [network, dataset.fingerprint, batch_size, seed, str(settled)])
     fit(
@@ -118,6 +115,13 @@ def _continuation(output: Path, checkpoint: Path | None, facts: list[Json]) -> C
         file=output.with_name(output.name + UNFINISHED),
         fingerprint=sha256_of_json([*facts, begun_from, sources_digest("pipeline.train")]),
     )
+
+
+def _check_data(dataset: Dataset, progress: Progress) -> None:
+    if len(dataset.training) < 2 or len(dataset.selection) == 0:
+        raise DataError(f"{len(dataset.training)} training images are too few; two of each class are the least.")
+    check_images(dataset.training, progress)
+    check_images(dataset.selection, progress)
 
 
 def _check_output(output: Path) -> None:
