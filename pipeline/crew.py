@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import EXIT_CODES, DeployError, ProcessLost
-from pipeline.ranks import Ranks, joined
+from pipeline.ranks import Ranks, is_torn, joined
 
 TRAINING, MEETING = "training", "meeting"
 """Files in the folder that the processes share."""
@@ -42,9 +42,11 @@ def crew(training: object, processes: int) -> Iterator[Ranks]:
             with joined(0, processes, meeting=folder / MEETING) as ranks:
                 try:
                     yield ranks
-                except RuntimeError:
+                except RuntimeError as error:
                     # What a torn connection looks like from here; the reason is with the one that is gone.
                     lost = _lost(others, folder, within_s=LONGEST_END_S)
+                    if lost is None and is_torn(error):
+                        lost = ProcessLost(f"a process of the training no longer answers: {error}".splitlines()[0])
                     if lost is None:
                         raise
                     raise lost from None

@@ -53,6 +53,11 @@ class Ranks:
 ALONE = Ranks()
 
 
+def is_torn(error: RuntimeError) -> bool:
+    """Whether it says that another process has gone, or no longer answers."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 @contextmanager
 def joined(rank: int, world: int, *, meeting: Path | None) -> Iterator[Ranks]:
     """Meet the others at the file `meeting`, or where `torchrun` says: by NCCL where there are GPUs, else by Gloo."""
@@ -69,7 +74,7 @@ def joined(rank: int, world: int, *, meeting: Path | None) -> Iterator[Ranks]:
     try:
         yield Ranks(rank=rank, world=world, device=device)
     except RuntimeError as error:
-        if meeting is None and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        if meeting is None and is_torn(error):
             raise ProcessLost(
                 f"process {rank + 1} of {world} has lost another one of this training, whose own output says why. "
                 f"Finished epochs are kept: the same command goes on from there. ({str(error).splitlines()[0]})"

