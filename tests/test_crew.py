@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -217,7 +218,10 @@ def test_none_outlives_the_first() -> None:
 def test_deploy_train_under_torchrun_on_two_nodes_of_one_process_each(tmp_path: Path) -> None:
     """Both on this machine: rank 0 writes, the other says nothing."""
     options = ["-m", "pipeline", "train", "--epochs", "1", "--output", str(tmp_path / "digits.safetensors")]
-    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:29533", "--rdzv-id", tmp_path.name]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", tmp_path.name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     nodes = [
         subprocess.Popen(
