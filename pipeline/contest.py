@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from pipeline.answers import logits_of
 from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
@@ -18,7 +19,7 @@ from pipeline.divergence import divergence
 from pipeline.progress import Progress
 from pipeline.recovery import estimate_statistics, recover
 from pipeline.selection import at_most, spread
-from pipeline.training import logits_of, seed_everything
+from pipeline.training import seed_everything
 from targets.device.preprocess import Preprocessing
 
 SHARE = 0.1
@@ -46,6 +47,7 @@ def hold(
     seed: int,
     progress: Progress,
     continuation: Continuation | None = None,
+    processes: int = 1,
 ) -> Contest:
     """Train a copy of each; `epochs` are those of the recovery that follows.
 
@@ -75,6 +77,7 @@ def hold(
                 name=f"cut {number} of {len(contestants)}",
                 continuation=continuation
                 and replace(continuation, file=continuation.file.with_name(f"{continuation.file.name}-{number}")),
+                processes=processes,
             )
         divergences.append(divergence(logits_of(network, selection), wanted))
     return Contest(winner=divergences.index(min(divergences)), divergences=tuple(divergences), images=count)

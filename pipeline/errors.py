@@ -24,7 +24,8 @@ DeployError
 ├── DeviceDiskFull     23   a device's disk is full
 ├── DeviceTimeout      24   a device took longer than it is given
 ├── DeviceError        25   a device could not do what it was told
-└── LatencyMissed      26   the artifact takes longer than was asked
+├── LatencyMissed      26   the artifact takes longer than was asked
+└── ProcessLost        27   one of a training's processes ended before it was done
 
 A message says what happened, with the actual value, and what to do next. `pipeline.cli` alone catches and prints.
 0 is success, 1 a bug of ours (with its traceback), 2 a wrong command line, 130 an interrupt.
@@ -161,6 +162,11 @@ class LatencyMissed(DeployError):
     meaning = "the artifact takes longer than was asked"
 
 
+class ProcessLost(DeployError):
+    exit_code = 27
+    meaning = "one of a training's processes ended before it was done"
+
+
 EXIT_CODES: tuple[type[DeployError], ...] = (
     RecipeError,
     CheckpointError,
@@ -186,6 +192,7 @@ EXIT_CODES: tuple[type[DeployError], ...] = (
     DeviceTimeout,
     DeviceError,
     LatencyMissed,
+    ProcessLost,
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from pipeline.answers import logits_of
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, load_checkpoint
 from pipeline.data.batches import Batches
@@ -15,7 +16,6 @@ from pipeline.errors import DataError
 from pipeline.progress import Progress
 from pipeline.recipe import PreprocessingRecipe
 from pipeline.statistics import check_above_chance
-from pipeline.training import logits_of
 from targets.device.preprocess import Preprocessing
 
 BASELINE = "baseline.json"

@@ -60,6 +60,10 @@ Table = Annotated[
         "--table", help="Latency table of `deploy profile --output`; else it is made.", rich_help_panel=COMPRESSION
     ),
 ]
+Nproc = Annotated[
+    int | None,
+    typer.Option("--nproc", help="Processes that train together on this machine.", rich_help_panel=COMPRESSION),
+]
 Epochs = Annotated[
     int | None,
     typer.Option("--epochs", help="Epochs of recovery (distillation) after pruning.", rich_help_panel=COMPRESSION),

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.allocation import allocate
+from pipeline.answers import top1_of
 from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.checkpoint import build_network, save_network
 from pipeline.contest import Contest, hold
@@ -28,7 +29,7 @@ from pipeline.proposals import Proposal, Proposals, propose
 from pipeline.recipe import PruneRecipe
 from pipeline.recovery import estimate_statistics, recover, sample
 from pipeline.sensitivity import sensitivity, write_report
-from pipeline.training import seed_everything, top1_of
+from pipeline.training import seed_everything
 from targets.device.preprocess import Preprocessing
 
 IMPORTANCE_IMAGES = 512
@@ -47,6 +48,7 @@ def prune(
     continuation: Continuation | None = None,
     pace: Pace | None = None,
     time: Time | None = None,
+    processes: int = 1,
 ) -> None:
     """Write the pruned and recovered network to `folder`; with nothing to prune the very files that came in.
 
@@ -63,7 +65,7 @@ def prune(
     if pace is not None:
         kept = _cut_by_clock(
             network, checkpoint, dataset, preprocessing, recipe, pace, time,
-            seed=seed, progress=progress, continuation=continuation, folder=folder,
+            seed=seed, progress=progress, continuation=continuation, folder=folder, processes=processes,
         )  # fmt: skip
     else:
         kept = _cut(network, checkpoint, dataset.training, preprocessing, recipe, channel_multiple, seed, folder)
@@ -85,6 +87,7 @@ def prune(
             seed=seed,
             progress=progress,
             continuation=continuation,
+            processes=processes,
         )
     save_network(pruned, architecture, folder)
 
@@ -132,6 +135,7 @@ def _cut_by_clock(
     progress: Progress,
     continuation: Continuation | None,
     folder: Path,
+    processes: int,
 ) -> str:
     """Write the network that recovers best within the time to `folder`, and what its cuts cost and bought."""
     architecture = checkpoint.architecture
@@ -150,6 +154,7 @@ def _cut_by_clock(
         seed=seed,
         progress=progress,
         continuation=continuation,
+        processes=processes,
     )
     chosen = proposals.each[contest.winner]
     save_network(chosen.network, chosen.architecture, folder)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from pipeline.answers import logits_of
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, save_network
 from pipeline.continuation import Continuation
@@ -26,10 +27,11 @@ from pipeline.divergence import divergence
 from pipeline.errors import CompressionError
 from pipeline.fakequant import Mode, set_mode
 from pipeline.folding import unfold
+from pipeline.loss import Distillation
 from pipeline.progress import Progress
 from pipeline.quantized import points_of, prepare, quantization_of
 from pipeline.selection import at_most, spread
-from pipeline.training import distillation, fit, logits_of, seed_everything
+from pipeline.training import fit, seed_everything
 from targets.device.preprocess import Preprocessing
 
 CALIBRATION_IMAGES = 512
@@ -53,6 +55,7 @@ def quantize(
     progress: Progress,
     folder: Path,
     continuation: Continuation | None = None,
+    processes: int = 1,
 ) -> None:
     """Write the network of `checkpoint` with new weights, `quantization.json` and `quantize.json` into `folder`.
 
@@ -75,6 +78,7 @@ def quantize(
         seed=seed,
         progress=progress,
         continuation=continuation,
+        processes=processes,
     )
     quantization = quantization_of(quantized, weight_bits=weight_bits, float_layers=keep_float)
     unfold(network, quantized)
@@ -110,6 +114,7 @@ def train(
     seed: int,
     progress: Progress,
     continuation: Continuation | None = None,
+    processes: int = 1,
 ) -> dict[str, object]:
     """Train in place; returns what calibration and training came to on the selection split.
 
@@ -136,13 +141,14 @@ def train(
         Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
         epochs=epochs,
         learning_rate=LEARNING_RATE,
-        loss=distillation(teacher),
+        loss=Distillation(teacher),
         selection=selection,
         frozen_statistics=True,
         mixed_precision=False,
         progress=progress,
         name="quantization-aware training",
         continuation=continuation,
+        processes=processes,
     )
     trained = logits_of(quantized, selection)
     facts["trained"] = _facts(trained, wanted, selection)

@@ -150,6 +150,9 @@ class Recipe(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="threads the artifact runs on, in the figures and on the device"
     )
+    nproc: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1, description="processes that train together on this machine; results differ within noise"
+    )
     preprocessing: PreprocessingRecipe = PreprocessingRecipe()
     prune: PruneRecipe = PruneRecipe()
     quantize: QuantizeRecipe = QuantizeRecipe()

@@ -13,10 +13,11 @@ from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
 from pipeline.data.images import ImageSet
+from pipeline.loss import ATTENTION, Distillation, shared_stages
 from pipeline.mixed import has_bfloat16
 from pipeline.progress import Progress
 from pipeline.selection import spread
-from pipeline.training import distillation, fit
+from pipeline.training import fit
 from targets.device.preprocess import Preprocessing
 
 STATISTICS_IMAGES = 2048
@@ -36,20 +37,24 @@ def recover(
     progress: Progress,
     name: str = "recovery",
     continuation: Continuation | None = None,
+    processes: int = 1,
 ) -> None:
     """Train `pruned` in place to answer as `teacher` does; raises `CompressionError` where the numbers explode."""
+    if not shared_stages(pruned, teacher):
+        progress.line(f"{name}: no stages of a ResNet to compare attention at; it learns from the answers alone")
     fit(
         pruned,
         Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
         epochs=epochs,
         learning_rate=LEARNING_RATE,
-        loss=distillation(teacher),
+        loss=Distillation(teacher, attention=ATTENTION),
         selection=Batches(dataset.selection, preprocessing),
         frozen_statistics=False,
         mixed_precision=has_bfloat16(),
         progress=progress,
         name=name,
         continuation=continuation,
+        processes=processes,
     )
 
 

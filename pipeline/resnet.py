@@ -67,8 +67,8 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(stem.out_channels)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if has_maxpool else None
-        self._stages = tuple(f"layer{index}" for index in range(1, len(stages) + 1))
-        for name, stage in zip(self._stages, stages, strict=True):
+        self.stages = tuple(f"layer{index}" for index in range(1, len(stages) + 1))
+        for name, stage in zip(self.stages, stages, strict=True):
             self.add_module(name, stage)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = head
@@ -77,7 +77,7 @@ class ResNet(nn.Module):
         out = self.relu(self.bn1(self.conv1(images)))
         if self.maxpool is not None:
             out = self.maxpool(out)
-        for name in self._stages:
+        for name in self.stages:
             out = self.get_submodule(name)(out)
         logits: Tensor = self.fc(torch.flatten(self.avgpool(out), 1))
         return logits

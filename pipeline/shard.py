@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.answers import logits_of
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network
 from pipeline.data.batches import Batches
@@ -11,7 +12,6 @@ from pipeline.data.dataset import Dataset
 from pipeline.errors import CheckpointError
 from pipeline.pack import pack_shard
 from pipeline.progress import Progress
-from pipeline.training import logits_of
 from targets.device.preprocess import Preprocessing
 
 

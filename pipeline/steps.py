@@ -87,6 +87,7 @@ class Steps(Profiling):
                 progress=self.progress,
                 folder=folder,
                 continuation=self.workspace.continuation(key),
+                processes=self.recipe.nproc,
                 pace=pace,
                 time=None if stopwatch is None else stopwatch.time,
             )
@@ -118,6 +119,7 @@ class Steps(Profiling):
                 progress=self.progress,
                 folder=folder,
                 continuation=self.workspace.continuation(key),
+                processes=self.recipe.nproc,
             )
 
         return self.workspace.obtain(key, produce)

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.answers import top1_of
 from pipeline.artifacts import Architecture
 from pipeline.checkpoint import read_state
 from pipeline.continuation import Continuation
@@ -17,13 +18,15 @@ from pipeline.data.defaults import Given
 from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.given import digest_of_checkpoint
 from pipeline.hashing import Json, sha256_of_json
+from pipeline.launch import is_first
+from pipeline.loss import cross_entropy
 from pipeline.mixed import has_bfloat16
 from pipeline.progress import Progress
 from pipeline.published import published
 from pipeline.recognition import recognize
 from pipeline.resnet import ResNet, build_resnet
 from pipeline.sources import sources_digest
-from pipeline.training import cross_entropy, fit, seed_everything, top1_of
+from pipeline.training import fit, seed_everything
 from targets.device.preprocess import Preprocessing
 
 LEARNING_RATE = 0.1
@@ -56,12 +59,14 @@ def train(
     seed: int,
     progress: Progress,
     output: Path,
+    processes: int = 1,
 ) -> Trained:
     """Train `network` (a published name), or fine-tune `checkpoint`, and write `output` (.safetensors).
 
     Classes and preprocessing are stored with the weights, as JSON in the file's metadata. `learning_rate` None:
     `LEARNING_RATE`, or `FINE_TUNING_RATE` for a checkpoint. Until `output` is written the training is kept beside it,
-    and the same call goes on from there. Raises `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`.
+    and the same call goes on from there. All processes that `torchrun` started call this, and the first writes. Raises
+    `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`, `ProcessLost`.
     """
     _check_output(output)
     if learning_rate is None:
@@ -74,10 +79,7 @@ def train(
         preprocessing, family=architecture.family, input_size=architecture.input_shape[1:]
     )
     progress.line(f"{architecture.name}, {len(dataset.training)} training images; assumed: {'; '.join(assumed)}")
-    if len(dataset.training) < 2 or len(dataset.selection) == 0:
-        raise DataError(f"{len(dataset.training)} training images are too few; two of each class are the least.")
-    check_images(dataset.training, progress)
-    check_images(dataset.selection, progress)
+    _check_data(dataset, progress)
     selection = Batches(dataset.selection, settled, batch_size=batch_size, seed=seed)
     continuation = _continuation(output, checkpoint, [network, dataset.fingerprint, batch_size, seed, str(settled)])
     fit(
@@ -92,9 +94,11 @@ def train(
         progress=progress,
         name="train",
         continuation=continuation,
+        processes=processes,
     )
-    _save(model, output, classes=dataset.classes, preprocessing=settled)
-    continuation.remove()
+    if is_first():
+        _save(model, output, classes=dataset.classes, preprocessing=settled)
+        continuation.remove()
     return Trained(
         path=output,
         architecture=architecture,
@@ -111,6 +115,13 @@ def _continuation(output: Path, checkpoint: Path | None, facts: list[Json]) -> C
         file=output.with_name(output.name + UNFINISHED),
         fingerprint=sha256_of_json([*facts, begun_from, sources_digest("pipeline.train")]),
     )
+
+
+def _check_data(dataset: Dataset, progress: Progress) -> None:
+    if len(dataset.training) < 2 or len(dataset.selection) == 0:
+        raise DataError(f"{len(dataset.training)} training images are too few; two of each class are the least.")
+    check_images(dataset.training, progress)
+    check_images(dataset.selection, progress)
 
 
 def _check_output(output: Path) -> None:

@@ -16,12 +16,14 @@ def train(
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = 64,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes that train together on this machine.")] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     verbose: o.Verbose = False,
 ) -> None:
     """Train a float ResNet from scratch, or fine-tune one.
 
     Until it is done the training is kept in OUTPUT.training after every epoch; the same command goes on from there.
+    On several machines start it by torchrun on each: torchrun --nnodes 2 … -m pipeline train …
     """
     from pipeline.commands.train import run
 
@@ -33,6 +35,7 @@ def train(
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
+        processes=nproc,
         seed=seed,
         is_verbose=verbose,
     )

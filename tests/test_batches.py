@@ -79,6 +79,17 @@ def test_a_later_epoch_does_not_depend_on_the_earlier_ones(images: ImageSet) -> 
     assert torch.equal(collect(whole, 5)[0], collect(resumed, 5)[0])
 
 
+@pytest.mark.parametrize("cache_bytes", [2**30, 0])
+@pytest.mark.parametrize("world", [2, 3])
+def test_shares_are_the_batches_of_one_process_bit_for_bit(images: ImageSet, world: int, cache_bytes: int) -> None:
+    whole = Batches(images, PLAIN, batch_size=8, seed=1, shuffle=True, augment=True, cache_bytes=cache_bytes)
+    shares = [whole.shared(rank, world).epoch(1) for rank in range(world)]
+    for number, ((expected, labels), parts) in enumerate(zip(whole.epoch(1), zip(*shares, strict=True), strict=True)):
+        assert torch.equal(torch.cat([part for part, _ in parts]), expected)
+        assert torch.equal(torch.cat([part for _, part in parts]), labels)
+        assert whole.size(number) == len(labels)
+
+
 @pytest.mark.parametrize("augment", [False, True])
 def test_without_room_for_a_cache_the_batches_are_the_same(images: ImageSet, augment: bool) -> None:
     roomy = Batches(images, PLAIN, batch_size=6, seed=1, shuffle=True, augment=augment)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_trained import Recorded, architecture, digits, preprocessing, write_checkpoint, write_weights
 
+from pipeline.answers import top1_of
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network
 from pipeline.data.batches import Batches
@@ -18,7 +19,6 @@ from pipeline.errors import CheckpointError, DataError
 from pipeline.load import load, stored_preprocessing
 from pipeline.recipe import PreprocessingRecipe
 from pipeline.resnet import build_resnet
-from pipeline.training import top1_of
 from targets.device.preprocess import Preprocessing
 
 

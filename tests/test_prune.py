@@ -19,6 +19,7 @@ from tiny_trained import (
 )
 from torch import Tensor, nn
 
+from pipeline.answers import top1_of
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.data.batches import Batches
@@ -31,7 +32,6 @@ from pipeline.prune import prune
 from pipeline.published import residual
 from pipeline.recipe import PruneRecipe
 from pipeline.recovery import estimate_statistics
-from pipeline.training import top1_of
 
 OWN = """
 from torch import nn

@@ -17,6 +17,7 @@ from tiny_quantized import (
     write_quantized,
 )
 
+from pipeline.answers import logits_of
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, save_network
 from pipeline.data.batches import Batches
@@ -25,7 +26,6 @@ from pipeline.errors import CompressionError, RecipeError
 from pipeline.folding import trace_folded
 from pipeline.hashing import sha256_of_folder
 from pipeline.quantized import build_quantized
-from pipeline.training import logits_of
 
 
 @pytest.fixture(scope="module")

@@ -12,31 +12,19 @@ from tiny_networks import CLASSES, Rigid, network_of, own
 from tiny_trained import Recorded, digits, is_same, preprocessing, state_of
 from torch import Tensor, fx, nn
 
+from pipeline.answers import logits_of, top1_of
 from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError
 from pipeline.hashing import Json
+from pipeline.loss import Loss, cross_entropy
 from pipeline.published import residual
 from pipeline.resnet import build_resnet
 from pipeline.snapshot import tensors_of
-from pipeline.training import (
-    LARGEST_GRADIENT,
-    MOMENTUM,
-    Loss,
-    cross_entropy,
-    distillation,
-    fit,
-    logits_of,
-    rate_at,
-    seed_everything,
-    top1_of,
-)
+from pipeline.training import LARGEST_GRADIENT, MOMENTUM, fit, rate_at, seed_everything
 
 ARCHITECTURE = residual(depths=(1, 1), stage_widths=(4, 8), classes=CLASSES, input_size=(16, 16))
 TEN = residual(depths=(1, 1), stage_widths=(4, 8), classes=digits().classes, input_size=(16, 16))
-LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.5, 1.0]])
-TEACHER = torch.tensor([[1.0, 1.0, -2.0], [0.0, 3.0, 0.0]])
-LABELS = torch.tensor([0, 1])
 
 
 def batches(count: int = 96, seed: int = 0, *, shuffle: bool = True) -> Batches:
@@ -108,60 +96,6 @@ def test_a_seed_settles_every_generator() -> None:
     assert draws() == first
     seed_everything(6)
     assert all(other != one for other, one in zip(draws(), first, strict=True))
-
-
-class Constant(nn.Module):
-    """Answers with the same logits whatever it is asked, and remembers how."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(logits)
-
-    def forward(self, images: Tensor) -> Tensor:
-        del images
-        return self.logits
-
-
-@pytest.mark.parametrize(("temperature", "soft_share"), [(1.0, 1.0), (4.0, 1.0), (4.0, 0.0), (2.0, 0.7)])
-def test_distillation_by_hand(temperature: float, soft_share: float) -> None:
-    def softmax(row: list[float]) -> list[float]:
-        powers = [math.exp(value) for value in row]
-        return [power / sum(powers) for power in powers]
-
-    soft = hard = 0.0
-    for given, wanted, label in zip(LOGITS.tolist(), TEACHER.tolist(), LABELS.tolist(), strict=True):
-        student = softmax([value / temperature for value in given])
-        teacher = softmax([value / temperature for value in wanted])
-        soft += sum(t * math.log(t / s) for t, s in zip(teacher, student, strict=True)) / 2
-        hard -= math.log(softmax(given)[label]) / 2
-    expected = soft_share * temperature**2 * soft + (1 - soft_share) * hard
-    teacher_network = Constant(TEACHER.clone()).train()
-    loss = distillation(teacher_network, temperature=temperature, soft_share=soft_share)
-    logits = LOGITS.clone().requires_grad_()
-    value = loss(logits, torch.zeros(2, 3, 4, 4), LABELS)
-    assert value.item() == pytest.approx(expected, rel=1e-5)
-    torch.autograd.backward(value)
-    assert logits.grad is not None
-    assert teacher_network.logits.grad is None
-    assert not teacher_network.training
-
-
-def test_a_student_that_answers_like_its_teacher_has_nothing_to_learn() -> None:
-    loss = distillation(Constant(TEACHER.clone()), soft_share=1.0)
-    logits = TEACHER.clone().requires_grad_()
-    value = loss(logits, torch.zeros(2, 3, 4, 4), LABELS)
-    torch.autograd.backward(value)
-    assert value.item() == pytest.approx(0, abs=1e-6)
-    assert logits.grad is not None
-    assert float(logits.grad.abs().max()) < 1e-6
-
-
-def test_cross_entropy_by_hand() -> None:
-    expected = sum(
-        math.log(sum(math.exp(value) for value in row)) - row[label]
-        for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)
-    )
-    assert float(cross_entropy(LOGITS, torch.zeros(2, 3, 4, 4), LABELS)) == pytest.approx(expected / 2)
 
 
 def test_it_learns_and_says_so_once_per_epoch() -> None:
@@ -259,7 +193,7 @@ def test_a_damaged_state_is_set_aside_and_training_begins_anew(is_checksum_right
     continuation = stopped(tmp_path / "state", after=2)
     if is_checksum_right:
         # No disk does this; a state that another version of PyTorch cannot read comes close.
-        facts: list[Json] = ["recovery", 3, 3, 0.05, 0.0, False]
+        facts: list[Json] = ["recovery", 3, 3, 0.05, 0.0, False, False]
         shapes: dict[str, Json] = {name: list(value.shape) for name, value in tensors_of(fresh()).items()}
         bound = continuation.bound_to([*facts, shapes])
         assert bound.read("recovery", Recorded()) is not None

@@ -11,10 +11,11 @@ from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.checkpoint import save_network
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset, open_dataset, usual_preprocessing
+from pipeline.loss import cross_entropy
 from pipeline.progress import Silent
 from pipeline.published import residual
 from pipeline.resnet import build_resnet
-from pipeline.training import cross_entropy, fit, seed_everything
+from pipeline.training import fit, seed_everything
 from targets.device.preprocess import Preprocessing
 
 

@@ -9,6 +9,7 @@ from pipeline.build import Build, Outcome
 from pipeline.console import progress_for
 from pipeline.data.dataset import Dataset, open_dataset
 from pipeline.errors import DeployError, RecipeError, worst_of
+from pipeline.launch import refuse_torchrun
 from pipeline.options import Request
 from pipeline.personal import check_sending, personal_warning
 from pipeline.placement import Placement
@@ -45,6 +46,7 @@ class Prepared:
 @contextmanager
 def prepare(request: Request) -> Iterator[Prepared]:
     """Check recipe, targets and data for a build, and hold the workspace."""
+    refuse_torchrun("start `deploy` by itself, with --nproc for a training in several processes.")
     progress = progress_for(is_verbose=request.is_verbose)
     recipe = read_recipe(request.existing_recipe_file, request.flags)
     # An alias and its target are one.

@@ -17,6 +17,7 @@ data = "digits"             # folder or zip with train/<class> and val/<class>, 
 targets = ["cpu"]           # `deploy targets` lists them; a path to a TOML file is a target of your own
 seed = 0                    # one seed makes a build repeatable
 threads = 1                 # threads the artifact runs on, in the figures and on the device
+nproc = 1                   # processes that train together on this machine
 
 [preprocessing]             # what is left out follows from the model's family, and is printed
 # resize = 256              # shorter side in pixels

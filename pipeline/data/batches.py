@@ -1,5 +1,6 @@
 """Batches of preprocessed images, the same ones for the same seed and epoch."""
 
+import copy
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,21 +48,38 @@ class Batches:
         self._seed = seed
         self._cache_bytes = cache_bytes
         self._cached: Pixels | None = None
+        self._rank, self._world = 0, 1
+
+    def shared(self, rank: int, world: int) -> "Batches":
+        """What one of `world` processes gets of every batch; all shares together are the batches, bit for bit."""
+        share = copy.copy(self)
+        share._rank, share._world = rank, world
+        return share
+
+    def size(self, number: int) -> int:
+        """Images of the batch `number` of an epoch, in all its shares."""
+        whole, more = divmod(len(self.images), len(self))
+        return whole + (number < more)
 
     def __len__(self) -> int:
         """Batches per epoch."""
         return math.ceil(len(self.images) / self.batch_size)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images float32 [B, 3, H, W] and labels int64 [B]; sizes differ by one at most, no batch is tiny."""
+        """Images float32 [B, 3, H, W] and labels int64 [B]; sizes differ by one at most, no batch is tiny.
+
+        Of `shared` batches the share.
+        """
         if len(self.images) == 0:
             return
         generator = np.random.default_rng([self._seed, number])
         order = self._order(generator)
-        chunks = np.array_split(order, len(self))
-        for chunk, pixels in zip(chunks, self._pixels(chunks), strict=True):
+        wholes = np.array_split(order, len(self))
+        chunks = [np.array_split(whole, self._world)[self._rank] for whole in wholes]
+        for whole, chunk, pixels in zip(wholes, chunks, self._pixels(chunks), strict=True):
             if self.is_augmented:
-                pixels = augmented(pixels, generator, mirror=self.images.mirrors)
+                first = sum(map(len, np.array_split(whole, self._world)[: self._rank]))
+                pixels = augmented(pixels, generator, mirror=self.images.mirrors, first=first, among=len(whole))
             yield torch.from_numpy(normalize(pixels, self.preprocessing)), torch.from_numpy(self.images.labels[chunk])
 
     def _order(self, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -124,17 +142,22 @@ def photo_by_photo(
     return order[np.argsort(turn[origins[order]], kind="stable")]
 
 
-def augmented(pixels: Pixels, generator: np.random.Generator, *, mirror: bool) -> Pixels:
+def augmented(
+    pixels: Pixels, generator: np.random.Generator, *, mirror: bool, first: int = 0, among: int | None = None
+) -> Pixels:
     """Every image of uint8 [N, H, W, 3] shifted by its own random offset over black and mirrored by its own coin.
 
-    One offset for a whole batch, or gray borders, cost points of accuracy when a trained network is fine-tuned.
+    They are those from `first` on of a batch of `among` images, for all of which is drawn, so that an image gets the
+    same whoever else is at hand. One offset for a whole batch, or gray borders, cost points of accuracy when a trained
+    network is fine-tuned.
     """
     height, width = pixels.shape[1:3]
     down, right = round(height * SHIFT_SHARE), round(width * SHIFT_SHARE)
     padded = np.pad(pixels, ((0, 0), (down, down), (right, right), (0, 0)))
-    tops = generator.integers(0, 2 * down + 1, size=len(pixels))
-    lefts = generator.integers(0, 2 * right + 1, size=len(pixels))
-    coins = generator.integers(0, 2, size=len(pixels))
+    count, own = among or len(pixels), slice(first, first + len(pixels))
+    tops = generator.integers(0, 2 * down + 1, size=count)[own]
+    lefts = generator.integers(0, 2 * right + 1, size=count)[own]
+    coins = generator.integers(0, 2, size=count)[own]
     result = np.empty_like(pixels)
     for index in range(len(pixels)):
         crop = padded[index, tops[index] : tops[index] + height, lefts[index] : lefts[index] + width]

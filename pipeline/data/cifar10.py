@@ -11,6 +11,7 @@ import tarfile
 import threading
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,9 @@ class _Pixels:
         self._lock = threading.Lock()
         self._pixels: NDArray[np.uint8] | None = None
 
+    def __reduce__(self) -> tuple[type["_Pixels"], tuple[Path]]:
+        return _Pixels, (self._path,)
+
     def png(self, index: int) -> bytes:
         with self._lock:
             if self._pixels is None:
@@ -79,11 +83,15 @@ def _facts(path: Path) -> str:
     return json.dumps(facts)
 
 
+def _png(pixels: _Pixels, offset: int, index: int) -> bytes:
+    return pixels.png(offset + index)
+
+
 def _image_set(part: str, raw: Mapping[str, str], pixels: _Pixels) -> ImageSet:
     offset = 0 if part == "training" else len(raw["training"])
     count = len(raw[part])
     return ImageSet(
-        read=lambda index: pixels.png(offset + index),
+        read=partial(_png, pixels, offset),
         digests=[f"{raw['sha256']}[{offset + index}]" for index in range(count)],
         names=[f"cifar10 {part}[{index}]" for index in range(count)],
         labels=np.array([int(label) for label in raw[part]], dtype=np.int64),

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import importlib.util
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,17 @@ def open_digits() -> Source:
     pixels, labels = _read(_file())
     rest, gate = stratified(labels, count=GATE_IMAGES, seed=GATE_SEED)
     images = ImageSet(
-        read=lambda index: _png(pixels[index]),
+        read=partial(_png_of, pixels),
         digests=[hashlib.sha256(f"{SIDE}x{SIDE}".encode() + image.tobytes()).hexdigest() for image in pixels],
         names=[f"digits[{index}]" for index in range(len(labels))],
         labels=labels,
         mirrors=False,
     )
     return Source(name="digits", classes=CLASSES, training=images.subset(rest), gate=images.subset(gate))
+
+
+def _png_of(pixels: NDArray[np.uint8], index: int) -> bytes:
+    return _png(pixels[index])
 
 
 def _file() -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,11 +152,15 @@ def _digests(path: Path, tree: Tree, names: Sequence[str], index: Index) -> dict
     return facts
 
 
+def _read(tree: Tree, names: Sequence[str], index: int) -> bytes:
+    return tree.read(names[index])
+
+
 def _image_set(tree: Tree, split: Split, classes: Sequence[str], digests: Mapping[str, str]) -> ImageSet:
     names = [name for class_name in classes for name in split[class_name]]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(split[name]) for name in classes])
     return ImageSet(
-        read=lambda index: tree.read(names[index]),
+        read=partial(_read, tree, names),
         digests=[digests[name] for name in names],
         names=names,
         labels=labels,

@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +12,25 @@ from PIL import Image
 
 from targets.device.preprocess import decode
 
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class _Chosen(Generic[Found]):
+    """Asks for some of many by their place among the chosen; no closure, so that it crosses to other processes."""
+
+    ask: Callable[[int], Found]
+    chosen: Sequence[int]
+
+    def __call__(self, index: int) -> Found:
+        return self.ask(self.chosen[index])
+
 
 class ImageSet:
-    """Labels, names and a way to the original bytes of N images, in a fixed order."""
+    """Labels, names and a way to the original bytes of N images, in a fixed order.
+
+    The processes of a training get a copy each, so `read` and `draw` are picklable in what `open_dataset` opens.
+    """
 
     def __init__(
         self,
@@ -59,14 +77,13 @@ class ImageSet:
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageSet":
         chosen = [int(index) for index in indices]
-        read, draw = self._read, self._draw
         return ImageSet(
-            read=lambda index: read(chosen[index]),
+            read=_Chosen(self._read, chosen),
             digests=[self.digests[index] for index in chosen],
             names=[self.names[index] for index in chosen],
             labels=self.labels[chosen],
             mirrors=self.mirrors,
-            draw=None if draw is None else lambda index: draw(chosen[index]),
+            draw=None if self._draw is None else _Chosen(self._draw, chosen),
             groups=[self.groups[index] for index in chosen] if self.groups else (),
             origins=None if self.origins is None else self.origins[chosen],
             is_personal=self.is_personal,

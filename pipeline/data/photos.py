@@ -4,6 +4,7 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from PIL import Image
 
@@ -30,6 +31,9 @@ class Photos:
         self._kept_bytes = kept_bytes
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Callable[..., "Photos"], tuple[Callable[[str], bytes]]]:
+        return partial(Photos, kept_bytes=self._kept_bytes), (self._read,)
 
     def square(self, name: str, left: int, top: int, side: int) -> Image.Image:
         """RGB, at most `LARGEST_SIDE` pixels wide; raises `ImageError`, or `DataError` where it cannot be read."""

@@ -89,6 +89,9 @@ class ZipTree:
         }
         self.folders = frozenset(_folders(name.removeprefix(self._prefix) for name in members))
 
+    def __reduce__(self) -> tuple[type["ZipTree"], tuple[Path]]:
+        return ZipTree, (Path(self.root),)
+
     def read(self, name: str) -> bytes:
         info = self._members[name]
         if info.file_size > MAX_FILE_BYTES:

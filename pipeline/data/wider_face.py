@@ -6,7 +6,9 @@ and selection are cut from WIDER_train, the gate from WIDER_val. Photos are read
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -218,18 +220,9 @@ def _image_set(part: str, cuts: list[_Cut], tree: Tree) -> ImageSet:
     names = [f"{part}/{IMAGES}{paths[origin]}{place}" for origin, place in zip(of_photo, where, strict=True)]
     photos = Photos(tree.read)
 
-    def draw(index: int) -> Image.Image:
-        crop = crops[index]
-        return photos.square(IMAGES + paths[of_photo[index]], crop.left, crop.top, crop.side)
-
-    def read(index: int) -> bytes:
-        try:
-            return png(draw(index))
-        except ImageError as error:
-            raise DataError(f"{names[index]}: {error}. Unpack it again.") from None
-
+    draw = partial(_draw, photos, crops, [IMAGES + paths[origin] for origin in of_photo])
     return ImageSet(
-        read=read,
+        read=partial(_read, draw, names),
         draw=draw,
         digests=[cuts[origin].sha256 + place for origin, place in zip(of_photo, where, strict=True)],
         names=names,
@@ -238,6 +231,18 @@ def _image_set(part: str, cuts: list[_Cut], tree: Tree) -> ImageSet:
         origins=origins,
         is_personal=True,
     )
+
+
+def _draw(photos: Photos, crops: Sequence[Crop], names: Sequence[str], index: int) -> Image.Image:
+    crop = crops[index]
+    return photos.square(names[index], crop.left, crop.top, crop.side)
+
+
+def _read(draw: Callable[[int], Image.Image], names: Sequence[str], index: int) -> bytes:
+    try:
+        return png(draw(index))
+    except ImageError as error:
+        raise DataError(f"{names[index]}: {error}. Unpack it again.") from None
 
 
 def _note_on_faces(cuts: list[_Cut], sets: tuple[ImageSet, ...]) -> str:

@@ -1,0 +1,22 @@
+"""What `torchrun` says of a process, and what is refused there."""
+
+import pytest
+
+from pipeline.errors import RecipeError
+from pipeline.launch import is_first, launched, refuse_torchrun
+
+
+def test_a_process_by_itself_and_a_launched_one() -> None:
+    assert launched({}) is None
+    assert launched({"RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert launched({"RANK": "3", "WORLD_SIZE": "8"}) == (3, 8)
+    assert is_first()
+
+
+def test_what_one_process_does_is_refused_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_torchrun("so what")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not is_first()
+    with pytest.raises(RecipeError, match="this is process 2 of 2 that torchrun has started: use --nproc"):
+        refuse_torchrun("use --nproc")
