@@ -5,16 +5,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline import narration
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place, Verdict
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place
 from pipeline.choice import choose, read_compilation
 from pipeline.errors import DeployError, GateFailed, GateUndecided, worst_of
 from pipeline.exported import read_export
 from pipeline.fallback import Fallback
 from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
+from pipeline.rescued import Rescue, read_rescue
 from pipeline.steps import Steps
 from pipeline.validate import judge_predictions
 from pipeline.variant import NAME, Variant, name_of, others_of, variant_of, why_needless
+from pipeline.verdict import may_be_packaged, stop_if_not_proven
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.files import PREDICTIONS, SHARD
@@ -31,6 +33,8 @@ class Outcome:
     error: DeployError | None = None
     before: Cost | None = None
     after: Cost | None = None
+    rescue: Rescue | None = None
+    """Where int8 in every layer would have lost more than is allowed."""
     artifact: Artifact | None = None
     report: AccuracyReport | None = None
     variants: tuple[Variant, ...] = ()
@@ -96,14 +100,17 @@ class Build:
 
     def _quantize(self, loaded: Folder, pruned: Folder) -> Folder:
         quantized = self._steps.quantize(loaded, pruned)
-        return self._done("quantize", narration.quantize_text(Checkpoint(folder=quantized.path)), quantized)
+        rescued = self._steps.rescue(loaded, pruned, quantized)
+        folders = [quantized] if rescued is None else [rescued, quantized]
+        self.outcome.rescue = None if rescued is None else read_rescue(rescued.path)
+        text = narration.quantize_text(Checkpoint(folder=folders[0].path))
+        return self._done("quantize", text, *folders, also=narration.rescue_texts(self.outcome.rescue))
 
     def _export(self, loaded: Folder, quantized: Folder) -> tuple[Folder, Folder]:
         baseline = self._steps.export(loaded, loaded, (Dialect.FLOAT,))
         models = self._steps.export(loaded, quantized, tuple(Dialect))
-        self._done(
-            "export", narration.export_text(read_export(models.path)[self._steps.target.dialect]), baseline, models
-        )
+        written = read_export(models.path)[self._steps.target.dialect]
+        self._done("export", narration.export_text(written), baseline, models)
         return baseline, models
 
     def _compile(
@@ -278,21 +285,3 @@ class Build:
         if stage == self._until and stage != "package":
             raise StoppedOnPurpose
         return folders[0]
-
-
-def may_be_packaged(report: AccuracyReport, *, package_undecided: bool) -> bool:
-    """Whether the verdict allows an image."""
-    return report.verdict is Verdict.PASS or (report.verdict is Verdict.UNDECIDED and package_undecided)
-
-
-def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool, of: str = "") -> None:
-    """Raise where the verdict forbids an image; `of` names the model where it is not the main one."""
-    if may_be_packaged(report, package_undecided=package_undecided):
-        return
-    text = of + narration.verdict_text(report)
-    if report.verdict is Verdict.FAIL:
-        raise GateFailed(f"{text}. No image was built; artifact and report are kept.")
-    raise GateUndecided(
-        f"{text} No image was built; artifact and report are kept. "
-        "To build one that is labelled undecided: --undecided package."
-    )

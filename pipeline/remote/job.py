@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import AccuracyReport, Verdict
-from pipeline.build import may_be_packaged
 from pipeline.errors import (
     DeployError,
     DeviceError,
@@ -29,6 +28,7 @@ from pipeline.remote.retry import retried
 from pipeline.remote.stop import Stop
 from pipeline.remote.survey import Survey, survey
 from pipeline.remote.work import Work
+from pipeline.verdict import may_be_packaged
 from targets.device.files import DOCUMENT, PREDICTIONS
 
 PROVEN, NOT_PROVEN, CANNOT_BE_PROVEN = 0, 1, 3
