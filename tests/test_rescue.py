@@ -27,8 +27,8 @@ from pipeline.rescue import fewest, rescue, shortest
 from pipeline.rescue_summary import rescue_rows, summarize_rescue
 from pipeline.rescued import Rescue, quantization_drop, read_rescue
 from pipeline.steps import Steps
-from pipeline.toll import Toll
 from pipeline.summary import summarize
+from pipeline.toll import Toll
 from pipeline.training import logits_of
 from pipeline.workspace import Workspace
 from targets.base import find_target
