@@ -1,1 +1,1 @@
-"""Other ways to a scale than `pipeline.ranges`, for `scripts/compare_scales.py`: none of them has been better."""
+"""Other ways to scales than `pipeline.ranges`, for `scripts/compare_scales.py`: none was measured to be better."""
