@@ -13,6 +13,7 @@ from pipeline.fallback import Fallback
 from pipeline.gatekeeper import may_be_packaged, stop_if_late, stop_if_not_proven
 from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
+from pipeline.rescued import Rescue, read_rescue
 from pipeline.steps import Steps
 from pipeline.timeliness import Timeliness, timeliness_of
 from pipeline.validate import judge_predictions
@@ -35,6 +36,8 @@ class Outcome:
     error: DeployError | None = None
     before: Cost | None = None
     after: Cost | None = None
+    rescue: Rescue | None = None
+    """Where int8 in every layer would have lost more than is allowed."""
     artifact: Artifact | None = None
     timeliness: Timeliness | None = None
     """Where a time was asked for."""
@@ -102,14 +105,17 @@ class Build:
 
     def _quantize(self, loaded: Folder, pruned: Folder) -> Folder:
         quantized = self._steps.quantize(loaded, pruned)
-        return self._done("quantize", narration.quantize_text(Checkpoint(folder=quantized.path)), quantized)
+        rescued = self._steps.rescue(loaded, pruned, quantized)
+        folders = [quantized] if rescued is None else [rescued, quantized]
+        self.outcome.rescue = None if rescued is None else read_rescue(rescued.path)
+        text = narration.quantize_text(Checkpoint(folder=folders[0].path))
+        return self._done("quantize", text, *folders, also=narration.rescue_texts(self.outcome.rescue))
 
     def _export(self, loaded: Folder, quantized: Folder) -> tuple[Folder, Folder]:
         baseline = self._steps.export(loaded, loaded, (Dialect.FLOAT,))
         models = self._steps.export(loaded, quantized, tuple(Dialect))
-        self._done(
-            "export", narration.export_text(read_export(models.path)[self._steps.target.dialect]), baseline, models
-        )
+        written = read_export(models.path)[self._steps.target.dialect]
+        self._done("export", narration.export_text(written), baseline, models)
         return baseline, models
 
     def _compile(

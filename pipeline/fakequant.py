@@ -4,8 +4,10 @@ Rounding has no useful gradient; the straight-through estimator (Bengio et al. 2
 the range and stops it outside. Weights and activations then learn around their own rounding (Jacob et al. 2018).
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
-from typing import Literal, assert_never
+from typing import Literal, Protocol, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,15 @@ class Mode(StrEnum):
     MARKED = "marked"
 
 
+class Moving(Protocol):
+    """A range that moves while its point is trained, on ONNX Runtime's grid (`pipeline.scales`)."""
+
+    @property
+    def amax(self) -> float: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
 class Point(nn.Module):
     """One tensor's quantization point; called again where pooling or reshaping hands the same values on."""
 
@@ -38,6 +49,8 @@ class Point(nn.Module):
         self.post_relu = post_relu
         self.mode = Mode.FLOAT
         self.range: ActivationRange | None = None
+        self.moving: Moving | None = None
+        """None where the range stays as it was calibrated."""
         self.histogram = Histogram()
 
     def forward(self, x: Tensor, tensorrt: bool) -> Tensor:
@@ -59,9 +72,11 @@ class Point(nn.Module):
 
     def known_range(self) -> ActivationRange:
         assert self.range is not None, f"{self.name} has not been calibrated"
-        return self.range
+        return self.range if self.moving is None else replace(self.range, amax=self.moving.amax)
 
     def _fake_quantized(self, x: Tensor, dialect: Dialect) -> Tensor:
+        if self.moving is not None and self.training:
+            return self.moving(x)
         grid = activation_grid(self.known_range(), dialect)
         return torch.fake_quantize_per_tensor_affine(x, grid.scale, grid.zero_point, grid.low, grid.high)
 
@@ -76,6 +91,10 @@ class Quantizer:
         self.mode = Mode.FLOAT
         self.scales: Tensor | None = None
         """One per output channel [C]; None while training, where they follow the weights."""
+        self.shares: Tensor | None = None
+        """Of each channel's largest magnitude [C], where following scales clip it; None: they never do."""
+        self.rounding: Callable[[Tensor, Tensor, int], Tensor] = _rounded_weight
+        """(weight, scales [C], limit) -> the weight on its grid, with gradients."""
 
     def __call__(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         match self.mode:
@@ -83,9 +102,9 @@ class Quantizer:
                 return weight, bias
             case Mode.ONNXRUNTIME:
                 scales = self.current_scales(weight, bias)
-                return self._weight(weight, scales), None if bias is None else self._bias(bias, scales)
+                return self.rounding(weight, scales, self.limit), None if bias is None else self._bias(bias, scales)
             case Mode.TENSORRT:
-                return self._weight(weight, self.current_scales(weight, bias)), bias
+                return self.rounding(weight, self.current_scales(weight, bias), self.limit), bias
             case Mode.MARKED:
                 return _marker(WEIGHT, weight, name=self.name), bias
             case _:
@@ -99,21 +118,18 @@ class Quantizer:
         if self.scales is not None:
             return self.scales
         scales = weight.detach().abs().flatten(1).amax(1) / self.limit
+        if self.shares is not None:
+            scales = scales * self.shares
         if bias is not None:
             # The finest grid of the input that any dialect uses.
             input_scale = activation_grid(self.source.known_range(), Dialect.ONNXRUNTIME).scale
             scales = torch.maximum(scales, bias.detach().abs() / (input_scale * LARGEST_BIAS))
         return torch.where(scales > 0, scales, torch.ones_like(scales))
 
-    def _weight(self, weight: Tensor, scales: Tensor) -> Tensor:
-        per_channel = scales.reshape(-1, *[1] * (weight.dim() - 1))
-        integers = (weight.detach() / per_channel).round().clamp(-self.limit, self.limit)
-        return _straight_through(weight, integers * per_channel)
-
     def _bias(self, bias: Tensor, scales: Tensor) -> Tensor:
         """On the grid of the int32 sums: ONNX Runtime rounds it so, and parity is eight times better for it."""
         input_scale = activation_grid(self.source.known_range(), Dialect.ONNXRUNTIME).scale
-        sums = torch.tensor(input_scale, dtype=scales.dtype) * scales
+        sums = torch.tensor(input_scale, dtype=scales.dtype) * scales.detach()
         return _straight_through(bias, (bias.detach() / sums).round() * sums)
 
 
@@ -162,6 +178,12 @@ def set_mode(network: nn.Module, mode: Mode) -> None:
             module.mode = mode
         elif isinstance(module, QuantizedConv2d | QuantizedLinear):
             module.quantizer.mode = mode
+
+
+def _rounded_weight(weight: Tensor, scales: Tensor, limit: int) -> Tensor:
+    per_channel = scales.reshape(-1, *[1] * (weight.dim() - 1))
+    integers = (weight.detach() / per_channel).round().clamp(-limit, limit)
+    return _straight_through(weight, integers * per_channel)
 
 
 def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:

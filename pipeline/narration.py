@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Image, OnnxModel, Parity, Verdict
 from pipeline.remote.delivered import Delivered
+from pipeline.rescued import FloatLayer, Rescue
 
 STAGE_WIDTH = 10
 
@@ -48,6 +49,31 @@ def quantize_text(checkpoint: Checkpoint) -> str:
     quantization = checkpoint.quantization
     kept = f", {len(quantization.float_layers)} layers kept in float" if quantization.float_layers else ""
     return f"{len(quantization.weights)} layers, {quantization.weight_bits}-bit weights, 8-bit activations{kept}"
+
+
+def rescue_texts(found: Rescue | None) -> list[str]:
+    """Why layers are in float, and what each of them gains and costs."""
+    if found is None:
+        return []
+    lost = (
+        f"int8 in every layer loses {found.int8_drop_points:.2f} points on the {found.images} images of the selection "
+        f"split, {found.max_drop:g} allowed"
+    )
+    if not found.layers:
+        return [f"{lost}; not even half of the layers in float would do, so none is"]
+    number = f"{len(found.layers)} layer{'s' if len(found.layers) > 1 else ''}"
+    took = ""
+    if found.int8_ms is not None and found.mixed_ms is not None:
+        took = f", {found.int8_ms:.3g} -> {found.mixed_ms:.3g} ms CPU time"
+    return [
+        f"{lost}; with {number} in float {found.drop_points:.2f}{took}:",
+        *(f"  {float_layer_text(layer)}" for layer in found.layers),
+    ]
+
+
+def float_layer_text(layer: FloatLayer) -> str:
+    cost = "time not measured" if layer.cost_ms is None else f"costs {layer.cost_ms:+.3f} ms"
+    return f"{layer.name} in float: saves {layer.gain_points:.2f} points, {cost}"
 
 
 def export_text(model: OnnxModel) -> str:

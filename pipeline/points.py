@@ -110,7 +110,7 @@ class _Planner:
         self._points: dict[fx.Node, Site] = {}
         """Tensor → the site whose grid it lies on."""
         self._sites: list[Site] = []
-        self._names: set[str] = set()
+        self._names = _names(self._nodes)
 
     def plan(self) -> Plan:
         for node in self._nodes:
@@ -132,9 +132,9 @@ class _Planner:
                 self._place(node, before.name, before)
         elif kind is Kind.RELU and self._relu_of(_input(node)) is node:
             if self._wants_point(_input(node), node):
-                self._place(node, self._name(_input(node)), None)
+                self._place(node, self._names[_input(node)], None)
         elif kind is not Kind.OUTPUT and self._relu_of(node) is None and self._wants_point(node, node):
-            self._place(node, self._name(node), None)
+            self._place(node, self._names[node], None)
 
     def _hands_on(self, node: fx.Node) -> bool:
         kind = self._kinds[node]
@@ -211,21 +211,32 @@ class _Planner:
     def _is_convolution(self, node: fx.Node) -> bool:
         return self._is_layer(node) and isinstance(module_of(node, self._graph_module), nn.Conv2d)
 
-    def _name(self, node: fx.Node) -> str:
-        """Module name, or the operation's within its module; numbered where that is taken."""
-        if self._kinds[node] is Kind.INPUT:
-            name = "images"
-        elif node.op == "call_module":
-            name = str(node.target)
-        else:
-            modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-            operation = node.name.rstrip("0123456789").rstrip("_")
-            name = f"{modules[-1]}.{operation}" if modules else operation
+
+def _names(nodes: Iterable[fx.Node]) -> dict[fx.Node, str]:
+    """Module name, or the operation's within its module; numbered where that is taken.
+
+    Every node has one, quantized or not, so that a point's name does not hang on which layers are kept in float.
+    """
+    taken: set[str] = set()
+    names = {}
+    for node in nodes:
+        name = _own_name(node)
         unique, number = name, 1
-        while unique in self._names:
+        while unique in taken:
             unique, number = f"{name}_{number}", number + 1
-        self._names.add(unique)
-        return unique
+        taken.add(unique)
+        names[node] = unique
+    return names
+
+
+def _own_name(node: fx.Node) -> str:
+    if node.op == "placeholder":
+        return "images"
+    if node.op == "call_module":
+        return str(node.target)
+    modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    operation = node.name.rstrip("0123456789").rstrip("_")
+    return f"{modules[-1]}.{operation}" if modules else operation
 
 
 def _kind(node: fx.Node, graph_module: fx.GraphModule) -> Kind:

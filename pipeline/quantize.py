@@ -27,10 +27,9 @@ from pipeline.divergence import divergence
 from pipeline.errors import CompressionError
 from pipeline.fakequant import Mode, set_mode
 from pipeline.folding import unfold
-from pipeline.loss import Distillation
 from pipeline.progress import Progress
 from pipeline.quantized import points_of, prepare, quantization_of
-from pipeline.selection import at_most, spread
+from pipeline.selection import at_most, count_right, spread
 from pipeline.training import fit, seed_everything
 from targets.device.preprocess import Preprocessing
 
@@ -68,7 +67,6 @@ def quantize(
     teacher = build_network(original)
     quantized = prepare(network, weight_bits=weight_bits, keep_float=keep_float)
     calibrate(quantized, dataset, preprocessing, progress=progress)
-    set_mode(quantized, Mode.ONNXRUNTIME)
     facts = train(
         quantized,
         teacher,
@@ -118,12 +116,18 @@ def train(
 ) -> dict[str, object]:
     """Train in place; returns what calibration and training came to on the selection split.
 
-    `divergence` is the mean Kullback-Leibler divergence of the answers from the teacher's.
+    `divergence` is the mean Kullback-Leibler divergence of the answers from the teacher's, `right` the number of right
+    answers; `float` is the network as it came, before its weights were quantized or trained.
     """
     selection = Batches(at_most(dataset.selection), preprocessing)
     wanted = logits_of(teacher, selection)
+    set_mode(quantized, Mode.FLOAT)
+    before = logits_of(quantized, selection)
+    set_mode(quantized, Mode.ONNXRUNTIME)
     calibrated = logits_of(quantized, selection)
     facts: dict[str, object] = {
+        "images": len(selection.images),
+        "float": _facts(before, wanted, selection),
         "calibrated": _facts(calibrated, wanted, selection),
         "trained": None,
         "kept": "calibrated",
@@ -135,18 +139,15 @@ def train(
         continuation = continuation.bound_to(
             {point.name: asdict(point.known_range()) for point in points_of(quantized)}
         )
-    before = {name: value.detach().clone() for name, value in quantized.state_dict().items()}
-    fit(
+    weights = {name: value.detach().clone() for name, value in quantized.state_dict().items()}
+    fit_on_grid(
         quantized,
-        Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
+        teacher,
+        dataset,
+        preprocessing,
         epochs=epochs,
-        learning_rate=LEARNING_RATE,
-        loss=Distillation(teacher),
-        selection=selection,
-        frozen_statistics=True,
-        mixed_precision=False,
+        seed=seed,
         progress=progress,
-        name="quantization-aware training",
         continuation=continuation,
         processes=processes,
     )
@@ -155,14 +156,41 @@ def train(
     if divergence(trained, wanted) <= divergence(calibrated, wanted):
         facts["kept"] = "trained"
     else:
-        quantized.load_state_dict(before)
+        quantized.load_state_dict(weights)
         progress.line("quantization-aware training moved the answers away from the float model's: not used")
     return facts
 
 
+def fit_on_grid(
+    quantized: fx.GraphModule,
+    teacher: nn.Module,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+    continuation: Continuation | None = None,
+    processes: int = 1,
+) -> None:
+    """Train the calibrated network in place on ONNX Runtime's grid to answer as `teacher` does."""
+    set_mode(quantized, Mode.ONNXRUNTIME)
+    fit(
+        quantized,
+        Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
+        epochs=epochs,
+        learning_rate=LEARNING_RATE,
+        loss=Distillation(teacher),
+        selection=Batches(at_most(dataset.selection), preprocessing),
+        frozen_statistics=True,
+        mixed_precision=False,
+        progress=progress,
+        name="quantization-aware training",
+        continuation=continuation,
+        processes=processes,
+    )
+
+
 def _facts(logits: NDArray[np.float32], wanted: NDArray[np.float32], selection: Batches) -> dict[str, float]:
-    labels = selection.images.labels
-    return {
-        "divergence": divergence(logits, wanted),
-        "top1": float((logits.argmax(axis=1) == labels).mean()),
-    }
+    right = count_right(logits, selection.images.labels)
+    return {"divergence": divergence(logits, wanted), "right": right, "top1": right / len(logits)}

@@ -53,13 +53,17 @@ def insert_points(
     return graph_module
 
 
-def build_quantized(checkpoint: Checkpoint) -> fx.GraphModule:
-    """The network of a quantized checkpoint, in evaluation mode, computing on ONNX Runtime's grid."""
+def build_quantized(checkpoint: Checkpoint, *, also_float: Iterable[str] = ()) -> fx.GraphModule:
+    """The network of a quantized checkpoint, in evaluation mode, computing on ONNX Runtime's grid.
+
+    `also_float`: layers to leave in float besides those that the checkpoint does; all else keeps its scales.
+    """
     quantization = checkpoint.quantization
     graph_module = trace_folded(build_network(checkpoint))
-    insert_points(graph_module, weight_bits=quantization.weight_bits, float_layers=quantization.float_layers)
+    float_layers = {*quantization.float_layers, *also_float}
+    insert_points(graph_module, weight_bits=quantization.weight_bits, float_layers=float_layers)
     set_ranges(graph_module, quantization.activations)
-    for name, layer in _quantized_layers(graph_module).items():
+    for name, layer in quantized_layers(graph_module).items():
         scales = quantization.weights.get(name, ())
         if len(scales) != len(layer.weight):
             raise CheckpointError(
@@ -92,7 +96,7 @@ def quantization_of(network: nn.Module, *, weight_bits: Literal[7, 8], float_lay
     """The calibrated network's parameters as data."""
     weights = {
         name: tuple(layer.quantizer.current_scales(layer.weight, layer.bias).tolist())
-        for name, layer in _quantized_layers(network).items()
+        for name, layer in quantized_layers(network).items()
     }
     return Quantization(
         weight_bits=weight_bits,
@@ -106,7 +110,8 @@ def points_of(network: nn.Module) -> list[Point]:
     return [module for module in network.modules() if isinstance(module, Point)]
 
 
-def _quantized_layers(network: nn.Module) -> dict[str, QuantizedConv2d | QuantizedLinear]:
+def quantized_layers(network: nn.Module) -> dict[str, QuantizedConv2d | QuantizedLinear]:
+    """Those that compute on integers, by name."""
     modules = network.named_modules()
     return {name: module for name, module in modules if isinstance(module, QuantizedConv2d | QuantizedLinear)}
 

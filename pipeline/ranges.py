@@ -44,6 +44,12 @@ class Histogram:
         amax = self._least_error(steps) if self.largest > 0 else 1.0
         return ActivationRange(amax=float(np.float32(amax)), signed=self.has_negative, post_relu=post_relu)
 
+    def percentile_range(self, share: float, *, post_relu: bool) -> ActivationRange:
+        """The range that holds `share` of all magnitudes, zeros among them, to the width of a bin."""
+        reached = int(np.searchsorted(np.cumsum(self.counts), share * self.counts.sum()))
+        amax = min(self.largest, (reached + 1) * self.limit / BINS) if self.largest > 0 else 1.0
+        return ActivationRange(amax=float(np.float32(amax)), signed=self.has_negative, post_relu=post_relu)
+
     def _least_error(self, steps: int) -> float:
         width = self.limit / BINS
         centers = (np.arange(BINS, dtype=np.float64) + 0.5) * width

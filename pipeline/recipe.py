@@ -95,6 +95,11 @@ class QuantizeRecipe(Section):
         description="beside 8-bit weights, prove and pack a 7-bit variant, which CPUs without VNNI run in their place",
     )
     keep_float: tuple[str, ...] = Field(default=(), description="Conv2d and Linear modules to leave in float, by name")
+    fallback: Literal["layers", "none"] = Field(
+        default="layers",
+        description="where int8 in every layer would lose more than max_drop: layers: leave the fewest layers in "
+        "float that hold it, named with what each saves and costs; none: leave all in int8",
+    )
 
 
 class ValidateRecipe(Section):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pipeline.artifacts import Verdict
 from pipeline.build import Outcome
 from pipeline.remote.summary import device_row
+from pipeline.rescue_summary import rescue_rows
 from pipeline.summary import TargetSummary, TimeSummary, summarize
 
 Row = tuple[str, str, str, str, str]
@@ -49,6 +50,7 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
             note = f", timed on {found.timed_on}, not the target" if is_elsewhere else ""
             rows.append((name, text(before), text(after), f"x {after / before:.2f}{note}"))
     rows += [] if found.time is None else [_time_row(found.time)]
+    rows += rescue_rows(found.rescue)
     safe = found.saturation_safe
     if safe is not None:
         low, high = safe.drop_interval_points

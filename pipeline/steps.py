@@ -14,8 +14,10 @@ from pipeline.errors import RecipeError
 from pipeline.exported import read_export
 from pipeline.given import digest_of_checkpoint, digest_of_factory
 from pipeline.hashing import Json, sha256_of_file
+from pipeline.host import stand_in_for
 from pipeline.profiling import Profiling
 from pipeline.progress import Silent
+from pipeline.rescued import quantization_drop
 from pipeline.workspace import Folder
 from targets.combination import precisions_on_dla
 from targets.device.files import SHARD
@@ -96,8 +98,8 @@ class Steps(Profiling):
 
     def quantize(self, loaded: Folder, pruned: Folder) -> Folder:
         quantize_recipe = self.recipe.quantize
-        # The variant is derived from what comes out.
-        options: dict[str, Json] = quantize_recipe.model_dump(mode="json", exclude={"saturation_safe"}) | {
+        # Variant and rescue are derived from what comes out.
+        options: dict[str, Json] = quantize_recipe.model_dump(mode="json", exclude={"saturation_safe", "fallback"}) | {
             "seed": self.recipe.seed,
             "weight_bits": self.weight_bits,
         }
@@ -123,6 +125,40 @@ class Steps(Profiling):
             )
 
         return self.workspace.obtain(key, produce)
+
+    def rescue(self, loaded: Folder, pruned: Folder, quantized: Folder) -> Folder | None:
+        """The quantized network with the fewest layers in float that hold the budget; None where all of int8 does."""
+        recipe = self.recipe
+        if recipe.quantize.fallback == "none" or Precision.INT8 not in self.precisions:
+            return None
+        if quantization_drop(quantized.path) <= recipe.validate_.max_drop:
+            return None
+        is_timed = self.target.gpu is None and stand_in_for(self.target) is None
+        target_facts: Json = {**asdict(self.target), "description": ""}
+        options: dict[str, Json] = {
+            "max_drop": recipe.validate_.max_drop,
+            "timed": {"target": target_facts, "threads": recipe.threads} if is_timed else None,
+        }
+
+        def produce(folder: Path) -> None:
+            from pipeline.rescue import rescue
+            from pipeline.toll import Toll
+
+            network = Checkpoint(folder=quantized.path)
+            toll = Toll(checkpoint=network, target=self.target, threads=recipe.threads)
+            rescue(
+                network,
+                Checkpoint(folder=pruned.path),
+                self.dataset,
+                read_preprocessing(loaded),
+                max_drop=recipe.validate_.max_drop,
+                toll=toll if is_timed else None,
+                progress=self.progress,
+                folder=folder,
+            )
+
+        inputs = self._with_data(loaded=loaded, pruned=pruned, quantized=quantized)
+        return self._obtain("quantize", "pipeline.rescue", inputs, options, produce)
 
     def export(
         self, loaded: Folder, network: Folder, dialects: tuple[Dialect, ...], *, stage: str = "export"

@@ -11,6 +11,7 @@ from pipeline.build import Outcome
 from pipeline.errors import DeployError
 from pipeline.kept_proofs import proofs_of
 from pipeline.remote.summary import DeviceSummary, summarize_device
+from pipeline.rescue_summary import RescueSummary, summarize_rescue
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.variant import FOLDER
 
@@ -128,6 +129,7 @@ class TargetSummary(Part):
     params_after: int | None
     int8_nodes: int | None = Field(description="Conv and Gemm that the runtime runs in int8")
     float_nodes: int | None = Field(description="Conv and Gemm that the runtime runs in float")
+    rescue: RescueSummary | None = Field(description="null where int8 in every layer is within the budget")
     saturation_safe: VariantSummary | None = Field(description="null where none was asked for, needed or judged")
     image: ImageSummary | None
     context: str | None = Field(description="folder to build the image from, where its engine is pending")
@@ -178,6 +180,7 @@ def summarize(outcome: Outcome) -> TargetSummary:
             "exit_code": 0 if outcome.error is None else outcome.error.exit_code,
             "error": None if outcome.error is None else str(outcome.error),
             "time": None if outcome.timeliness is None else vars(outcome.timeliness),
+            "rescue": summarize_rescue(outcome.rescue),
             "saturation_safe": _of_variant(outcome),
             **_of_engine(outcome),
             "image": None if image is None else {"tag": image.tag, "id": image.id, "bytes": image.bytes},

@@ -15,7 +15,7 @@ SOURCES = sorted(path for package in ("pipeline", "targets") for path in (ROOT /
 GENERATED = ROOT / "targets" / "device" / "open_inference_pb2.py"
 SOURCES.remove(GENERATED)
 IDS = [path.relative_to(ROOT).as_posix() for path in SOURCES]
-STAGES = ("prune", "quantize", "export", "compile", "validate", "package", "load", "shard", "train")
+STAGES = ("prune", "quantize", "rescue", "export", "compile", "validate", "package", "load", "shard", "train")
 
 
 def imports(path: Path) -> set[str]:

@@ -107,6 +107,7 @@ def keys_of(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> dict[str, str]:
         pytest.param({"quantize": {"qat_epochs": 5}}, {"quantize"}, id="qat-epochs"),
         pytest.param({"quantize": {"weight_bits": "other"}}, {"quantize", "compile"}, id="weight-bits"),
         pytest.param({"quantize": {"saturation_safe": True}}, set(), id="saturation-safe"),
+        pytest.param({"quantize": {"fallback": "none"}}, set(), id="fallback"),
         pytest.param({"prune": {"macs": 0.5}}, {"prune"}, id="macs"),
         pytest.param({"prune": {"epochs": 3}}, set(), id="recovery-of-what-is-not-pruned"),
         pytest.param({"preprocessing": {"crop": 32}}, {"load"}, id="preprocessing"),
@@ -124,6 +125,31 @@ def test_only_the_stages_that_depend_on_an_option_are_done_again(
     before = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights)))
     after = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights, **change)))
     assert {stage for stage in before if before[stage] != after[stage]} == stages
+
+
+@pytest.mark.parametrize(
+    ("right", "sections", "is_asked"),
+    [
+        pytest.param(97, {}, True, id="three points lost"),
+        pytest.param(99, {}, False, id="just the budget"),
+        pytest.param(97, {"validate": {"max_drop": 3.0}}, False, id="within a wider budget"),
+        pytest.param(97, {"quantize": {"fallback": "none"}}, False, id="not wanted"),
+    ],
+)
+def test_layers_go_to_float_only_where_int8_would_miss_the_budget(
+    right: int, sections: dict[str, Any], is_asked: bool, tmp_path: Path
+) -> None:
+    facts = {"images": 100, "float": {"right": 100}, "kept": "calibrated", "calibrated": {"right": right}}
+    (tmp_path / "quantize.json").write_text(json.dumps(facts))
+    quantized = Folder(path=tmp_path, digest="0", seconds=0.0, was_cached=True)
+    steps = steps_of(tmp_path, recipe_of("w.pth", **sections)).looking()
+    if is_asked:
+        with pytest.raises(NotDone):
+            steps.rescue(quantized, quantized, quantized)
+    else:
+        assert steps.rescue(quantized, quantized, quantized) is None
+    without = replace(steps, target=replace(steps.target, precisions=(Precision.FP32,)))
+    assert without.rescue(quantized, quantized, quantized) is None
 
 
 def test_an_image_with_grpc_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

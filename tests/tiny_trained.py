@@ -37,7 +37,8 @@ def architecture() -> Architecture:
 
 
 @cache
-def _trained() -> nn.Module:
+def trained() -> nn.Module:
+    """Used by all; to be copied before it is changed."""
     seed_everything(0)
     network = build_resnet(architecture())
     fit(
@@ -57,12 +58,12 @@ def _trained() -> nn.Module:
 
 def write_weights(path: Path) -> None:
     """As others save them: plain weights, without the constant shortcuts."""
-    state = {name: value for name, value in _trained().state_dict().items() if "downsample" not in name}
+    state = {name: value for name, value in trained().state_dict().items() if "downsample" not in name}
     save_file(state, path)
 
 
 def write_checkpoint(folder: Path) -> Checkpoint:
-    save_network(_trained(), architecture(), folder)
+    save_network(trained(), architecture(), folder)
     return Checkpoint(folder=folder)
 
 

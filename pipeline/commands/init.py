@@ -40,6 +40,8 @@ qat_epochs = 2              # quantization-aware training; 0 = post-training qua
 weight_bits = "auto"        # 8; 7 where 16-bit sums would saturate (CPUs without VNNI)
 saturation_safe = false     # true: 8-bit weights get a 7-bit variant in the same image, for CPUs without VNNI
 keep_float = []             # Conv2d and Linear modules to leave in float, e.g. ["conv1", "fc"]
+fallback = "layers"         # where int8 would lose more than max_drop, the fewest layers that hold it stay in float,
+                            # named with what each saves and costs; "none": all stay in int8
 
 [validate]
 max_drop = 1.0              # points of top-1 the artifact may lose against the float baseline

@@ -1,0 +1,40 @@
+"""CPU time of a quantized network with some of its layers in float, as the target's runtime runs it on this host."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from pipeline.artifacts import Checkpoint
+from pipeline.marked import export_marked
+from pipeline.quantized import build_quantized, quantization_of
+from targets.base import Target
+from targets.dialects import write_dialect
+from targets.runtimes import RUNTIMES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toll:
+    checkpoint: Checkpoint
+    target: Target
+    threads: int
+
+    def times_ms(self, sets: Sequence[frozenset[str]]) -> list[float]:
+        """Milliseconds at batch 1 for each set of layers in float, all timed in turn in one run."""
+        runtime = RUNTIMES[self.target.runtime]
+        options = runtime.session_options(self.target, threads=self.threads)
+        with tempfile.TemporaryDirectory(prefix="edge-deploy-") as folder:
+            files = [self._write(layers, Path(folder) / f"{index}.onnx") for index, layers in enumerate(sets)]
+            return [latency.cpu_ms for latency in runtime.time(files, options=options)]
+
+    def _write(self, layers: frozenset[str], path: Path) -> Path:
+        before = self.checkpoint.quantization
+        network = build_quantized(self.checkpoint, also_float=layers)
+        quantization = quantization_of(
+            network, weight_bits=before.weight_bits, float_layers={*before.float_layers, *layers}
+        )
+        marked = export_marked(network, self.checkpoint.architecture.input_shape)
+        onnx.save(write_dialect(marked, quantization, self.target.dialect), path)
+        return path
