@@ -15,7 +15,7 @@ from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
 from pipeline.rescued import Rescue, read_rescue
 from pipeline.steps import Steps
-from pipeline.timeliness import Timeliness, timeliness_of
+from pipeline.timeliness import Timeliness, settle
 from pipeline.validate import judge_predictions
 from pipeline.variant import NAME, Variant, name_of, others_of, variant_of, why_needless
 from pipeline.workspace import Folder
@@ -126,7 +126,7 @@ class Build:
         compilation = read_compilation(compiled.path)
         artifact = choose(compilation, target=self._steps.target, max_drop=max_drop)
         self.outcome.artifact = artifact
-        self.outcome.timeliness = self._timeliness(loaded, pruned, artifact)
+        self.outcome.timeliness = settle(pruned.path, artifact, lambda: self._steps.time_again(loaded, artifact))
         others, made = self._saturation_safe(loaded, quantized, baseline, artifact)
         if self._steps.target.gpu is not None:
             others = others_of(artifact, compilation, fallback=self._fallback, max_drop=max_drop)
@@ -137,13 +137,6 @@ class Build:
             also.append(str(self.outcome.timeliness))
         self._done("compile", narration.compile_text(artifact), compiled, *made, also=also)
         return artifact, others
-
-    def _timeliness(self, loaded: Folder, pruned: Folder, artifact: Artifact) -> Timeliness | None:
-        """A miss is timed once more before it counts."""
-        found = timeliness_of(pruned.path, artifact)
-        if found is None or found.verdict != "missed":
-            return found
-        return timeliness_of(pruned.path, artifact, self._steps.time_again(loaded, artifact))
 
     def _saturation_safe(
         self, loaded: Folder, quantized: Folder, baseline: Folder, artifact: Artifact

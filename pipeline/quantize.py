@@ -27,6 +27,7 @@ from pipeline.divergence import divergence
 from pipeline.errors import CompressionError
 from pipeline.fakequant import Mode, set_mode
 from pipeline.folding import unfold
+from pipeline.loss import Distillation
 from pipeline.progress import Progress
 from pipeline.quantized import points_of, prepare, quantization_of
 from pipeline.selection import at_most, count_right, spread
