@@ -83,7 +83,7 @@ def timeliness_of(pruned: Path, artifact: Artifact, again: "Timing | None" = Non
     )
 
 
-def settle(pruned: Path, artifact: Artifact, time_again: Callable[[], "Timing"]) -> Timeliness | None:
+def settle(pruned: Path, artifact: Artifact, time_again: Callable[[], "Timing | None"]) -> Timeliness | None:
     """As `timeliness_of`; a miss is timed once more before it counts."""
     found = timeliness_of(pruned, artifact)
     return found if found is None or found.verdict != "missed" else timeliness_of(pruned, artifact, time_again())
