@@ -49,6 +49,7 @@ def test_no_container_is_left(measured: ImageBench, engine: Engine, packaged: Pa
 
 
 @pytest.mark.docker
+@pytest.mark.long
 def test_the_command_prints_a_table_or_one_document(packaged: Packaged, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Effort", partial(Effort, latency_seconds=0.1, least_requests=5, round_seconds=0.2))
     shown = CliRunner().invoke(app, ["bench", packaged.image.tag])

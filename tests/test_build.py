@@ -132,6 +132,7 @@ def test_status_shows_the_stages_and_clean_removes_them(trained: Path, tmp_path:
     assert not list((tmp_path / ".deploy").glob("*/*/stage.json"))
 
 
+@pytest.mark.long
 def test_two_targets_share_their_work(trained: Path, tmp_path: Path) -> None:
     own = tmp_path / "gateway.toml"
     own.write_text((ROOT / "targets/catalogue/cpu.toml").read_text())

@@ -144,6 +144,7 @@ def test_without_tensorrt_the_image_lives_says_what_is_missing_and_is_called_pen
     assert left == []
 
 
+@pytest.mark.long
 def test_where_an_engine_can_be_built_it_is_proven_collected_and_kept(
     engine: Engine, folder: Path, stand_in_base: str, volume: str
 ) -> None:

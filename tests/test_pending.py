@@ -239,6 +239,7 @@ def test_what_a_device_proves_of_it_is_collected(
     assert (document["device"], document["verdict"], document["place"]) == ("orin", "pass", "device")
 
 
+@pytest.mark.long
 def test_where_the_fastest_is_asked_for_every_precision_travels_and_the_device_says_which(
     folder: Path, jetson: tuple[TargetSummary, str], library: Path, tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def build_with_kills(folder: Path, checkpoint: Path, *, kills: int, seconds: flo
     return hit
 
 
+@pytest.mark.long
 def test_a_killed_build_resumes_to_the_same_hashes(
     checkpoint: Path, undisturbed: tuple[dict[str, str], float], tmp_path: Path
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_variant_that_does_not_pass_the_gate_stops_the_build_by_name(built: Ta
         kept.write_bytes(whole)
 
 
+@pytest.mark.long
 def test_an_option_without_use_is_answered(folder: Path, tmp_path: Path) -> None:
     checkpoint = str(folder / "digits.safetensors")
     arguments = ("--qat-epochs", "0", "--max-drop", "20", "--weight-bits", "7", "--saturation-safe", "--no-image")

@@ -69,7 +69,7 @@ def test_a_bad_step_is_learned_away() -> None:
         values().relu(),
         point_with(LearnedRange(ActivationRange(amax=0.3, signed=False, post_relu=True)), POSITIVE),
     )
-    optimizer = torch.optim.SGD(point.parameters(), lr=3e-4)
+    optimizer = torch.optim.SGD(point.parameters(), lr=1e-3)
     errors = []
     for _ in range(200):
         loss = (point(x, False) - x).square().mean()

@@ -204,6 +204,7 @@ def test_a_table_decides_by_what_is_in_it_and_not_by_where_it_lies(
     assert steps.stopwatch(loaded, pace) is None
 
 
+@pytest.mark.long
 def test_the_table_of_this_machine_is_made_once_for_all_weights_of_a_network(weights: str, tmp_path: Path) -> None:
     steps = steps_of(tmp_path, recipe_of(weights, prune={"speedup": 1.2, "epochs": 0}))
     loaded = steps.load()
