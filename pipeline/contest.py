@@ -79,5 +79,7 @@ def hold(
                 and replace(continuation, file=continuation.file.with_name(f"{continuation.file.name}-{number}")),
                 processes=processes,
             )
+            # Running averages lag behind weights that have moved for so short a time.
+            estimate_statistics(network, dataset.training, preprocessing)
         divergences.append(divergence(logits_of(network, selection), wanted))
     return Contest(winner=divergences.index(min(divergences)), divergences=tuple(divergences), images=count)
