@@ -1,0 +1,158 @@
+"""Criteria of importance on real data: each cuts to the same time by the same table, and recovers the same way:
+
+    python scripts/compare_criteria.py --data FOLDER --table TABLE.json --speedup 1.5 CHECKPOINT
+
+Ours (`pipeline.importance`) once for each of the factors that `pipeline.proposals` tries; the others of
+`scripts/criteria.py`, with a block's importance the sum of the channels inside. The time is the table's (`deploy
+profile --output`). Top-1 on the gate's images with its drop against the float network and the 95 % interval of the
+paired difference. Progress goes to stderr, the table as Markdown to stdout.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from criteria import CRITERIA, Labelled
+from torch import nn
+
+from pipeline.allocation import least_important
+from pipeline.answers import logits_of
+from pipeline.artifacts import Checkpoint
+from pipeline.checkpoint import build_network, load_checkpoint
+from pipeline.clock import Clock, Losses
+from pipeline.data.batches import Batches
+from pipeline.data.dataset import Dataset, open_dataset, preprocessing_from
+from pipeline.dependencies import channel_groups, remove_channels
+from pipeline.depth import remove_blocks
+from pipeline.divergence import divergence
+from pipeline.importance import Scores, block_importance, channel_importance
+from pipeline.latency import LatencyTable, read_table
+from pipeline.progress import Silent
+from pipeline.proposals import BLOCK_FACTORS
+from pipeline.prune import IMPORTANCE_IMAGES
+from pipeline.recipe import PreprocessingRecipe
+from pipeline.recovery import estimate_statistics, recover
+from pipeline.selection import spread
+from pipeline.sensitivity import losses_of
+from pipeline.subnetwork import Subnetwork, removable_blocks, sites
+from pipeline.training import seed_everything
+from targets.device.gate import judge
+from targets.device.preprocess import Preprocessing
+
+HEADER = (
+    "| criterion | blocks left out | widths cut | divergence | top-1, cut | top-1, recovered | drop, 95 % interval |",
+    "|---|---|---|---|---|---|---|",
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    checkpoint: Checkpoint
+    network: nn.Module
+    dataset: Dataset
+    preprocessing: Preprocessing
+    table: LatencyTable
+    speedup: float
+    epochs: int
+    images: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("--data", required=True, help="as `deploy build --data`")
+    parser.add_argument("--table", required=True, type=Path, help="as `deploy profile --output` writes it")
+    parser.add_argument("--speedup", required=True, type=float)
+    parser.add_argument("--epochs", type=int, default=3, help="of recovery (3)")
+    parser.add_argument("--images", type=int, default=15_000, help="training images of the recovery (15000)")
+    arguments = parser.parse_args()
+    dataset = open_dataset(arguments.data)
+    with tempfile.TemporaryDirectory() as folder:
+        load_checkpoint(
+            arguments.checkpoint, factory=None, classes=dataset.classes, input_size=None, folder=Path(folder)
+        )
+        checkpoint = Checkpoint(folder=Path(folder))
+        architecture = checkpoint.architecture
+        preprocessing, _ = preprocessing_from(
+            PreprocessingRecipe(), family=architecture.family, input_size=architecture.input_shape[1:]
+        )
+        subject = Subject(
+            checkpoint, build_network(checkpoint), dataset, preprocessing, read_table(arguments.table),
+            arguments.speedup, arguments.epochs, arguments.images,
+        )  # fmt: skip
+        print("\n".join(HEADER), flush=True)
+        for row in compare(subject):
+            print(row, flush=True)
+
+
+def compare(subject: Subject) -> Iterator[str]:
+    """Rows of the table, ours first."""
+    network, architecture = subject.network, subject.checkpoint.architecture
+    groups = channel_groups(network, architecture.input_shape)
+    blocks = removable_blocks(architecture)
+    sample = Batches(
+        subject.dataset.training.subset(spread(len(subject.dataset.training), IMPORTANCE_IMAGES)),
+        subject.preprocessing, batch_size=64, shuffle=True,
+    )  # fmt: skip
+    batches: Labelled = list(sample.epoch(0))
+    images = [each for each, _ in batches]
+    scores = channel_importance(network, groups, images, seed=0)
+    changes = block_importance(network, blocks, images)
+    for factor in BLOCK_FACTORS:
+        weighed = {block: factor * change for block, change in changes.items()}
+        yield _row(f"ours, blocks × {factor:g}", subject, scores, weighed)
+    for name, criterion in CRITERIA.items():
+        scores = criterion(network, groups, batches)
+        inside = {
+            block: sum(float(scores[group.root].sum()) for group in groups if group.root.startswith(f"{block}."))
+            for block in blocks
+        }
+        yield _row(name, subject, scores, inside)
+
+
+def _row(name: str, subject: Subject, scores: Scores, blocks: dict[str, float]) -> str:
+    network, chosen = _cut(subject, losses_of(
+        channel_groups(subject.network, subject.checkpoint.architecture.input_shape),
+        scores, blocks, subject.table.grid, images=1,
+    ), scores)  # fmt: skip
+    gate = Batches(subject.dataset.gate, subject.preprocessing)
+    labels, classes = subject.dataset.gate.labels, subject.dataset.classes
+    wanted, cut = logits_of(subject.network, gate), logits_of(network, gate)
+    few = subject.dataset.training.subset(spread(len(subject.dataset.training), subject.images))
+    seed_everything(0)
+    recover(
+        network, subject.network, replace(subject.dataset, training=few), subject.preprocessing,
+        epochs=subject.epochs, seed=0, progress=Silent(),
+    )  # fmt: skip
+    after = judge(labels, wanted, logits_of(network, gate), classes=classes, max_drop=1.0)
+    low, high = after.drop_interval_points
+    full = subject.table.full
+    gone = tuple(f"{block}." for block in chosen.removed)
+    narrowed = sum(chosen.widths[root] < full[root] for root in full if not root.startswith(gone or ("-",)))
+    print(f"{name}: {sorted(chosen.removed)}", file=sys.stderr)
+    return (
+        f"| {name} | {len(chosen.removed)} | {narrowed} | {divergence(cut, wanted):.3f} "
+        f"| {(cut.argmax(1) == labels).mean():.2%} | {after.artifact_top1:.2%} "
+        f"| {after.drop_points:+.2f} [{low:+.2f}, {high:+.2f}] |"
+    )
+
+
+def _cut(subject: Subject, losses: Losses, scores: Scores) -> tuple[nn.Module, Subnetwork]:
+    """The network that loses least by these losses within the time, its statistics measured anew."""
+    architecture = subject.checkpoint.architecture
+    groups = channel_groups(subject.network, architecture.input_shape)
+    clock = Clock(subject.table, "int8", sites(subject.network, groups), losses)
+    full = Subnetwork(widths=dict(subject.table.full))
+    chosen = clock.fit(clock.latency_us(full) / subject.speedup)
+    removal = {group.root: least_important(group, scores[group.root], chosen.widths[group.root]) for group in groups}
+    narrow = remove_channels(subject.network, architecture.input_shape, removal)
+    cut, _ = remove_blocks(narrow, architecture, chosen.removed)
+    estimate_statistics(cut, subject.dataset.training, subject.preprocessing)
+    return cut, chosen
+
+
+if __name__ == "__main__":
+    main()
