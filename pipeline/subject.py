@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.artifacts import Place
 from pipeline.container import running
 from pipeline.engine import connect
-from pipeline.errors import CompileError, PackageError
+from pipeline.errors import CompileError, EngineMissing, PackageError
 from pipeline.progress import Progress
 from targets.base import Session
 from targets.device.manifest import Manifest, ManifestError
@@ -38,7 +38,12 @@ def answering(name: str, *, progress: Progress) -> Iterator[Subject]:
         return
     if folder.exists() or name.endswith("/"):
         raise CompileError(f"{name} is no artifact folder. Give a folder that `deploy build` published, or an image.")
-    engine = connect()
+    try:
+        engine = connect()
+    except EngineMissing as error:
+        raise EngineMissing(
+            f"there is no folder {name}, and whether there is an image of that name cannot be asked: {error}"
+        ) from None
     try:
         if engine.id_of(name) is None:
             raise PackageError(f"there is neither a folder nor an image {name}. `deploy status` lists the artifacts.")

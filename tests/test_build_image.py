@@ -137,8 +137,8 @@ def test_packaging_writes_what_runs_the_image(built: TargetSummary, folder: Path
 def test_an_undecided_gate_builds_an_image_only_where_the_recipe_says_so(
     folder: Path, base_image: str, engine: Engine
 ) -> None:
-    """A margin of nothing cannot be proven by any number of images, as the drop seen is too close to it."""
-    options = ("--max-drop", "0", "--image-version", "0.2.0", "--json")
+    """800 images cannot prove 0.3 points, even if none is lost; and int8 loses too few to refute them."""
+    options = ("--max-drop", "0.3", "--image-version", "0.2.0", "--json")
     stopped = deploy(command(base_image, *options), folder, code=11)
     assert summary(stopped).image is None
     assert "--undecided package" in stopped.stderr
