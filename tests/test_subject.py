@@ -124,5 +124,6 @@ def test_a_file_or_a_missing_folder_is_not_taken_for_an_image(tmp_path: Path) ->
 
 def test_an_image_needs_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
-    with pytest.raises(EngineMissing, match="no folder digits:1, .* no Docker engine"), answering("digits:1", progress=Silent()):
+    missing = pytest.raises(EngineMissing, match=r"no folder digits:1, .* no Docker engine")
+    with missing, answering("digits:1", progress=Silent()):
         pass
