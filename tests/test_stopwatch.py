@@ -9,7 +9,7 @@ from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import save_network
 from pipeline.dependencies import channel_groups
 from pipeline.published import residual
-from pipeline.stopwatch import LEAST_NOISE, MOST_NOISE, Stopwatch
+from pipeline.stopwatch import LEAST_NOISE, MOST_NOISE, Stopwatch, spread_of
 from pipeline.subnetwork import Subnetwork
 from targets.base import find_target
 from targets.runtimes import timing
@@ -35,3 +35,10 @@ def test_a_narrow_network_takes_less_and_the_unpruned_one_as_long_as_itself(
     assert 0.7 < same.pruned_ms / same.unpruned_ms < 1.4
     assert fast.unpruned_ms < fast.float_ms
     assert all(LEAST_NOISE <= each.noise <= MOST_NOISE for each in (fast, same))
+
+
+def test_the_spread_of_many_runs_is_that_of_their_middle_half() -> None:
+    three = [(9.0, 2.0, 1.0), (9.0, 2.0, 1.1), (9.0, 4.0, 2.04)]
+    assert spread_of(three) == pytest.approx((0.55 - 0.5) / 2 / 0.51)
+    # One run that something disturbed says nothing of the others.
+    assert spread_of([*three, (9.0, 2.0, 4.0)]) == pytest.approx((0.55 - 0.51) / 2 / 0.53)
