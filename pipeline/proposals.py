@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from pipeline.allocation import least_important
 from pipeline.artifacts import Architecture
 from pipeline.clock import Clock, Losses
-from pipeline.deadline import Deadline, Time, Trial, choose
-from pipeline.dependencies import channel_groups, remove_channels
+from pipeline.deadline import Deadline, Time, Timing, Trial, choose
+from pipeline.dependencies import Group, channel_groups, remove_channels
 from pipeline.depth import remove_blocks
-from pipeline.importance import block_importance, channel_importance
+from pipeline.importance import Scores, block_importance, channel_importance
 from pipeline.latency import Pace
 from pipeline.sensitivity import losses_of
 from pipeline.subnetwork import Subnetwork, removable_blocks, sites
 
 BLOCK_FACTORS = (1.0, 0.25, 3.0)
 """By which a block's importance is multiplied; the first one's is the choice where nothing can be tried."""
+
+Identity = tuple[frozenset[str], tuple[int, ...]]
+"""Blocks that are gone, and widths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,25 +78,44 @@ def propose(
     layers = sites(network, groups)
     clock = Clock(pace.table, pace.precision, layers, losses)
     unpruned = clock.latency_us(Subnetwork(widths=full))
-    found: dict[tuple[frozenset[str], tuple[int, ...]], Proposal] = {}
+    found: dict[Identity, Proposal] = {}
+    time = time and _each_once(time)
     for factor in BLOCK_FACTORS if blocks else BLOCK_FACTORS[:1]:
         weighed = replace(losses, blocks={block: factor * loss for block, loss in losses.blocks.items()})
         trial, trials = choose(Clock(pace.table, pace.precision, layers, weighed), deadline, unpruned, time)
         chosen = trial.chosen
         if _identity(chosen) in found:
             continue
-        removal = {
-            group.root: least_important(group, scores[group.root], chosen.widths[group.root]) for group in groups
-        }
-        narrow = remove_channels(network, architecture.input_shape, removal)
-        cut, shallow = remove_blocks(narrow, architecture, chosen.removed)
+        left, shallow = cut(network, architecture, groups, scores, chosen)
         found[_identity(chosen)] = Proposal(
-            block_factor=factor, network=cut, architecture=shallow, trial=trial, trials=trials
+            block_factor=factor, network=left, architecture=shallow, trial=trial, trials=trials
         )
     return Proposals(each=tuple(found.values()), clock=clock, losses=losses, full=full, unpruned_us=unpruned)
 
 
-def _identity(chosen: Subnetwork) -> tuple[frozenset[str], tuple[int, ...]]:
+def cut(
+    network: nn.Module, architecture: Architecture, groups: Sequence[Group], scores: Scores, chosen: Subnetwork
+) -> tuple[nn.Module, Architecture]:
+    """What is left of `network` with the most important channels of each group and without the blocks that go."""
+    removal = {group.root: least_important(group, scores[group.root], chosen.widths[group.root]) for group in groups}
+    narrow = remove_channels(network, architecture.input_shape, removal)
+    return remove_blocks(narrow, architecture, chosen.removed)
+
+
+def _each_once(time: Time) -> Time:
+    """`time` that measures no network twice: several factors often begin with the same choice."""
+    known: dict[Identity, Timing] = {}
+
+    def timed(chosen: Subnetwork) -> Timing:
+        identity = _identity(chosen)
+        if identity not in known:
+            known[identity] = time(chosen)
+        return known[identity]
+
+    return timed
+
+
+def _identity(chosen: Subnetwork) -> Identity:
     """What tells two cuts apart: the widths inside a block that is gone do not."""
     widths = (
         0 if any(root.startswith(f"{block}.") for block in chosen.removed) else width

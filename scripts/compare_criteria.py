@@ -18,20 +18,18 @@ from pathlib import Path
 from criteria import CRITERIA, Labelled
 from torch import nn
 
-from pipeline.allocation import least_important
 from pipeline.answers import logits_of
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import build_network, load_checkpoint
 from pipeline.clock import Clock, Losses
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset, open_dataset, preprocessing_from
-from pipeline.dependencies import channel_groups, remove_channels
-from pipeline.depth import remove_blocks
+from pipeline.dependencies import channel_groups
 from pipeline.divergence import divergence
 from pipeline.importance import Scores, block_importance, channel_importance
 from pipeline.latency import LatencyTable, read_table
 from pipeline.progress import Silent
-from pipeline.proposals import BLOCK_FACTORS
+from pipeline.proposals import BLOCK_FACTORS, cut
 from pipeline.prune import IMPORTANCE_IMAGES
 from pipeline.recipe import PreprocessingRecipe
 from pipeline.recovery import estimate_statistics, recover
@@ -120,7 +118,7 @@ def _row(name: str, subject: Subject, scores: Scores, blocks: dict[str, float]) 
     ), scores)  # fmt: skip
     gate = Batches(subject.dataset.gate, subject.preprocessing)
     labels, classes = subject.dataset.gate.labels, subject.dataset.classes
-    wanted, cut = logits_of(subject.network, gate), logits_of(network, gate)
+    wanted, unrecovered = logits_of(subject.network, gate), logits_of(network, gate)
     few = subject.dataset.training.subset(spread(len(subject.dataset.training), subject.images))
     seed_everything(0)
     recover(
@@ -134,8 +132,8 @@ def _row(name: str, subject: Subject, scores: Scores, blocks: dict[str, float]) 
     narrowed = sum(chosen.widths[root] < full[root] for root in full if not root.startswith(gone or ("-",)))
     print(f"{name}: {sorted(chosen.removed)}", file=sys.stderr)
     return (
-        f"| {name} | {len(chosen.removed)} | {narrowed} | {divergence(cut, wanted):.3f} "
-        f"| {(cut.argmax(1) == labels).mean():.2%} | {after.artifact_top1:.2%} "
+        f"| {name} | {len(chosen.removed)} | {narrowed} | {divergence(unrecovered, wanted):.3f} "
+        f"| {(unrecovered.argmax(1) == labels).mean():.2%} | {after.artifact_top1:.2%} "
         f"| {after.drop_points:+.2f} [{low:+.2f}, {high:+.2f}] |"
     )
 
@@ -147,11 +145,9 @@ def _cut(subject: Subject, losses: Losses, scores: Scores) -> tuple[nn.Module, S
     clock = Clock(subject.table, "int8", sites(subject.network, groups), losses)
     full = Subnetwork(widths=dict(subject.table.full))
     chosen = clock.fit(clock.latency_us(full) / subject.speedup)
-    removal = {group.root: least_important(group, scores[group.root], chosen.widths[group.root]) for group in groups}
-    narrow = remove_channels(subject.network, architecture.input_shape, removal)
-    cut, _ = remove_blocks(narrow, architecture, chosen.removed)
-    estimate_statistics(cut, subject.dataset.training, subject.preprocessing)
-    return cut, chosen
+    left, _ = cut(subject.network, architecture, groups, scores, chosen)
+    estimate_statistics(left, subject.dataset.training, subject.preprocessing)
+    return left, chosen
 
 
 if __name__ == "__main__":

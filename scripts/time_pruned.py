@@ -21,14 +21,14 @@ from random_artifact import quantized_graph, with_random_statistics
 from torch import nn
 from uniform_pruning import Plan, cut, inner_layers, mildest
 
-from pipeline.allocation import allocate, least_important
+from pipeline import proposals
+from pipeline.allocation import allocate
 from pipeline.artifacts import Architecture, Checkpoint, Dialect
 from pipeline.checkpoint import save_network
 from pipeline.clock import Clock
 from pipeline.console import progress_for
 from pipeline.cost import cost_of
 from pipeline.dependencies import channel_groups, remove_channels
-from pipeline.depth import remove_blocks
 from pipeline.importance import block_importance, channel_importance
 from pipeline.latency import FILE, read_table
 from pipeline.profile import profile
@@ -148,10 +148,8 @@ def timed(
     clock = Clock(table, "int8", sites(network, groups), losses)
     for speedup in speedups:
         chosen = clock.fit(clock.latency_us(Subnetwork(widths=full)) / speedup)
-        removal = {each.root: least_important(each, scores[each.root], chosen.widths[each.root]) for each in groups}
-        narrow = remove_channels(network, architecture.input_shape, removal)
-        pruned, _ = remove_blocks(narrow, architecture, chosen.removed)
-        yield Variant(f"Edge Deploy, `--speedup {speedup:g}`", pruned, predicted_ms=clock.latency_us(chosen) / 1e3)
+        left, _ = proposals.cut(network, architecture, groups, scores, chosen)
+        yield Variant(f"Edge Deploy, `--speedup {speedup:g}`", left, predicted_ms=clock.latency_us(chosen) / 1e3)
 
 
 if __name__ == "__main__":
