@@ -7,12 +7,11 @@ from typing import Any
 
 from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Latency, Precision
 from pipeline.errors import WorkspaceError
+from pipeline.workspace import TIMINGS
 from targets.base import Target
 
 SCHEMA = 1
 DECISIONS = "compilation.json"
-TIMINGS = "timings.json"
-"""Kept apart from all else: two runs of the same work differ in nothing but this file."""
 BASELINE = "float baseline"
 ALIKE = 0.5
 """Where none is within the budget, candidates that lose this share of it more than the best are alike."""

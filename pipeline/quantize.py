@@ -30,6 +30,7 @@ from pipeline.folding import unfold
 from pipeline.loss import Distillation
 from pipeline.progress import Progress
 from pipeline.quantized import points_of, prepare, quantization_of
+from pipeline.rescued import FACTS
 from pipeline.selection import at_most, count_right, spread
 from pipeline.training import fit, seed_everything
 from targets.device.preprocess import Preprocessing
@@ -39,7 +40,6 @@ CALIBRATION_IMAGES = 512
 LEARNING_RATE = 1e-3
 """With batch normalization folded a tenth of a usual fine-tuning rate is what trained weights stand."""
 BATCH_SIZE = 64
-FACTS = "quantize.json"
 
 
 def quantize(

@@ -75,6 +75,14 @@ def build_quantized(checkpoint: Checkpoint, *, also_float: Iterable[str] = ()) -
     return graph_module.eval()
 
 
+def with_float(checkpoint: Checkpoint, also_float: Iterable[str]) -> tuple[fx.GraphModule, Quantization]:
+    """As `build_quantized`, and the parameters of what comes out."""
+    before, also_float = checkpoint.quantization, frozenset(also_float)
+    network = build_quantized(checkpoint, also_float=also_float)
+    float_layers = {*before.float_layers, *also_float}
+    return network, quantization_of(network, weight_bits=before.weight_bits, float_layers=float_layers)
+
+
 def requantized(checkpoint: Checkpoint, *, weight_bits: Literal[7, 8]) -> Quantization:
     """The parameters of a quantized checkpoint with weights of another width; ranges and float layers stay."""
     quantization = checkpoint.quantization

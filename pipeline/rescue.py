@@ -19,7 +19,7 @@ from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
 from pipeline.fragility import fragilities
 from pipeline.progress import Progress
-from pipeline.quantized import build_quantized, quantization_of
+from pipeline.quantized import build_quantized, with_float
 from pipeline.rescued import FloatLayer, Rescue, write_rescue
 from pipeline.selection import at_most, count_right
 from pipeline.toll import Toll
@@ -141,9 +141,6 @@ def _times(layers: Sequence[str], toll: Toll | None) -> dict[frozenset[str], flo
 
 
 def _write_checkpoint(quantized: Checkpoint, also_float: Sequence[str], folder: Path) -> None:
-    before = quantized.quantization
-    float_layers = {*before.float_layers, *also_float}
-    network = build_quantized(quantized, also_float=also_float)
-    quantization = quantization_of(network, weight_bits=before.weight_bits, float_layers=float_layers)
+    _, quantization = with_float(quantized, also_float)
     save_network(build_network(quantized), quantized.architecture, folder)
     (folder / "quantization.json").write_text(quantization.to_json())

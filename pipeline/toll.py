@@ -9,7 +9,7 @@ import onnx
 
 from pipeline.artifacts import Checkpoint
 from pipeline.marked import export_marked
-from pipeline.quantized import build_quantized, quantization_of
+from pipeline.quantized import with_float
 from targets.base import Target
 from targets.dialects import write_dialect
 from targets.runtimes import RUNTIMES
@@ -30,11 +30,7 @@ class Toll:
             return [latency.cpu_ms for latency in runtime.time(files, options=options)]
 
     def _write(self, layers: frozenset[str], path: Path) -> Path:
-        before = self.checkpoint.quantization
-        network = build_quantized(self.checkpoint, also_float=layers)
-        quantization = quantization_of(
-            network, weight_bits=before.weight_bits, float_layers={*before.float_layers, *layers}
-        )
+        network, quantization = with_float(self.checkpoint, layers)
         marked = export_marked(network, self.checkpoint.architecture.input_shape)
         onnx.save(write_dialect(marked, quantization, self.target.dialect), path)
         return path

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import Audit, Candidate, Compilation, Latency, Precision
-from pipeline.choice import DECISIONS, TIMINGS, choose, read_compilation, write_compilation
+from pipeline.choice import DECISIONS, choose, read_compilation, write_compilation
 from pipeline.errors import WorkspaceError
+from pipeline.workspace import TIMINGS
 from targets.base import find_target
 
 FOLDER = Path("compile")

@@ -13,7 +13,7 @@ from tiny_onnx import CLASSES, SIDE, write_float, write_int8
 
 from pipeline.artifacts import OnnxModel, Place, Precision
 from pipeline.assemble import choose_golden, open_artifact
-from pipeline.choice import TIMINGS, choose, read_compilation
+from pipeline.choice import choose, read_compilation
 from pipeline.compile import compile_candidates
 from pipeline.data.dataset import Dataset, ImageSet
 from pipeline.errors import CompileError, TargetError
@@ -21,6 +21,7 @@ from pipeline.hashing import sha256_of_file, sha256_of_folder
 from pipeline.host import check_host, stand_in_for
 from pipeline.progress import Silent
 from pipeline.selection import at_most, logits_of_each, spread
+from pipeline.workspace import TIMINGS
 from targets.base import Target, find_target
 from targets.device.golden import check, read_golden
 from targets.device.manifest import read_manifest
