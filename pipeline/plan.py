@@ -1,27 +1,27 @@
 """What a build would do: which stages are done, how long the rest may take, what it needs on disk."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts import Checkpoint
 from pipeline.build import STAGES, Build
 from pipeline.data.dataset import Dataset
 from pipeline.recipe import Recipe
-from pipeline.steps import Steps
+from pipeline.steps import Steps, read_preprocessing
 from pipeline.workspace import NotDone
+from targets.device.preprocess import Preprocessing
 
-# Passes over an image, in units of one forward pass: backward costs about twice the forward pass, and
-# distillation adds the teacher's forward pass.
-TRAINING_PASSES = 4.0
-CALIBRATION_IMAGES = 512
+if TYPE_CHECKING:
+    from pipeline.effort import Effort
+
 # Seconds a stage takes beyond its passes over images (imports, graph writing, timing runs), rounded up.
 FIXED_SECONDS = {"prune": 10.0, "quantize": 10.0, "export": 30.0, "compile": 20.0, "validate": 5.0, "package": 60.0}
 PROFILE_SECONDS = 150.0
 """Of a latency table: 100 s for ResNet-20."""
-PROBE_IMAGES = 16
-PROBE_RUNS = 3
+STOPWATCH_SECONDS = 100.0
+"""Of the networks that are timed before one is chosen: 60 s for ResNet-20, 130 s for ResNet-56."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Plan:
 def plan(steps: Steps) -> Plan:
     """Load for real (it is quick, and finds what is wrong with checkpoint and data), then only look.
 
-    The rest is estimated from a timed forward pass of the very network on this machine.
+    The rest is estimated from what is to be done with images, tried for a moment on this machine.
     """
     loaded = steps.load()
     build = Build(steps.looking(), until=None)
@@ -68,58 +68,39 @@ def plan(steps: Steps) -> Plan:
         PlannedStage(stage=stage, is_done=True, seconds=seconds)
         for stage, seconds in build.outcome.stage_seconds.items()
     )
-    network = Checkpoint(folder=loaded.path)
-    pass_seconds = seconds_per_image(network) if missing < last else 0.0
+    network, stages = Checkpoint(folder=loaded.path), STAGES[missing:last]
+    effort = _effort(network, steps, read_preprocessing(loaded), stages)
     to_do = tuple(
         PlannedStage(
             stage=stage,
             is_done=False,
             seconds=fixed_seconds(stage, steps.recipe)
-            + pass_seconds * passes(stage, steps.recipe, steps.dataset, epochs_done=kept),
+            + (effort.seconds(stage, steps.recipe, steps.dataset, epochs_done=kept) if effort else 0.0),
             epochs_done=kept,
         )
-        for stage, kept in zip(STAGES[missing:last], chain([epochs_done], repeat(0)), strict=False)
+        for stage, kept in zip(stages, chain([epochs_done], repeat(0)), strict=False)
     )
-    disk_bytes = disk(network, steps.dataset, STAGES[missing:last])
+    disk_bytes = disk(network, steps.dataset, stages)
     return Plan(target=steps.target.name, stages=(*done, *to_do), disk_bytes=disk_bytes)
 
 
+def _effort(network: Checkpoint, steps: Steps, preprocessing: Preprocessing, stages: Sequence[str]) -> "Effort | None":
+    """None where nothing is left to do, which is to be known without PyTorch."""
+    if not stages:
+        return None
+    from pipeline.effort import effort_of
+
+    return effort_of(network, steps.dataset, preprocessing, steps.recipe, stages=stages)
+
+
 def fixed_seconds(stage: str, recipe: Recipe) -> float:
-    """Seconds of a stage beyond its passes; a saturation-safe variant is exported and compiled in `compile`."""
-    if stage == "prune" and recipe.prune.by_clock and recipe.prune.table is None:
-        return FIXED_SECONDS[stage] + PROFILE_SECONDS
-    is_twice = stage == "compile" and recipe.quantize.saturation_safe
-    return FIXED_SECONDS[stage] + (FIXED_SECONDS["export"] + FIXED_SECONDS["compile"] if is_twice else 0.0)
-
-
-def passes(stage: str, recipe: Recipe, dataset: Dataset, *, epochs_done: int = 0) -> float:
-    """Forward passes of one image that a stage costs, after the epochs of its training that are done."""
-    training, selection, gate = len(dataset.training), len(dataset.selection), len(dataset.gate)
-    epoch = training * TRAINING_PASSES + selection
-    if stage == "prune":
-        return (recipe.prune.epochs - epochs_done) * epoch if recipe.prune.prunes else 0.0
-    if stage == "quantize":
-        return CALIBRATION_IMAGES + (recipe.quantize.qat_epochs - epochs_done) * epoch
-    if stage == "compile":
-        return 3.0 * selection
-    return 2.0 * gate if stage in ("validate", "package") else 0.0
-
-
-def seconds_per_image(network: Checkpoint) -> float:
-    """Seconds of one float forward pass per image, in batches, on this machine."""
-    import torch
-
-    from pipeline.checkpoint import build_network
-
-    module = build_network(network)
-    images = torch.zeros(PROBE_IMAGES, *network.architecture.input_shape)
-    taken = []
-    with torch.inference_mode():
-        for _ in range(PROBE_RUNS):
-            started = time.perf_counter()
-            module(images)
-            taken.append(time.perf_counter() - started)
-    return min(taken) / PROBE_IMAGES
+    """Seconds of a stage beside its images; a saturation-safe variant is exported and compiled in `compile`."""
+    seconds = FIXED_SECONDS[stage]
+    if stage == "prune" and recipe.prune.by_clock:
+        seconds += STOPWATCH_SECONDS + (PROFILE_SECONDS if recipe.prune.table is None else 0.0)
+    if stage == "compile" and recipe.quantize.saturation_safe:
+        seconds += FIXED_SECONDS["export"] + FIXED_SECONDS["compile"]
+    return seconds
 
 
 def disk(network: Checkpoint, dataset: Dataset, stages: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ class Dataset:
     """In the order of the network's outputs."""
     training: ImageSet
     selection: ImageSet
-    """10 % of the training images (whole photos): for early stopping, calibration, search and every choice."""
+    """10 % of the training images (whole photos): for search and every choice."""
     gate: ImageSet
     fingerprint: str
     """Hash of contents, labels, class names and split; the same wherever the files lie."""
