@@ -16,7 +16,9 @@ def explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
         elif detail["type"] == "missing":
             lines.append(f"  {place} is missing.")
         else:
-            lines.append(f"  {place} = {detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}.")
+            # Of a whole section the message names what matters.
+            given = "" if isinstance(detail["input"], dict) else f" = {detail['input']!r}"
+            lines.append(f"  {place}{given}: {detail['msg'].removeprefix('Value error, ')}.")
     return "\n".join(lines)
 
 

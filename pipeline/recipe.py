@@ -34,9 +34,13 @@ class PreprocessingRecipe(Section):
 
 
 def _milliseconds(value: object) -> object:
-    """`8`, `"8ms"` and `"800us"` in milliseconds; what is none of these is left for the check of its type."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|us|s)?", value.strip()) if isinstance(value, str) else None
-    return float(found[1]) * {"us": 1e-3, "s": 1e3}.get(found[2], 1.0) if found else value
+    """`8`, `"8ms"` and `"800us"` in milliseconds; what is no text is left for the check of its type."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|us|s)?", value.strip())
+    if found is None:
+        raise ValueError("give a time such as 8ms, 800us or 0.008s")
+    return float(found[1]) * {"us": 1e-3, "s": 1e3}.get(found[2], 1.0)
 
 
 Milliseconds = Annotated[float, Field(gt=0), BeforeValidator(_milliseconds)]

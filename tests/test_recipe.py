@@ -41,8 +41,11 @@ def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
         pytest.param("[prune]\nmacs = 1.5", r"prune\.macs = 1\.5: .*less than or equal to 1", id="out-of-range"),
         pytest.param("[prune]\nmacs = 0.5\nparams = 0.5", r"give one of them", id="two-budgets"),
         pytest.param("[prune]\nmacs = 0.5\nspeedup = 2", r"macs = 0\.5 and speedup = 2: give one", id="both-kinds"),
-        pytest.param('[prune]\nlatency = "8ms"\nspeedup = 2', r"latency = 8 and speedup = 2: give", id="two-times"),
-        pytest.param('[prune]\nlatency = "8 hours"', r"prune\.latency = '8 hours': .*valid number", id="odd-unit"),
+        pytest.param(
+            '[prune]\nlatency = "8ms"\nspeedup = 2', r"  prune: latency = 8 and speedup = 2:", id="two-times"
+        ),
+        pytest.param('[prune]\nlatency = "8 hours"', r"latency = '8 hours': give a time such as 8ms", id="odd-unit"),
+        pytest.param('[prune]\nlatency = "-3ms"', r"prune\.latency = '-3ms': give a time", id="negative-time"),
         pytest.param("[prune]\nlatency = 0", r"prune\.latency = 0: .*greater than 0", id="no-time"),
         pytest.param("[prune]\nspeedup = 1", r"prune\.speedup = 1: .*greater than 1", id="no-speedup"),
         pytest.param('[prune]\ntable = "t.json"', r"neither latency nor speedup is asked for", id="idle-table"),
