@@ -7,7 +7,8 @@ The graph comes from `pipeline.marked`: a float network whose tensors pass throu
     float         x ──────────────────────────▶ Conv          markers removed
     onnxruntime   x ─ Q ─ DQ(u8) ─────────────▶ Conv          every point; weights int8 and bias int32, each with
                   w(s8) ─ DQ ─▶  b(s32) ─ DQ ─▶               DQ alone, so that each Conv fuses to QLinearConv;
-                                                              kept in float: Clip before it (see `_kept_float`)
+                                                              kept in float: Clip before it (see `_kept_float`);
+                                                              a strided stem over pixels: see `targets.stem`
     tensorrt      x ─ Q ─ DQ(s8, zero point 0) ▶ Conv         points with tensorrt=1 only: inputs of Conv and Gemm,
                   w(s8) ─ DQ ─▶  b(float) ─────▶              the shortcut of an Add, both sides of pooling
 
@@ -27,6 +28,7 @@ from pipeline.artifacts import Dialect, Quantization
 from pipeline.errors import ExportError
 from targets.grids import Grid, activation_grid, integer_bias, integer_weights, weight_limit
 from targets.markers import DOMAIN, POINT
+from targets.stem import fold_stem
 
 LAYERS = ("Conv", "Gemm")
 PRODUCER = "edge-deploy"
@@ -40,7 +42,10 @@ def write_dialect(marked: ModelProto, quantization: Quantization | None, dialect
     writer = _Writer(marked.graph, quantization, dialect)
     for node in marked.graph.node:
         writer.add(node)
-    return writer.model(marked)
+    model = writer.model(marked)
+    if dialect is Dialect.ONNXRUNTIME:
+        fold_stem(model)
+    return model
 
 
 def layer_names(model: ModelProto) -> tuple[str, ...]:
