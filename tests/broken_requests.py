@@ -52,7 +52,7 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-BOMBS = [bomb(4000, 4000), bomb(2**31 - 1, 2**31 - 1), bomb(1024, 1024), bomb(1, 1_000_000)]
+BOMBS = [bomb(4000, 4000), bomb(2**31 - 1, 2**31 - 1), bomb(1024, 1024), bomb(16, 65_536), bomb(1, 1_000_000)]
 GZIPPED, DEFLATED = gzip.compress(GOOD), zlib.compress(GOOD)
 INFLATING = gzip.compress(b" " * 30_000_000)
 BODIES = [GOOD, HEADER + TENSOR, encoded(PHOTO), GZIPPED, DEFLATED, b"", b"[" * 5000, b"\xff\xfe", b"\0" * 500]

@@ -132,7 +132,7 @@ def usual_mib(told: Told) -> float:
     """
     large = http_request(b'{"id": "' + b"x" * 900_000 + b'", ' + GOOD[1:])
     largest = [large, http_request(INFLATING, "Content-Encoding: gzip"), http_request(encoded(*BOMBS))]
-    largest += [http_request(encoded(bomb(1024, 1024)))]
+    largest += [http_request(encoded(bomb(1024, 1024))), http_request(encoded(bomb(16, 65_536)))]
     looks = []
     for _ in range(15):
         for sent in (*GOODS, *largest, *BODIES):

@@ -161,6 +161,7 @@ def test_of_an_animation_the_first_frame_counts() -> None:
         (png_header(30_000, 30_000), "too many pixels"),
         (png_header(2**31 - 1, 2**31 - 1), "too many pixels"),
         (png_header(2**14, MAX_PIXELS // 2**14 + 1), "too many pixels .16384 x 4097; at most 67108864."),
+        (png_header(1, 2**22 + 1), "too many .* .1 x 4194305; at most 67108864, where a row counts as 16 or more."),
         (png_header(0, 5), "(no pixels|damaged|known format)"),
     ],
 )

@@ -21,6 +21,8 @@ from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 2**26
 """Width times height of the largest image that is decoded: 200 MB in memory; a 64-megapixel photo still fits."""
+ROW_PIXELS = 16
+"""What a row counts as at least: Pillow keeps a pointer for each, so rows of one pixel would take six times as much."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """No format that starts another program or draws vectors."""
 
@@ -169,8 +171,9 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(f"the file is cut short in its header, or not an image of a known format ({known})") from None
     except _MALFORMED as error:
         raise ImageError(f"the file's header is damaged: {error}") from None
-    if image.width * image.height > max_pixels:
-        raise ImageError(f"the image has too many pixels ({image.width} x {image.height}; at most {max_pixels})")
+    if max(image.width, ROW_PIXELS) * image.height > max_pixels:
+        wide = "" if image.width >= ROW_PIXELS else f", where a row counts as {ROW_PIXELS} or more"
+        raise ImageError(f"the image has too many pixels ({image.width} x {image.height}; at most {max_pixels}{wide})")
     if image.width * image.height == 0:
         raise ImageError(f"the image has no pixels ({image.width} x {image.height})")
     return image
