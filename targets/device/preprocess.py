@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 2**26
 """Width times height of the largest image that is decoded: 200 MB in memory; a 64-megapixel photo still fits."""
 ROW_PIXELS = 16
-"""What a row counts as at least: Pillow keeps a pointer for each, so rows of one pixel would take six times as much."""
+"""What a row counts as at least: Pillow keeps a pointer for each, so those of one pixel would take six times it."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """No format that starts another program or draws vectors."""
 
