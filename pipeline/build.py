@@ -126,7 +126,9 @@ class Build:
         compilation = read_compilation(compiled.path)
         artifact = choose(compilation, target=self._steps.target, max_drop=max_drop)
         self.outcome.artifact = artifact
-        self.outcome.timeliness = settle(pruned.path, artifact, lambda: self._steps.time_again(loaded, artifact))
+        self.outcome.timeliness = settle(
+            pruned.path, artifact, lambda again: self._steps.clocked(loaded, artifact, again=again)
+        )
         others, made = self._saturation_safe(loaded, quantized, baseline, artifact)
         if self._steps.target.gpu is not None:
             others = others_of(artifact, compilation, fallback=self._fallback, max_drop=max_drop)

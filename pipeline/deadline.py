@@ -10,23 +10,11 @@ from dataclasses import dataclass
 
 from pipeline.clock import Clock
 from pipeline.errors import CompressionError
+from pipeline.latency import Timing
 from pipeline.recipe import PruneRecipe
 from pipeline.subnetwork import Subnetwork
 
 MOST_TRIALS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """CPU milliseconds of one image, all in turn; medians of several runs."""
-
-    float_ms: float
-    """The unpruned network in fp32."""
-    unpruned_ms: float
-    """The unpruned network in the precision that counts."""
-    pruned_ms: float
-    noise: float
-    """By which share of itself the pruned network's part of the unpruned one's time is uncertain."""
 
 
 Time = Callable[[Subnetwork], Timing]

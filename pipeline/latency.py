@@ -145,6 +145,19 @@ def read_table(path: Path) -> LatencyTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timing:
+    """CPU milliseconds of one image, all in turn; medians of several runs."""
+
+    float_ms: float
+    """The unpruned network in fp32."""
+    unpruned_ms: float
+    """The unpruned network in the precision that counts."""
+    pruned_ms: float
+    noise: float
+    """By which share of itself the pruned network's part of the unpruned one's time is uncertain."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pace:
     """A table, and which of its times count."""
 

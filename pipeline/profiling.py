@@ -10,16 +10,17 @@ from pipeline.artifacts import Artifact, Checkpoint, Precision
 from pipeline.delivery import Delivery
 from pipeline.hashing import Json, sha256_of_file
 from pipeline.host import stand_in_for
-from pipeline.latency import FILE, LatencyTable, Pace, read_table
+from pipeline.latency import FILE, LatencyTable, Pace, Timing, read_table
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.cpu import instruction_set, processor_name, saturates_8bit
 from targets.device.manifest import read_manifest
 
 if TYPE_CHECKING:
-    # They import PyTorch, which a build with nothing to do need not wait for.
-    from pipeline.deadline import Timing
+    # It imports PyTorch, which a build with nothing to do need not wait for.
     from pipeline.stopwatch import Stopwatch
+
+TIMING = "timing.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +97,35 @@ class Profiling(Delivery):
             threads=pace.table.threads,
         )
 
-    def time_again(self, loaded: Folder, artifact: Artifact) -> "Timing | None":
-        """The artifact beside the unpruned network in the same precision, which stage `compile` does not time."""
+    def clocked(self, loaded: Folder, artifact: Artifact, *, again: bool) -> Timing | None:
+        """The artifact beside the unpruned network in the same precision, which stage `compile` does not time.
+
+        Timed once, or `again`; None where this machine's clock says nothing about the target.
+        """
         pace, _ = self.pace(loaded)
-        stopwatch = self.stopwatch(loaded, pace)
-        model = artifact.folder / read_manifest(artifact.folder).model_file
-        return None if stopwatch is None else stopwatch.time_file(model)
+        if pace.elsewhere is not None or artifact.candidate.latency is None:
+            return None
+        manifest = read_manifest(artifact.folder)
+        options: dict[str, Json] = {
+            "precision": pace.precision,
+            "threads": pace.table.threads,
+            "weight_bits": self.weight_bits,
+            "target": self.target.name,
+            "machine": dict(pace.table.machine),
+            "runtime": pace.table.runtime,
+        }
+
+        def produce(folder: Path) -> None:
+            stopwatch = self.stopwatch(loaded, pace)
+            assert stopwatch is not None
+            timing = stopwatch.time_file(artifact.folder / manifest.model_file)
+            (folder / TIMING).write_text(json.dumps(asdict(timing), indent=2))
+
+        inputs = {"loaded": loaded.digest, "model": manifest.model_sha256}
+        key = self.workspace.key("compile", module="pipeline.stopwatch", inputs=inputs, options=options)
+        if again and not self.workspace.only_look:
+            self.workspace.forget(key)
+        return Timing(**json.loads((self.workspace.obtain(key, produce).path / TIMING).read_text()))
 
     def _elsewhere(self, table: LatencyTable) -> str | None:
         """Why an imported table is not about this machine; None where it is."""

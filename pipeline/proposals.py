@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from pipeline.allocation import least_important
 from pipeline.artifacts import Architecture
 from pipeline.clock import Clock, Losses
-from pipeline.deadline import Deadline, Time, Timing, Trial, choose
+from pipeline.deadline import Deadline, Time, Trial, choose
 from pipeline.dependencies import Group, channel_groups, remove_channels
 from pipeline.depth import remove_blocks
 from pipeline.importance import Scores, block_importance, channel_importance
-from pipeline.latency import Pace
+from pipeline.latency import Pace, Timing
 from pipeline.sensitivity import losses_of
 from pipeline.subnetwork import Subnetwork, removable_blocks, sites
 

@@ -2,7 +2,7 @@
 
 What a table promises is a sum of parts; what the whole takes is another thing to ask. Both are cut from the same
 exported graph (`pipeline.subnetwork`), so that asking takes seconds. The unpruned fp32 model runs along: later runs,
-in which the artifact is timed beside it, are tied to this one by it.
+in which the artifact is timed beside it, can be held against this one by it.
 """
 
 import statistics
@@ -16,7 +16,7 @@ import onnx
 
 from pipeline.artifacts import Checkpoint, Dialect, Precision
 from pipeline.coverage import Subject
-from pipeline.deadline import Timing
+from pipeline.latency import Timing
 from pipeline.profile import subject_of
 from pipeline.subnetwork import Subnetwork, carve
 from targets.base import Target

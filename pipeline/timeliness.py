@@ -1,21 +1,17 @@
 """What became of the time that was asked for: predicted by the table, measured after the cut, and of the artifact.
 
-A speedup is over the unpruned network in the precision that the table was asked for (int8 where there is one). That
-is not timed beside the artifact at first; the unpruned fp32 model, which both runs have, ties the two together. Only
-where the time seems to be missed, both are timed in one run, and that counts.
+A speedup is over the unpruned network in the precision that the table was asked for (int8 where there is one), timed
+beside the artifact in one run: those of two runs would differ by what the machine did in between, 10 % and more.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from pipeline.artifacts import Artifact
-from pipeline.latency import CHOICE
-
-if TYPE_CHECKING:
-    from pipeline.deadline import Timing
+from pipeline.latency import CHOICE, Timing
 
 TOLERANCE = 0.05
 """By which an artifact may be slower than asked: two runs of one model on a busy machine differ as much."""
@@ -51,24 +47,26 @@ class Timeliness:
         return f"time {self.verdict}{why}: {asked} asked, {', '.join(figures)}"
 
 
-def timeliness_of(pruned: Path, artifact: Artifact, again: "Timing | None" = None) -> Timeliness | None:
+def settle(pruned: Path, artifact: Artifact, clocked: Callable[[bool], Timing | None]) -> Timeliness | None:
     """From the folder of stage `prune` and the artifact's times; None where no time was asked for.
 
-    `again`: the artifact timed beside the unpruned network itself, which then counts alone.
+    `clocked` tells the artifact's and the unpruned network's time in one run, as it is known or, if True, taken anew:
+    a miss is timed once more before it counts.
     """
     file = pruned / CHOICE
     if not file.exists():
         return None
     plan = json.loads(file.read_text())
-    asked, measured, latency = plan["asked"], plan["measured"], artifact.candidate.latency
+    found = _timeliness(plan, artifact, clocked(False))
+    return found if found.verdict != "missed" else _timeliness(plan, artifact, clocked(True))
+
+
+def _timeliness(plan: dict[str, Any], artifact: Artifact, timing: Timing | None) -> Timeliness:
+    asked, measured = plan["asked"], plan["measured"]
     reason = _why_unmeasured(plan["not_measured"], artifact)
-    of_artifact = None if latency is None or reason else latency.cpu_ms
-    speedup = None
-    if of_artifact is not None and measured is not None and artifact.float_latency is not None:
-        unpruned = measured["unpruned_ms"] / measured["float_ms"] * artifact.float_latency.cpu_ms
-        speedup = unpruned / of_artifact
-    if again is not None:
-        of_artifact, speedup = again.pruned_ms, again.unpruned_ms / again.pruned_ms
+    of_artifact = speedup = None
+    if timing is not None and not reason:
+        of_artifact, speedup = timing.pruned_ms, timing.unpruned_ms / timing.pruned_ms
     return Timeliness(
         asked_ms=asked["latency_ms"],
         asked_speedup=asked["speedup"],
@@ -81,12 +79,6 @@ def timeliness_of(pruned: Path, artifact: Artifact, again: "Timing | None" = Non
         verdict=_verdict(asked["latency_ms"], asked["speedup"], of_artifact, speedup),
         reason=reason,
     )
-
-
-def settle(pruned: Path, artifact: Artifact, time_again: Callable[[], "Timing | None"]) -> Timeliness | None:
-    """As `timeliness_of`; a miss is timed once more before it counts."""
-    found = timeliness_of(pruned, artifact)
-    return found if found is None or found.verdict != "missed" else timeliness_of(pruned, artifact, time_again())
 
 
 def _why_unmeasured(not_measured: str | None, artifact: Artifact) -> str:

@@ -8,9 +8,10 @@ from tiny_networks import network_of
 from tiny_table import table_of
 
 from pipeline.clock import Clock
-from pipeline.deadline import MOST_TRIALS, Deadline, Timing, choose, is_held, times_text
+from pipeline.deadline import MOST_TRIALS, Deadline, choose, is_held, times_text
 from pipeline.dependencies import channel_groups
 from pipeline.errors import CompressionError
+from pipeline.latency import Timing
 from pipeline.published import residual
 from pipeline.recipe import PruneRecipe
 from pipeline.sensitivity import losses_of

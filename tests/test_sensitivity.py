@@ -10,8 +10,9 @@ from tiny_networks import network_of
 from tiny_table import table_of
 
 from pipeline.clock import Clock
-from pipeline.deadline import Deadline, Timing, Trial
+from pipeline.deadline import Deadline, Trial
 from pipeline.dependencies import channel_groups
+from pipeline.latency import Timing
 from pipeline.published import residual
 from pipeline.sensitivity import CHART, FILE, losses_of, sensitivity, write_report
 from pipeline.subnetwork import Subnetwork, sites
