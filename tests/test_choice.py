@@ -41,10 +41,16 @@ CASES = [
     pytest.param((0.92, 0.0), (1.00, 0.3), "fp32", "int8 is slower on this CPU", id="slower"),
     pytest.param((0.92, 0.0), (0.44, 1.2), "fp32", "int8 loses 1.20 points, more than the 1 allowed", id="lossy"),
     pytest.param((0.92, 1.5), (0.44, 0.9), "int8", "fp32 loses 1.50 points", id="only int8 holds"),
-    pytest.param((0.92, 2.0), (0.44, 3.0), "fp32", "no candidate is within 1 points", id="none holds"),
+    pytest.param((0.92, 2.0), (0.44, 3.1), "fp32", "no candidate is within 1 points", id="none holds"),
+    pytest.param(
+        (0.92, 1.29), (0.44, 1.93), "int8", "no candidate is within 1 points", id="none holds, 3 images more"
+    ),
+    pytest.param(
+        (0.92, 1.1), (0.44, 1.1 + 1.0), "int8", "no candidate is within 1 points", id="none holds, by a hair"
+    ),
     pytest.param((0.92, 3.0), (0.44, 2.0), "int8", "no candidate is within 1 points", id="none holds, int8 best"),
-    pytest.param((0.92, 3.0), (0.44, 3.0), "int8", "the fastest of those that lose least", id="none holds, alike"),
-    pytest.param((0.44, 3.0), (0.92, 2.9), "fp32", "the fastest of those that lose least", id="none holds, fp32 fast"),
+    pytest.param((0.92, 3.0), (0.44, 3.0), "int8", "at most as much more than the best", id="none holds, alike"),
+    pytest.param((0.44, 3.0), (0.92, 2.9), "fp32", "at most as much more than the best", id="none holds, fp32 fast"),
     pytest.param((0.92, -0.2), (0.44, 1.0), "int8", "selection top-1 98.7 %, float 99.7 %", id="just within"),
 ]
 
