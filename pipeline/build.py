@@ -213,7 +213,7 @@ class Build:
     ) -> None:
         recipe, may_be_undecided = self._steps.recipe, self._packages_undecided
         stop_if_not_proven(report, package_undecided=may_be_undecided)
-        stop_if_late(self.outcome.timeliness)
+        stop_if_late(self.outcome.timeliness, artifact)
         variants = self._allowed(judged)
         if self._devices:
             self._dispatch(artifact, report, shard, variants)

@@ -1,6 +1,6 @@
 """What keeps an artifact out of an image: the gate's verdict, and a time that was asked for and is not held."""
 
-from pipeline.artifacts import AccuracyReport, Verdict
+from pipeline.artifacts import AccuracyReport, Artifact, Precision, Verdict
 from pipeline.errors import GateFailed, GateUndecided, LatencyMissed
 from pipeline.narration import verdict_text
 from pipeline.timeliness import TOLERANCE, Timeliness
@@ -24,10 +24,12 @@ def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool, of: s
     )
 
 
-def stop_if_late(found: Timeliness | None) -> None:
+def stop_if_late(found: Timeliness | None, artifact: Artifact) -> None:
     """Raise `LatencyMissed` where the artifact is slower than asked by more than timing is uncertain."""
     if found is not None and found.verdict == "missed":
+        slower = "" if artifact.precision is Precision.INT8 else f" The artifact runs in {artifact.reason}."
         raise LatencyMissed(
-            f"{found}; {TOLERANCE:.0%} more is what timing allows. No image was built; artifact and report are kept. "
-            "If the machine was busy, run again: only the timing is repeated. Else ask for a time that was reached."
+            f"{found}; {TOLERANCE:.0%} more is what timing allows.{slower} No image was built; artifact and report "
+            "are kept. If the machine was busy, run again: only the timing is repeated. Else ask for a time that was "
+            "reached."
         )

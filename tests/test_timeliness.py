@@ -1,6 +1,7 @@
 """The time that was asked for against the artifact's: held, missed or not to be known, in the unit that was asked."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def test_the_verdict_follows_the_clock(
     assert str(made).startswith(f"time {verdict}")
     if verdict == "missed":
         with pytest.raises(LatencyMissed, match=r"asked, .* of the artifact; 5% more is what timing allows"):
-            stop_if_late(made)
+            stop_if_late(made, artifact)
     else:
-        stop_if_late(made)
+        stop_if_late(made, artifact)
 
 
 def test_figures_are_in_milliseconds_and_in_speedups(tmp_path: Path) -> None:
@@ -113,4 +114,14 @@ def test_where_no_time_was_asked_for_there_is_nothing_to_say(tmp_path: Path) -> 
     clock = Clock(run(2.0))
     assert settle(tmp_path, artifact_of(), clock) is None
     assert clock.asked == []
-    stop_if_late(None)
+    stop_if_late(None, artifact_of())
+
+
+def test_a_miss_in_float_says_why_it_is_in_float(tmp_path: Path) -> None:
+    made = found(tmp_path, Clock(run(7.0)), SPEEDUP)
+    in_float = replace(artifact_of(), precision=Precision.FP32, reason="fp32: int8 loses 3.10 points")
+    with pytest.raises(LatencyMissed, match=r"The artifact runs in fp32: int8 loses 3.10 points\. No image"):
+        stop_if_late(made, in_float)
+    with pytest.raises(LatencyMissed) as caught:
+        stop_if_late(made, artifact_of())
+    assert "runs in" not in str(caught.value)
