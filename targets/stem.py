@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 BLOCK = 2
 LONG_ENOUGH = 4
@@ -25,8 +25,8 @@ LONG_ENOUGH = 4
 class _Stem:
     quantize: NodeProto
     conv: NodeProto
-    weight: str
-    """Name of the int8 constant [out, in, kh, kw]."""
+    weight: TensorProto
+    """The int8 constant [out, in, kh, kw]."""
     size: tuple[int, int]
     """Height and width of the image."""
 
@@ -39,8 +39,7 @@ def fold_stem(model: ModelProto) -> None:
     stem = _stem(model)
     if stem is None:
         return
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    weight = numpy_helper.to_array(constants[stem.weight])
+    weight = numpy_helper.to_array(stem.weight)
     _, channels, *kernel = weight.shape
     top, left, bottom, right = _integers(stem.conv, "pads", (0, 0, 0, 0))
     rows = _axis(stem.size[0], kernel[0], top, bottom)
@@ -48,7 +47,7 @@ def fold_stem(model: ModelProto) -> None:
     if channels >= LONG_ENOUGH or rows is None or columns is None:
         return
     folded = _folded(weight, rows, columns)
-    constants[stem.weight].CopyFrom(numpy_helper.from_array(folded, stem.weight))
+    stem.weight.CopyFrom(numpy_helper.from_array(folded, stem.weight.name))
     _replace(stem.conv, "kernel_shape", folded.shape[2:])
     _replace(stem.conv, "pads", (rows.before, columns.before, rows.after, columns.after))
     _replace(stem.conv, "strides", (1, 1))
@@ -56,9 +55,7 @@ def fold_stem(model: ModelProto) -> None:
     blocks = f"{image}.blocks"
     node = helper.make_node("SpaceToDepth", [image], [blocks], name=f"{image}.space_to_depth", blocksize=BLOCK)
     stem.quantize.input[0] = blocks
-    nodes = [node, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    model.graph.node.insert(0, node)
 
 
 @dataclass(frozen=True)
@@ -106,10 +103,13 @@ def _stem(model: ModelProto) -> _Stem | None:
     conv = None if dequantize is None else _only_reader(model, dequantize.output[0], "Conv")
     if quantize is None or conv is None or not height or not width or not _is_plain(conv):
         return None
-    sources = [node for node in model.graph.node if node.output[0] == conv.input[1]]
-    if not sources or sources[0].op_type != "DequantizeLinear" or sources[0].input[0] not in _constants(model):
-        return None
-    return _Stem(quantize=quantize, conv=conv, weight=sources[0].input[0], size=(height, width))
+    stored = [
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.output[0] == conv.input[1]
+    ]
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in stored]
+    return _Stem(quantize=quantize, conv=conv, weight=weights[0], size=(height, width)) if weights else None
 
 
 def _is_plain(conv: NodeProto) -> bool:
@@ -125,10 +125,6 @@ def _is_plain(conv: NodeProto) -> bool:
 def _only_reader(model: ModelProto, tensor: str, operator: str) -> NodeProto | None:
     readers = [node for node in model.graph.node if tensor in node.input]
     return readers[0] if len(readers) == 1 and readers[0].op_type == operator else None
-
-
-def _constants(model: ModelProto) -> set[str]:
-    return {tensor.name for tensor in model.graph.initializer}
 
 
 def _integers(node: NodeProto, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
