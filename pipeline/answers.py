@@ -9,22 +9,50 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from pipeline.data.batches import Batches
+from pipeline.microbatches import micro_batches
 from pipeline.mixed import autocast
+from pipeline.progress import Progress, Silent
 from pipeline.resnet import ResNet
 
 
-def logits_of(network: nn.Module, batches: Batches, *, mixed_precision: bool = False) -> NDArray[np.float32]:
-    """Logits [N, C] in the order of the images; the network is left in the mode it was in."""
+def logits_of(
+    network: nn.Module,
+    batches: Batches,
+    *,
+    mixed_precision: bool = False,
+    progress: Progress | None = None,
+    name: str = "evaluation",
+) -> NDArray[np.float32]:
+    """Logits [N, C] in the order of the images; the network is left in the mode it was in.
+
+    `progress` is told how many images are done, under `name`.
+    """
     assert not batches.is_shuffled
     assert not batches.is_augmented
-    with _evaluating(network), torch.inference_mode(), autocast(enabled=mixed_precision):
-        parts = [network(placed(images, network)).float().cpu().numpy() for images, _ in batches.epoch(0)]
+    parts: list[NDArray[np.float32]] = []
+    with (
+        (progress or Silent()).task(name, len(batches.images)) as advance,
+        _evaluating(network),
+        torch.inference_mode(),
+        autocast(enabled=mixed_precision),
+    ):
+        for images, _ in batches.epoch(0):
+            for (part,) in micro_batches(images):
+                parts.append(network(placed(part, network)).float().cpu().numpy())
+                advance(len(part))
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def top1_of(network: nn.Module, batches: Batches, *, mixed_precision: bool = False) -> float:
+def top1_of(
+    network: nn.Module,
+    batches: Batches,
+    *,
+    mixed_precision: bool = False,
+    progress: Progress | None = None,
+    name: str = "evaluation",
+) -> float:
     """Share of images whose label has the largest logit."""
-    logits = logits_of(network, batches, mixed_precision=mixed_precision)
+    logits = logits_of(network, batches, mixed_precision=mixed_precision, progress=progress, name=name)
     return float((logits.argmax(axis=1) == batches.images.labels).mean())
 
 

@@ -158,13 +158,18 @@ class Parity:
     """An ONNX file against the PyTorch model it was written from, on the same real images."""
 
     images: int
+    tensors: int
+    """Compared on their integer grids, each computed from the file's own integers before it; 0 of a float file."""
+    largest_distance: float
+    """In steps, between one of the file's integers and PyTorch's number there; 0.5 is what rounding takes."""
+    float_error: float
+    """Mean difference of a float file's logits from float64, in those of PyTorch's float32; 0 of an integer file."""
     max_abs_difference: float
-    mean_abs_difference: float
+    """Of the logits; those of an integer file are computed from its own integers before the last layer."""
     logit_range: float
-    """Largest minus smallest logit of the PyTorch model: the scale to read the differences on."""
-    argmax_agreement: float
-    clear_agreement: float
-    """The same among images whose best class leads by more than rounding could move."""
+    """Largest minus smallest logit of the PyTorch model: the scale to read the difference on."""
+    is_undisturbed: bool
+    """Whether the file gave the same logits to the bit while its integers were looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)

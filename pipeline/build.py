@@ -113,9 +113,9 @@ class Build:
 
     def _export(self, loaded: Folder, quantized: Folder) -> tuple[Folder, Folder]:
         baseline = self._steps.export(loaded, loaded, (Dialect.FLOAT,))
-        models = self._steps.export(loaded, quantized, tuple(Dialect))
-        written = read_export(models.path)[self._steps.target.dialect]
-        self._done("export", narration.export_text(written), baseline, models)
+        models = self._steps.export(loaded, quantized, self._steps.dialects)
+        *others, last = (narration.export_text(model) for model in read_export(models.path).values())
+        self._done("export", last, baseline, models, also=others)
         return baseline, models
 
     def _compile(

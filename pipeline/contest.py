@@ -18,7 +18,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.divergence import divergence
 from pipeline.progress import Progress
 from pipeline.recovery import estimate_statistics, recover
-from pipeline.selection import at_most, spread
+from pipeline.selection import spread
 from pipeline.training import seed_everything
 from targets.device.preprocess import Preprocessing
 
@@ -58,12 +58,12 @@ def hold(
     share = round(SHARE * epochs * len(dataset.training) / len(contestants))
     count = min(share, MOST_IMAGES, len(dataset.training))
     few = replace(dataset, training=dataset.training.subset(spread(len(dataset.training), count)))
-    selection = Batches(at_most(dataset.selection), preprocessing)
-    wanted = logits_of(teacher, selection)
+    selection = Batches(dataset.selection, preprocessing)
+    wanted = logits_of(teacher, selection, progress=progress, name="float answers")
     divergences = []
     for number, contestant in enumerate(contestants, start=1):
         network = copy.deepcopy(contestant)
-        estimate_statistics(network, dataset.training, preprocessing)
+        estimate_statistics(network, dataset.training, preprocessing, progress=progress)
         if count > 0:
             seed_everything(seed)
             recover(
@@ -80,6 +80,7 @@ def hold(
                 processes=processes,
             )
             # Running averages lag behind weights that have moved for so short a time.
-            estimate_statistics(network, dataset.training, preprocessing)
-        divergences.append(divergence(logits_of(network, selection), wanted))
+            estimate_statistics(network, dataset.training, preprocessing, progress=progress)
+        found = logits_of(network, selection, progress=progress, name=f"answers of cut {number}")
+        divergences.append(divergence(found, wanted))
     return Contest(winner=divergences.index(min(divergences)), divergences=tuple(divergences), images=count)

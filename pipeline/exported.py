@@ -10,7 +10,7 @@ from pipeline.artifacts import Dialect, OnnxModel, Parity, Precision
 from pipeline.errors import WorkspaceError
 
 EXPORTED = "export.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 def write_export(models: Iterable[OnnxModel], folder: Path) -> None:

@@ -16,11 +16,12 @@ from pipeline.answers import logits_of
 from pipeline.data.batches import Batches
 from pipeline.divergence import divergence
 from pipeline.fakequant import Mode, set_mode
+from pipeline.progress import Progress
 from pipeline.quantized import points_of, quantized_layers
 from pipeline.resnet import is_constant_shortcut
 
 
-def fragilities(quantized: fx.GraphModule, images: Batches) -> dict[str, float]:
+def fragilities(quantized: fx.GraphModule, images: Batches, *, progress: Progress) -> dict[str, float]:
     """Divergence in nats by layer; the network is left in float mode.
 
     A layer is quantized with its input, weights, bias and output. The constant selection of an option-A shortcut
@@ -29,13 +30,14 @@ def fragilities(quantized: fx.GraphModule, images: Batches) -> dict[str, float]:
     set_mode(quantized, Mode.FLOAT)
     wanted = logits_of(quantized, images)
     found, points = {}, {point.name: point for point in points_of(quantized)}
-    for name, layer in quantized_layers(quantized).items():
-        if is_constant_shortcut(layer):
-            continue
-        # What a layer writes is called after it; the logits have no point.
-        own = [layer, layer.quantizer.source, *([points[name]] if name in points else [])]
-        with _alone(own):
-            found[name] = divergence(logits_of(quantized, images), wanted)
+    layers = {name: layer for name, layer in quantized_layers(quantized).items() if not is_constant_shortcut(layer)}
+    with progress.task("int8 layer by layer", len(layers)) as advance:
+        for name, layer in layers.items():
+            # What a layer writes is called after it; the logits have no point.
+            own = [layer, layer.quantizer.source, *([points[name]] if name in points else [])]
+            with _alone(own):
+                found[name] = divergence(logits_of(quantized, images), wanted)
+            advance(note=name)
     return found
 
 

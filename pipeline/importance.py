@@ -15,42 +15,76 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from pipeline.answers import placed
 from pipeline.dependencies import Group, Member
+from pipeline.progress import Advance, ignore
+from pipeline.resnet import ResNet
 
 Scores = dict[str, Tensor]
 """Importance of every channel, float32 [width], by the group's root."""
 
 
-def channel_importance(network: nn.Module, groups: Iterable[Group], batches: Iterable[Tensor], *, seed: int) -> Scores:
-    """`batches`: preprocessed images float32 [B, 3, H, W]."""
+def channel_importance(
+    network: nn.Module,
+    groups: Iterable[Group],
+    batches: Iterable[Tensor],
+    *,
+    seed: int,
+    advance: Advance = ignore,
+) -> Scores:
+    """`batches`: preprocessed images float32 [B, 3, H, W]; `advance` is told how many of them are done."""
     groups = tuple(groups)
     network = copy.deepcopy(network).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     scores = {group.root: torch.zeros(group.width) for group in groups}
     for images in batches:
-        for root, effect in _effects(network, groups, images, generator).items():
+        for root, effect in _effects(network, groups, placed(images, network), generator).items():
             scores[root] += effect.square().sum(dim=0)
+        advance(len(images))
     return scores
 
 
 @torch.no_grad()
-def block_importance(network: nn.Module, blocks: Iterable[str], batches: Iterable[Tensor]) -> dict[str, float]:
+def block_importance(
+    network: nn.Module, blocks: Iterable[str], batches: Iterable[Tensor], *, advance: Advance = ignore
+) -> dict[str, float]:
     """How far the logits move, squared and summed over images, when a residual block is left out; by block.
 
     What the block adds on average stays, as with channels. No first-order estimate: a whole block is no small change.
+    `advance` is told how many images are done.
     """
-    network = copy.deepcopy(network).eval()
     changes = dict.fromkeys(blocks, 0.0)
+    if not changes:
+        return changes
+    network = copy.deepcopy(network).eval()
+    assert isinstance(network, ResNet), "other networks have no blocks that are known to be removable"
     for images in batches:
-        before = network(images)
-        for block in changes:
-            last = _last_normalization(network, block)
-            handle = last.register_forward_hook(lambda _module, _inputs, output: _mean_alone(output))
+        without, before = _logits_without_each(network, set(changes), placed(images, network))
+        for block, logits in without.items():
+            changes[block] += float((logits - before).square().sum())
+        advance(len(images))
+    return changes
+
+
+def _logits_without_each(network: ResNet, blocks: set[str], images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Logits [B, C] without each of `blocks`, and of the whole network; what comes before a block runs once."""
+    features, without = network.features_of_stem(images), {}
+    order = network.blocks()
+    for position, name in enumerate(order):
+        block = network.get_submodule(name)
+        if name in blocks:
+            handle = _last_normalization(network, name).register_forward_hook(
+                lambda _module, _inputs, output: _mean_alone(output)
+            )
             try:
-                changes[block] += float((network(images) - before).square().sum())
+                changed = block(features)
             finally:
                 handle.remove()
-    return changes
+            for later in order[position + 1 :]:
+                changed = network.get_submodule(later)(changed)
+            without[name] = network.logits_of_features(changed)
+        features = block(features)
+    return without, network.logits_of_features(features)
 
 
 def _last_normalization(network: nn.Module, block: str) -> nn.Module:
@@ -92,9 +126,10 @@ def _collector(effect: Tensor, member: Member) -> Callable[[nn.Module, tuple[Ten
     def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         del module
         activation = inputs[0].view_as(inputs[0])  # its gradient is this reader's alone
+        # No reference to `activation`: a tensor whose hook holds it is never freed, as Python sees no such cycle.
+        values = inputs[0].detach()
 
         def collect(gradient: Tensor) -> None:
-            values = activation.detach()
             centered = values - values.mean(dim=[0, *range(2, values.dim())], keepdim=True)
             products = (centered * gradient).flatten(2).sum(dim=2) if gradient.dim() > 2 else centered * gradient
             effect.index_add_(1, channels, products[:, indices])

@@ -53,7 +53,8 @@ def load(
     for images in (dataset.training, dataset.selection, dataset.gate):
         check_images(images, progress=progress)
     selection = Batches(dataset.selection, settled)
-    predicted = np.argmax(logits_of(build_network(checkpoint), selection), axis=1)
+    logits = logits_of(build_network(checkpoint), selection, progress=progress, name="float accuracy")
+    predicted = np.argmax(logits, axis=1)
     top1 = float(np.mean(predicted == dataset.selection.labels))
     check_above_chance(top1, classes=len(dataset.classes), images=len(dataset.selection))
     (folder / BASELINE).write_text(json.dumps({"selection_top1": top1, "selection_images": len(dataset.selection)}))

@@ -81,9 +81,13 @@ def export_text(model: OnnxModel) -> str:
 
 
 def parity_text(parity: Parity) -> str:
+    logits = f"logits differ by {parity.max_abs_difference:.2g} at most, spanning {parity.logit_range:.3g}"
+    if parity.tensors == 0:
+        return f"{logits}, on {parity.images} images, {parity.float_error:.2g} times the error of PyTorch's float32"
+    disturbed = "" if parity.is_undisturbed else "; ONNX Runtime fuses other nodes while its integers are looked at"
     return (
-        f"argmax agrees on {parity.argmax_agreement:.2%} of {parity.images} images, largest difference "
-        f"{parity.max_abs_difference:.3g} on logits spanning {parity.logit_range:.3g}"
+        f"equal but for rounding at {parity.tensors} tensors on {parity.images} images (at most "
+        f"{parity.largest_distance:.4f} steps; layer by layer, on the file's own integers), {logits}{disturbed}"
     )
 
 

@@ -4,9 +4,10 @@ The cost is counted (`pipeline.allocation`) or read from a latency table (`pipel
 """
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.allocation import allocate
 from pipeline.answers import top1_of
@@ -16,7 +17,6 @@ from pipeline.contest import Contest, hold
 from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
-from pipeline.data.images import ImageSet
 from pipeline.deadline import Deadline, Time, times_text
 from pipeline.dependencies import channel_groups, remove_channels
 from pipeline.errors import CompressionError
@@ -24,7 +24,7 @@ from pipeline.hashing import Json
 from pipeline.importance import channel_importance
 from pipeline.latency import Pace
 from pipeline.meter import Budget
-from pipeline.progress import Progress
+from pipeline.progress import Advance, Progress
 from pipeline.proposals import Proposal, Proposals, propose
 from pipeline.recipe import PruneRecipe
 from pipeline.recovery import estimate_statistics, recover, sample
@@ -68,14 +68,16 @@ def prune(
             seed=seed, progress=progress, continuation=continuation, folder=folder, processes=processes,
         )  # fmt: skip
     else:
-        kept = _cut(network, checkpoint, dataset.training, preprocessing, recipe, channel_multiple, seed, folder)
+        with progress.task("importance of channels", min(IMPORTANCE_IMAGES, len(dataset.training))) as advance:
+            seen = sample(dataset.training, preprocessing, IMPORTANCE_IMAGES)
+            kept = _cut(network, checkpoint, seen, recipe, channel_multiple, seed=seed, advance=advance, folder=folder)
     architecture = Checkpoint(folder=folder).architecture
     # From here on it is what any later stage rebuilds from the stored widths and weights.
     pruned = build_network(Checkpoint(folder=folder))
-    estimate_statistics(pruned, dataset.training, preprocessing)
+    estimate_statistics(pruned, dataset.training, preprocessing, progress=progress)
     progress.line(
-        f"prune: {kept}; selection {top1_of(network, selection):.1%} before, "
-        f"{top1_of(pruned, selection):.1%} after, not yet recovered"
+        f"prune: {kept}; selection {top1_of(network, selection, progress=progress):.1%} before, "
+        f"{top1_of(pruned, selection, progress=progress):.1%} after, not yet recovered"
     )
     if recipe.epochs > 0:
         recover(
@@ -95,19 +97,23 @@ def prune(
 def _cut(
     network: nn.Module,
     checkpoint: Checkpoint,
-    images: ImageSet,
-    preprocessing: Preprocessing,
+    seen: Iterable[Tensor],
     recipe: PruneRecipe,
     channel_multiple: int,
+    *,
     seed: int,
+    advance: Advance,
     folder: Path,
 ) -> str:
-    """Write the network without its least important channels to `folder`; returns what is kept, in words."""
+    """Write the network without its least important channels to `folder`; returns what is kept, in words.
+
+    `seen`: batches float32 [B, 3, H, W] by which importance is measured.
+    """
     budget: Budget = "macs" if recipe.macs < 1 else "params"
     share = min(recipe.macs, recipe.params)
     input_shape = checkpoint.architecture.input_shape
     groups = channel_groups(network, input_shape)
-    scores = channel_importance(network, groups, sample(images, preprocessing, IMPORTANCE_IMAGES), seed=seed)
+    scores = channel_importance(network, groups, seen, seed=seed, advance=advance)
     removal = allocate(
         network,
         groups,
@@ -141,7 +147,9 @@ def _cut_by_clock(
     architecture = checkpoint.architecture
     deadline = Deadline.of(recipe)
     seen = list(sample(dataset.training, preprocessing, IMPORTANCE_IMAGES))
-    proposals = propose(network, architecture, seen, pace=pace, deadline=deadline, time=time, seed=seed)
+    proposals = propose(
+        network, architecture, seen, pace=pace, deadline=deadline, time=time, seed=seed, progress=progress
+    )
     for number, proposal in enumerate(proposals.each, start=1):
         text = times_text(proposal.trial, proposals.unpruned_us, proposal.trials, pace.elsewhere)
         progress.detail(f"cut {number} of {len(proposals.each)}: {text}{_gone(proposal, architecture)}")

@@ -31,7 +31,7 @@ from pipeline.loss import Distillation
 from pipeline.progress import Progress
 from pipeline.quantized import points_of, prepare, quantization_of
 from pipeline.rescued import FACTS
-from pipeline.selection import at_most, count_right, spread
+from pipeline.selection import count_right, spread
 from pipeline.training import fit, seed_everything
 from targets.device.preprocess import Preprocessing
 
@@ -93,7 +93,7 @@ def calibrate(
     images = dataset.training.subset(spread(len(dataset.training), CALIBRATION_IMAGES))
     set_mode(quantized, Mode.CALIBRATE)
     progress.detail(f"calibrating {len(points_of(quantized))} tensors on {len(images)} training images")
-    logits_of(quantized, Batches(images, preprocessing))
+    logits_of(quantized, Batches(images, preprocessing), progress=progress, name="calibration")
     for point in points_of(quantized):
         if not point.histogram.is_finite:
             raise CompressionError(
@@ -120,12 +120,12 @@ def train(
     `divergence` is the mean Kullback-Leibler divergence of the answers from the teacher's, `right` the number of right
     answers; `float` is the network as it came, before its weights were quantized or trained.
     """
-    selection = Batches(at_most(dataset.selection), preprocessing)
-    wanted = logits_of(teacher, selection)
+    selection = Batches(dataset.selection, preprocessing)
+    wanted = logits_of(teacher, selection, progress=progress, name="float answers")
     set_mode(quantized, Mode.FLOAT)
-    before = logits_of(quantized, selection)
+    before = logits_of(quantized, selection, progress=progress, name="answers before")
     set_mode(quantized, Mode.ONNXRUNTIME)
-    calibrated = logits_of(quantized, selection)
+    calibrated = logits_of(quantized, selection, progress=progress, name="answers in int8")
     facts: dict[str, object] = {
         "images": len(selection.images),
         "float": _facts(before, wanted, selection),
@@ -152,7 +152,7 @@ def train(
         continuation=continuation,
         processes=processes,
     )
-    trained = logits_of(quantized, selection)
+    trained = logits_of(quantized, selection, progress=progress, name="answers in int8")
     facts["trained"] = _facts(trained, wanted, selection)
     if divergence(trained, wanted) <= divergence(calibrated, wanted):
         facts["kept"] = "trained"
@@ -182,7 +182,7 @@ def fit_on_grid(
         epochs=epochs,
         learning_rate=LEARNING_RATE,
         loss=Distillation(teacher),
-        selection=Batches(at_most(dataset.selection), preprocessing),
+        selection=Batches(dataset.selection, preprocessing),
         frozen_statistics=True,
         mixed_precision=False,
         progress=progress,

@@ -6,7 +6,7 @@ Where there are several, each computes on its share of every batch, and gradient
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,12 @@ class Ranks:
     def wrapped(self, network: nn.Module) -> nn.Module:
         """`network`, whose gradients are averaged; all begin with the first one's weights and keep its statistics."""
         return network if self.world == 1 else DistributedDataParallel(network)
+
+    def accumulating(self, wrapped: nn.Module, *, is_last: bool) -> AbstractContextManager[object]:
+        """Where gradients of one micro-batch add up: they are averaged over all processes after the last one alone."""
+        if is_last or not isinstance(wrapped, DistributedDataParallel):
+            return nullcontext()
+        return wrapped.no_sync()
 
     def told(self, value: object) -> object:
         """What the first one gives here, in all of them."""

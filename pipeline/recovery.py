@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.answers import placed
 from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset
 from pipeline.data.images import ImageSet
 from pipeline.loss import ATTENTION, Distillation, shared_stages
+from pipeline.microbatches import micro_batches
 from pipeline.mixed import has_bfloat16
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Silent
 from pipeline.selection import spread
 from pipeline.training import fit
 from targets.device.preprocess import Preprocessing
@@ -59,10 +61,12 @@ def recover(
     )
 
 
-def estimate_statistics(network: nn.Module, images: ImageSet, preprocessing: Preprocessing) -> None:
+def estimate_statistics(
+    network: nn.Module, images: ImageSet, preprocessing: Preprocessing, *, progress: Progress | None = None
+) -> None:
     """Measure mean and variance of every batch normalization anew on training images, in place.
 
-    Each batch counts alike; what removed channels were on average is thereby put back.
+    Each micro-batch counts alike; what removed channels were on average is thereby put back.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     momenta = [norm.momentum for norm in norms]
@@ -70,15 +74,17 @@ def estimate_statistics(network: nn.Module, images: ImageSet, preprocessing: Pre
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    with torch.no_grad():
+    task = (progress or Silent()).task("batch statistics", min(STATISTICS_IMAGES, len(images)))
+    with torch.no_grad(), task as advance:
         for batch in sample(images, preprocessing, STATISTICS_IMAGES):
-            network(batch)
+            network(placed(batch, network))
+            advance(len(batch))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
 
 
 def sample(images: ImageSet, preprocessing: Preprocessing, count: int) -> Iterator[Tensor]:
-    """Batches float32 [B, 3, H, W] of `count` images, evenly spread over `images`."""
+    """Micro-batches float32 [B, 3, H, W] of `count` images, evenly spread over `images`."""
     batches = Batches(images.subset(spread(len(images), count)), preprocessing, batch_size=BATCH_SIZE, shuffle=True)
-    return (batch for batch, _ in batches.epoch(0))
+    return (part for batch, _ in batches.epoch(0) for (part,) in micro_batches(batch))

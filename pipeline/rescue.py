@@ -53,10 +53,11 @@ def rescue(
     `before` is the network that was quantized. `toll`: None where the target's clock is not at hand. Where not
     even half of the layers in float would suffice, none is: the file says so.
     """
-    selection = at_most(dataset.selection)
-    drop = _drop_of(quantized, before, Batches(selection, preprocessing))
+    selection = dataset.selection
+    drop = _drop_of(quantized, before, Batches(selection, preprocessing), progress)
     progress.detail(f"measuring what int8 costs layer by layer on {min(IMAGES, len(selection))} images")
-    fragile = fragilities(build_quantized(quantized), Batches(at_most(selection, IMAGES), preprocessing))
+    few = Batches(at_most(selection, IMAGES), preprocessing)
+    fragile = fragilities(build_quantized(quantized), few, progress=progress)
     ranking = sorted(fragile, key=lambda name: -fragile[name])
     first = shortest(ranking[: int(len(ranking) * MOST_SHARE)], drop, max_drop)
     times = _times(first, toll)
@@ -114,14 +115,16 @@ def fewest(layers: Sequence[str], drop: Drop, max_drop: float, costs: Mapping[st
     return tuple(kept)
 
 
-def _drop_of(quantized: Checkpoint, before: Checkpoint, selection: Batches) -> Drop:
+def _drop_of(quantized: Checkpoint, before: Checkpoint, selection: Batches, progress: Progress) -> Drop:
     labels = selection.images.labels
-    float_right = count_right(logits_of(build_network(before), selection), labels)
+    float_answers = logits_of(build_network(before), selection, progress=progress, name="float answers")
+    float_right = count_right(float_answers, labels)
     known: dict[frozenset[str], float] = {}
 
     def drop(float_layers: frozenset[str]) -> float:
         if float_layers not in known:
-            answers = logits_of(build_quantized(quantized, also_float=float_layers), selection)
+            network, name = build_quantized(quantized, also_float=float_layers), f"{len(float_layers)} layers in float"
+            answers = logits_of(network, selection, progress=progress, name=name)
             known[float_layers] = 100 * (float_right - count_right(answers, labels)) / len(labels)
         return known[float_layers]
 

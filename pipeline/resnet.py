@@ -74,13 +74,24 @@ class ResNet(nn.Module):
         self.fc = head
 
     def forward(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> logits [B, classes]
-        out = self.relu(self.bn1(self.conv1(images)))
-        if self.maxpool is not None:
-            out = self.maxpool(out)
+        out = self.features_of_stem(images)
         for name in self.stages:
             out = self.get_submodule(name)(out)
-        logits: Tensor = self.fc(torch.flatten(self.avgpool(out), 1))
+        return self.logits_of_features(out)
+
+    def features_of_stem(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, C, h, w]
+        """What the first block reads."""
+        out: Tensor = self.relu(self.bn1(self.conv1(images)))
+        return out if self.maxpool is None else self.maxpool(out)
+
+    def logits_of_features(self, features: Tensor) -> Tensor:  # [B, C, h, w] -> logits [B, classes]
+        """What the head makes of the last block's output."""
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(features), 1))
         return logits
+
+    def blocks(self) -> list[str]:
+        """Names of the residual blocks in the order they run, such as `layer1.0`."""
+        return [f"{stage}.{index}" for stage in self.stages for index in range(len(self.get_submodule(stage)))]  # type: ignore[arg-type]
 
 
 def build_resnet(architecture: Architecture) -> ResNet:

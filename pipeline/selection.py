@@ -12,11 +12,9 @@ from targets.base import Session
 from targets.device.preprocess import Preprocessing, normalize
 
 BATCH = 32
-LIMIT = 5000
-"""Images at most: a choice between precisions needs no more, and each model is asked about all of them."""
 
 
-def at_most(images: ImageSet, limit: int = LIMIT) -> ImageSet:
+def at_most(images: ImageSet, limit: int) -> ImageSet:
     """`images`, or `limit` of them evenly spread."""
     return images if len(images) <= limit else images.subset(spread(len(images), limit))
 

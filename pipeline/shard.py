@@ -23,7 +23,8 @@ def write_shard(
     `checkpoint` is the one that came in: neither pruned nor quantized. Equal inputs give equal bytes.
     """
     images = dataset.gate
-    logits = logits_of(build_network(checkpoint), Batches(images, preprocessing))
+    network = build_network(checkpoint)
+    logits = logits_of(network, Batches(images, preprocessing), progress=progress, name="float answers")
     if not np.isfinite(logits).all():
         raise CheckpointError(
             f"the float network's answer to {int((~np.isfinite(logits)).any(axis=1).sum())} of {len(images)} images "

@@ -33,6 +33,12 @@ class Steps(Profiling):
         """What is considered: all that the target's GPU or CPU runs, or its DLA."""
         return precisions_on_dla(self.target) if self.recipe.package.dla else self.target.precisions
 
+    @property
+    def dialects(self) -> tuple[Dialect, ...]:
+        """Those that the target reads: its own for int8, the float one for the other precisions."""
+        wanted = {self.target.dialect if each is Precision.INT8 else Dialect.FLOAT for each in self.precisions}
+        return tuple(dialect for dialect in Dialect if dialect in wanted)
+
     def load(self) -> Folder:
         recipe = self.recipe
         if recipe.checkpoint is None:
@@ -145,7 +151,7 @@ class Steps(Profiling):
             from pipeline.toll import Toll
 
             network = Checkpoint(folder=quantized.path)
-            toll = Toll(checkpoint=network, target=self.target, threads=recipe.threads)
+            toll = Toll(checkpoint=network, target=self.target, threads=recipe.threads, progress=self.progress)
             rescue(
                 network,
                 Checkpoint(folder=pruned.path),

@@ -19,6 +19,7 @@ from pipeline.errors import CompressionError, RecipeError
 from pipeline.hashing import Json
 from pipeline.launch import launched
 from pipeline.loss import Distillation, Loss
+from pipeline.microbatches import micro_batches
 from pipeline.mixed import autocast
 from pipeline.progress import Advance, Progress, Silent
 from pipeline.ranks import ALONE, Ranks, joined
@@ -129,7 +130,7 @@ class Training:
         optimizer = torch.optim.SGD(
             _decayed(network, self.weight_decay), lr=self.learning_rate, momentum=MOMENTUM, nesterov=True, foreach=True
         )
-        half, first, earlier, started = self.mixed_precision, 0, 0.0, time.monotonic()
+        first, earlier, started = 0, 0.0, time.monotonic()
         if continuation is not None:
             continuation = continuation.bound_to(self._facts())
             first, earlier = _go_on(continuation, network, optimizer, self.epochs, self.name, progress)
@@ -141,14 +142,17 @@ class Training:
             trained = ranks.wrapped(network)
             for epoch in range(first, self.epochs):
                 loss, top1 = self._epoch(epoch, trained, optimizer, ranks, advance)
-                # In the training's own precision: half the time, and the line is for the eye alone.
-                judged = None if selection is None else top1_of(network, selection, mixed_precision=half)
+                judged = None if selection is None else self._judged(network, selection, progress)
                 progress.line(_epoch_line(self.name, epoch, self.epochs, loss, top1, judged))
                 if continuation is not None:
                     seconds = earlier + time.monotonic() - started
                     state = snapshot_of(network, optimizer)
                     continuation.keep(state, epochs=epoch + 1, seconds=seconds, name=self.name, progress=progress)
         network.to("cpu").eval()
+
+    def _judged(self, network: nn.Module, selection: Batches, progress: Progress) -> float:
+        """In the training's own precision: half the time, and the line is for the eye alone."""
+        return top1_of(network, selection, mixed_precision=self.mixed_precision, progress=progress, name="selection")
 
     def _epoch(
         self, epoch: int, trained: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, advance: Advance
@@ -183,24 +187,36 @@ class Training:
         """One update; returns the loss (not finite where the gradients are not) and the number of right answers.
 
         Of `count` images in all processes: gradients of means over shares are averaged, so a share counts by its size.
+        Gradients of micro-batches add up; batch normalization looks at each by itself.
         """
+        optimizer.zero_grad(set_to_none=True)
+        parts = micro_batches(images, labels)
+        summed, hits = 0.0, 0
+        for number, (some_images, some_labels) in enumerate(parts, start=1):
+            with ranks.accumulating(trained, is_last=number == len(parts)):
+                value, right = self._backward(trained, some_images, some_labels, count=count, world=ranks.world)
+            summed, hits = summed + value * len(some_labels), hits + right
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT, foreach=True)
+        if not math.isfinite(float(norm)):
+            return math.nan, 0
+        optimizer.step()
+        if ranks.world > 1:
+            summed, all_hits = ranks.summed([summed, hits])
+            hits = round(all_hits)
+        return summed / count, hits
+
+    def _backward(
+        self, trained: nn.Module, images: Tensor, labels: Tensor, *, count: int, world: int
+    ) -> tuple[float, int]:
+        """Add the gradients of one micro-batch; returns its mean loss and the number of right answers."""
         images = placed(images, self.network)
         labels = labels.to(images.device)
         with autocast(enabled=self.mixed_precision):
             logits = trained(images)
         logits = logits.float()
         value = self.loss(logits, images, labels)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(value if ranks.world == 1 else value * (ranks.world * len(labels) / count))
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT, foreach=True)
-        if not math.isfinite(float(norm)):
-            return math.nan, 0
-        optimizer.step()
-        hits = int((logits.detach().argmax(dim=1) == labels).sum())
-        if ranks.world == 1:
-            return float(value.detach()), hits
-        summed, right = ranks.summed([float(value.detach()) * len(labels), hits])
-        return summed / count, round(right)
+        torch.autograd.backward(value * (world * len(labels) / count))
+        return float(value.detach()), int((logits.detach().argmax(dim=1) == labels).sum())
 
     def _facts(self) -> Json:
         """What a kept state must have in common with this training."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import Dialect
 from pipeline.errors import ExportError
-from pipeline.export import MODES
 from pipeline.fakequant import set_mode
+from pipeline.parity import MODES
 from targets.device.ort_session import OnnxRuntimeSession
 from targets.dialects import layer_names, write_dialect
 

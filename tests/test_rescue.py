@@ -205,7 +205,9 @@ def test_where_half_of_the_layers_do_not_suffice_nothing_changes_and_it_is_said(
 
 
 def test_the_constant_of_a_shortcut_is_no_layer_to_put_in_float(case: Case) -> None:
-    found = fragilities(build_quantized(case.quantized), Batches(digits().selection, preprocessing()))
+    found = fragilities(
+        build_quantized(case.quantized), Batches(digits().selection, preprocessing()), progress=Silent()
+    )
     assert set(found) == {name for name in case.quantized.quantization.weights if "downsample" not in name}
     assert set(found) == set(case.found.divergences)
 

@@ -27,6 +27,15 @@ ARCHITECTURE = residual(depths=(1, 1), stage_widths=(4, 8), classes=CLASSES, inp
 TEN = residual(depths=(1, 1), stage_widths=(4, 8), classes=digits().classes, input_size=(16, 16))
 
 
+def test_micro_batches_train_as_the_whole_batch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With statistics of batch normalization frozen, where no image depends on its neighbours."""
+    whole = train(fresh(), frozen_statistics=True)
+    monkeypatch.setattr("pipeline.microbatches.PIXELS", 10 * 16 * 16)  # 32 images in four parts
+    parts = train(fresh(), frozen_statistics=True)
+    for name, value in tensors_of(whole).items():
+        torch.testing.assert_close(tensors_of(parts)[name], value, rtol=1e-3, atol=1e-5)
+
+
 def batches(count: int = 96, seed: int = 0, *, shuffle: bool = True) -> Batches:
     images = digits().training.subset(range(count))
     return Batches(images, preprocessing(), batch_size=32, seed=seed, shuffle=shuffle, augment=shuffle)

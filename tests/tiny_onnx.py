@@ -17,7 +17,13 @@ from pipeline.artifacts import Dialect, OnnxModel, Parity, Precision
 SIDE, WIDTH, CLASSES = 8, 16, 4
 LAYERS = ("conv1", "conv2", "conv3", "fc")
 PARITY = Parity(
-    images=1, max_abs_difference=0, mean_abs_difference=0, logit_range=1, argmax_agreement=1, clear_agreement=1
+    images=1,
+    tensors=0,
+    largest_distance=0,
+    float_error=1,
+    max_abs_difference=0,
+    logit_range=1,
+    is_undisturbed=True,
 )
 
 

@@ -20,6 +20,8 @@ from pipeline.errors import DataError
 __all__ = ["Dataset", "ImageSet", "check_images", "open_dataset", "preprocessing_from", "usual_preprocessing"]
 
 SELECTION_SHARE = 0.1
+MOST_SELECTION = 2000
+"""Images of the selection split: they tell half a point of top-1 from none, and every choice looks at all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Dataset:
     """In the order of the network's outputs."""
     training: ImageSet
     selection: ImageSet
-    """10 % of the training images (whole photos): for search and every choice."""
+    """10 % of the training images (whole photos), about 2,000 at most: for search and every choice."""
     gate: ImageSet
     fingerprint: str
     """Hash of contents, labels, class names and split; the same wherever the files lie."""
@@ -47,7 +49,7 @@ def open_dataset(spec: str, *, classes: tuple[str, ...] = (), seed: int = 0, ind
     if classes:
         source = _in_training_order(source, classes)
     labels = source.training.labels
-    count, origins = round(len(labels) * SELECTION_SHARE), source.training.origins
+    count, origins = min(round(len(labels) * SELECTION_SHARE), MOST_SELECTION), source.training.origins
     if origins is None:
         rest, chosen = stratified(labels, count=count, seed=seed)
     else:

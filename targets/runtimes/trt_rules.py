@@ -4,7 +4,7 @@ TensorRT refuses some violations in its parser, on the device, hours after the e
 without a word. Sources: `NvInfer.h` on IQuantizeLayer, and the developer guide's chapter on explicit quantization.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +42,51 @@ def check_rules(model: ModelProto, name: str, *, planned: Collection[str] = ()) 
     lines += [f"  {violation.node}: {violation.text} (rule: {violation.rule})" for violation in found[:MOST_SHOWN]]
     if len(found) > MOST_SHOWN:
         lines.append(f"  and {len(found) - MOST_SHOWN} more")
-    lines.append("Leave these layers in float (`keep_float` in [quantize]), or report this as a bug.")
+    layers = ", ".join(f'"{layer}"' for layer in layers_to_free(model, found, planned=planned))
+    cure = f"To build for TensorRT leave what runs into this in float: keep_float = [{layers}] in [quantize]."
+    lines.append(cure if layers else "This is a bug of ours; please report it.")
     raise ExportError("\n".join(lines))
+
+
+def layers_to_free(model: ModelProto, found: Iterable[Violation], *, planned: Collection[str]) -> list[str]:
+    """The Conv and Gemm of `planned` that the nodes in `found` are, or feed, or read: `keep_float` takes these."""
+    nodes = {node.name: node for node in model.graph.node}
+    readers, makers = _neighbours(model)
+    wanted: dict[str, None] = {}
+    for violation in found:
+        if violation.node in planned:
+            wanted[violation.node] = None
+        elif violation.node in nodes:
+            start = nodes[violation.node]
+            wanted |= dict.fromkeys(_nearest(start, readers, planned) or _nearest(start, makers, planned))
+    return list(wanted)
+
+
+def _neighbours(model: ModelProto) -> tuple[dict[str, list[NodeProto]], dict[str, list[NodeProto]]]:
+    """What reads, and what makes, the tensors of each node, by its name."""
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    makers = {node.name: [made_by[name] for name in node.input if name in made_by] for node in model.graph.node}
+    readers: dict[str, list[NodeProto]] = {node.name: [] for node in model.graph.node}
+    for node in model.graph.node:
+        for maker in makers[node.name]:
+            readers[maker.name].append(node)
+    return readers, makers
+
+
+def _nearest(start: NodeProto, steps: Mapping[str, list[NodeProto]], planned: Collection[str]) -> list[str]:
+    """Names of the first nodes of `planned` on every way from `start`."""
+    found: list[str] = []
+    waiting, seen = list(steps[start.name]), {start.name}
+    while waiting:
+        node = waiting.pop(0)
+        if node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.name in planned:
+            found.append(node.name)
+        else:
+            waiting += steps[node.name]
+    return found
 
 
 def violations(model: ModelProto, *, planned: Collection[str] = ()) -> list[Violation]:
