@@ -22,7 +22,7 @@ from pipeline.engine_audit import write_plan
 from pipeline.hashing import sha256_of_file
 from pipeline.host import check_host, stand_in_for
 from pipeline.progress import Progress
-from pipeline.selection import at_most, count_right, logits_of_each
+from pipeline.selection import count_right, logits_of_each
 from targets.base import Session, Target
 from targets.device.cpu import instruction_set
 from targets.device.manifest import SCHEMA, Manifest
@@ -63,7 +63,7 @@ def compile_candidates(
     check_host(target)
     runtime = RUNTIMES[target.runtime]
     options = runtime.session_options(target, threads=threads)
-    selection = at_most(dataset.selection)
+    selection = dataset.selection
     describe = partial(
         Manifest,
         schema=SCHEMA,

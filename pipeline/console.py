@@ -1,25 +1,75 @@
 """How progress looks: live bars on a terminal, plain lines elsewhere. Everything here goes to stderr."""
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from pipeline.progress import Advance, Progress
 
-# Plain lines tell of long work only now and then, so that a log stays readable.
 PLAIN_INTERVAL_S = 15.0
+"""Between two plain lines about long work, so that a log stays readable."""
+RECENT_S, RECENT_STEPS = 60.0, 4
+"""By the pace of which the time left is told, whichever is more: parts of a task take unequally long."""
+REFRESHES_PER_S = 4
+"""Of live bars; each takes CPU time from a process that may be timing something."""
+
+Clock = Callable[[], float]
+
+
+class Estimate:
+    """The steps of a task that are done, and by their pace of late the time left."""
+
+    def __init__(self, total: int, *, now: float) -> None:
+        self._total = total
+        self._started = now
+        self._samples = deque([(now, 0)])
+        """When how many steps were done: about once a second of late, and the last time before."""
+
+    @property
+    def done(self) -> int:
+        return self._samples[-1][1]
+
+    def advance(self, steps: int, *, now: float) -> None:
+        if steps <= 0:
+            return
+        sample = (now, self.done + steps)
+        if len(self._samples) > 1 and now - self._samples[-2][0] < RECENT_S / 60:
+            self._samples[-1] = sample
+        else:
+            self._samples.append(sample)
+        while len(self._samples) > RECENT_STEPS + 1 and self._samples[1][0] <= now - RECENT_S:
+            self._samples.popleft()
+
+    def words(self, *, now: float) -> str:
+        left = self.left_s(now=now)
+        time = f"{now - self._started:.0f} s so far" if left is None else f"about {left:.0f} s left"
+        return f"{self.done} of {self._total}, {time}"
+
+    def left_s(self, *, now: float) -> float | None:
+        """None before the first step and after the last."""
+        (first, before), (last, done) = self._samples[0], self._samples[-1]
+        if not before < done < self._total:
+            return None
+        per_step = (last - first) / (done - before)
+        # A step that takes longer than those before it leaves the others to be done all the same.
+        return max((self._total - done) * per_step - (now - last), (self._total - done - 1) * per_step)
 
 
 class Terminal:
@@ -38,6 +88,7 @@ class Terminal:
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Advance]:
+        estimate = Estimate(total, now=time.monotonic())
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description:<24}", markup=False),
@@ -45,13 +96,15 @@ class Terminal:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("eta"),
-            TimeRemainingColumn(),
+            _TimeLeft(estimate),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        with Bars(*columns, console=self._console, transient=True) as bars:
+        bars = Bars(*columns, console=self._console, transient=True, refresh_per_second=REFRESHES_PER_S)
+        with bars:
             task = bars.add_task(name, total=total, note="")
 
             def advance(steps: int = 1, *, note: str = "") -> None:
+                estimate.advance(steps, now=time.monotonic())
                 bars.update(task, advance=steps)
                 if note:
                     bars.update(task, note=note)
@@ -59,11 +112,25 @@ class Terminal:
             yield advance
 
 
+class _TimeLeft(ProgressColumn):
+    def __init__(self, estimate: Estimate) -> None:
+        super().__init__()
+        self._estimate = estimate
+
+    def render(self, task: Task) -> Text:
+        del task
+        left = self._estimate.left_s(now=time.monotonic())
+        return Text("-:--:--" if left is None else str(timedelta(seconds=round(left))), style="progress.remaining")
+
+
 class Plain:
     """Progress in a log file or a pipe: a line now and then, nothing that moves."""
 
-    def __init__(self, *, is_verbose: bool) -> None:
+    def __init__(
+        self, *, is_verbose: bool, interval_s: float = PLAIN_INTERVAL_S, clock: Clock = time.monotonic
+    ) -> None:
         self._is_verbose = is_verbose
+        self._interval_s, self._clock = interval_s, clock
 
     def line(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -74,19 +141,25 @@ class Plain:
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Advance]:
-        started = last = time.monotonic()
-        done = 0
+        estimate, noted, ended = Estimate(total, now=self._clock()), "", threading.Event()
 
         def advance(steps: int = 1, *, note: str = "") -> None:
-            nonlocal done, last
-            done += steps
-            now = time.monotonic()
-            if now - last >= PLAIN_INTERVAL_S and 0 < done < total:
-                last = now
-                left = (now - started) / done * (total - done)
-                self.line(f"{name}: {done} of {total}, about {left:.0f} s left{'  ' + note if note else ''}")
+            nonlocal noted
+            estimate.advance(steps, now=self._clock())
+            noted = note or noted
 
-        yield advance
+        def tell() -> None:
+            while not ended.wait(self._interval_s):
+                self.line(f"{name}: {estimate.words(now=self._clock())}{noted and '  ' + noted}")
+
+        # In a thread of its own, so that a step that takes minutes is no silence.
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        try:
+            yield advance
+        finally:
+            ended.set()
+            teller.join()
 
 
 def progress_for(*, is_verbose: bool) -> Progress:

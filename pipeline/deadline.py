@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pipeline.clock import Clock
 from pipeline.errors import CompressionError
 from pipeline.latency import Timing
+from pipeline.progress import Report, portion, unheard
 from pipeline.recipe import PruneRecipe
 from pipeline.subnetwork import Subnetwork
 
 MOST_TRIALS = 5
 
 
-Time = Callable[[Subnetwork], Timing]
+Time = Callable[[Subnetwork, Report], Timing]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,9 @@ class Trial:
     """None where it is not timed here."""
 
 
-def choose(clock: Clock, deadline: Deadline, unpruned_us: float, time: Time | None) -> tuple[Trial, tuple[Trial, ...]]:
+def choose(
+    clock: Clock, deadline: Deadline, unpruned_us: float, time: Time | None, report: Report = unheard
+) -> tuple[Trial, tuple[Trial, ...]]:
     """The network that loses least importance of those that were timed and are fast enough, and all trials.
 
     Without `time` it is the table's. Raises `CompressionError` where none is fast enough.
@@ -80,7 +83,12 @@ def choose(clock: Clock, deadline: Deadline, unpruned_us: float, time: Time | No
         predicted = clock.latency_us(chosen)
         if any(trial.chosen == chosen for trial in trials):
             break
-        timing = None if time is None else time(chosen)
+        timing = None
+        if time is not None:
+            # How many trials it takes nobody knows: each counts half of what is left, and the last one all of it.
+            share = 0.5 ** min(len(trials) + 1, MOST_TRIALS - 1)
+            with portion(report, share, f"trial {len(trials) + 1}") as part:
+                timing = time(chosen, part)
         trials.append(Trial(chosen=chosen, predicted_us=predicted, budget_us=budget, timing=timing))
         if timing is None:
             return trials[-1], tuple(trials)

@@ -1,18 +1,25 @@
 """The multiple-choice knapsack: one option of each item, the least loss within a budget of cost.
 
-Solved by dynamic programming over Pareto fronts (Nemhauser and Ullmann 1969; Kellerer, Pferschy and Pisinger 2004,
-chapter 11): item by item, of all ways so far those are kept that no other one beats in both cost and loss. That is
-exact, and costs need not be rounded to a grid as in HALP. A front longer than `MOST_POINTS` is thinned to the best way
-of each interval of cost; what comes out is within the budget all the same.
+Of each item only its front counts: the options that no other one beats in both cost and loss. The linear relaxation
+follows from the convex hulls of the fronts in a moment (Sinha and Zoltners 1979). It bounds the loss from below, and
+its corners are ways themselves, which bound it from above. The exact answer is found by dynamic programming over
+Pareto fronts (Nemhauser and Ullmann 1969; Kellerer, Pferschy and Pisinger 2004, chapter 11): item by item, of all ways
+so far those are kept that no other one beats and that the bounds do not rule out. Costs need not be rounded to a grid
+as in HALP. A front of ways longer than `MOST_POINTS` is thinned to the best way of each interval of cost; what comes
+out is within the budget all the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 MOST_POINTS = 4000
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,31 +28,107 @@ class Option:
     loss: float
 
 
-def solve(items: Sequence[Sequence[Option]], budget: float, *, most_points: int = MOST_POINTS) -> list[int] | None:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Front:
+    """The options of one item that no other one beats, by rising cost and falling loss."""
+
+    costs: Floats
+    losses: Floats
+    indices: NDArray[np.intp]
+    """Of the item's options."""
+
+    @classmethod
+    def of(cls, options: Sequence[Option]) -> "Front":
+        costs = np.array([option.cost for option in options])
+        losses = np.array([option.loss for option in options])
+        kept = _unbeaten(costs, losses)
+        return cls(costs=costs[kept], losses=losses[kept], indices=kept)
+
+    @cached_property
+    def hull(self) -> tuple[Floats, Floats]:
+        """Cost added and loss saved from each corner of the lower convex hull to the next, the best bargain first."""
+        corners: list[int] = []
+        for point in range(len(self.costs)):
+            while len(corners) > 1 and self._is_above(corners[-2], corners[-1], point):
+                corners.pop()
+            corners.append(point)
+        return np.diff(self.costs[corners]), -np.diff(self.losses[corners])
+
+    def _is_above(self, left: int, middle: int, right: int) -> bool:
+        """Whether the point in the middle is on or above the line between the others."""
+        costs, losses = self.costs, self.losses
+        return bool(
+            (losses[left] - losses[middle]) * (costs[right] - costs[middle])
+            <= (losses[middle] - losses[right]) * (costs[middle] - costs[left])
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Relaxation:
+    """The least loss by cost where options may be mixed, as a curve; at its corners none is.
+
+    They add the steps of all hulls, the best bargain first, so that the curve is convex.
+    """
+
+    costs: Floats
+    losses: Floats
+
+    @classmethod
+    def of(cls, items: Sequence[Front]) -> "Relaxation":
+        added = np.concatenate([np.zeros(0), *(item.hull[0] for item in items)])
+        saved = np.concatenate([np.zeros(0), *(item.hull[1] for item in items)])
+        order = np.argsort(-saved / added, kind="stable")
+        cheapest, most_lost = sum(item.costs[0] for item in items), sum(item.losses[0] for item in items)
+        return cls(
+            costs=np.cumsum(np.concatenate([[cheapest], added[order]])),
+            losses=np.cumsum(np.concatenate([[most_lost], -saved[order]])),
+        )
+
+    def least_loss(self, budget: float) -> float:
+        """No way within `budget` loses less; infinite where even the cheapest options cost more."""
+        return float(self.at_least(np.array([_rounded_up(budget)]))[0])
+
+    def at_least(self, budgets: Floats) -> Floats:
+        """`least_loss` of each, to the last bit."""
+        return np.interp(budgets, self.costs, self.losses, left=math.inf)
+
+    def at_most(self, budget: float) -> float:
+        """Some way within the budget loses no more; infinite where none is within it."""
+        within = int(np.searchsorted(self.costs, budget, side="right"))
+        return float(self.losses[within - 1]) if within else math.inf
+
+
+def solve(items: Sequence[Front], budget: float, *, most_points: int = MOST_POINTS) -> list[int] | None:
     """The index of each item's option, or None where even the cheapest ones cost more than `budget`."""
-    cheapest = [min(option.cost for option in options) for options in items]
-    left = np.cumsum([0.0, *reversed(cheapest)])[::-1]  # what the items from here on cost at least
-    # A rounding of the sums must not lose the only way that just fits.
-    budget += 1e-9 * abs(budget)
-    if left[0] > budget:
+    budget = _rounded_up(budget)
+    rests = [Relaxation.of(items[start:]) for start in range(len(items) + 1)]
+    most = rests[0].at_most(budget)
+    if math.isinf(most):
         return None
+    # The way that loses so much must not be lost itself by a rounding of the sums.
+    most += 1e-9 * float(rests[0].losses[0])
     costs, losses = np.zeros(1), np.zeros(1)
     steps: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
-    for index, options in enumerate(items):
-        of_cost = np.array([option.cost for option in options])
-        of_loss = np.array([option.loss for option in options])
-        all_costs = (costs[:, None] + of_cost).ravel()
-        all_losses = (losses[:, None] + of_loss).ravel()
-        fits = np.flatnonzero(all_costs + left[index + 1] <= budget)
-        kept = fits[_front(all_costs[fits], all_losses[fits])]
+    for item, rest in zip(items, rests[1:], strict=True):
+        all_costs = (costs[:, None] + item.costs).ravel()
+        all_losses = (losses[:, None] + item.losses).ravel()
+        hoped = np.flatnonzero(all_losses + rest.at_least(budget - all_costs) <= most)
+        kept = hoped[_unbeaten(all_costs[hoped], all_losses[hoped])]
         if len(kept) > most_points:
             kept = kept[_thinned(all_costs[kept], most_points)]
-        steps.append((kept // len(options), kept % len(options)))
+            # The way behind `most` may be gone: any way within the budget will do.
+            most = (1 + 1e-9) * float(rests[0].losses[0])
+        steps.append((kept // len(item.costs), item.indices[kept % len(item.costs)]))
         costs, losses = all_costs[kept], all_losses[kept]
     return _traced(steps, int(np.argmin(losses)))
 
 
-def _front(costs: NDArray[np.float64], losses: NDArray[np.float64]) -> NDArray[np.intp]:
+def _rounded_up(budget: float) -> float:
+    """A rounding of the sums must not lose the only way that just fits."""
+    return budget + 1e-9 * abs(budget)
+
+
+def _unbeaten(costs: Floats, losses: Floats) -> NDArray[np.intp]:
     """Indices of the points that none beats, by rising cost and falling loss."""
     order = np.lexsort((losses, costs))
     lowest = np.minimum.accumulate(losses[order])
@@ -53,7 +136,7 @@ def _front(costs: NDArray[np.float64], losses: NDArray[np.float64]) -> NDArray[n
     return order[is_better]
 
 
-def _thinned(costs: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+def _thinned(costs: Floats, count: int) -> NDArray[np.intp]:
     """The last point of each of `count` intervals of cost, which loses least there, and the cheapest of all."""
     interval = np.minimum((costs - costs[0]) / max(float(costs[-1] - costs[0]), 1e-30) * count, count - 1).astype(int)
     last = np.r_[interval[1:] != interval[:-1], True]

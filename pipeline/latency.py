@@ -148,8 +148,6 @@ def read_table(path: Path) -> LatencyTable:
 class Timing:
     """CPU milliseconds of one image, all in turn; medians of several runs."""
 
-    float_ms: float
-    """The unpruned network in fp32."""
     unpruned_ms: float
     """The unpruned network in the precision that counts."""
     pruned_ms: float

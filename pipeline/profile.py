@@ -29,7 +29,7 @@ from pipeline.fakequant import Mode, set_mode
 from pipeline.host import check_host, stand_in_for
 from pipeline.latency import FILE, Check, LatencyTable, Times
 from pipeline.marked import export_marked
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Report, portion, reporting
 from pipeline.quantized import points_of, prepare, quantization_of
 from pipeline.segments import layer_shapes, owner_of, owners
 from pipeline.subnetwork import Subnetwork, carve, removable_blocks, sites
@@ -41,6 +41,8 @@ from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 
 FITTED, CHECKED = 10, 6
 """Whole networks timed for the fit, and for the check."""
+CUTTING = 0.2
+"""Of the work as it is reported: to cut a subnetwork out and write it, against timing it."""
 CHUNK_BYTES = 400_000_000
 """Of models that are open at a time."""
 SEED = 0
@@ -55,23 +57,29 @@ def profile(
     network that cannot be cut.
     """
     check_clock(target)
-    subject = subject_of(checkpoint, multiple=target.channel_multiple, weight_bits=7 if weight_bits == 7 else 8)
     rng = random.Random(SEED)
-    plan = covering(subject, rng)
+    with progress.task("export to profile", 1) as advance:
+        subject = subject_of(checkpoint, multiple=target.channel_multiple, weight_bits=7 if weight_bits == 7 else 8)
+        plan = covering(subject, rng)
+        advance()
     whole = [Subnetwork(widths=subject.full), *(drawn(subject, rng) for _ in range(FITTED + CHECKED - 1))]
     runtime = OnnxRuntimeCpu()
     options = runtime.session_options(target, threads=threads)
     precisions: dict[str, Times] = {}
     wanted = [precision for precision in target.precisions if precision is not Precision.FP16]
-    with progress.task("profile", len(wanted)) as advance, tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
+    of_one = len(plan) + len(whole)
+    with (
+        reporting(progress, "profile", len(wanted) * of_one) as report,
+        tempfile.TemporaryDirectory(prefix="edge-deploy-") as name,
+    ):
         for precision in wanted:
             progress.detail(f"timing the layers of {len(plan)} subnetworks in {precision}, {len(whole)} as a whole")
             dialect = target.dialect if precision is Precision.INT8 else Dialect.FLOAT
-            times = _layer_times(subject, plan, dialect, Path(name), options)
-            files = [_write(subject, each, dialect, Path(name) / f"{index}.onnx") for index, each in enumerate(whole)]
-            measured = [latency.cpu_ms for latency in runtime.time(files, options=options)]
+            with portion(report, len(plan) / of_one / len(wanted), f"layers in {precision}") as part:
+                times = _layer_times(subject, plan, dialect, Path(name), options, part)
+            with portion(report, len(whole) / of_one / len(wanted), f"whole networks in {precision}") as part:
+                measured = _whole_times(subject, whole, dialect, Path(name), options, part)
             precisions[precision.value] = fitted(subject, times, whole, measured)
-            advance()
     table = LatencyTable(
         architecture=checkpoint.architecture.name,
         target=target.name,
@@ -148,7 +156,12 @@ def _raw(subject: Subject, times: Times, subnetwork: Subnetwork) -> tuple[float,
 
 
 def _layer_times(
-    subject: Subject, plan: Sequence[Subnetwork], dialect: Dialect, folder: Path, options: Mapping[str, str | int]
+    subject: Subject,
+    plan: Sequence[Subnetwork],
+    dialect: Dialect,
+    folder: Path,
+    options: Mapping[str, str | int],
+    report: Report,
 ) -> Times:
     """Mean times of all cells; each run of some subnetworks has the unpruned one, `plan[0]`, for company."""
     found: dict[Cell, list[tuple[float, int]]] = {}
@@ -158,8 +171,10 @@ def _layer_times(
     many = max(4, CHUNK_BYTES // reference.stat().st_size)
     for start in range(0, len(plan), many):
         chunk = plan[start : start + many]
-        files = [_write(subject, each, dialect, folder / f"{index}.onnx") for index, each in enumerate(chunk)]
-        company, *timed = time_nodes([reference, *files], options=options)
+        with portion(report, len(chunk) / len(plan)) as part:
+            files = _written(subject, chunk, dialect, folder, part)
+            with portion(part, 1 - CUTTING) as timing:
+                company, *timed = time_nodes([reference, *files], options=options, report=timing)
         total = sum(node.microseconds for node in company)
         level = total if level is None else level
         for each, file, nodes in zip(chunk, files, timed, strict=True):
@@ -171,6 +186,20 @@ def _layer_times(
     for (shape, inputs, outputs), values in found.items():
         shapes.setdefault(shape, {})[inputs, outputs] = _mean(values)
     return Times(shapes=shapes, rest=_mean(rest), scale=1.0, per_node=0.0, checks=())
+
+
+def _whole_times(
+    subject: Subject,
+    whole: Sequence[Subnetwork],
+    dialect: Dialect,
+    folder: Path,
+    options: Mapping[str, str | int],
+    report: Report,
+) -> list[float]:
+    """CPU milliseconds of each, without a profiler."""
+    files = _written(subject, whole, dialect, folder, report)
+    with portion(report, 1 - CUTTING) as timing:
+        return [latency.cpu_ms for latency in OnnxRuntimeCpu().time(files, options=options, report=timing)]
 
 
 def _by_layer(nodes: Sequence[NodeTime], known: dict[str, str], scale: float) -> dict[str | None, tuple[float, int]]:
@@ -186,6 +215,16 @@ def _by_layer(nodes: Sequence[NodeTime], known: dict[str, str], scale: float) ->
 
 def _mean(values: Sequence[tuple[float, int]]) -> tuple[float, float]:
     return float(np.mean([us for us, _ in values])), float(np.mean([nodes for _, nodes in values]))
+
+
+def _written(
+    subject: Subject, subnetworks: Sequence[Subnetwork], dialect: Dialect, folder: Path, report: Report
+) -> list[Path]:
+    files = []
+    for index, each in enumerate(subnetworks):
+        files.append(_write(subject, each, dialect, folder / f"{index}.onnx"))
+        report(CUTTING / len(subnetworks))
+    return files
 
 
 def _write(subject: Subject, subnetwork: Subnetwork, dialect: Dialect, path: Path) -> Path:

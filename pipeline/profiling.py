@@ -11,6 +11,7 @@ from pipeline.delivery import Delivery
 from pipeline.hashing import Json, sha256_of_file
 from pipeline.host import stand_in_for
 from pipeline.latency import FILE, LatencyTable, Pace, Timing, read_table
+from pipeline.progress import reporting
 from pipeline.workspace import Folder
 from targets.base import Target
 from targets.device.cpu import instruction_set, processor_name, saturates_8bit
@@ -118,7 +119,8 @@ class Profiling(Delivery):
         def produce(folder: Path) -> None:
             stopwatch = self.stopwatch(loaded, pace)
             assert stopwatch is not None
-            timing = stopwatch.time_file(artifact.folder / manifest.model_file)
+            with reporting(self.progress, "time the artifact") as report:
+                timing = stopwatch.time_file(artifact.folder / manifest.model_file, report)
             (folder / TIMING).write_text(json.dumps(asdict(timing), indent=2))
 
         inputs = {"loaded": loaded.digest, "model": manifest.model_sha256}

@@ -19,6 +19,7 @@ from pipeline.dependencies import Group, channel_groups, remove_channels
 from pipeline.depth import remove_blocks
 from pipeline.importance import Scores, block_importance, channel_importance
 from pipeline.latency import Pace, Timing
+from pipeline.progress import Progress, Report, portion, reporting
 from pipeline.sensitivity import losses_of
 from pipeline.subnetwork import Subnetwork, removable_blocks, sites
 
@@ -63,6 +64,7 @@ def propose(
     deadline: Deadline,
     time: Time | None,
     seed: int,
+    progress: Progress,
 ) -> Proposals:
     """One cut of `network` for each of `BLOCK_FACTORS`, without those that come to the same.
 
@@ -72,24 +74,31 @@ def propose(
     groups = channel_groups(network, architecture.input_shape)
     full = {group.root: group.width for group in groups}
     pace.check(full)
-    scores = channel_importance(network, groups, images, seed=seed)
-    blocks = block_importance(network, removable_blocks(architecture), images)
-    losses = losses_of(groups, scores, blocks, pace.table.grid, images=sum(len(batch) for batch in images))
+    count = sum(len(batch) for batch in images)
+    with progress.task("importance of channels", count) as advance:
+        scores = channel_importance(network, groups, images, seed=seed, advance=advance)
+    with progress.task("importance of blocks", count) as advance:
+        blocks = block_importance(network, removable_blocks(architecture), images, advance=advance)
+    losses = losses_of(groups, scores, blocks, pace.table.grid, images=count)
     layers = sites(network, groups)
     clock = Clock(pace.table, pace.precision, layers, losses)
     unpruned = clock.latency_us(Subnetwork(widths=full))
     found: dict[Identity, Proposal] = {}
     time = time and _each_once(time)
-    for factor in BLOCK_FACTORS if blocks else BLOCK_FACTORS[:1]:
-        weighed = replace(losses, blocks={block: factor * loss for block, loss in losses.blocks.items()})
-        trial, trials = choose(Clock(pace.table, pace.precision, layers, weighed), deadline, unpruned, time)
-        chosen = trial.chosen
-        if _identity(chosen) in found:
-            continue
-        left, shallow = cut(network, architecture, groups, scores, chosen)
-        found[_identity(chosen)] = Proposal(
-            block_factor=factor, network=left, architecture=shallow, trial=trial, trials=trials
-        )
+    factors = BLOCK_FACTORS if blocks else BLOCK_FACTORS[:1]
+    with reporting(progress, "choose cuts") as report:
+        for number, factor in enumerate(factors, start=1):
+            weighed = replace(losses, blocks={block: factor * loss for block, loss in losses.blocks.items()})
+            weighed_clock = Clock(pace.table, pace.precision, layers, weighed)
+            with portion(report, 1 / len(factors), f"cut {number} of {len(factors)}") as part:
+                trial, trials = choose(weighed_clock, deadline, unpruned, time, part)
+            chosen = trial.chosen
+            if _identity(chosen) in found:
+                continue
+            left, shallow = cut(network, architecture, groups, scores, chosen)
+            found[_identity(chosen)] = Proposal(
+                block_factor=factor, network=left, architecture=shallow, trial=trial, trials=trials
+            )
     return Proposals(each=tuple(found.values()), clock=clock, losses=losses, full=full, unpruned_us=unpruned)
 
 
@@ -106,10 +115,10 @@ def _each_once(time: Time) -> Time:
     """`time` that measures no network twice: several factors often begin with the same choice."""
     known: dict[Identity, Timing] = {}
 
-    def timed(chosen: Subnetwork) -> Timing:
+    def timed(chosen: Subnetwork, report: Report) -> Timing:
         identity = _identity(chosen)
         if identity not in known:
-            known[identity] = time(chosen)
+            known[identity] = time(chosen, report)
         return known[identity]
 
     return timed

@@ -1,8 +1,7 @@
 """A subnetwork timed beside the unpruned network, as whole models without a profiler, before anything is trained.
 
 What a table promises is a sum of parts; what the whole takes is another thing to ask. Both are cut from the same
-exported graph (`pipeline.subnetwork`), so that asking takes seconds. The unpruned fp32 model runs along: later runs,
-in which the artifact is timed beside it, can be held against this one by it.
+exported graph (`pipeline.subnetwork`), so that asking takes seconds.
 """
 
 import statistics
@@ -18,12 +17,15 @@ from pipeline.artifacts import Checkpoint, Dialect, Precision
 from pipeline.coverage import Subject
 from pipeline.latency import Timing
 from pipeline.profile import subject_of
+from pipeline.progress import Report, portion, unheard
 from pipeline.subnetwork import Subnetwork, carve
 from targets.base import Target
 from targets.dialects import write_dialect
 from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 
 RUNS, MOST_RUNS = 3, 9
+CERTAIN = 0.9
+"""Of the work as it is reported: the runs that are always made. The others are shares of the rest."""
 LEAST_NOISE, MOST_NOISE = 0.01, 0.03
 """Between which the spread of the runs counts as noise: none is finer, and with more nothing can be said."""
 
@@ -40,27 +42,26 @@ class Stopwatch:
         self._runtime = OnnxRuntimeCpu()
         self._options = self._runtime.session_options(target, threads=threads)
 
-    def time(self, subnetwork: Subnetwork) -> Timing:
+    def time(self, subnetwork: Subnetwork, report: Report = unheard) -> Timing:
         """Cut it out of the graph and time it."""
+        report(0.0, note="exporting")
         with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
-            return self.time_file(self._write(subnetwork, self._dialect, Path(name) / "pruned.onnx"))
+            return self.time_file(self._write(subnetwork, Path(name) / "pruned.onnx"), report)
 
-    def time_file(self, model: Path) -> Timing:
+    def time_file(self, model: Path, report: Report = unheard) -> Timing:
         """Time an ONNX file of the same inputs beside the unpruned network."""
-        full = Subnetwork(widths=self._subject.full)
+        report(0.0, note="exporting")
         with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
-            files = [
-                self._write(full, Dialect.FLOAT, Path(name) / "float.onnx"),
-                self._write(full, self._dialect, Path(name) / "unpruned.onnx"),
-                model,
-            ]
+            unpruned = self._write(Subnetwork(widths=self._subject.full), Path(name) / "unpruned.onnx")
             runs: list[list[float]] = []
             # While the machine is busy three runs can agree on nothing: more of them, as far as it helps.
             while len(runs) < RUNS or (len(runs) < MOST_RUNS and spread_of(runs) > MOST_NOISE):
-                runs.append([each.cpu_ms for each in self._runtime.time(files, options=self._options)])
-        float_ms, unpruned_ms, pruned_ms = (statistics.median(each) for each in zip(*runs, strict=True))
+                share = CERTAIN / RUNS if len(runs) < RUNS else (1 - CERTAIN) / (MOST_RUNS - RUNS)
+                with portion(report, share, f"run {len(runs) + 1}") as part:
+                    times = self._runtime.time([unpruned, model], options=self._options, report=part)
+                runs.append([each.cpu_ms for each in times])
+        unpruned_ms, pruned_ms = (statistics.median(each) for each in zip(*runs, strict=True))
         return Timing(
-            float_ms=float_ms,
             unpruned_ms=unpruned_ms,
             pruned_ms=pruned_ms,
             noise=min(max(spread_of(runs), LEAST_NOISE), MOST_NOISE),
@@ -70,19 +71,19 @@ class Stopwatch:
     def _subject(self) -> Subject:
         return subject_of(self._checkpoint, multiple=self._target.channel_multiple, weight_bits=self._weight_bits)
 
-    def _write(self, subnetwork: Subnetwork, dialect: Dialect, path: Path) -> Path:
+    def _write(self, subnetwork: Subnetwork, path: Path) -> Path:
         subject = self._subject
         cut = carve(subject.marked, subject.quantization, subject.layers, subject.full, subnetwork)
-        onnx.save(write_dialect(*cut, dialect), path)
+        onnx.save(write_dialect(*cut, self._dialect), path)
         return path
 
 
 def spread_of(runs: Sequence[Sequence[float]]) -> float:
     """Half the range of the pruned over the unpruned time, as a share of the median; of many runs the middle half's.
 
-    `runs`: milliseconds in fp32, unpruned and pruned of each.
+    `runs`: milliseconds unpruned and pruned of each.
     """
-    ratios = sorted(pruned / unpruned for _, unpruned, pruned in runs)
+    ratios = sorted(pruned / unpruned for unpruned, pruned in runs)
     outside = len(ratios) // 4
     middle = ratios[outside : len(ratios) - outside]
     return (middle[-1] - middle[0]) / 2 / statistics.median(ratios)

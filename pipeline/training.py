@@ -130,7 +130,7 @@ class Training:
         optimizer = torch.optim.SGD(
             _decayed(network, self.weight_decay), lr=self.learning_rate, momentum=MOMENTUM, nesterov=True, foreach=True
         )
-        first, earlier, started = 0, 0.0, time.monotonic()
+        half, first, earlier, started = self.mixed_precision, 0, 0.0, time.monotonic()
         if continuation is not None:
             continuation = continuation.bound_to(self._facts())
             first, earlier = _go_on(continuation, network, optimizer, self.epochs, self.name, progress)
@@ -142,17 +142,14 @@ class Training:
             trained = ranks.wrapped(network)
             for epoch in range(first, self.epochs):
                 loss, top1 = self._epoch(epoch, trained, optimizer, ranks, advance)
-                judged = None if selection is None else self._judged(network, selection, progress)
+                # In the training's own precision: half the time, and the line is for the eye alone.
+                judged = None if selection is None else top1_of(network, selection, mixed_precision=half)
                 progress.line(_epoch_line(self.name, epoch, self.epochs, loss, top1, judged))
                 if continuation is not None:
                     seconds = earlier + time.monotonic() - started
                     state = snapshot_of(network, optimizer)
                     continuation.keep(state, epochs=epoch + 1, seconds=seconds, name=self.name, progress=progress)
         network.to("cpu").eval()
-
-    def _judged(self, network: nn.Module, selection: Batches, progress: Progress) -> float:
-        """In the training's own precision: half the time, and the line is for the eye alone."""
-        return top1_of(network, selection, mixed_precision=self.mixed_precision, progress=progress, name="selection")
 
     def _epoch(
         self, epoch: int, trained: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, advance: Advance

@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, Protocol
@@ -64,8 +64,14 @@ class Runtime(Protocol):
     def session_options(self, target: Target, *, threads: int) -> Mapping[str, str | int]:
         """The options the artifact is opened with everywhere, stored in its manifest."""
 
-    def time(self, models: Sequence[Path], *, options: Mapping[str, str | int]) -> list[Latency]:
-        """Latency of each model at batch 1, all interleaved in one run."""
+    def time(
+        self,
+        models: Sequence[Path],
+        *,
+        options: Mapping[str, str | int],
+        report: Callable[[float], None] | None = None,
+    ) -> list[Latency]:
+        """Latency of each model at batch 1, all interleaved in one run, of which each share that is done is told."""
 
     def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
         """Count what the runtime's optimized graph runs in int8; raise `CompileError` where the plan is not met.

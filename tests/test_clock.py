@@ -1,15 +1,24 @@
 """Widths and blocks for a time, from a table given as data, against all subnetworks there are."""
 
+import functools
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
+import torch
+from tiny_networks import network_of
+from tiny_table import table_of
 
+from pipeline import knapsack
 from pipeline.clock import Clock, Losses
+from pipeline.dependencies import Group, channel_groups
 from pipeline.errors import CompressionError
+from pipeline.knapsack import Front
 from pipeline.latency import LatencyTable, Times
-from pipeline.subnetwork import Site, Subnetwork
+from pipeline.published import residual
+from pipeline.sensitivity import losses_of
+from pipeline.subnetwork import Site, Subnetwork, sites
 
 STREAM, INSIDE = "stem", ("a.0.conv1", "a.1.conv1", "a.2.conv1")
 GRID = {STREAM: (8, 16), INSIDE[0]: (8, 16, 24), INSIDE[1]: (8, 16, 24), INSIDE[2]: (8, 24)}
@@ -97,7 +106,7 @@ def test_no_subnetwork_within_the_time_loses_less(seed: int) -> None:
 def test_the_fastest_is_the_fastest_of_all_and_named_where_no_time_is_enough(seed: int) -> None:
     clock = clock_of(seed)
     least = min(clock.latency_us(each) for each in everything())
-    assert clock.latency_us(clock.fastest()) == pytest.approx(least)
+    assert clock.latency_us(clock.fastest) == pytest.approx(least)
     assert clock.latency_us(clock.fit(least * 1.0000001)) == pytest.approx(least)
     with pytest.raises(
         CompressionError, match=rf"0\.0\d+ ms cannot be reached: the fastest .* takes {least / 1e3:.4g}"
@@ -123,7 +132,7 @@ def test_widths_that_the_table_says_are_slower_are_not_taken() -> None:
     slow = LatencyTable(**{**table.__dict__, "precisions": {"int8": times}})
     clock = Clock(slow, "int8", layers(), losses)
     full = clock.latency_us(Subnetwork(widths=FULL))
-    least = clock.latency_us(clock.fastest())
+    least = clock.latency_us(clock.fastest)
     for share in (0.9, 0.5, 0.1, 0.0):
         found = clock.fit(least + share * (full - least))
         kept = {root for root in INSIDE if root.removesuffix(".conv1") not in found.removed}
@@ -139,3 +148,94 @@ def test_streams_that_are_too_many_to_try_descend(monkeypatch: pytest.MonkeyPatc
         assert clock.latency_us(found) <= budget * (1 + 1e-9)
         within = [clock.loss(each) for each in everything() if clock.latency_us(each) <= budget]
         assert clock.loss(found) == pytest.approx(min(within))  # one stream: a descent cannot miss
+
+
+DEEP = residual(depths=(2, 2, 2), stage_widths=(64, 128, 256), classes=("a", "b"), input_size=(16, 16))
+COMBINATIONS = 8**3
+"""Of the widths of the three stages' streams."""
+
+
+@functools.cache
+def deep() -> tuple[tuple[Group, ...], dict[str, Site], LatencyTable]:
+    network = network_of(DEEP)
+    groups = channel_groups(network, DEEP.input_shape)
+    return groups, sites(network, groups), table_of(network, DEEP.input_shape, multiple=16, per_layer=5.0)
+
+
+def deep_clock(seed: int, *, scale: float) -> tuple[Clock, Subnetwork]:
+    """One to which the three streams count `scale` times as much as the rest; and the full network."""
+    groups, layers, table = deep()
+    generator = torch.Generator().manual_seed(seed)
+    scores = {group.root: torch.rand(group.width, generator=generator) for group in groups}
+    streams = {root for root in scores if root == "conv1" or "downsample" in root}
+    assert len(streams) == 3
+    weighed = {root: score * (scale if root in streams else 1.0) for root, score in scores.items()}
+    blocks = {f"layer{stage}.1": float(torch.rand(1, generator=generator) * 20) for stage in (1, 2, 3)}
+    losses = losses_of(groups, weighed, blocks, table.grid, images=1)
+    return Clock(table, "int8", layers, losses), Subnetwork(widths=table.full)
+
+
+@pytest.mark.parametrize("scale", [0.03, 0.3, 3.0])
+def test_of_all_widths_of_the_streams_few_are_solved(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[float] = []
+
+    def counted(items: Sequence[Front], budget: float) -> list[int] | None:
+        solved.append(budget)
+        return knapsack.solve(items, budget)
+
+    monkeypatch.setattr("pipeline.clock.solve", counted)
+    for seed in range(4):
+        clock, full = deep_clock(seed, scale=scale)
+        for speedup in (1.2, 1.5, 2.0):
+            solved.clear()
+            found = clock.fit(clock.latency_us(full) / speedup)
+            assert clock.latency_us(found) <= clock.latency_us(full) / speedup * (1 + 1e-9)
+            assert 1 < len(solved) <= COMBINATIONS / 16
+
+
+@pytest.mark.parametrize("scale", [0.03, 0.3, 3.0])
+def test_trying_all_widths_of_the_streams_loses_no_more_than_a_descent(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(4):
+        clock, full = deep_clock(seed, scale=scale)
+        budget = clock.latency_us(full) / 1.5
+        best = clock.fit(budget)
+        with monkeypatch.context() as patched:
+            patched.setattr("pipeline.clock.MOST_TRIED", 1)
+            descended = clock.fit(budget)
+        assert clock.latency_us(descended) <= budget * (1 + 1e-9)
+        assert clock.loss(best) <= clock.loss(descended) + 1e-9
+
+
+def test_of_two_streams_no_widths_within_the_time_lose_less() -> None:
+    """Against every subnetwork there is: two stages, whose streams are tied to each other by one block."""
+    small = residual(depths=(1, 2), stage_widths=(16, 24), classes=("a", "b"), input_size=(8, 8))
+    network = network_of(small)
+    groups = channel_groups(network, small.input_shape)
+    table = table_of(network, small.input_shape, multiple=16, per_layer=1.0)
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        scores = {group.root: torch.rand(group.width, generator=generator) for group in groups}
+        losses = losses_of(groups, scores, {"layer2.1": 4.0 * seed}, table.grid, images=1)
+        clock = Clock(table, "int8", sites(network, groups), losses)
+        every = [
+            Subnetwork(widths=dict(zip(table.grid, widths, strict=True)), removed=frozenset(removed))
+            for widths in itertools.product(*table.grid.values())
+            for removed in ((), ("layer2.1",))
+        ]
+        assert len(every) > 100
+        rows = [(clock.latency_us(each), clock.loss(each)) for each in every]
+        for speedup in (1.1, 1.3, 1.6, 2.0):
+            budget = clock.latency_us(Subnetwork(widths=table.full)) / speedup
+            least = min((loss for time, loss in rows if time <= budget), default=None)
+            if least is not None:
+                assert clock.loss(clock.fit(budget)) == pytest.approx(least)
+
+
+def test_the_fastest_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = clock_of(0)
+    fastest, full = clock.fastest, clock.latency_us(Subnetwork(widths=FULL))
+    monkeypatch.setattr(Times, "layer_us", None)  # whatever is asked of the table was asked before
+    assert clock.fastest is fastest
+    assert clock.latency_us(clock.fit(0.8 * full)) <= 0.8 * full * (1 + 1e-9)

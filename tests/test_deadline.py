@@ -5,13 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from tiny_networks import network_of
+from tiny_progress import Counted
 from tiny_table import table_of
 
 from pipeline.clock import Clock
-from pipeline.deadline import MOST_TRIALS, Deadline, choose, is_held, times_text
+from pipeline.deadline import MOST_TRIALS, Deadline, Time, choose, is_held, times_text
 from pipeline.dependencies import channel_groups
 from pipeline.errors import CompressionError
 from pipeline.latency import Timing
+from pipeline.progress import Report, reporting
 from pipeline.published import residual
 from pipeline.recipe import PruneRecipe
 from pipeline.sensitivity import losses_of
@@ -34,14 +36,14 @@ def full() -> Subnetwork:
     return Subnetwork(widths={group.root: group.width for group in channel_groups(network_of(DEEP), DEEP.input_shape)})
 
 
-def watch(clock: Clock, full: Subnetwork, error: Callable[[float], float]) -> Callable[[Subnetwork], Timing]:
+def watch(clock: Clock, full: Subnetwork, error: Callable[[float], float]) -> Time:
     """A clock on which a network takes `error` of what the table says; of the unpruned one the table is right."""
     unpruned = clock.latency_us(full)
 
-    def time(subnetwork: Subnetwork) -> Timing:
+    def time(subnetwork: Subnetwork, report: Report) -> Timing:
+        report(0.5)
         predicted = clock.latency_us(subnetwork)
         return Timing(
-            float_ms=1.0,
             unpruned_ms=unpruned / 1e3,
             pruned_ms=predicted * error(predicted / unpruned) / 1e3,
             noise=0.01,
@@ -95,6 +97,20 @@ def test_a_time_that_only_the_table_reaches_is_refused_with_what_the_clock_reach
     assert "Ask for what was reached" in str(raised.value)
     with pytest.raises(CompressionError, match="the fastest network of this architecture"):
         choose(clock, Deadline(speedup=1000.0, latency_us=None), unpruned, watch(clock, full, lambda share: 1.0))
+
+
+@pytest.mark.parametrize("error", [0.8, 1.0, 1.2])
+def test_trials_are_told_however_many_they_are(clock: Clock, full: Subnetwork, error: float) -> None:
+    progress = Counted()
+    deadline = Deadline(speedup=1.4, latency_us=None)
+    time = watch(clock, full, lambda share: 1 + (error - 1) * (1 - share))
+    with reporting(progress, "choose", 1000) as report:
+        _, trials = choose(clock, deadline, clock.latency_us(full), time, report)
+        # Each counts half of what is left, and the fifth as much as the fourth.
+        left = 0.5 ** len(trials) if len(trials) < MOST_TRIALS else 0
+        assert progress.named("choose").done == int(1000 * (1 - left) + 1e-6)
+    assert progress.named("choose").done == 1000
+    assert progress.named("choose").notes == [f"trial {number + 1}" for number in range(len(trials))]
 
 
 def test_the_recipe_says_what_was_asked_for() -> None:

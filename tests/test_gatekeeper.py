@@ -5,12 +5,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from tiny_progress import Counted
 from tiny_table import table_of
-from tiny_trained import Recorded, architecture, digits, trained, write_weights
+from tiny_trained import architecture, digits, trained, write_weights
 
 from pipeline.build import Build
 from pipeline.errors import LatencyMissed
 from pipeline.latency import LatencyTable, Timing
+from pipeline.progress import Report
 from pipeline.recipe import Recipe
 from pipeline.steps import Steps
 from pipeline.stopwatch import Stopwatch
@@ -33,10 +35,10 @@ def table_of_this_machine() -> LatencyTable:
     return replace(table, precisions=times, machine=here, runtime=f"onnxruntime {version('onnxruntime')}")
 
 
-def confirmed(watch: Stopwatch, subnetwork: Subnetwork) -> Timing:
+def confirmed(watch: Stopwatch, subnetwork: Subnetwork, report: Report) -> Timing:
     """The lie of the one clock that is asked before the recovery."""
-    del watch, subnetwork
-    return Timing(float_ms=3e-4, unpruned_ms=2e-4, pruned_ms=ASKED_MS, noise=0.01)
+    del watch, subnetwork, report
+    return Timing(unpruned_ms=2e-4, pruned_ms=ASKED_MS, noise=0.01)
 
 
 def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,9 +48,9 @@ def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monk
     timed: list[Path] = []
     time_file = Stopwatch.time_file
 
-    def counted(watch: Stopwatch, model: Path) -> Timing:
+    def counted(watch: Stopwatch, model: Path, report: Report) -> Timing:
         timed.append(model)
-        return time_file(watch, model)
+        return time_file(watch, model, report)
 
     monkeypatch.setattr(Stopwatch, "time_file", counted)
     write_weights(tmp_path / "digits.safetensors")
@@ -62,7 +64,7 @@ def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monk
             "validate": {"max_drop": 100.0},
         }
     )
-    progress = Recorded()
+    progress = Counted()
     steps = Steps(
         recipe=recipe, target=find_target("cpu"), dataset=digits(), workspace=Workspace(tmp_path / ".deploy"),
         progress=progress,
@@ -78,6 +80,8 @@ def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monk
     assert outcome.timeliness is not None
     # A miss counts only once it was timed twice.
     assert len(timed) == 2
+    told = [(task.done, task.total) for task in progress.tasks if task.name == "time the artifact"]
+    assert told == [(100, 100)] * 2
     assert outcome.timeliness.artifact_ms is not None
     assert outcome.timeliness.artifact_ms > 10 * ASKED_MS
     # Who only looks finds it as it was; who builds again has it timed once more.

@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from pipeline.errors import CompileError
 from targets.base import find_target
-from targets.runtimes import layer_times
+from targets.runtimes import layer_times, timing
 from targets.runtimes.layer_times import time_nodes
 from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
 
@@ -47,7 +47,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_node_is_named_in_the_order_it_runs_and_more_work_takes_longer(quick: None, tmp_path: Path) -> None:
     models = [written(tmp_path / "a.onnx", (16, 16, 16)), written(tmp_path / "b.onnx", (16, 256, 256))]
-    small, large = time_nodes(models, options=OPTIONS)
+    shares: list[float] = []
+    small, large = time_nodes(models, options=OPTIONS, report=shares.append)
+    assert len(shares) >= timing.LEAST_ROUNDS
+    assert sum(shares) == pytest.approx(1)
     # What is fused is called by the tensor it makes.
     convolutions = [[node for node in nodes if node.name.startswith("s")] for nodes in (small, large)]
     assert [[node.name.removesuffix("_nchwc") for node in nodes] for nodes in convolutions] == [["s0", "s1", "s2"]] * 2

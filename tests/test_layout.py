@@ -31,7 +31,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text()
-    assert text.count("\n") <= 300
+    assert text.count("\n") <= 500
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None

@@ -63,7 +63,9 @@ def test_models_are_timed_in_the_order_given(
 ) -> None:
     monkeypatch.setattr(timing, "MODEL_SECONDS", 0.02)
     paths = [write_float(tmp_path / "a.onnx").path, write_int8(tmp_path / "b.onnx").path]
-    latencies = runtime.time(paths, options={**options, "intra_op_num_threads": 2})
+    shares: list[float] = []
+    latencies = runtime.time(paths, options={**options, "intra_op_num_threads": 2}, report=shares.append)
+    assert sum(shares) == pytest.approx(1)
     assert len(latencies) == 2
     assert all(latency.cpu_ms > 0 and latency.threads == 2 for latency in latencies)
 

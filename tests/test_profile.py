@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tiny_networks import network_of
+from tiny_progress import Counted
 
 from pipeline.artifacts import Checkpoint
 from pipeline.checkpoint import save_network
@@ -35,13 +36,18 @@ def subject(checkpoint: Checkpoint) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def table(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
+def progress() -> Counted:
+    return Counted()
+
+
+@pytest.fixture(scope="module")
+def table(checkpoint: Checkpoint, progress: Counted, tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
     folder = tmp_path_factory.mktemp("profile")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(layer_times, "MODEL_SECONDS", 0.02)
         patched.setattr(timing, "MODEL_SECONDS", 0.02)
         patched.setattr(timing, "BLOCK_SECONDS", 0.001)
-        profile(checkpoint, target=find_target("cpu"), threads=1, weight_bits=8, progress=Silent(), folder=folder)
+        profile(checkpoint, target=find_target("cpu"), threads=1, weight_bits=8, progress=progress, folder=folder)
     return read_table(folder / FILE)
 
 
@@ -56,6 +62,18 @@ def test_every_cell_of_every_layer_is_timed_in_each_precision(table: LatencyTabl
         assert all(us > 0 and nodes >= 1 for pairs in times.shapes.values() for us, nodes in pairs.values())
         assert times.scale > 0
         assert times.per_node >= 0
+
+
+def test_every_subnetwork_is_a_step_that_is_told(table: LatencyTable, progress: Counted, subject: Subject) -> None:
+    each = len(covering(subject, random.Random(0))) + FITTED + CHECKED
+    export, work = progress.tasks
+    assert (export.name, export.done, export.total) == ("export to profile", 1, 1)
+    assert (work.name, work.done, work.total) == ("profile", 2 * each, 2 * each)
+    # No more than a chunk's subnetworks are written before some are timed, and no step is long.
+    assert max(work.steps) <= 3
+    assert list(dict.fromkeys(work.notes)) == [
+        f"{what} in {precision}" for precision in table.precisions for what in ("layers", "whole networks")
+    ]
 
 
 def test_the_error_is_that_of_networks_which_the_fit_has_not_seen(table: LatencyTable) -> None:

@@ -3,20 +3,30 @@
 import pytest
 import torch
 from tiny_networks import network_of
+from tiny_progress import Counted
 from tiny_table import table_of
 
 from pipeline.artifacts import Architecture
-from pipeline.deadline import Deadline
+from pipeline.deadline import Deadline, Time
 from pipeline.errors import CompressionError
-from pipeline.latency import Pace
+from pipeline.latency import Pace, Timing
+from pipeline.progress import Progress, Report, Silent
 from pipeline.proposals import BLOCK_FACTORS, Proposals, propose
 from pipeline.published import residual
+from pipeline.subnetwork import Subnetwork
 
 DEEP = residual(depths=(2, 3, 2), stage_widths=(16, 32, 48), classes=("a", "b", "c"), input_size=(16, 16))
 SHALLOW = residual(depths=(1, 1, 1), stage_widths=(16, 32, 48), classes=("a", "b", "c"), input_size=(16, 16))
 
 
-def proposals(architecture: Architecture, *, speedup: float, per_layer: float = 20.0) -> Proposals:
+def proposals(
+    architecture: Architecture,
+    *,
+    speedup: float,
+    per_layer: float = 20.0,
+    time: Time | None = None,
+    progress: Progress | None = None,
+) -> Proposals:
     network = network_of(architecture)
     images = [torch.randn(8, *architecture.input_shape, generator=torch.Generator().manual_seed(0))]
     table = table_of(network, architecture.input_shape, multiple=8, per_layer=per_layer)
@@ -26,8 +36,9 @@ def proposals(architecture: Architecture, *, speedup: float, per_layer: float = 
         images,
         pace=Pace(table=table, precision="int8", target="cpu", source="a table"),
         deadline=Deadline(latency_us=None, speedup=speedup),
-        time=None,
+        time=time,
         seed=0,
+        progress=progress or Silent(),
     )
 
 
@@ -56,6 +67,27 @@ def test_cheaper_blocks_go_first_and_no_cut_comes_twice() -> None:
 def test_without_blocks_to_leave_out_there_is_one() -> None:
     found = proposals(SHALLOW, speedup=1.2, per_layer=1.0)
     assert [proposal.block_factor for proposal in found.each] == [BLOCK_FACTORS[0]]
+
+
+def test_what_is_measured_solved_and_timed_is_told() -> None:
+    timed: list[Subnetwork] = []
+
+    def time(chosen: Subnetwork, report: Report) -> Timing:
+        """Of a machine on which the first networks that are chosen take too long."""
+        timed.append(chosen)
+        report(0.5, note="run 1")
+        return Timing(unpruned_ms=1.4, pruned_ms=1.05 - 0.01 * len(timed), noise=0.01)
+
+    progress = Counted()
+    found = proposals(DEEP, speedup=1.4, time=time, progress=progress)
+    assert [task.name for task in progress.tasks] == ["importance of channels", "importance of blocks", "choose cuts"]
+    assert [task.done for task in progress.tasks] == [task.total for task in progress.tasks] == [8, 8, 100]
+    assert len(timed) > len(BLOCK_FACTORS)
+    notes = progress.named("choose cuts").notes
+    assert [note for note in notes if "," not in note] == ["cut 1 of 3", "cut 2 of 3", "cut 3 of 3"]
+    assert "cut 1 of 3, trial 2, run 1" in notes
+    assert sum("run 1" in note for note in notes) == len(timed)
+    assert all(proposal.trial.timing is not None for proposal in found.each)
 
 
 def test_a_time_out_of_reach_is_an_error() -> None:

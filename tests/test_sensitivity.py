@@ -50,7 +50,7 @@ def test_every_cut_is_told_with_what_it_buys_and_the_chosen_ones_marked(tmp_path
     (block,) = cuts["layer1.1"]
     assert block.is_chosen
     assert block.gain_us == pytest.approx(2 * (2 + 0.64))
-    timing = Timing(float_ms=0.1, unpruned_ms=0.05, pruned_ms=0.0375, noise=0.01)
+    timing = Timing(unpruned_ms=0.05, pruned_ms=0.0375, noise=0.01)
     trial = Trial(chosen=chosen, predicted_us=39.0, budget_us=40.0, timing=timing)
     deadline = Deadline(latency_us=None, speedup=1.25)
     write_report(
@@ -60,7 +60,7 @@ def test_every_cut_is_told_with_what_it_buys_and_the_chosen_ones_marked(tmp_path
     stored = json.loads((tmp_path / FILE).read_text())
     assert (stored["unpruned_ms"], stored["budget_ms"], stored["predicted_ms"]) == (0.05, 0.04, 0.039)
     assert stored["asked"] == {"latency_ms": None, "speedup": 1.25}
-    assert stored["measured"] == {"float_ms": 0.1, "unpruned_ms": 0.05, "pruned_ms": 0.0375, "noise": 0.01}
+    assert stored["measured"] == {"unpruned_ms": 0.05, "pruned_ms": 0.0375, "noise": 0.01}
     assert stored["not_measured"] is None
     assert stored["removed_blocks"] == ["layer1.1"]
     assert stored["cuts"]["layer1.1"] == [{"width": 0, "loss": 2.0, "gain_us": pytest.approx(5.28), "is_chosen": True}]

@@ -13,7 +13,7 @@ from pipeline.gatekeeper import stop_if_late
 from pipeline.latency import CHOICE, Timing
 from pipeline.timeliness import Timeliness, settle
 
-MEASURED = {"float_ms": 8.0, "unpruned_ms": 4.0, "pruned_ms": 2.0, "noise": 0.01}
+MEASURED = {"unpruned_ms": 4.0, "pruned_ms": 2.0, "noise": 0.01}
 SPEEDUP = {"asked": {"latency_ms": None, "speedup": 2.0}}
 ELSEWHERE = {"measured": None, "not_measured": "the table is of x"}
 
@@ -32,7 +32,7 @@ def artifact_of(*, is_timed: bool = True, stand_in: str | None = None) -> Artifa
 
 
 def run(pruned_ms: float, unpruned_ms: float = 4.0) -> Timing:
-    return Timing(float_ms=8.0, unpruned_ms=unpruned_ms, pruned_ms=pruned_ms, noise=0.01)
+    return Timing(unpruned_ms=unpruned_ms, pruned_ms=pruned_ms, noise=0.01)
 
 
 class Clock:

@@ -50,6 +50,13 @@ def test_quick_models_run_more_often_than_slow_ones() -> None:
     assert quick.runs > slow.runs
 
 
+def test_each_round_is_told_and_all_of_them_are_the_whole() -> None:
+    shares: list[float] = []
+    (latency,) = time_interleaved([lambda: time.sleep(0.005)], threads=1, report=shares.append)
+    assert len(shares) == latency.runs
+    assert sum(shares) == pytest.approx(1)
+
+
 def test_sleep_is_no_cpu_time() -> None:
     (latency,) = time_interleaved([lambda: time.sleep(0.005)], threads=1)
     assert latency.wall_ms >= 5

@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from pipeline.errors import CompileError
 from targets.device.ort_session import ORT_ERRORS, PROVIDER, ort_options
-from targets.runtimes.timing import LEAST_ROUNDS, MODEL_SECONDS, block_size
+from targets.runtimes.timing import LEAST_ROUNDS, MODEL_SECONDS, Report, block_size, reported
 
 MOST_RUNS = 400
 KERNEL = "_kernel_time"
@@ -28,7 +28,9 @@ class NodeTime:
     microseconds: float
 
 
-def time_nodes(models: Sequence[Path], *, options: Mapping[str, str | int]) -> list[list[NodeTime]]:
+def time_nodes(
+    models: Sequence[Path], *, options: Mapping[str, str | int], report: Report | None = None
+) -> list[list[NodeTime]]:
     """Every node's time, in the order it runs, for each ONNX file at batch 1; all run in turn, block by block."""
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as folder:
         sessions = [_session(model, options, Path(folder) / f"{index}") for index, model in enumerate(models)]
@@ -36,7 +38,7 @@ def time_nodes(models: Sequence[Path], *, options: Mapping[str, str | int]) -> l
         runs = [(lambda session=session: session.run(None, image)) for session in sessions]
         sizes = [block_size(run) for run in runs]
         rounds = max(LEAST_ROUNDS, min(MOST_RUNS // max(size for size, _ in sizes), _affordable(sizes)))
-        for number in range(rounds):
+        for number in reported(rounds, report):
             for place in range(len(runs)):
                 index = (place + number) % len(runs)
                 for _ in range(sizes[index][0]):

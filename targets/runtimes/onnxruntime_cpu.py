@@ -13,7 +13,7 @@ from targets.base import Target
 from targets.device.errors import SessionError
 from targets.device.ort_session import OnnxRuntimeSession
 from targets.runtimes.audit import audit_graph
-from targets.runtimes.timing import Series, series_interleaved
+from targets.runtimes.timing import Report, Series, series_interleaved
 
 VERSION: str = ort.__version__
 # ONNX Runtime fuses S8 activations on ARM alone, U8 ones everywhere; elsewhere this entry asks for ARM's rules.
@@ -49,14 +49,18 @@ class OnnxRuntimeCpu:
         except SessionError as error:
             raise CompileError(str(error)) from None
 
-    def time(self, models: Sequence[Path], *, options: Mapping[str, str | int]) -> list[Latency]:
+    def time(
+        self, models: Sequence[Path], *, options: Mapping[str, str | int], report: Report | None = None
+    ) -> list[Latency]:
         """Latency of each model at batch 1, all interleaved in one run."""
-        return [series.latency() for series in self.series(models, options=options)]
+        return [series.latency() for series in self.series(models, options=options, report=report)]
 
-    def series(self, models: Sequence[Path], *, options: Mapping[str, str | int]) -> list[Series]:
+    def series(
+        self, models: Sequence[Path], *, options: Mapping[str, str | int], report: Report | None = None
+    ) -> list[Series]:
         """Times of all inferences behind `time`, in their order."""
         inferences = [_inference(self.open(model, options=options)) for model in models]
-        return series_interleaved(inferences, threads=int(options["intra_op_num_threads"]))
+        return series_interleaved(inferences, threads=int(options["intra_op_num_threads"]), report=report)
 
     def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
         """Count what the optimized graph runs in int8; raise `CompileError` where the plan is not met."""

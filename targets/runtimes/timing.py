@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts import Latency
@@ -15,6 +15,8 @@ LEAST_ROUNDS, MOST_ROUNDS = 7, 60
 WARM_UP = 3
 
 Clock = Callable[[], float]
+Report = Callable[[float], None]
+"""Told of each share of a run that is done; all of them sum to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +38,16 @@ class Series:
         )
 
 
-def time_interleaved(inferences: Sequence[Callable[[], object]], *, threads: int) -> list[Latency]:
+def time_interleaved(
+    inferences: Sequence[Callable[[], object]], *, threads: int, report: Report | None = None
+) -> list[Latency]:
     """Median milliseconds of each inference; see `series_interleaved`."""
-    return [series.latency() for series in series_interleaved(inferences, threads=threads)]
+    return [series.latency() for series in series_interleaved(inferences, threads=threads, report=report)]
 
 
-def series_interleaved(inferences: Sequence[Callable[[], object]], *, threads: int) -> list[Series]:
+def series_interleaved(
+    inferences: Sequence[Callable[[], object]], *, threads: int, report: Report | None = None
+) -> list[Series]:
     """Seconds of each inference; all run in turn, block by block, over many rounds.
 
     With one thread ONNX Runtime works in the calling thread, whose CPU time nobody else's work can add to; with
@@ -52,12 +58,20 @@ def series_interleaved(inferences: Sequence[Callable[[], object]], *, threads: i
     rounds = _rounds([size * seconds for size, seconds in blocks])
     cpu: list[list[float]] = [[] for _ in inferences]
     wall: list[list[float]] = [[] for _ in inferences]
-    for number in range(rounds):
+    for number in reported(rounds, report):
         for place in range(len(inferences)):
             # Every model follows every other one, so none always finds the caches of the same predecessor.
             index = (place + number) % len(inferences)
             _run_block(inferences[index], blocks[index][0], clock, cpu[index], wall[index])
     return [Series(cpu=c, wall=w, threads=threads) for c, w in zip(cpu, wall, strict=True)]
+
+
+def reported(rounds: int, report: Report | None) -> Iterator[int]:
+    """The numbers of the rounds; each that is done is told."""
+    for number in range(rounds):
+        yield number
+        if report is not None:
+            report(1 / rounds)
 
 
 def block_size(inference: Callable[[], object]) -> tuple[int, float]:

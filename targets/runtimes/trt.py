@@ -25,7 +25,7 @@ from targets.device.cudart import CudaError
 from targets.device.errors import BuildError, SessionError
 from targets.device.files import ENGINE, LAYERS
 from targets.device.machine import Machine, MachineError
-from targets.runtimes.timing import time_interleaved
+from targets.runtimes.timing import Report, time_interleaved
 from targets.runtimes.trt_source import source_for
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ class TensorRt:
         with _compile_errors():
             return _session(engine)
 
-    def time(self, models: Sequence[Path], *, options: Mapping[str, str | int]) -> list[Latency]:
+    def time(
+        self, models: Sequence[Path], *, options: Mapping[str, str | int], report: Report | None = None
+    ) -> list[Latency]:
         """Latency of each model at batch 1, copies included, all interleaved in one run.
 
         Compare by wall time: a GPU's work is none of the CPU's.
@@ -116,7 +118,8 @@ class TensorRt:
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.open(model, options=options)) for model in models]
             with _compile_errors():
-                return time_interleaved([_inference(session) for session in sessions], threads=int(options["threads"]))
+                inferences = [_inference(session) for session in sessions]
+                return time_interleaved(inferences, threads=int(options["threads"]), report=report)
 
     def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
         """Count what the engine inspector says runs in int8; raise `CompileError` where the plan is not met."""
