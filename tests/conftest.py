@@ -36,7 +36,7 @@ from targets.base import Target, find_target
 REPOSITORY = Path(__file__).parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_root() -> Path:
     """Real images and trained checkpoints (`EDGE_DEPLOY_DATA`); the test is skipped where they are absent."""
     root = Path(os.environ.get("EDGE_DEPLOY_DATA", REPOSITORY.parent / "shared" / "data")).resolve()

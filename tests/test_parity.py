@@ -131,7 +131,7 @@ def test_faults_in_real_networks_are_found_and_named(
     network, side = real_network(name, data_root, tmp_path / "checkpoint")
     quantization = quantization_of(network, weight_bits=7, float_layers=())
     model = write_dialect(export_marked(network, (3, side, side)), quantization, dialect)
-    images = noise(4, side, seed=1).numpy()
+    images = noise(2, side, seed=1).numpy()
     path = tmp_path / f"{dialect}.onnx"
     onnx.save(model, path)
     parity = check_parity(network, path, dialect, images)

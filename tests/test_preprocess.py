@@ -5,6 +5,7 @@ import random
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from targets.device.preprocess import (
     MAX_PIXELS,
     ImageError,
     Preprocessing,
+    check_decodable,
     crop_pixels,
     decode,
     normalize,
@@ -166,14 +168,16 @@ def test_of_an_animation_the_first_frame_counts() -> None:
     ],
 )
 def test_bad_files_name_their_fault(data: bytes, reason: str) -> None:
-    with pytest.raises(ImageError, match=reason):
-        decode(data)
+    for act in (decode, check_decodable):
+        with pytest.raises(ImageError, match=reason):
+            act(data)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns about much of what is damaged here
 def test_damaged_files_never_raise_anything_else() -> None:
     image, chance = Image.fromarray(noise(20, 24)), random.Random(7)
     files = [file_of(image, kind) for kind in ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP")]
+    files += [file_of(image.convert("CMYK"), "JPEG"), file_of(image, "JPEG", progressive=True)]
     files += [file_of(image.convert(mode)) for mode in ("L", "P", "LA", "RGBA", "1")]
     refused = 0
     for _ in range(3000):
@@ -183,11 +187,20 @@ def test_damaged_files_never_raise_anything_else() -> None:
         else:
             for _ in range(chance.choice((1, 2, 5, 20))):
                 data[chance.randrange(min(len(data), chance.choice((40, len(data)))))] = chance.randrange(256)
-        try:
-            assert decode(bytes(data)).mode == "RGB"
-        except ImageError:
-            refused += 1
+        reason = why_not(decode, bytes(data))
+        assert why_not(check_decodable, bytes(data)) == reason
+        refused += reason is not None
     assert 500 < refused < 3000
+
+
+def why_not(act: Callable[[bytes], Image.Image | None], data: bytes) -> str | None:
+    """The reason why an image is refused, or None."""
+    try:
+        image = act(data)
+    except ImageError as error:
+        return str(error)
+    assert image is None or image.mode == "RGB"
+    return None
 
 
 def test_resize_and_crop_follow_torchvision() -> None:

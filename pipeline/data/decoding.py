@@ -14,30 +14,36 @@ from pipeline.progress import Progress
 from targets.device.preprocess import ImageError, Preprocessing, crop_pixels
 
 WORKERS = min(8, os.cpu_count() or 1)
+CHUNK = 64
 
 
 def check_images(images: ImageSet, progress: Progress) -> None:
     """Decode every image once; raises a `DataError` that names all that cannot be."""
 
-    def reason(index: int) -> str | None:
-        try:
-            images.image(index)
-        except ImageError as error:
-            return f"{images.names[index]}: {error}"
-        except DataError as error:
-            return str(error)
-        return None
+    def reasons(indices: range) -> list[str]:
+        return [reason for index in indices if (reason := _why_unusable(images, index)) is not None]
 
     found: list[str] = []
+    # Some at a time: handing over each image by itself takes longer than decoding a small one.
+    chunks = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
     with ThreadPoolExecutor(WORKERS) as pool, progress.task("check images", len(images)) as advance:
-        for bad in pool.map(reason, range(len(images))):
-            advance()
-            if bad is not None:
-                found.append(bad)
+        for chunk, bad in zip(chunks, pool.map(reasons, chunks), strict=True):
+            advance(len(chunk))
+            found += bad
     if found:
         raise DataError(
             f"{len(found)} of {len(images)} images cannot be used:{first_few(found)}\nReplace or remove them."
         )
+
+
+def _why_unusable(images: ImageSet, index: int) -> str | None:
+    try:
+        images.check(index)
+    except ImageError as error:
+        return f"{images.names[index]}: {error}"
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def decoded(images: ImageSet, index: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:

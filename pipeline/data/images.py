@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from targets.device.preprocess import decode
+from targets.device.preprocess import check_decodable, decode
 
 Found = TypeVar("Found")
 
@@ -74,6 +74,13 @@ class ImageSet:
     def image(self, index: int) -> Image.Image:
         """The upright RGB image of these bytes. Raises `DataError` or `targets.device.preprocess.ImageError`."""
         return decode(self._read(index)) if self._draw is None else self._draw(index)
+
+    def check(self, index: int) -> None:
+        """Raise what `image` would raise, in less time."""
+        if self._draw is None:
+            check_decodable(self._read(index))
+        else:
+            self._draw(index)
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageSet":
         chosen = [int(index) for index in indices]

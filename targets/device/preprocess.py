@@ -114,9 +114,19 @@ class Preprocessing:
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The upright RGB image of a file's bytes, if it has at most `max_pixels`; raises `ImageError`."""
-    if not data:
-        raise ImageError("the file is empty (0 bytes)")
     image = _open(data, max_pixels)
+    return _loaded(image)
+
+
+def check_decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise `ImageError` where `decode` would. All bytes of a JPEG are read, but few of its pixels are computed."""
+    image = _open(data, max_pixels)
+    if image.format == "JPEG":
+        image.draft(None, (1, 1))
+    _loaded(image)
+
+
+def _loaded(image: Image.Image) -> Image.Image:
     try:
         image.load()
         return _rgb(_upright(image))
@@ -162,6 +172,8 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header only; refuse sizes that must not be decoded before anything is allocated for them."""
+    if not data:
+        raise ImageError("the file is empty (0 bytes)")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
