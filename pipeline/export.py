@@ -40,11 +40,12 @@ def export(
     file is not valid ONNX, breaks TensorRT's rules or does not compute what PyTorch computes.
     """
     network, quantization = _network_of(checkpoint)
-    progress.detail(f"exporting {checkpoint.architecture.name} to ONNX")
-    marked = export_marked(network, checkpoint.architecture.input_shape)
-    images = _parity_images(dataset, preprocessing)
     models = []
-    with progress.task("export", len(dialects)) as advance:
+    with progress.task("export", 1 + len(dialects)) as advance:
+        progress.detail(f"exporting {checkpoint.architecture.name} to ONNX")
+        marked = export_marked(network, checkpoint.architecture.input_shape)
+        images = _parity_images(dataset, preprocessing)
+        advance()
         for dialect in dialects:
             written = write_dialect(marked, quantization, dialect)
             path = folder / f"{dialect}.onnx"

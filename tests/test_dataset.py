@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_progress import Counted
 
+from pipeline.data import dataset as dataset_module
 from pipeline.data.dataset import Dataset, check_images, open_dataset, preprocessing_from, usual_preprocessing
 from pipeline.data.split import stratified
 from pipeline.errors import DataError
@@ -33,6 +35,20 @@ def folder(tmp_path: Path) -> Path:
 
 def all_digests(dataset: Dataset) -> list[str]:
     return sorted(dataset.training.digests + dataset.selection.digests)
+
+
+def test_selection_has_a_most_whatever_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dataset_module.MOST_SELECTION == 2000
+    monkeypatch.setattr(dataset_module, "MOST_SELECTION", 30)
+    dataset = open_dataset("digits")
+    assert (len(dataset.selection), len(dataset.training)) == (30, 967)
+    assert set(np.bincount(dataset.selection.labels)) == {3}
+
+
+def test_reading_files_is_told(folder: Path) -> None:
+    progress = Counted()
+    open_dataset(str(folder), progress=progress)
+    assert (progress.named("read files").total, progress.named("read files").done) == (60, 60)
 
 
 def test_selection_is_a_tenth_of_every_class(folder: Path) -> None:

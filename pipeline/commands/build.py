@@ -57,7 +57,7 @@ def prepare(request: Request) -> Iterator[Prepared]:
     workspace = Workspace(request.workspace_folder)
     with workspace.locked():
         index = workspace.root / "index.json"
-        dataset = open_dataset(recipe.data, classes=recipe.classes, seed=recipe.seed, index=index)
+        dataset = open_dataset(recipe.data, classes=recipe.classes, seed=recipe.seed, index=index, progress=progress)
         for note in dataset.notes:
             progress.line(f"note: {note}")
         for warning in (

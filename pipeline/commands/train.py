@@ -26,7 +26,7 @@ def run(
     if processes > 1:
         refuse_torchrun("it has started the processes already; leave out --nproc.")
     progress = progress_for(is_verbose=is_verbose) if is_first() else Silent()
-    dataset = open_dataset(data, seed=seed)
+    dataset = open_dataset(data, seed=seed, progress=progress)
     for note in dataset.notes:
         progress.line(f"note: {note}")
 

@@ -16,6 +16,7 @@ from pipeline.data.source import Source, first_few
 from pipeline.data.split import stratified, without_splitting
 from pipeline.data.wider_face import open_wider_face
 from pipeline.errors import DataError
+from pipeline.progress import Progress
 
 __all__ = ["Dataset", "ImageSet", "check_images", "open_dataset", "preprocessing_from", "usual_preprocessing"]
 
@@ -39,13 +40,20 @@ class Dataset:
     """What the user should know before relying on this data, a sentence each."""
 
 
-def open_dataset(spec: str, *, classes: tuple[str, ...] = (), seed: int = 0, index: Path | None = None) -> Dataset:
+def open_dataset(
+    spec: str,
+    *,
+    classes: tuple[str, ...] = (),
+    seed: int = 0,
+    index: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
     """Open `digits`, `cifar10:PATH`, `wider-face:PATH`, or a folder or zip; decodes nothing.
 
     `classes` is the order in which the network was trained, where it is not the data set's own. `index` is a file
     that remembers content hashes of unchanged files. Raises `DataError`.
     """
-    source = _open(spec, Index(index))
+    source = _open(spec, Index(index, progress))
     if classes:
         source = _in_training_order(source, classes)
     labels = source.training.labels

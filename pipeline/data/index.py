@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.progress import Progress, Silent
+
 Stamp = tuple[int, ...]
 """Size, modification and change time in ns; of several files one after the other."""
 
@@ -24,8 +26,9 @@ def stamp_of(status: os.stat_result) -> Stamp:
 class Index:
     """Facts (strings) by root, name and stamp, kept in one JSON file; without a file nothing is remembered."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, progress: Progress | None = None) -> None:
         self._path = path
+        self._progress = progress or Silent()
 
     def facts(self, root: str, stamps: Mapping[str, Stamp], find_out: Callable[[str], str]) -> dict[str, str]:
         """The fact of every name: remembered where the stamp is unchanged, else by `find_out(name)`, in parallel.
@@ -40,8 +43,13 @@ class Index:
                 facts[name] = known[name][1]
         missing = [name for name in stamps if name not in facts]
         settled_before = time.time_ns() - SETTLED_NS
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            facts |= zip(missing, pool.map(find_out, missing), strict=True)
+        with (
+            ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
+            self._progress.task("read files", len(missing)) as advance,
+        ):
+            for name, fact in zip(missing, pool.map(find_out, missing), strict=True):
+                facts[name] = fact
+                advance()
         if missing or len(known) != len(facts):
             # The times are by far the largest numbers of a stamp, so its maximum is the newest of them.
             settled = {
