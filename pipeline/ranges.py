@@ -11,6 +11,12 @@ BINS = 2048
 CANDIDATES = 128
 
 
+def _in_memory_order(x: Tensor) -> Tensor:
+    """All values [N], a view in channels-last layout, too, where copying would take longer than counting."""
+    is_channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return (x.permute(0, 2, 3, 1) if is_channels_last else x).reshape(-1)
+
+
 class Histogram:
     """Counts of |x| over all batches seen; the bins' width doubles whenever a larger value comes along."""
 
@@ -23,20 +29,21 @@ class Histogram:
 
     def observe(self, x: Tensor) -> None:
         """Add one batch of any shape."""
-        magnitudes = x.abs().flatten()
-        largest = float(magnitudes.max())
+        values = _in_memory_order(x)
+        low, high = (float(bound) for bound in torch.aminmax(values))
+        largest = max(-low, high)
         if not np.isfinite(largest):
             self.is_finite = False
             return
         self.largest = max(self.largest, largest)
-        self.has_negative = self.has_negative or bool(x.min() < 0)
+        self.has_negative = self.has_negative or low < 0
         if self.limit == 0.0:
             self.limit = largest
         while self.limit and largest > self.limit:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
             self.limit *= 2
         if self.limit:
-            self.counts += torch.histc(magnitudes.float(), BINS, 0.0, self.limit).double().numpy()
+            self.counts += torch.histc(values.abs().float(), BINS, 0.0, self.limit).double().numpy()
 
     def best_range(self, *, post_relu: bool) -> ActivationRange:
         """The clipping range of least mean squared error on ONNX Runtime's grid; 1.0 for a tensor of zeros."""

@@ -108,3 +108,14 @@ def test_shapes_do_not_matter() -> None:
     x = values("normal")
     as_images = histogram_of(x.reshape(2, 100, 10, 10))
     assert as_images.best_range(post_relu=False) == histogram_of(x).best_range(post_relu=False)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (4, 1, 6, 6), (2, 8, 1, 1)])
+def test_the_layout_in_memory_does_not_matter(shape: tuple[int, ...]) -> None:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    plain, last = Histogram(), Histogram()
+    for scale in (1.0, 3.0):
+        plain.observe(values * scale)
+        last.observe((values * scale).to(memory_format=torch.channels_last))
+    assert (plain.counts == last.counts).all()
+    assert plain.best_range(post_relu=False) == last.best_range(post_relu=False)
