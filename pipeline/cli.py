@@ -16,6 +16,7 @@ from pipeline.collection import collect
 from pipeline.emission import emit, with_emission
 from pipeline.errors import EXIT_CODES, DeployError
 from pipeline.interrupt import Interrupted, raise_on_signals
+from pipeline.malloc import keep_freed_memory
 from pipeline.placement import devices, with_devices
 from pipeline.tabulation import profile
 from pipeline.tuition import train
@@ -68,6 +69,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; the only place that catches and prints our errors."""
     raise_on_signals()
+    keep_freed_memory()
     say = partial(print, file=sys.stderr, flush=True)
     try:
         app()

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from pipeline.crew import MEETING, TRAINING, ready
 from pipeline.errors import DeployError
+from pipeline.malloc import keep_freed_memory
 from pipeline.progress import Silent
 from pipeline.ranks import joined
 from pipeline.training import Training
 
 
 def main() -> None:
+    keep_freed_memory()
     folder, rank, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     threading.Thread(target=_end_with_the_first, args=(folder,), daemon=True).start()
     training: Training = pickle.loads((folder / TRAINING).read_bytes())

@@ -28,6 +28,7 @@ from pipeline.dependencies import channel_groups
 from pipeline.divergence import divergence
 from pipeline.importance import Scores, block_importance, channel_importance
 from pipeline.latency import LatencyTable, read_table
+from pipeline.malloc import keep_freed_memory
 from pipeline.progress import Silent
 from pipeline.proposals import BLOCK_FACTORS, cut
 from pipeline.prune import IMPORTANCE_IMAGES
@@ -59,6 +60,7 @@ class Subject:
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--data", required=True, help="as `deploy build --data`")

@@ -27,6 +27,7 @@ from pipeline.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.commands.build import prepare
 from pipeline.exported import read_export
 from pipeline.hashing import Json, sha256_of_file
+from pipeline.malloc import keep_freed_memory
 from pipeline.options import Request
 from pipeline.profile import subject_of
 from pipeline.recipe import PruneRecipe
@@ -59,6 +60,7 @@ class Contender:
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     parser.add_argument("--data", required=True, help="as `deploy build --data`")

@@ -27,6 +27,7 @@ from pipeline.checkpoint import build_network, load_checkpoint
 from pipeline.data.dataset import open_dataset, preprocessing_from
 from pipeline.data.images import ImageSet
 from pipeline.fakequant import Mode, set_mode
+from pipeline.malloc import keep_freed_memory
 from pipeline.marked import INPUT, export_marked
 from pipeline.progress import Silent
 from pipeline.published import published
@@ -67,6 +68,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a published name, or a checkpoint file")
     parser.add_argument("--data", help="images for checkpoints: as `deploy build --data`")

@@ -31,6 +31,7 @@ from pipeline.data.dataset import Dataset, open_dataset, preprocessing_from
 from pipeline.divergence import divergence
 from pipeline.fakequant import Mode, Point, QuantizedConv2d, QuantizedLinear, set_mode
 from pipeline.load import stored_preprocessing
+from pipeline.malloc import keep_freed_memory
 from pipeline.progress import Silent
 from pipeline.quantize import calibrate, fit_on_grid
 from pipeline.quantized import points_of, prepare, quantized_layers
@@ -97,6 +98,7 @@ class Case:
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="the float network, unpruned")
     parser.add_argument("--data", required=True, help="as `deploy build --data`")

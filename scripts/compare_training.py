@@ -24,6 +24,7 @@ from pipeline.data.batches import Batches
 from pipeline.data.defaults import usual_preprocessing
 from pipeline.data.images import ImageSet
 from pipeline.loss import cross_entropy
+from pipeline.malloc import keep_freed_memory
 from pipeline.mixed import autocast, has_bfloat16
 from pipeline.progress import Silent
 from pipeline.published import published
@@ -36,6 +37,7 @@ Pairs = Iterable[tuple[Tensor, Tensor]]
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a published name, such as resnet20")
     parser.add_argument("--images", type=int, default=1024, help="of an epoch")

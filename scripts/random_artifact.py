@@ -16,6 +16,7 @@ from pipeline.artifacts import Dialect, Precision
 from pipeline.assemble import MODEL
 from pipeline.fakequant import Mode, set_mode
 from pipeline.hashing import sha256_of_file
+from pipeline.malloc import keep_freed_memory
 from pipeline.marked import export_marked
 from pipeline.published import published
 from pipeline.quantized import points_of, prepare, quantization_of
@@ -35,6 +36,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", metavar="NETWORK", help="a published name, as resnet20 or resnet50")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where it is written; must not exist")

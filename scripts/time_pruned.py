@@ -31,6 +31,7 @@ from pipeline.cost import cost_of
 from pipeline.dependencies import channel_groups, remove_channels
 from pipeline.importance import block_importance, channel_importance
 from pipeline.latency import FILE, read_table
+from pipeline.malloc import keep_freed_memory
 from pipeline.profile import profile
 from pipeline.published import published
 from pipeline.resnet import build_resnet
@@ -58,6 +59,7 @@ class Variant:
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a published name, as resnet50")
     parser.add_argument("--macs", type=float, nargs="*", default=[], help="shares of multiply-accumulates to keep")

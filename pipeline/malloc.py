@@ -1,0 +1,65 @@
+"""How glibc's allocator treats freed memory: it keeps it for the next tensors instead of giving it to the kernel.
+
+Of its own accord glibc gets every large block from the kernel and gives it back when it is freed. The kernel hands it
+out again page by page, each filled with zeros: half of the CPU time of a network on images of 224 x 224. Of a
+half-width ResNet-50, evaluated in parts of 16 images, an image took 66 ms in user and 1 ms in system mode instead of
+89 and 99 ms.
+"""
+
+import ctypes
+import os
+from dataclasses import dataclass
+
+LIBRARY = "libc.so.6"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One parameter of mallopt(3), left alone where the user has set one of `names` in the environment."""
+
+    option: int
+    value: int
+    names: tuple[str, ...]
+    """Variables of the environment, or tunables in `GLIBC_TUNABLES`."""
+
+
+THRESHOLD = ("MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold")
+SETTINGS = (
+    Setting(option=-3, value=32 << 20, names=THRESHOLD),
+    Setting(option=-1, value=(2 << 30) - 1, names=("MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold")),
+    Setting(option=-2, value=256 << 20, names=("MALLOC_TOP_PAD_", "glibc.malloc.top_pad")),
+    # Where no block is mapped a threshold means nothing, so who sets that has set this.
+    Setting(option=-4, value=0, names=("MALLOC_MMAP_MAX_", "glibc.malloc.mmap_max", *THRESHOLD)),
+)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees. To be called where a process that runs PyTorch begins.
+
+    Does nothing without glibc or with another allocator in front of it, and overrides no setting of the user's.
+    """
+    given = _given()
+    wanted = [setting for setting in SETTINGS if not given.intersection(setting.names)]
+    if not wanted or not _is_glibcs():
+        return
+    glibc = ctypes.CDLL(LIBRARY)
+    for setting in wanted:
+        glibc.mallopt(setting.option, setting.value)
+
+
+def _given() -> set[str]:
+    """Names that the user has set."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "").split(":")
+    return {*os.environ, *(tunable.partition("=")[0] for tunable in tunables)}
+
+
+def _is_glibcs() -> bool:
+    """Whether this process allocates by glibc; musl has no `mallopt`, macOS none that means the same."""
+    try:
+        if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
+            return False
+    except (AttributeError, ValueError, OSError):
+        return False
+    # A preloaded allocator, or one that is linked into the interpreter, is found first.
+    found, own = ctypes.CDLL(None).malloc, ctypes.CDLL(LIBRARY).malloc
+    return ctypes.cast(found, ctypes.c_void_p).value == ctypes.cast(own, ctypes.c_void_p).value
