@@ -15,7 +15,7 @@ from tiny_table import table_of
 from tiny_trained import Recorded, architecture, digits, preprocessing, write_weights
 
 from pipeline import profiling
-from pipeline.artifacts import Artifact, Audit, Candidate, Checkpoint, Latency, Precision
+from pipeline.artifacts import Artifact, Audit, Candidate, Checkpoint, Dialect, Latency, Precision
 from pipeline.data.dataset import Dataset
 from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.recipe import Recipe
@@ -68,6 +68,23 @@ def test_a_stage_is_done_once(weights: str, tmp_path: Path) -> None:
     assert again.load() == replace(loaded, was_cached=True)
     assert again.prune(loaded) == replace(pruned, was_cached=True)
     assert len(progress.lines) == said
+
+
+@pytest.mark.parametrize(
+    ("target", "dialects"),
+    [
+        ("cpu", (Dialect.FLOAT, Dialect.ONNXRUNTIME)),
+        ("cpu-arm64", (Dialect.FLOAT, Dialect.ONNXRUNTIME)),
+        ("jetson", (Dialect.FLOAT, Dialect.TENSORRT)),
+    ],
+)
+def test_only_what_the_target_reads_is_written(target: str, dialects: tuple[Dialect, ...], tmp_path: Path) -> None:
+    assert steps_of(tmp_path, recipe_of("net.pth"), target=find_target(target)).dialects == dialects
+
+
+def test_a_target_without_int8_gets_the_float_file_alone(tmp_path: Path) -> None:
+    target = replace(find_target("cpu"), precisions=(Precision.FP32,))
+    assert steps_of(tmp_path, recipe_of("net.pth"), target=target).dialects == (Dialect.FLOAT,)
 
 
 def keys_of(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> dict[str, str]:

@@ -266,6 +266,34 @@ def test_every_rule_is_broken_by_some_graph_above() -> None:
     assert set(re.findall(r'(?:yield |Violation\(layer, )"([a-z0-9 ]+)"', text)) == {rule for _, rule, _ in BROKEN}
 
 
+class Swish(nn.Module):
+    """Average pooling reads what is never quantized, and a linear layer in int8 reads the average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.inner, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        act = nn.functional.silu
+        logits: torch.Tensor = self.fc(act(self.inner(act(self.conv(images)))).mean((2, 3)))
+        return logits
+
+
+def test_the_cure_names_layers_that_can_be_kept_in_float_and_is_one() -> None:
+    torch.manual_seed(0)
+    network = Swish().eval()
+    model, quantization = marked(network)
+    written = write_dialect(model, quantization, Dialect.TENSORRT)
+    with pytest.raises(ExportError, match=r"mean_pooled: its output[\s\S]*keep_float = \[(.+)\] in \[quantize\]") as e:
+        check_rules(written, "tensorrt.onnx", planned=quantization.weights)
+    named = re.search(r"keep_float = \[(.+?)\]", str(e.value))
+    assert named is not None
+    layers = tuple(name.strip('"') for name in named[1].split(", "))
+    assert layers == ("fc",)
+    model, quantization = marked(network, keep_float=layers)
+    assert violations(write_dialect(model, quantization, Dialect.TENSORRT), planned=quantization.weights) == []
+
+
 class Branches(nn.Module):
     """An addition of two tensors that other layers read, too, so that both are quantized; neither is a layer's own."""
 
