@@ -52,7 +52,7 @@ LEVELS = {Dialect.FLOAT: ("all",), Dialect.ONNXRUNTIME: ("disable", "all"), Dial
 """Of ONNX Runtime's optimization. Unoptimized the file runs node by node, as ONNX defines it, and is the reference of
 TensorRT's arithmetic, which is not asked here. ONNX Runtime's own file is compared as it is fused, too: fusions read
 some attributes not at all, such as the axis of a weight's scales."""
-MODES = {Dialect.ONNXRUNTIME: Mode.ONNXRUNTIME, Dialect.TENSORRT: Mode.TENSORRT}
+MODES = {Dialect.FLOAT: Mode.FLOAT, Dialect.ONNXRUNTIME: Mode.ONNXRUNTIME, Dialect.TENSORRT: Mode.TENSORRT}
 
 
 def parity_images(image_size: tuple[int, int]) -> int:
@@ -80,7 +80,7 @@ def _run(path: Path, images: NDArray[np.float32], level: str) -> Exposed:
 
 def _check_float(network: fx.GraphModule, path: Path, images: NDArray[np.float32]) -> Parity:
     found = _run(path, images, *LEVELS[Dialect.FLOAT]).logits
-    set_mode(network, Mode.FLOAT)
+    set_mode(network, MODES[Dialect.FLOAT])
     batch = torch.from_numpy(images)
     with torch.inference_mode():
         single = network(placed(batch, network)).numpy()

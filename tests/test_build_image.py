@@ -137,7 +137,7 @@ def test_packaging_writes_what_runs_the_image(built: TargetSummary, folder: Path
 def test_an_undecided_gate_builds_an_image_only_where_the_recipe_says_so(
     folder: Path, base_image: str, engine: Engine
 ) -> None:
-    """Cut and not recovered it loses some points; a margin between the bounds of the drop is neither held nor missed."""
+    """Cut and not recovered it loses points; a margin between the bounds of the drop is neither held nor missed."""
     cut = ("--macs", "0.7", "--epochs", "0", "--image-version", "0.2.0", "--json")
     whole = summary(deploy(command(base_image, *cut, "--max-drop", "100", "--no-image"), folder))
     assert whole.drop_bounds_points is not None

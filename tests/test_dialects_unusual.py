@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pipeline.artifacts import Dialect
 from pipeline.errors import ExportError
 from pipeline.fakequant import set_mode
-from pipeline.parity import MODES
+from pipeline.parity import MODES, check_parity
+from targets.device.cpu import saturates_8bit
 from targets.device.ort_session import OnnxRuntimeSession
 from targets.dialects import layer_names, write_dialect
 
@@ -85,6 +86,8 @@ def check_against_torch(network: nn.Module, folder: Path, keep_float: tuple[str,
         session = OnnxRuntimeSession(folder / f"{dialect}.onnx", {"graph_optimization_level": "disable"})
         wanted = reference(noise(5, SIDE)).detach().numpy()
         np.testing.assert_allclose(session.infer(noise(5, SIDE).numpy()), wanted, atol=0.02 * np.ptp(wanted))
+        if dialect is not Dialect.ONNXRUNTIME or not saturates_8bit():
+            check_parity(reference, folder / f"{dialect}.onnx", dialect, noise(5, SIDE).numpy())
         names[dialect] = set(layer_names(written))
     return names
 

@@ -25,15 +25,13 @@ from pipeline import parity
 from pipeline.artifacts import Dialect, Precision
 from pipeline.checkpoint import build_network
 from pipeline.errors import ExportError
-from pipeline.fakequant import Mode, set_mode
+from pipeline.fakequant import set_mode
 from pipeline.hashing import sha256_of_folder
-from pipeline.parity import TOLERANCE
+from pipeline.parity import MODES, TOLERANCE
 from pipeline.quantized import build_quantized
 from pipeline.selection import pixels_of
 from targets.device.ort_session import OnnxRuntimeSession
 from targets.device.preprocess import normalize
-
-MODES = {Dialect.FLOAT: Mode.FLOAT, Dialect.ONNXRUNTIME: Mode.ONNXRUNTIME, Dialect.TENSORRT: Mode.TENSORRT}
 
 
 @pytest.fixture
