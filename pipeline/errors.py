@@ -25,7 +25,8 @@ DeployError
 ├── DeviceTimeout      24   a device took longer than it is given
 ├── DeviceError        25   a device could not do what it was told
 ├── LatencyMissed      26   the artifact takes longer than was asked
-└── ProcessLost        27   one of a training's processes ended before it was done
+├── ProcessLost        27   one of a training's processes ended before it was done
+└── NotEnoughMemory    28   this machine, or its control group, has less memory than the build needs
 
 A message says what happened, with the actual value, and what to do next. `pipeline.cli` alone catches and prints.
 0 is success, 1 a bug of ours (with its traceback), 2 a wrong command line, 130 an interrupt.
@@ -167,6 +168,11 @@ class ProcessLost(DeployError):
     meaning = "one of a training's processes ended before it was done"
 
 
+class NotEnoughMemory(DeployError):
+    exit_code = 28
+    meaning = "this machine, or its control group, has less memory than the build needs"
+
+
 EXIT_CODES: tuple[type[DeployError], ...] = (
     RecipeError,
     CheckpointError,
@@ -193,6 +199,7 @@ EXIT_CODES: tuple[type[DeployError], ...] = (
     DeviceError,
     LatencyMissed,
     ProcessLost,
+    NotEnoughMemory,
 )
 
 

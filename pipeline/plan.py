@@ -1,4 +1,4 @@
-"""What a build would do: which stages are done, how long the rest may take, what it needs on disk."""
+"""What a build would do: which stages are done, how long the rest may take, what it needs in memory and on disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +32,8 @@ class PlannedStage:
     """What it took when it is done, else the estimate of what is left."""
     epochs_done: int = 0
     """Of an unfinished stage's training, which goes on after them."""
+    memory_bytes: int | None = None
+    """At its peak; None where it is done, or where a network of the user's own cannot be followed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,11 @@ class Plan:
     """What the stages still to do will write into the workspace; the image is the engine's."""
 
     @property
+    def memory_bytes(self) -> int | None:
+        """At the peak of what is left to do; None where nothing is, or nothing is known."""
+        return max((stage.memory_bytes for stage in self.stages if stage.memory_bytes is not None), default=None)
+
+    @property
     def seconds_left(self) -> float:
         return sum(stage.seconds for stage in self.stages if not stage.is_done)
 
@@ -49,7 +56,8 @@ class Plan:
 def plan(steps: Steps) -> Plan:
     """Load for real (it is quick, and finds what is wrong with checkpoint and data), then only look.
 
-    The rest is estimated from what is to be done with images, tried for a moment on this machine.
+    The rest is estimated from what is to be done with images, tried for a moment on this machine. Raises
+    `NotEnoughMemory` before that where a stage needs more than this process may use.
     """
     loaded = steps.load()
     build = Build(steps.looking(), until=None)
@@ -69,6 +77,7 @@ def plan(steps: Steps) -> Plan:
         for stage, seconds in build.outcome.stage_seconds.items()
     )
     network, stages = Checkpoint(folder=loaded.path), STAGES[missing:last]
+    memory = _memory(network, steps, stages)
     effort = _effort(network, steps, read_preprocessing(loaded), stages)
     to_do = tuple(
         PlannedStage(
@@ -77,11 +86,21 @@ def plan(steps: Steps) -> Plan:
             seconds=fixed_seconds(stage, steps.recipe)
             + (effort.seconds(stage, steps.recipe, steps.dataset, epochs_done=kept) if effort else 0.0),
             epochs_done=kept,
+            memory_bytes=memory.get(stage),
         )
         for stage, kept in zip(stages, chain([epochs_done], repeat(0)), strict=False)
     )
     disk_bytes = disk(network, steps.dataset, stages)
     return Plan(target=steps.target.name, stages=(*done, *to_do), disk_bytes=disk_bytes)
+
+
+def _memory(network: Checkpoint, steps: Steps, stages: Sequence[str]) -> dict[str, int]:
+    """Bytes by stage; looked at first, as a trial that runs out of memory tells nothing."""
+    if not stages:
+        return {}
+    from pipeline.memory import check_memory
+
+    return check_memory(network, steps.dataset, steps.recipe, stages=stages)
 
 
 def _effort(network: Checkpoint, steps: Steps, preprocessing: Preprocessing, stages: Sequence[str]) -> "Effort | None":

@@ -35,6 +35,12 @@ class Profiling(Delivery):
             return self.recipe.quantize.weight_bits
         return 7 if self.target.gpu is None and saturates_8bit() else 8
 
+    def check_memory(self, loaded: Folder, *, since: str) -> None:
+        """Raise `NotEnoughMemory` where a stage from `since` on needs more than this process may use."""
+        from pipeline.memory import check_memory_quickly
+
+        check_memory_quickly(Checkpoint(folder=loaded.path), self.dataset, self.recipe, since=since)
+
     def profile(self, loaded: Folder) -> Folder:
         """The table of the loaded network on this machine; it hangs on the network's shapes, not on its weights."""
         shapes = json.loads(Checkpoint(folder=loaded.path).architecture.to_json())

@@ -84,6 +84,7 @@ class Steps(Profiling):
         def produce(folder: Path) -> None:
             from pipeline.prune import prune
 
+            self.check_memory(loaded, since="prune")
             stopwatch = None if pace is None else self.stopwatch(loaded, pace)
             prune(
                 Checkpoint(folder=loaded.path),
@@ -115,6 +116,7 @@ class Steps(Profiling):
         def produce(folder: Path) -> None:
             from pipeline.quantize import quantize
 
+            self.check_memory(loaded, since="quantize")
             quantize(
                 Checkpoint(folder=pruned.path),
                 Checkpoint(folder=loaded.path),

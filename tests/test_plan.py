@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from tiny_trained import Recorded, digits, write_checkpoint, write_weights
 
+from pipeline import memory
 from pipeline.artifacts import Checkpoint, Precision
 from pipeline.build import STAGES, Build
-from pipeline.errors import GateFailed
+from pipeline.capacity import Capacity
+from pipeline.errors import GateFailed, NotEnoughMemory
 from pipeline.plan import (
     FIXED_SECONDS,
     PROFILE_SECONDS,
@@ -186,3 +188,34 @@ def test_what_is_written_fits_the_estimate(built: Path, tmp_path: Path) -> None:
     files = [path for stage in stages for path in (built / ".deploy" / stage).rglob("*") if path.is_file()]
     written = sum(path.stat().st_size for path in files)
     assert 0.2 < written / estimate < 2
+
+
+def test_memory_is_told_for_what_is_left(tmp_path: Path) -> None:
+    write_weights(tmp_path / "digits.safetensors")
+    found = plan(steps_of(tmp_path, **CUT, package={"image": False}))
+    assert found.stages[0].memory_bytes is None
+    sizes = [stage.memory_bytes for stage in found.stages[1:]]
+    assert all(size is not None and size > 2**20 for size in sizes)
+    assert found.memory_bytes == max(size for size in sizes if size is not None)
+
+
+def test_a_finished_build_needs_no_memory(built: Path) -> None:
+    assert plan(steps_of(built, **CUT, validate=PATIENT, package={"image": False})).memory_bytes is None
+
+
+def test_too_little_memory_ends_a_plan_before_anything_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_weights(tmp_path / "digits.safetensors")
+    monkeypatch.setattr(memory, "capacity", lambda: Capacity(total=2**20, available=2**20))
+    monkeypatch.setattr("pipeline.plan._effort", None)
+    with pytest.raises(NotEnoughMemory, match=r"needs about 0\.\d GiB of memory, this machine has 0\.0 GiB"):
+        plan(steps_of(tmp_path, **CUT))
+
+
+def test_too_little_memory_ends_a_build_before_it_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(tmp_path / "digits.safetensors")
+    monkeypatch.setattr(memory, "capacity", lambda: Capacity(total=2**20, available=2**20))
+    outcome = Build(steps_of(tmp_path, **CUT), until=None).run()
+    assert isinstance(outcome.error, NotEnoughMemory)
+    assert list(outcome.stage_seconds) == ["load"]

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import asdict
 
+from pipeline.capacity import gib
 from pipeline.commands.build import prepare
 from pipeline.options import Request
 from pipeline.plan import Plan, PlannedStage, plan
@@ -16,7 +17,10 @@ def run(request: Request) -> None:
         plans = [plan(prepared.steps(target)) for target in prepared.targets]
         free = shutil.disk_usage(prepared.workspace.root).free
     if request.as_json:
-        print(json.dumps([{**asdict(each), "seconds_left": each.seconds_left} for each in plans], indent=2))
+        documents = [
+            {**asdict(each), "seconds_left": each.seconds_left, "memory_bytes": each.memory_bytes} for each in plans
+        ]
+        print(json.dumps(documents, indent=2))
         return
     for each in plans:
         _print(each, free)
@@ -24,12 +28,13 @@ def run(request: Request) -> None:
 
 def _print(found: Plan, free: int) -> None:
     rows = [
-        (stage.stage, _state(stage), _duration(stage.seconds, is_estimate=not stage.is_done)) for stage in found.stages
+        (stage.stage, _state(stage), _duration(stage.seconds, is_estimate=not stage.is_done), _memory(stage))
+        for stage in found.stages
     ]
-    print_table(f"target {found.target}", ("stage", "state", "time"), rows)
+    print_table(f"target {found.target}", ("stage", "state", "time", "memory"), rows)
     if found.seconds_left > 0:
         print(
-            f"left: {_duration(found.seconds_left, is_estimate=True)} on this machine, "
+            f"left: {_duration(found.seconds_left, is_estimate=True)} on this machine, {_peak(found)}"
             f"{found.disk_bytes / 1e6:,.0f} MB in the workspace ({free / 1e9:,.0f} GB free)"
         )
     else:
@@ -40,6 +45,16 @@ def _state(stage: PlannedStage) -> str:
     if stage.is_done:
         return "done"
     return f"goes on after epoch {stage.epochs_done}" if stage.epochs_done else "to do"
+
+
+def _memory(stage: PlannedStage) -> str:
+    if stage.is_done:
+        return ""
+    return "not known" if stage.memory_bytes is None else f"about {gib(stage.memory_bytes)}"
+
+
+def _peak(found: Plan) -> str:
+    return "" if found.memory_bytes is None else f"{gib(found.memory_bytes)} of memory at the peak, "
 
 
 def _duration(seconds: float, *, is_estimate: bool) -> str:
