@@ -63,8 +63,9 @@ class Distillation:
         given = F.log_softmax(logits / self.temperature, dim=1)
         soft = F.kl_div(given, wanted, reduction="batchmean", log_target=True) * self.temperature**2
         value = self.soft_share * soft + (1 - self.soft_share) * F.cross_entropy(logits, labels)
-        for name, features in self._given.items():
-            difference = attention_map(features) - attention_map(self._wanted[name])
+        # Let go of at once: features of one micro-batch would lie in memory through the next.
+        for name in list(self._given):
+            difference = attention_map(self._given.pop(name)) - attention_map(self._wanted.pop(name))
             value = value + self.attention * difference.square().mean()
         return value
 
