@@ -34,7 +34,7 @@ def stem(
     scales = rng.uniform(0.001, 0.01, 8).astype(np.float32)
     constants = {
         "x.scale": np.float32(0.03), "x.zero_point": np.uint8(114),
-        # Of 7 bits: sums of 8-bit products saturate on x86 without VNNI, and otherwise where they are in another order.
+        # Of 7 bits: on x86 without VNNI sums of 8-bit products saturate, in another order otherwise.
         "w.integer": rng.integers(-63, 64, (8, channels // group, *kernel)).astype(np.int8),
         "w.scale": scales, "w.zero_point": np.zeros(8, np.int8),
         "b.integer": rng.integers(-1000, 1000, 8).astype(np.int32),
