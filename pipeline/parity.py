@@ -39,7 +39,7 @@ from targets.runtimes.exposed import Exposed, Integers, run_exposed
 MOST_IMAGES = 64
 TOLERANCE = 0.01
 """Steps beyond the half that rounding takes: what float32 sums of PyTorch and the file may differ by. A hundred times
-what was measured on ResNet-20 to ResNet-50, and little enough to see a scale of one channel that is off by 1 %."""
+what was measured on a half-width ResNet-50, and little enough to see a scale of one channel that is off by 1 %."""
 FLOAT_ERRORS = 30
 """A float file may be so many times as far from float64 as PyTorch's float32 is."""
 LEAST_FLOAT_ERROR = 1e-7

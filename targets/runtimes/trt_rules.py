@@ -4,7 +4,7 @@ TensorRT refuses some violations in its parser, on the device, hours after the e
 without a word. Sources: `NvInfer.h` on IQuantizeLayer, and the developer guide's chapter on explicit quantization.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,32 +51,21 @@ def check_rules(model: ModelProto, name: str, *, planned: Collection[str] = ()) 
 def layers_to_free(model: ModelProto, found: Iterable[Violation], *, planned: Collection[str]) -> list[str]:
     """The Conv and Gemm of `planned` that the nodes in `found` are, or feed, or read: `keep_float` takes these."""
     nodes = {node.name: node for node in model.graph.node}
-    readers, makers = _neighbours(model)
+    graph = _Graph(model)
     wanted: dict[str, None] = {}
     for violation in found:
         if violation.node in planned:
             wanted[violation.node] = None
         elif violation.node in nodes:
             start = nodes[violation.node]
-            wanted |= dict.fromkeys(_nearest(start, readers, planned) or _nearest(start, makers, planned))
+            wanted |= dict.fromkeys(_nearest(start, graph.readers, planned) or _nearest(start, graph.makers, planned))
     return list(wanted)
 
 
-def _neighbours(model: ModelProto) -> tuple[dict[str, list[NodeProto]], dict[str, list[NodeProto]]]:
-    """What reads, and what makes, the tensors of each node, by its name."""
-    made_by = {output: node for node in model.graph.node for output in node.output}
-    makers = {node.name: [made_by[name] for name in node.input if name in made_by] for node in model.graph.node}
-    readers: dict[str, list[NodeProto]] = {node.name: [] for node in model.graph.node}
-    for node in model.graph.node:
-        for maker in makers[node.name]:
-            readers[maker.name].append(node)
-    return readers, makers
-
-
-def _nearest(start: NodeProto, steps: Mapping[str, list[NodeProto]], planned: Collection[str]) -> list[str]:
+def _nearest(start: NodeProto, steps: Callable[[NodeProto], list[NodeProto]], planned: Collection[str]) -> list[str]:
     """Names of the first nodes of `planned` on every way from `start`."""
     found: list[str] = []
-    waiting, seen = list(steps[start.name]), {start.name}
+    waiting, seen = steps(start), {start.name}
     while waiting:
         node = waiting.pop(0)
         if node.name in seen:
@@ -85,7 +74,7 @@ def _nearest(start: NodeProto, steps: Mapping[str, list[NodeProto]], planned: Co
         if node.name in planned:
             found.append(node.name)
         else:
-            waiting += steps[node.name]
+            waiting += steps(node)
     return found
 
 
@@ -126,6 +115,12 @@ class _Graph:
 
     def consumers(self, name: str) -> list[NodeProto]:
         return self._consumers.get(name, [])
+
+    def readers(self, node: NodeProto) -> list[NodeProto]:
+        return [reader for name in node.output for reader in self.consumers(name)]
+
+    def makers(self, node: NodeProto) -> list[NodeProto]:
+        return [self._made_by[name] for name in node.input if name in self._made_by]
 
     def is_made_by(self, name: str, *operators: str) -> bool:
         return name in self._made_by and self._made_by[name].op_type in operators
