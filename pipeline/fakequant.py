@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import ActivationRange, Dialect
 from pipeline.ranges import Histogram
+from pipeline.rounding import fake_quantized
 from targets.grids import activation_grid, weight_limit
 from targets.markers import DOMAIN, POINT, WEIGHT
 
@@ -78,7 +79,7 @@ class Point(nn.Module):
         if self.moving is not None and self.training:
             return self.moving(x)
         grid = activation_grid(self.known_range(), dialect)
-        return torch.fake_quantize_per_tensor_affine(x, grid.scale, grid.zero_point, grid.low, grid.high)
+        return fake_quantized(x, grid)
 
 
 class Quantizer:

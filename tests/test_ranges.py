@@ -119,3 +119,19 @@ def test_the_layout_in_memory_does_not_matter(shape: tuple[int, ...]) -> None:
         last.observe((values * scale).to(memory_format=torch.channels_last))
     assert (plain.counts == last.counts).all()
     assert plain.best_range(post_relu=False) == last.best_range(post_relu=False)
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 70, 75), (24, 3, 224, 224), (24, 105, 30, 30)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_of_large_images_a_part_is_counted_that_sees_all_channels_alike(
+    shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    # Each channel has a magnitude of its own, so that one seen more often than another would show.
+    magnitude = torch.linspace(0.1, 1.0, shape[1]).reshape(1, -1, 1, 1)
+    x = (torch.randn(shape, generator=torch.Generator().manual_seed(2)).abs() * magnitude).to(memory_format=layout)
+    some, every = histogram_of(x), histogram_of(x.reshape(-1))
+    assert some.largest == every.largest
+    assert some.counts.sum() == pytest.approx(x.numel(), rel=0.001)
+    assert np.abs(some.counts.cumsum() - every.counts.cumsum()).max() < 0.01 * x.numel()
+    found, wanted = (each.best_range(post_relu=True).amax for each in (some, every))
+    assert error(x, found, UNSIGNED_STEPS) == pytest.approx(error(x, wanted, UNSIGNED_STEPS), rel=0.1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.artifacts import ActivationRange, Dialect
+from pipeline.rounding import fake_quantized
 from targets.grids import activation_grid
 
 MOMENTUM = 0.01
@@ -30,4 +31,4 @@ class AveragedRange(nn.Module):
         """x [B, ...] on the grid, this batch counted already."""
         self.largest.lerp_(x.detach().abs().amax(), MOMENTUM)
         grid = activation_grid(replace(self._activation, amax=self.amax), Dialect.ONNXRUNTIME)
-        return torch.fake_quantize_per_tensor_affine(x, grid.scale, grid.zero_point, grid.low, grid.high)
+        return fake_quantized(x, grid)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import ActivationRange, Dialect
 from pipeline.fakequant import QuantizedConv2d, QuantizedLinear
-from targets.grids import activation_grid
+from pipeline.rounding import rounded
+from targets.grids import Grid, activation_grid
 
 
 class LearnedRange(nn.Module):
@@ -63,16 +64,16 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, weight: float) -> Tensor:
         step = abs(float(scale.detach()))
-        rounded = torch.fake_quantize_per_tensor_affine(x, step, -low, 0, high - low)
-        ctx.save_for_backward(x, rounded)
+        result = rounded(x, Grid(scale=step, zero_point=-low, low=0, high=high - low))
+        ctx.save_for_backward(x, result)
         ctx.step, ctx.low, ctx.high, ctx.weight, ctx.sign = step, low, high, weight, 1.0 if scale >= 0 else -1.0
-        return rounded
+        return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        x, rounded = ctx.saved_tensors
+        x, result = ctx.saved_tensors
         inside = (x >= ctx.low * ctx.step) & (x <= ctx.high * ctx.step)
         passed = gradient * inside
-        # Inside (rounded - x) / step, outside the clipped integer itself.
-        of_step = (torch.sum(gradient * rounded) - torch.sum(passed * x)) / ctx.step
+        # Inside (result - x) / step, outside the clipped integer itself.
+        of_step = (torch.sum(gradient * result) - torch.sum(passed * x)) / ctx.step
         return passed, of_step * ctx.weight * ctx.sign, None, None, None
