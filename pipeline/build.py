@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline import narration
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place
+from pipeline.baseline import read_baseline
 from pipeline.choice import choose, read_compilation
 from pipeline.errors import DeployError, GateFailed, GateUndecided, LatencyMissed, worst_of
 from pipeline.exported import read_export
@@ -87,15 +88,17 @@ class Build:
         loaded = self._load()
         pruned = self._prune(loaded)
         quantized = self._quantize(loaded, pruned)
-        baseline, models = self._export(loaded, quantized)
+        baseline, models = self._export(loaded, pruned, quantized)
         artifact, others = self._compile(loaded, pruned, quantized, baseline, models)
         shard, predictions, report, variants = self._validate(loaded, artifact, others)
         self._package(artifact, report, shard, predictions, variants)
 
     def _load(self) -> Folder:
         loaded = self._steps.load()
+        expected = self._steps.recipe.expected_accuracy
         self.outcome.before = Checkpoint(folder=loaded.path).cost
-        return self._done("load", narration.load_text(loaded.path), loaded)
+        read_baseline(loaded.path).check(expected)
+        return self._done("load", narration.load_text(loaded.path, expected=expected), loaded)
 
     def _prune(self, loaded: Folder) -> Folder:
         pruned = self._steps.prune(loaded)
@@ -111,15 +114,15 @@ class Build:
         text = narration.quantize_text(Checkpoint(folder=folders[0].path))
         return self._done("quantize", text, *folders, also=narration.rescue_texts(self.outcome.rescue))
 
-    def _export(self, loaded: Folder, quantized: Folder) -> tuple[Folder, Folder]:
-        baseline = self._steps.export(loaded, loaded, (Dialect.FLOAT,))
-        models = self._steps.export(loaded, quantized, self._steps.dialects)
-        *others, last = (narration.export_text(model) for model in read_export(models.path).values())
-        self._done("export", last, baseline, models, also=others)
+    def _export(self, loaded: Folder, pruned: Folder, quantized: Folder) -> tuple[Folder, dict[Dialect, Folder]]:
+        baseline = self._steps.export(loaded, loaded, Dialect.FLOAT)
+        models = self._steps.exports(loaded, pruned, quantized)
+        *others, last = (narration.export_text(read_export(models[each].path)[each]) for each in models)
+        self._done("export", last, *dict.fromkeys((baseline, *models.values())), also=others)
         return baseline, models
 
     def _compile(
-        self, loaded: Folder, pruned: Folder, quantized: Folder, baseline: Folder, models: Folder
+        self, loaded: Folder, pruned: Folder, quantized: Folder, baseline: Folder, models: dict[Dialect, Folder]
     ) -> tuple[Artifact, tuple[Artifact, ...]]:
         compiled = self._steps.compile(loaded, baseline, models)
         max_drop = self._steps.recipe.validate_.max_drop

@@ -64,7 +64,7 @@ class Effort:
             return CALIBRATION_IMAGES * self.look + epochs * (training * self.quantize + selection * self.look)
         if stage == "compile":
             return 3.0 * selection * self.look
-        return 2.0 * gate * self.look if stage in ("validate", "package") else 0.0
+        return gate * self.look if stage in ("validate", "package") else 0.0
 
 
 def effort_of(

@@ -1,11 +1,11 @@
 """One line per stage: what it did, in figures."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Image, OnnxModel, Parity, Verdict
+from pipeline.baseline import read_baseline
 from pipeline.remote.delivered import Delivered
 from pipeline.rescued import FloatLayer, Rescue
 
@@ -27,13 +27,10 @@ def cost_text(cost: Cost) -> str:
     return f"{cost.parameters:,} parameters, {cost.macs / 1e6:,.1f} M MACs"
 
 
-def load_text(folder: Path) -> str:
+def load_text(folder: Path, *, expected: float | None) -> str:
     checkpoint = Checkpoint(folder=folder)
-    baseline = json.loads((folder / "baseline.json").read_text())
-    return (
-        f"{checkpoint.architecture.name}, {cost_text(checkpoint.cost)}, float top-1 "
-        f"{baseline['selection_top1']:.2%} on the {baseline['selection_images']} images of the selection split"
-    )
+    baseline = read_baseline(folder).text(expected)
+    return f"{checkpoint.architecture.name}, {cost_text(checkpoint.cost)}, {baseline}"
 
 
 def prune_text(before: Cost, after: Cost) -> str:

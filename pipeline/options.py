@@ -35,6 +35,22 @@ Data = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+ExpectAccuracy = Annotated[
+    float | None,
+    typer.Option(
+        "--expect-accuracy",
+        help="Top-1 the float network had where it was trained, such as 0.917: stops where it has less here.",
+        rich_help_panel=MODEL,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="Of a file with a moving average, too: raw, ema, or auto (the better).",
+        rich_help_panel=MODEL,
+    ),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Makes a build repeatable.", rich_help_panel=MODEL)]
 Macs = Annotated[
     float | None,

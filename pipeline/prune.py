@@ -27,7 +27,7 @@ from pipeline.meter import Budget
 from pipeline.progress import Advance, Progress
 from pipeline.proposals import Proposal, Proposals, propose
 from pipeline.recipe import PruneRecipe
-from pipeline.recovery import estimate_statistics, recover, sample
+from pipeline.recovery import estimate_statistics, express_by_data, recover, sample
 from pipeline.sensitivity import sensitivity, write_report
 from pipeline.training import seed_everything
 from targets.device.preprocess import Preprocessing
@@ -61,6 +61,7 @@ def prune(
         return
     seed_everything(seed)
     network = build_network(checkpoint)
+    express_by_data(network, dataset.training, preprocessing, progress=progress)
     selection = Batches(dataset.selection, preprocessing)
     if pace is not None:
         kept = _cut_by_clock(

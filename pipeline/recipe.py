@@ -13,6 +13,8 @@ from pipeline.fallback import Fallback
 from pipeline.mistakes import explain
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+LEAST_STD, MOST_STD = 0.01, 1.5
 NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 
 
@@ -27,10 +29,39 @@ class PreprocessingRecipe(Section):
     crop: Annotated[int, Field(gt=0, description="side of the centre crop in pixels: the network's input")] | None = (
         None
     )
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[Finite, Finite, Finite] | None = None
+    std: tuple[Finite, Finite, Finite] | None = None
     color: Literal["rgb", "bgr"] | None = None
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+
+    @model_validator(mode="after")
+    def _of_pixels_from_0_to_1(self) -> Self:
+        """Pixels are divided by 255 first, which not all training code does."""
+        for name, values, problem in (("mean", self.mean, _impossible_mean), ("std", self.std, _impossible_std)):
+            if values is not None and any(problem(value) for value in values):
+                raise ValueError(f"{name} = {list(values)} cannot be: {_cause(values)}")
+        return self
+
+
+def _impossible_mean(value: float) -> bool:
+    return not 0 <= value <= 1
+
+
+def _impossible_std(value: float) -> bool:
+    # Networks from Caffe take pixels of 0 to 255 as they are.
+    return not LEAST_STD <= value <= MOST_STD and abs(255 * value - 1) > 0.01
+
+
+def _cause(values: tuple[float, ...]) -> str:
+    if all(value >= 0 for value in values) and max(values) > MOST_STD:
+        divided = ", ".join(f"{value / 255:.4g}" for value in values)
+        return (
+            f"pixels are 0 to 1 here, and these look like values for pixels of 0 to 255. Divided by 255: [{divided}]"
+        )
+    return (
+        f"pixels are 0 to 1 here, so a mean lies between 0 and 1 and a standard deviation between {LEAST_STD} and "
+        f"{MOST_STD} (or is 1/255, where training took pixels of 0 to 255 as they are)"
+    )
 
 
 def _milliseconds(value: object) -> object:
@@ -138,6 +169,13 @@ class PackageRecipe(Section):
     )
 
 
+def _share(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value <= 1:
+        as_share = f", such as {value / 100:g} for {value:g} %" if 1 < value <= 100 else ""
+        raise ValueError(f"give a share between 0 and 1{as_share}")
+    return value
+
+
 class Recipe(Section):
     """Everything a build depends on."""
 
@@ -153,6 +191,16 @@ class Recipe(Section):
         default="digits",
         description="folder or zip with train/<class> and val/<class>; cifar10:PATH; wider-face:PATH; digits",
     )
+    expected_accuracy: Annotated[float, BeforeValidator(_share)] | None = Field(
+        default=None,
+        description="top-1 that the float network had where it was trained, as a share, such as 0.917; the build "
+        "stops where it has less on the gate's images than chance explains",
+    )
+    weights: Literal["auto", "raw", "ema"] = Field(
+        default="auto",
+        description="of a file with weights and their moving average: raw, ema, or auto: the better on the selection "
+        "split",
+    )
     classes: tuple[str, ...] = Field(default=(), description="class names in training order; default: alphabetical")
     targets: tuple[str, ...] = Field(default=("cpu",), min_length=1, description="names or paths of target files")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -167,6 +215,16 @@ class Recipe(Section):
     quantize: QuantizeRecipe = QuantizeRecipe()
     validate_: ValidateRecipe = Field(default=ValidateRecipe(), alias="validate")
     package: PackageRecipe = PackageRecipe()
+
+    @model_validator(mode="after")
+    def _data_of_the_checkpoint(self) -> Self:
+        """The embedded digits are nobody's data by accident."""
+        if self.checkpoint is not None and "data" not in self.model_fields_set:
+            raise ValueError(
+                f"checkpoint = {self.checkpoint!r}, but no data: give the images it was trained for (--data FOLDER; "
+                "`--data digits` for the embedded digits)"
+            )
+        return self
 
 
 def read_recipe(path: Path | None, flags: dict[str, Any]) -> Recipe:

@@ -5,6 +5,7 @@ Statistics of batch normalization first, then distillation from the network befo
 
 import math
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,68 @@ def recover(
         continuation=continuation,
         processes=processes,
     )
+
+
+def express_by_data(network: nn.Module, images: ImageSet, preprocessing: Preprocessing, *, progress: Progress) -> None:
+    """Give every batch normalization the statistics of its data, the network's function unchanged, in place.
+
+    Only then may statistics be measured anew after something has been cut: those that came need not be the data's.
+    Frozen networks, Caffe's and folded ones have a variance of 1, and training leaves an average of what it was
+    augmented with. Weight and bias make up for the difference.
+    """
+    norms = [module for module in network.modules() if _has_statistics(module)]
+    measured = [_Moments() for _ in norms]
+    handles = [norm.register_forward_pre_hook(moments.see) for norm, moments in zip(norms, measured, strict=True)]
+    count = min(_statistics_images(preprocessing), len(images))
+    try:
+        with torch.no_grad(), progress.task("statistics of the data", count) as advance:
+            for batch in sample(images, preprocessing, count):
+                network(placed(batch, network))
+                advance(len(batch))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for norm, moments in zip(norms, measured, strict=True):
+        _express(norm, moments)
+
+
+class _Moments:
+    """Mean and variance [C] as `estimate_statistics` measures them: each micro-batch counts alike."""
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._mean, self._variance = torch.zeros(()), torch.zeros(())
+
+    def see(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        """As a hook before a normalization of [B, C, ...]."""
+        del module
+        over = [0, *range(2, inputs[0].dim())]
+        variance, mean = torch.var_mean(inputs[0].detach().double(), dim=over)
+        self._batches += 1
+        self._mean, self._variance = self._mean + mean, self._variance + variance
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean / self._batches
+
+    @property
+    def variance(self) -> Tensor:
+        return self._variance / self._batches
+
+
+def _has_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    return isinstance(module, _BatchNorm) and module.track_running_stats and module.affine
+
+
+@torch.no_grad()
+def _express(norm: _BatchNorm, data: _Moments) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    norm.bias.copy_(norm.bias.double() + gain * (data.mean - norm.running_mean.double()))
+    norm.weight.copy_(gain * (data.variance + norm.eps).sqrt())
+    norm.running_mean.copy_(data.mean)
+    norm.running_var.copy_(data.variance)
 
 
 def estimate_statistics(

@@ -1,13 +1,16 @@
 """Whether a set of images can prove anything: too few for the margin, or a float model that only guesses."""
 
 import math
+from statistics import NormalDist
 
 from pipeline.errors import DataError
 from targets.device.tango import images_needed
 
-# Significance at which a float model counts as better than guessing, and the images from which it is asked to be.
-CHANCE_SIGNIFICANCE = 0.001
-CHANCE_IMAGES = 30
+CHANCE_SIGNIFICANCE = 0.05
+"""At which a float model counts as better than guessing, by the exact binomial test."""
+EXPECTED_MARGIN = 0.005
+"""By which a float model may be worse than expected beside chance: figures are rounded, decoders differ."""
+ONE_SIDED = NormalDist().inv_cdf(0.95)
 # An unpruned int8 network changes about this share of right to wrong and wrong to right together.
 USUAL_DISCORDANCE = 0.02
 
@@ -33,16 +36,48 @@ def too_small_warning(images: int, max_drop_points: float) -> str | None:
     )
 
 
-def check_above_chance(top1: float, *, classes: int, images: int) -> None:
-    """Raise `DataError` where the float model does no better than guessing: then something before it is wrong."""
-    if images < CHANCE_IMAGES or classes < 2:
+def check_above_chance(right: int, *, classes: int, images: int) -> None:
+    """Raise `DataError` where the float model does no better than guessing: then something before it is wrong.
+
+    And where the images are so few that not even all of them right would tell it from guessing.
+    """
+    if classes < 2:
         return
-    if _binomial_tail(round(top1 * images), images, 1 / classes) > CHANCE_SIGNIFICANCE:
+    needed = math.floor(math.log(CHANCE_SIGNIFICANCE) / math.log(1 / classes)) + 1
+    if images < needed:
         raise DataError(
-            f"the float model has {100 * top1:.2f} % of {images} images right; guessing among {classes} classes would "
-            f"have {100 / classes:.2f} %. A trained model does better: suspect the preprocessing (mean, std, color, "
-            "resize and crop as in training: [preprocessing] in deploy.toml) or the order of the classes "
-            "(classes = [...] in training order; the default is alphabetical)."
+            f"the gate has {images} image{'' if images == 1 else 's'}: even with all of them right a model could be "
+            f"guessing among {classes} classes. It takes {needed} at least, and hundreds to prove a small drop. "
+            "Add images to val/."
+        )
+    if _binomial_tail(right, images, 1 / classes) >= CHANCE_SIGNIFICANCE:
+        raise DataError(
+            f"the float model has {right} of {images} images right ({right / images:.2%}); guessing among {classes} "
+            f"classes would have {1 / classes:.2%}, and this is not more by the binomial test. A trained model does "
+            "better: suspect the preprocessing (mean, std, color, resize and crop as in training: [preprocessing] in "
+            "deploy.toml) or the order of the classes (classes = [...] in training order; the default is "
+            "alphabetical)."
+        )
+
+
+def detectable_loss(images: int, expected: float) -> float:
+    """The smallest loss against an `expected` share of right answers that stops a build, as a share.
+
+    Half a point, and what chance does to that many images in one case of twenty.
+    """
+    least = max(0.0, expected - EXPECTED_MARGIN)
+    return EXPECTED_MARGIN + ONE_SIDED * math.sqrt(least * (1 - least) / images)
+
+
+def check_expected(right: int, *, images: int, expected: float) -> None:
+    """Raise `DataError` where the float model has fewer right answers than whoever trained it says it has."""
+    loss = detectable_loss(images, expected)
+    if right / images < expected - loss:
+        raise DataError(
+            f"the float model has {right} of {images} images right ({right / images:.2%}); {expected:.2%} are "
+            f"expected (expected_accuracy), and chance explains a loss of {100 * loss:.1f} points at most on so many "
+            "images. So it is not computed as it was trained: suspect the preprocessing, the order of the classes, "
+            "what is assumed of the network (see above), or other images than those of the expected figure."
         )
 
 

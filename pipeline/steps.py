@@ -33,11 +33,19 @@ class Steps(Profiling):
         """What is considered: all that the target's GPU or CPU runs, or its DLA."""
         return precisions_on_dla(self.target) if self.recipe.package.dla else self.target.precisions
 
-    @property
-    def dialects(self) -> tuple[Dialect, ...]:
-        """Those that the target reads: its own for int8, the float one for the other precisions."""
-        wanted = {self.target.dialect if each is Precision.INT8 else Dialect.FLOAT for each in self.precisions}
-        return tuple(dialect for dialect in Dialect if dialect in wanted)
+    def exports(self, loaded: Folder, pruned: Folder, quantized: Folder) -> dict[Dialect, Folder]:
+        """ONNX files of the dialects that the target reads.
+
+        Its own for int8, from the quantized network; the float one for other precisions from the network before, as
+        weights that have been trained for int8 are no float network's.
+        """
+        made = dict[Dialect, Folder]()
+        if set(self.precisions) - {Precision.INT8}:
+            network = pruned if self.recipe.prune.prunes else loaded
+            made[Dialect.FLOAT] = self.export(loaded, network, Dialect.FLOAT)
+        if Precision.INT8 in self.precisions:
+            made[self.target.dialect] = self.export(loaded, quantized, self.target.dialect)
+        return made
 
     def load(self) -> Folder:
         recipe = self.recipe
@@ -50,6 +58,7 @@ class Steps(Profiling):
         options: dict[str, Json] = {
             "model": recipe.model,
             "classes": list(recipe.classes),
+            "weights": recipe.weights,
             "preprocessing": recipe.preprocessing.model_dump(mode="json"),
         }
 
@@ -61,6 +70,7 @@ class Steps(Profiling):
                 factory=recipe.model,
                 dataset=self.dataset,
                 preprocessing=recipe.preprocessing,
+                weights=recipe.weights,
                 progress=self.progress,
                 folder=folder,
             )
@@ -168,9 +178,7 @@ class Steps(Profiling):
         inputs = self._with_data(loaded=loaded, pruned=pruned, quantized=quantized)
         return self._obtain("quantize", "pipeline.rescue", inputs, options, produce)
 
-    def export(
-        self, loaded: Folder, network: Folder, dialects: tuple[Dialect, ...], *, stage: str = "export"
-    ) -> Folder:
+    def export(self, loaded: Folder, network: Folder, dialect: Dialect, *, stage: str = "export") -> Folder:
         def produce(folder: Path) -> None:
             from pipeline.export import export
 
@@ -178,19 +186,19 @@ class Steps(Profiling):
                 Checkpoint(folder=network.path),
                 self.dataset,
                 read_preprocessing(loaded),
-                dialects=dialects,
+                dialects=(dialect,),
                 progress=self.progress,
                 folder=folder,
             )
 
         inputs = self._with_data(loaded=loaded, network=network)
-        return self._obtain(stage, "pipeline.export", inputs, {"dialects": list(dialects)}, produce)
+        return self._obtain(stage, "pipeline.export", inputs, {"dialects": [dialect]}, produce)
 
     def compile(
         self,
         loaded: Folder,
         baseline: Folder,
-        models: Folder,
+        models: Mapping[Dialect, Folder],
         *,
         precisions: tuple[Precision, ...] | None = None,
         weight_bits: int | None = None,
@@ -212,7 +220,7 @@ class Steps(Profiling):
         def produce(folder: Path) -> None:
             from pipeline.compile import compile_candidates
 
-            written = read_export(models.path)
+            written = {dialect: read_export(folder.path)[dialect] for dialect, folder in models.items()}
             of_precision = dict.fromkeys(Precision, Dialect.FLOAT) | {Precision.INT8: self.target.dialect}
             compile_candidates(
                 {precision: written[of_precision[precision]] for precision in precisions},
@@ -231,7 +239,9 @@ class Steps(Profiling):
                 folder=folder,
             )
 
-        inputs = self._with_data(loaded=loaded, baseline=baseline, models=models)
+        inputs = self._with_data(
+            loaded=loaded, baseline=baseline, **{dialect.value: models[dialect] for dialect in models}
+        )
         return self._obtain("compile", "pipeline.compile", inputs, options, produce)
 
     def saturation_safe(self, loaded: Folder, quantized: Folder, baseline: Folder) -> tuple[Folder, Folder, Folder]:
@@ -243,8 +253,10 @@ class Steps(Profiling):
             derive(Checkpoint(folder=quantized.path), folder)
 
         network = self._obtain("compile", "pipeline.saturation", {"network": quantized.digest}, {}, produce)
-        models = self.export(loaded, network, (self.target.dialect,), stage="compile")
-        made = self.compile(loaded, baseline, models, precisions=(Precision.INT8,), weight_bits=7)
+        models = self.export(loaded, network, self.target.dialect, stage="compile")
+        made = self.compile(
+            loaded, baseline, {self.target.dialect: models}, precisions=(Precision.INT8,), weight_bits=7
+        )
         return network, models, made
 
     def shard(self, loaded: Folder) -> Folder:
@@ -254,7 +266,7 @@ class Steps(Profiling):
             from pipeline.shard import write_shard
 
             write_shard(
-                Checkpoint(folder=loaded.path),
+                loaded.path,
                 self.dataset,
                 read_preprocessing(loaded),
                 progress=self.progress,

@@ -10,7 +10,6 @@ from torch import nn
 
 from pipeline.answers import top1_of
 from pipeline.artifacts import Architecture
-from pipeline.checkpoint import read_state
 from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset, check_images, preprocessing_from
@@ -25,6 +24,7 @@ from pipeline.progress import Progress
 from pipeline.published import published
 from pipeline.recognition import recognize
 from pipeline.resnet import ResNet, build_resnet
+from pipeline.saved import read_state
 from pipeline.sources import sources_digest
 from pipeline.training import fit, seed_everything
 from targets.device.preprocess import Preprocessing

@@ -13,6 +13,7 @@ from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import CompileError, DataError
 from pipeline.groups import accuracy_of_groups
 from pipeline.predictions import Predictions, read_predictions
+from pipeline.selection import count_right
 from pipeline.statistics import check_above_chance
 from targets.device import gate
 from targets.device.manifest import ManifestError, read_manifest
@@ -105,8 +106,7 @@ def judge(
 ) -> AccuracyReport:
     """Compare both models' logits [N, C] of the same images in the same order. A loss is positive everywhere."""
     _check_logits(labels, float_logits, logits)
-    float_top1 = float((float_logits.argmax(axis=1) == labels).mean())
-    check_above_chance(float_top1, classes=len(classes), images=len(labels))
+    check_above_chance(count_right(float_logits, labels), classes=len(classes), images=len(labels))
     found = gate.judge(labels, float_logits, logits, classes=classes, max_drop=max_drop)
     return AccuracyReport(
         **{**vars(found), "verdict": Verdict(found.verdict)},

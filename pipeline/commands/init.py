@@ -13,6 +13,9 @@ version = "0.1.0"
 # checkpoint = "resnet20.pth"           # .pth .pt .th .safetensors; `deploy train` makes one
 # model = "my_package.my_module:make"   # only for an nn.Module of your own: the function that makes it
 data = "digits"             # folder or zip with train/<class> and val/<class>, cifar10:PATH, wider-face:PATH, digits
+# expected_accuracy = 0.917             # top-1 of the float network where it was trained, as a share: fill it in,
+                            # and a build stops where preprocessing, classes or network are not those of training
+# weights = "auto"          # of a file that has a moving average, too: "raw", "ema", or the better of the two
 # classes = ["cat", "dog"]              # the network's output order, where it is not alphabetical
 targets = ["cpu"]           # `deploy targets` lists them; a path to a TOML file is a target of your own
 seed = 0                    # one seed makes a build repeatable
