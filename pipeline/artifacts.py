@@ -272,7 +272,7 @@ class AccuracyReport:
     drop_interval_points: tuple[float, float]
     """Two-sided 95 % interval of the drop."""
     drop_bounds_points: tuple[float, float]
-    """One-sided 95 % bounds; the verdict compares them with the margin."""
+    """One-sided bounds of `confidence`; the verdict compares them with the margin."""
     max_drop_points: float
     flip_rate: float
     """Share of images whose predicted class changed."""
@@ -287,6 +287,10 @@ class AccuracyReport:
     instruction_set: str
     runtime: str
     groups: tuple[GroupAccuracy, ...] = ()  # Where the data set names some.
+    confidence: float = 0.95
+    """Of the bounds; more than 0.95 where it is corrected for the looks at the gate."""
+    expected_accuracy: float | None = None
+    """Share that the float network was said to have where it was trained; what `float_top1` was held against."""
 
 
 @dataclass(frozen=True, kw_only=True)

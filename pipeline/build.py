@@ -12,12 +12,13 @@ from pipeline.errors import DeployError, GateFailed, GateUndecided, LatencyMisse
 from pipeline.exported import read_export
 from pipeline.fallback import Fallback
 from pipeline.gatekeeper import may_be_packaged, stop_if_late, stop_if_not_proven
+from pipeline.looks import confidence_at, looks_text
 from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
 from pipeline.rescued import Rescue, read_rescue
 from pipeline.steps import Steps
 from pipeline.timeliness import Timeliness, settle
-from pipeline.validate import judge_predictions
+from pipeline.validate import Terms, judge_predictions
 from pipeline.variant import NAME, Variant, name_of, others_of, variant_of, why_needless
 from pipeline.workspace import Folder
 from targets.base import Target
@@ -181,6 +182,8 @@ class Build:
     def _measure(self, loaded: Folder, artifact: Artifact, shard: Folder) -> tuple[Folder, AccuracyReport]:
         predictions = self._steps.predict(artifact, shard)
         looks = self._steps.count_look(loaded, artifact)
+        if text := looks_text(looks, is_corrected=self._steps.recipe.validate_.correct_looks):
+            self._steps.progress.line(f"note: {text}")
         answers = predictions.path / PREDICTIONS
         place = Place.HOST if self._steps.target.gpu is None else Place.SIMULATED
         return predictions, self._judge(artifact, shard, answers, place=place, gate_looks=looks)
@@ -279,13 +282,18 @@ class Build:
     def _judge(
         self, artifact: Artifact, shard: Folder, answers: Path, *, place: Place, gate_looks: int
     ) -> AccuracyReport:
+        recipe = self._steps.recipe
         return judge_predictions(
             shard.path / SHARD,
             answers,
             artifact=artifact.folder,
             place=place,
-            max_drop=self._steps.recipe.validate_.max_drop,
-            gate_looks=gate_looks,
+            terms=Terms(
+                max_drop=recipe.validate_.max_drop,
+                gate_looks=gate_looks,
+                confidence=confidence_at(gate_looks, is_corrected=recipe.validate_.correct_looks),
+                expected_accuracy=recipe.expected_accuracy,
+            ),
         )
 
     def _done(self, stage: str, facts: str, *folders: Folder, also: Sequence[str] = ()) -> Folder:

@@ -226,11 +226,14 @@ def predict(
 
 
 @app.command(rich_help_panel=LOOKING)
-def status(workspace: o.WorkspaceFolder = None) -> None:
+def status(
+    workspace: o.WorkspaceFolder = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file of every stage.")] = False,
+) -> None:
     """Show what the workspace holds."""
     from pipeline.commands.status import run
 
-    run(workspace or Path(".deploy"))
+    run(workspace or Path(".deploy"), verify=verify)
 
 
 @app.command(rich_help_panel=SETTING_UP)

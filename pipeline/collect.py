@@ -11,7 +11,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from pipeline.errors import DataError, DeviceError
 from pipeline.kept_proofs import keep_proof
 from pipeline.predictions import Predictions, read_predictions
 from pipeline.publish import DEVICES, REPORT, shard_of
-from pipeline.validate import judge_with
+from pipeline.validate import judge_with, read_terms
 from targets.device.files import PREDICTIONS, SHARD
 from targets.device.manifest import FILE as MANIFEST
 from targets.device.manifest import ManifestError, read_manifest
@@ -149,8 +149,7 @@ def _judged(
             stored,
             target=read_manifest(published).target,
             place=Place.DEVICE,
-            max_drop=margin,
-            gate_looks=int(json.loads((model / REPORT).read_text())["gate_looks"]),
+            terms=replace(read_terms(model / REPORT), max_drop=margin),
         )
         differing = [
             field

@@ -40,13 +40,21 @@ class FirstStart:
     shard: Path
     max_drop: float
     """Points of top-1."""
+    confidence: float
+    """Of the gate's bounds."""
     undecided: Literal["stop", "package"]
     """Whether an engine is served that the shard's images are too few to decide on."""
     fallback: Fallback
     """Which engines it builds besides the main model's."""
 
     def to_json(self) -> str:
-        facts = {"schema": 1, "max_drop": self.max_drop, "undecided": self.undecided, "fallback": self.fallback}
+        facts = {
+            "schema": 1,
+            "max_drop": self.max_drop,
+            "confidence": self.confidence,
+            "undecided": self.undecided,
+            "fallback": self.fallback,
+        }
         return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 

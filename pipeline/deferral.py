@@ -67,7 +67,12 @@ def _written(
         **inputs_of(others),
         **code_hashes(),
     }
-    options: dict[str, Json] = {**vars(order), "target": to.target.name, "max_drop": report.max_drop_points}
+    options: dict[str, Json] = {
+        **vars(order),
+        "target": to.target.name,
+        "max_drop": report.max_drop_points,
+        "confidence": report.confidence,
+    }
     labels = {RECIPE_LABEL: sha256_of_json(to.recipe.model_dump(mode="json", by_alias=True))}
 
     def write(folder: Path) -> None:

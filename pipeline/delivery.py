@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge
+from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge, Verdict
 from pipeline.data.dataset import Dataset
 from pipeline.hashing import sha256_of_file, sha256_of_folder, sha256_of_json
 from pipeline.image import is_present, read_image
@@ -62,6 +62,7 @@ class Delivery:
                 "grpc": recipe.package.grpc,
                 # The image holds the reports, which are made of this margin and of the inputs above.
                 "max_drop": report.max_drop_points,
+                "confidence": report.confidence,
             },
         )
         found = self.workspace.find(key)
@@ -71,6 +72,7 @@ class Delivery:
         def produce(folder: Path) -> None:
             from pipeline.package import Proof, package
 
+            self.workspace.check(artifact.folder, shard.path, predictions.path)
             package(
                 artifact,
                 report,
@@ -120,7 +122,9 @@ class Delivery:
         A shard that shows people is not among them unless the recipe says so; see `pipeline.publish.shard_of`.
         """
         root = self.workspace.root
-        destination = root / "artifacts" / self.published_as
+        # What has not passed lies beside what has, so that no trial takes the place of a proven artifact.
+        suffix = "" if report.verdict is Verdict.PASS else f".{report.verdict}"
+        destination = root / "artifacts" / f"{self.published_as}{suffix}"
         files = _files_of(artifact, predictions)
         of_gate = shard.path / SHARD
         if not self.dataset.gate.is_personal or self.recipe.package.personal_images:
@@ -133,6 +137,7 @@ class Delivery:
             files |= {f"{variant.folder}/{name}": path for name, path in beside.items()}
             reports |= {f"{variant.folder}/{REPORT}": variant.report}
         if not self.workspace.only_look and not is_published(destination, files, reports):
+            self.workspace.check(*files.values())
             publish(destination, files, reports, scratch=root / "tmp")
         return destination
 

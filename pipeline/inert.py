@@ -26,9 +26,9 @@ TENSORS = {
 }
 PLAIN = frozenset((
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range",
-    "set", "slice", "str", "tuple",
+    "set", "slice", "str", "tuple", "xrange", "unicode", "long", "basestring",
 ))  # fmt: skip
-"""Of `builtins`: kinds of values."""
+"""Of `builtins`, and of Python 2's: kinds of values."""
 HARMFUL = frozenset((
     "_pickle", "asyncio", "atexit", "bdb", "builtins", "code", "codeop", "commands", "ctypes", "dill",
     "cloudpickle", "ftplib", "gc", "http", "idlelib", "imp", "importlib", "inspect", "ipaddress", "joblib",
@@ -44,6 +44,7 @@ HARMFUL_OF_TORCH = ("torch.hub", "torch.jit", "torch.package", "torch.serializat
 class Inert(dict[Any, Any]):
     """What stands for an object of a class that is not ours to make; as a mapping it keeps its items."""
 
+    full_name = ""
     dump_patches = False
     """Asked of whole modules in files of before 2020."""
 
@@ -91,7 +92,7 @@ class _Unpickler(pickle.Unpickler):
         root = module.partition(".")[0].replace("__builtin__", "builtins")
         if root in HARMFUL or full.startswith(HARMFUL_OF_TORCH):
             raise Harmful(full)
-        return Inert
+        return type(name, (Inert,), {"full_name": full})
 
 
 def _load(file: IO[bytes], **options: Any) -> object:

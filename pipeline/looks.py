@@ -5,11 +5,38 @@ from pathlib import Path
 
 from pipeline.errors import WorkspaceError
 from pipeline.workspace import write_atomically
+from targets.device.tango import CONFIDENCE
 
 SCHEMA = 1
 
 Looks = dict[str, list[str]]
 """`<model>:<gate>` -> the hashes of the different artifacts judged."""
+
+
+def confidence_at(look: int, *, is_corrected: bool) -> float:
+    """Of the one-sided bounds by which the gate judges the artifact that it sees as its `look`-th.
+
+    Corrected, the k-th spends 0.05 / (k (k + 1)) of the error, so that however many artifacts are tried, all of them
+    together pass by luck in 5 % of cases at most (alpha spending, Lan & DeMets 1983).
+    """
+    error = 1 - CONFIDENCE
+    return 1 - error / (look * (look + 1)) if is_corrected else CONFIDENCE
+
+
+def looks_text(looks: int, *, is_corrected: bool) -> str | None:
+    """What many looks do to a proof, for the log; None for the first."""
+    if looks < 2:
+        return None
+    if is_corrected:
+        return (
+            f"the gate's images have judged {looks} artifacts of this model; bounds are of "
+            f"{confidence_at(looks, is_corrected=True):.2%} confidence to make up for it"
+        )
+    return (
+        f"the gate's images have judged {looks} artifacts of this model: at a true drop of just the margin "
+        f"{1 - CONFIDENCE**looks:.0%} of so many independent tries pass at least once by luck. Correct for it with "
+        "correct_looks = true in [validate], or judge by fresh images"
+    )
 
 
 def look(file: Path, *, model: str, gate: str, artifact: str) -> int:

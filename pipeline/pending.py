@@ -96,6 +96,7 @@ def write_pending(
             first_start=FirstStart(
                 shard=travels,
                 max_drop=report.max_drop_points,
+                confidence=report.confidence,
                 undecided=order.undecided,
                 fallback=order.fallback,
             ),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport
+from pipeline.artifacts import AccuracyReport, Verdict
 from pipeline.workspace import write_atomically
 from targets.device import proof
 from targets.device.files import SHARD
@@ -70,6 +70,18 @@ def is_published(destination: Path, files: Mapping[str, Path], reports: Mapping[
     return _has(destination, files, reports) and all(
         (destination / name).read_text() == report_json(report) for name, report in reports.items()
     )
+
+
+def unproven_text(published: Path) -> str | None:
+    """What to tell whoever uses an artifact that the gate did not pass; None where it did, or has no report."""
+    try:
+        raw = json.loads((published / REPORT).read_text(encoding="utf-8"))
+        verdict, drop, allowed = str(raw["verdict"]), float(raw["drop_points"]), float(raw["max_drop_points"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if verdict == Verdict.PASS:
+        return None
+    return f"{published} is not proven: the gate says {verdict} (drop {drop:+.2f} points, {allowed:g} allowed)"
 
 
 def report_json(report: AccuracyReport) -> str:

@@ -144,6 +144,11 @@ class ValidateRecipe(Section):
     undecided: Literal["stop", "package"] = Field(
         default="stop", description="what to do where the images are too few to tell"
     )
+    correct_looks: bool = Field(
+        default=False,
+        description="where the same images judge several artifacts of a model, judge by bounds of so much more "
+        "confidence that all of them together pass by luck in 5 % of cases at most",
+    )
     required_place: Place | None = Field(default=None, description="where the proof must come from to release")
 
 

@@ -101,6 +101,12 @@ def checked_values(state: Mapping[str, Tensor]) -> State:
     for name, value in state.items():
         if name.endswith("num_batches_tracked"):
             continue
+        if value.is_meta:
+            raise CheckpointError(
+                f"{name} has a shape but no values (it was on PyTorch's meta device). Save real weights."
+            )
+        if value.layout is not torch.strided:
+            raise CheckpointError(f"{name} is a sparse tensor: save it dense, with .to_dense().")
         if value.is_quantized or not value.is_floating_point():
             kind = str(value.dtype).removeprefix("torch.")
             raise CheckpointError(f"{name} holds {kind} values: give the float weights, before any quantization.")

@@ -10,13 +10,13 @@ from pipeline.measure import measure_session
 from pipeline.predictions import read_predictions
 from pipeline.progress import Progress
 from pipeline.subject import Subject
-from pipeline.validate import Accuracy, accuracy_of, judge_with
+from pipeline.validate import Accuracy, Terms, accuracy_of, judge_with
 from targets.device.files import PREDICTIONS
 from targets.device.measure import MeasureError, measure
 from targets.device.preprocess import ImageError
 
 
-def validate(subject: Subject, shard: Path, *, max_drop: float, gate_looks: int, progress: Progress) -> AccuracyReport:
+def validate(subject: Subject, shard: Path, *, terms: Terms, progress: Progress) -> AccuracyReport:
     """Answer the shard's images through `subject`, wherever it runs, and judge the answers."""
     with tempfile.TemporaryDirectory() as scratch:
         measure_session(
@@ -29,9 +29,7 @@ def validate(subject: Subject, shard: Path, *, max_drop: float, gate_looks: int,
             progress=progress,
         )
         stored = read_predictions(Path(scratch) / PREDICTIONS)
-    return judge_with(
-        shard, stored, target=subject.manifest.target, place=subject.place, max_drop=max_drop, gate_looks=gate_looks
-    )
+    return judge_with(shard, stored, target=subject.manifest.target, place=subject.place, terms=terms)
 
 
 def measure_accuracy(subject: Subject, dataset: Dataset, *, progress: Progress) -> Accuracy:

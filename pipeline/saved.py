@@ -161,14 +161,14 @@ def _unpickled(source: Path) -> object:
             warnings.simplefilter("ignore")  # about old storage classes; nothing the user could act on
             try:
                 return torch.load(source, map_location="cpu", weights_only=True)
-            except pickle.UnpicklingError as error:
-                if "Unsupported global" not in str(error) and "GLOBAL" not in str(error):
-                    raise
+            except pickle.UnpicklingError:
                 return load_inert(source)
     except pickle.UnpicklingError:
         raise CheckpointError(_refusal(source)) from None
     except DAMAGED as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if "Invalid magic number" in reason:
+            raise CheckpointError(_refusal(source)) from None
         raise CheckpointError(f"{source} is cut short or damaged ({reason}). Copy or save it again.") from None
 
 
@@ -191,7 +191,7 @@ def _find_weights(loaded: object, source: Path) -> Saved:
         if id(loaded) in seen:
             raise CheckpointError(f"{source} holds a record that contains itself, and no weights. {CURE}.")
         seen.add(id(loaded))
-        if type(loaded) is Inert and not any(isinstance(value, Tensor | Mapping) for value in loaded.values()):
+        if isinstance(loaded, Inert) and not any(isinstance(value, Tensor | Mapping) for value in loaded.values()):
             break
         averaged |= {str(key): value for key, value in loaded.items() if AVERAGED.search(str(key))}
         name = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
@@ -242,10 +242,11 @@ def _bare(state: State) -> set[tuple[str, torch.Size]]:
 
 
 def _nothing(loaded: object, source: Path) -> str:
-    if type(loaded) is Inert:
+    if isinstance(loaded, Inert):
         return (
-            f"{source} holds an object of a class of its own, such as a whole pickled model. Refused: only plain "
-            f"weights are read. {CURE}; for a network of your own give its factory, too (--model)."
+            f"{source} holds an object of the class {loaded.full_name}, such as a whole pickled model. Refused: only "
+            f"plain weights are read. {CURE}; for a network of your own give its factory, too (--model "
+            "package.module:make)."
         )
     if not isinstance(loaded, Mapping):
         return f"{source} holds a {type(loaded).__name__}, not a state dict of named tensors. {CURE}."

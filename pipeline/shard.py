@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.baseline import read_gate_logits
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.data.dataset import Dataset
 from pipeline.pack import pack_shard
 from pipeline.progress import Progress
@@ -10,13 +12,17 @@ from targets.device.preprocess import Preprocessing
 
 
 def write_shard(
-    loaded: Path, dataset: Dataset, preprocessing: Preprocessing, *, progress: Progress, folder: Path
+    logits: NDArray[np.float32],
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    progress: Progress,
+    folder: Path,
 ) -> None:
     """Pack the gate's images with what the original float network answers to them into `folder`, as `shard.zip`.
 
-    `loaded` is the folder of stage `load`. Equal inputs give equal bytes.
+    `logits` [N, C] are those of stage `load`. Equal inputs give equal bytes.
     """
-    logits = read_gate_logits(loaded)
     pack_shard(
         dataset.gate, logits, classes=dataset.classes, preprocessing=preprocessing, progress=progress, folder=folder
     )

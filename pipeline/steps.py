@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.artifacts import Artifact, Checkpoint, Dialect, Precision
+from pipeline.baseline import read_gate_logits
 from pipeline.bases import tensorrt_for
 from pipeline.errors import RecipeError
 from pipeline.exported import read_export
@@ -33,19 +34,23 @@ class Steps(Profiling):
         """What is considered: all that the target's GPU or CPU runs, or its DLA."""
         return precisions_on_dla(self.target) if self.recipe.package.dla else self.target.precisions
 
+    @property
+    def dialects(self) -> tuple[Dialect, ...]:
+        """Those that the target reads: its own for int8, the float one for the other precisions."""
+        wanted = {self.target.dialect if each is Precision.INT8 else Dialect.FLOAT for each in self.precisions}
+        return tuple(dialect for dialect in Dialect if dialect in wanted)
+
     def exports(self, loaded: Folder, pruned: Folder, quantized: Folder) -> dict[Dialect, Folder]:
         """ONNX files of the dialects that the target reads.
 
-        Its own for int8, from the quantized network; the float one for other precisions from the network before, as
-        weights that have been trained for int8 are no float network's.
+        That for int8 is of the quantized network, the float one of the network before: weights that were trained for
+        int8 are no float network's.
         """
-        made = dict[Dialect, Folder]()
-        if set(self.precisions) - {Precision.INT8}:
-            network = pruned if self.recipe.prune.prunes else loaded
-            made[Dialect.FLOAT] = self.export(loaded, network, Dialect.FLOAT)
-        if Precision.INT8 in self.precisions:
-            made[self.target.dialect] = self.export(loaded, quantized, self.target.dialect)
-        return made
+        unquantized = pruned if self.recipe.prune.prunes else loaded
+        return {
+            dialect: self.export(loaded, unquantized if dialect is Dialect.FLOAT else quantized, dialect)
+            for dialect in self.dialects
+        }
 
     def load(self) -> Folder:
         recipe = self.recipe
@@ -266,7 +271,7 @@ class Steps(Profiling):
             from pipeline.shard import write_shard
 
             write_shard(
-                loaded.path,
+                read_gate_logits(loaded.path),
                 self.dataset,
                 read_preprocessing(loaded),
                 progress=self.progress,

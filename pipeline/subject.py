@@ -10,6 +10,7 @@ from pipeline.container import running
 from pipeline.engine import connect
 from pipeline.errors import CompileError, EngineMissing, PackageError
 from pipeline.progress import Progress
+from pipeline.publish import unproven_text
 from targets.base import Session
 from targets.device.manifest import Manifest, ManifestError
 from targets.device.sessions import SessionError
@@ -68,6 +69,8 @@ def _artifact(folder: Path, progress: Progress) -> Iterator[Subject]:
         manifest = chosen.manifest
         if chosen.variant != MAIN:
             progress.line(f"note: {chosen.reason}")
+        if unproven := unproven_text(folder):
+            progress.line(f"note: {unproven}")
         with open_here(chosen.folder, manifest) as session:
             yield Subject(
                 session=session,

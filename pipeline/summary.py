@@ -96,8 +96,10 @@ class TargetSummary(Part):
     drop_points: float | None = Field(description="loss of top-1 in points; a loss is positive")
     drop_interval_points: tuple[float, float] | None = Field(description="two-sided 95 % interval of the drop (Tango)")
     drop_bounds_points: tuple[float, float] | None = Field(
-        description="one-sided 95 % bounds: pass if upper <= allowed"
+        description="one-sided bounds of `confidence`: pass if upper <= allowed"
     )
+    confidence: float | None = Field(description="0.95; more where corrected for looks at the gate")
+    expected_accuracy: float | None = Field(description="fraction that the float network was said to have")
     max_drop_points: float | None = Field(description="the drop that is allowed")
     flip_rate: float | None = Field(description="share of images whose predicted class changed")
     worst_class: str | None = Field(description="the class that loses most")

@@ -3,6 +3,7 @@
 Needs neither PyTorch nor ONNX Runtime nor the images: labels, both models' logits, and the margin.
 """
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import CompileError, DataError
 from pipeline.groups import accuracy_of_groups
 from pipeline.predictions import Predictions, read_predictions
-from pipeline.selection import count_right
 from pipeline.statistics import check_above_chance
 from targets.device import gate
 from targets.device.manifest import ManifestError, read_manifest
 from targets.device.shard import Shard, ShardError
+from targets.device.tango import CONFIDENCE
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -36,6 +37,44 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Terms:
+    """By what an artifact is judged."""
+
+    max_drop: float
+    """Points of top-1."""
+    gate_looks: int
+    """How many artifacts of this model the gate has judged, this one included."""
+    confidence: float = CONFIDENCE
+    """Of the one-sided bounds, see `pipeline.looks.confidence_at`."""
+    expected_accuracy: float | None = None
+
+
+def terms_of(report: AccuracyReport) -> Terms:
+    """By which the same model is judged at another place."""
+    return Terms(
+        max_drop=report.max_drop_points,
+        gate_looks=report.gate_looks,
+        confidence=report.confidence,
+        expected_accuracy=report.expected_accuracy,
+    )
+
+
+def read_terms(report: Path) -> Terms:
+    """Of a `report.json`; raises `DataError` where it is damaged."""
+    try:
+        raw = json.loads(report.read_text(encoding="utf-8"))
+        expected = raw.get("expected_accuracy")
+        return Terms(
+            max_drop=float(raw["max_drop_points"]),
+            gate_looks=int(raw["gate_looks"]),
+            confidence=float(raw.get("confidence", CONFIDENCE)),
+            expected_accuracy=None if expected is None else float(expected),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{report} is damaged ({error}). Build again.") from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """Of an artifact alone: without the float baseline's answers there is nothing to judge it by."""
 
@@ -45,25 +84,18 @@ class Accuracy:
     """Where there are more than ten classes."""
 
 
-def judge_predictions(
-    shard: Path, predictions: Path, *, artifact: Path, place: Place, max_drop: float, gate_looks: int
-) -> AccuracyReport:
-    """Judge stored predictions of the artifact folder's model; raises `DataError` where they do not belong together.
-
-    `max_drop` is in points; `gate_looks` is how many artifacts of this model the gate has judged, this one included.
-    """
+def judge_predictions(shard: Path, predictions: Path, *, artifact: Path, place: Place, terms: Terms) -> AccuracyReport:
+    """Judge stored predictions of the artifact folder's model; raises `DataError` where they are another's."""
     stored = read_predictions(predictions)
     try:
         manifest = read_manifest(artifact)
     except ManifestError as error:
         raise CompileError(str(error)) from None
     _check_same("artifact", made_with=stored.artifact_sha256, given=manifest.model_sha256)
-    return judge_with(shard, stored, target=manifest.target, place=place, max_drop=max_drop, gate_looks=gate_looks)
+    return judge_with(shard, stored, target=manifest.target, place=place, terms=terms)
 
 
-def judge_with(
-    shard: Path, stored: Predictions, *, target: str, place: Place, max_drop: float, gate_looks: int
-) -> AccuracyReport:
+def judge_with(shard: Path, stored: Predictions, *, target: str, place: Place, terms: Terms) -> AccuracyReport:
     """Judge predictions by the shard they were made with; raises `DataError` where it is another one."""
     try:
         with Shard(shard) as images:
@@ -80,9 +112,7 @@ def judge_with(
         instruction_set=stored.instruction_set,
         runtime=stored.runtime,
     )
-    report = judge(
-        labels, float_logits, stored.logits, classes=classes, max_drop=max_drop, gate_looks=gate_looks, origin=origin
-    )
+    report = judge(labels, float_logits, stored.logits, classes=classes, terms=terms, origin=origin)
     return replace(report, groups=accuracy_of_groups(groups, labels, float_logits, stored.logits))
 
 
@@ -100,19 +130,22 @@ def judge(
     logits: Logits,
     *,
     classes: tuple[str, ...],
-    max_drop: float,
-    gate_looks: int,
+    terms: Terms,
     origin: Origin,
 ) -> AccuracyReport:
     """Compare both models' logits [N, C] of the same images in the same order. A loss is positive everywhere."""
     _check_logits(labels, float_logits, logits)
-    check_above_chance(count_right(float_logits, labels), classes=len(classes), images=len(labels))
-    found = gate.judge(labels, float_logits, logits, classes=classes, max_drop=max_drop)
+    float_right = int(np.count_nonzero(float_logits.argmax(axis=1) == labels))
+    check_above_chance(float_right, classes=len(classes), images=len(labels))
+    found = gate.judge(
+        labels, float_logits, logits, classes=classes, max_drop=terms.max_drop, confidence=terms.confidence
+    )
     return AccuracyReport(
         **{**vars(found), "verdict": Verdict(found.verdict)},
         target=origin.target,
         place=origin.place,
-        gate_looks=gate_looks,
+        gate_looks=terms.gate_looks,
+        expected_accuracy=terms.expected_accuracy,
         shard_sha256=origin.shard_sha256,
         artifact_sha256=origin.artifact_sha256,
         instruction_set=origin.instruction_set,

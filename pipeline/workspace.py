@@ -21,7 +21,9 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.continuation import STATE, Continuation, progress_of
 from pipeline.errors import WorkspaceError
-from pipeline.hashing import Json, sha256_of_folder, sha256_of_json
+from pipeline.hashing import Json, sha256_of_json
+from pipeline.integrity import FileRecord, check_files, digest_of, from_json, records_of, to_json
+from pipeline.progress import Progress, Silent
 from pipeline.sources import sources_digest
 
 SCHEMA = 1
@@ -64,6 +66,30 @@ class Folder:
     was_cached: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What `stage.json` says of a finished stage."""
+
+    stage: str
+    digest: str
+    seconds: float
+    files: Mapping[str, FileRecord]
+
+
+def read_record(folder: Path) -> Record:
+    """Raises `WorkspaceError` where the record itself is damaged, such as cut by a power loss."""
+    try:
+        raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return Record(
+            stage=str(raw["stage"]),
+            digest=str(raw["digest"]),
+            seconds=float(raw["seconds"]),
+            files=from_json(raw["files"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WorkspaceError(f"{RECORD} cannot be read ({error})") from None
+
+
 class NotDone(Exception):
     """Raised instead of working when the workspace is only looked at: no error, but where `deploy plan` ends."""
 
@@ -77,13 +103,15 @@ class NotDone(Exception):
 class Workspace:
     """One `.deploy` folder; `locked()` must be held while stages are obtained."""
 
-    def __init__(self, root: Path, *, only_look: bool = False) -> None:
+    def __init__(self, root: Path, *, only_look: bool = False, progress: Progress | None = None) -> None:
+        """`progress` is told of damaged stages that are made anew."""
         self.root = root
         self.only_look = only_look
+        self._progress = progress or Silent()
 
     def looking(self) -> "Workspace":
         """The same workspace, in which nothing is done: work that is missing raises `NotDone`."""
-        return Workspace(self.root, only_look=True)
+        return Workspace(self.root, only_look=True, progress=self._progress)
 
     def key(self, stage: str, *, module: str, inputs: Mapping[str, str], options: Mapping[str, Json]) -> StageKey:
         """The key of a stage whose code is `module` (a dotted name) and everything of ours that it imports."""
@@ -93,22 +121,41 @@ class Workspace:
         return self.root / key.stage / key.key
 
     def find(self, key: StageKey) -> Folder | None:
-        """The finished folder of this key, or None."""
+        """The finished folder of this key, or None; one that is damaged counts as not done, and that is said."""
         path = self.path(key)
-        record = path / RECORD
-        if not record.is_file():
+        if not (path / RECORD).is_file():
             return None
         try:
-            raw = json.loads(record.read_text())
-            return Folder(path=path, digest=raw["digest"], seconds=raw["seconds"], was_cached=True)
-        except (ValueError, KeyError) as error:
-            raise WorkspaceError(f"{record} is damaged ({error}). Remove {path} and run again.") from None
+            record = read_record(path)
+            check_files(path, record.files)
+        except WorkspaceError as error:
+            self._progress.line(f"{path} is damaged: {error}. Stage {key.stage} is done again")
+            return None
+        return Folder(path=path, digest=record.digest, seconds=record.seconds, was_cached=True)
+
+    def check(self, *files: Path) -> None:
+        """Hash the stages' files that are about to leave the workspace, and all that was made with them.
+
+        Raises `WorkspaceError` for one that is not what was written; its stage is done again the next time.
+        """
+        folders = {self.root / Path(*file.relative_to(self.root).parts[:2]) for file in files}
+        for folder in sorted(folders):
+            try:
+                check_files(folder, read_record(folder).files, thoroughly=True)
+            except WorkspaceError as error:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise WorkspaceError(
+                    f"{folder} is damaged: {error}. Nothing of it was published; it has been removed. Run again: its "
+                    "stage is done again. If this comes back, suspect the disk or the memory."
+                ) from None
 
     def obtain(self, key: StageKey, produce: Callable[[Path], None]) -> Folder:
         """The stage's folder: found where it was done before, else produced and moved into place at once."""
         found = self.find(key)
         if found is not None:
             return found
+        if not self.only_look:
+            shutil.rmtree(self.path(key), ignore_errors=True)
         epochs_done, earlier = progress_of(self._training(key))
         if self.only_look:
             raise NotDone(key.stage, epochs_done=epochs_done)
@@ -168,6 +215,7 @@ class Workspace:
         return Path(tempfile.mkdtemp(prefix=f"{key.stage}-", dir=self.root / "tmp"))
 
     def _finish(self, key: StageKey, working: Path, seconds: float) -> None:
+        files = records_of(working)
         record: Json = {
             "schema": SCHEMA,
             "stage": key.stage,
@@ -176,7 +224,8 @@ class Workspace:
             "code": key.code,
             "tool": __version__,
             "seconds": round(seconds, 3),
-            "digest": sha256_of_folder(working, leave_out=(TIMINGS,)),
+            "digest": digest_of(files, leave_out=(TIMINGS,)),
+            "files": to_json(files),
         }
         (working / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True))
         for path in working.rglob("*"):

@@ -34,7 +34,11 @@ PREPROCESSING = Preprocessing(resize=None, crop=(32, 32), mean=(0.5, 0.5, 0.5), 
 def validate(artifact: Path, *, shard: Path | None = None, max_drop: float, gate_looks: int) -> AccuracyReport:
     with answering(str(artifact), progress=Silent()) as subject:
         return validate_subject(
-            subject, shard or artifact / SHARD, max_drop=max_drop, gate_looks=gate_looks, progress=Silent()
+            subject,
+            shard or artifact / SHARD,
+            max_drop=max_drop,
+            gate_looks=gate_looks,
+            progress=Silent(),
         )
 
 

@@ -20,7 +20,7 @@ from pipeline.labels import PREFIX
 from pipeline.package import package
 from pipeline.predictions import read_predictions, write_predictions
 from pipeline.progress import Silent
-from pipeline.validate import judge_predictions
+from pipeline.validate import Terms, judge_predictions
 
 pytestmark = pytest.mark.docker
 
@@ -62,7 +62,7 @@ def build(
 def judging(tiny: TinyPackage) -> Judge:
     def judge(answers: Path, place: Place) -> AccuracyReport:
         return judge_predictions(
-            tiny.proof.shard, answers, artifact=tiny.folder, place=place, max_drop=50.0, gate_looks=1
+            tiny.proof.shard, answers, artifact=tiny.folder, place=place, terms=Terms(max_drop=50.0, gate_looks=1)
         )
 
     return judge

@@ -19,7 +19,7 @@ from tiny_tensorrt import Device, rarest, tiny_device, write_tiny_model
 from pipeline.artifacts import Place
 from pipeline.context import TENSORRT_ONLY
 from pipeline.predictions import read_predictions
-from pipeline.validate import judge_with
+from pipeline.validate import Terms, judge_with
 from targets.device.passport import read as read_passport
 
 __all__ = ["library"]
@@ -54,7 +54,9 @@ def lines(done: Done) -> list[dict[str, Any]]:
 
 def judged_by_the_host(out: Path, shard: Path, *, max_drop: float, target: str) -> dict[str, Any]:
     stored = read_predictions(out / "predictions.npz")
-    report = asdict(judge_with(shard, stored, target=target, place=Place.DEVICE, max_drop=max_drop, gate_looks=1))
+    report = asdict(
+        judge_with(shard, stored, target=target, place=Place.DEVICE, terms=Terms(max_drop=max_drop, gate_looks=1))
+    )
     # What a device cannot know, and what is not made there.
     del report["gate_looks"], report["groups"]
     found: dict[str, Any] = json.loads(json.dumps(report))

@@ -19,6 +19,7 @@ from pipeline.pack import pack_shard
 from pipeline.progress import Silent
 from pipeline.revalidate import validate
 from pipeline.subject import answering
+from pipeline.validate import Terms
 from targets.device.cpu import instruction_set
 from targets.device.files import SHARD
 from targets.device.golden import FILE, read_golden, write_golden
@@ -62,7 +63,7 @@ def write_shard(
 
 def report_of_the_host(tiny: TinyPackage, shard: Path) -> AccuracyReport:
     with answering(str(tiny.folder), progress=Silent()) as subject:
-        return validate(subject, shard, max_drop=50.0, gate_looks=1, progress=Silent())
+        return validate(subject, shard, terms=Terms(max_drop=50.0, gate_looks=1), progress=Silent())
 
 
 def test_without_a_shard_the_golden_images_speak(tiny: TinyPackage) -> None:

@@ -110,7 +110,7 @@ def keys_of(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> dict[str, str]:
         note("load", looking.load)
         note("prune", lambda: looking.prune(before))
         note("quantize", lambda: looking.quantize(before, before))
-        note("compile", lambda: looking.compile(before, before, before))
+        note("compile", lambda: looking.compile(before, before, {Dialect.FLOAT: before}))
         note("shard", lambda: looking.shard(before))
     return keys
 

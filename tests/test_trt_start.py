@@ -22,7 +22,7 @@ from tiny_tensorrt import COUNT, VERSION, Device, answers, rarest, tiny_device, 
 
 from pipeline.artifacts import Place
 from pipeline.predictions import read_predictions
-from pipeline.validate import judge_with
+from pipeline.validate import Terms, judge_with
 from targets.device import passport as passports
 from targets.device.golden import read_golden, write_golden
 from targets.device.manifest import read_manifest
@@ -135,7 +135,9 @@ def test_the_proof_is_the_hosts_when_it_judges_the_answers_again(tiny: Device, m
     assert proof["passport"] == asdict(passports.read(tiny.entries[0]))
     stored = read_predictions(tmp_path / "predictions.npz")
     assert (stored.instruction_set, stored.runtime) == ("sm_87", f"tensorrt {VERSION}")
-    again = judge_with(model / "shard.zip", stored, target="orin-jp61", place=Place.DEVICE, max_drop=1.0, gate_looks=1)
+    again = judge_with(
+        model / "shard.zip", stored, target="orin-jp61", place=Place.DEVICE, terms=Terms(max_drop=1.0, gate_looks=1)
+    )
     expected = json.loads(json.dumps(asdict(again)))
     assert (expected.pop("gate_looks"), expected.pop("groups")) == (1, [])
     assert proof["report"] == expected

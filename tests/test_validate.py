@@ -15,7 +15,7 @@ from pipeline.errors import CompileError, DataError
 from pipeline.pack import pack_shard
 from pipeline.predictions import Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
-from pipeline.validate import Origin, accuracy_of, judge, judge_predictions
+from pipeline.validate import Origin, Terms, accuracy_of, judge, judge_predictions
 from targets.device.files import PREDICTIONS, SHARD
 from targets.device.manifest import Manifest
 from targets.device.preprocess import Preprocessing
@@ -61,7 +61,14 @@ def pair(
 
 def judged(images: int, *, lost: int, won: int, max_drop: float = 1.0) -> AccuracyReport:
     labels, float_logits, logits = pair(images, lost=lost, won=won)
-    return judge(labels, float_logits, logits, classes=classes_of(10), max_drop=max_drop, gate_looks=2, origin=ORIGIN)
+    return judge(
+        labels,
+        float_logits,
+        logits,
+        classes=classes_of(10),
+        terms=Terms(max_drop=max_drop, gate_looks=2),
+        origin=ORIGIN,
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,8 +139,7 @@ def test_flips_between_wrong_answers_count_as_flips_alone() -> None:
         answers(predicted, 3),
         answers(other, 3),
         classes=classes_of(3),
-        max_drop=1.0,
-        gate_looks=1,
+        terms=Terms(max_drop=1.0, gate_looks=1),
         origin=ORIGIN,
     )
     assert (report.lost, report.won, report.flip_rate) == (0, 0, 0.04)
@@ -163,7 +169,12 @@ def test_every_figure_counted_by_hand(seed: int) -> None:
     float_logits[np.arange(images), labels] += rng.integers(0, 6, images)
     logits = float_logits + rng.integers(0, 2, (images, classes)).astype(np.float32)
     report = judge(
-        labels, float_logits, logits, classes=classes_of(classes), max_drop=3.0, gate_looks=1, origin=ORIGIN
+        labels,
+        float_logits,
+        logits,
+        classes=classes_of(classes),
+        terms=Terms(max_drop=3.0, gate_looks=1),
+        origin=ORIGIN,
     )
 
     def ranking(row: Logits) -> list[int]:
@@ -202,7 +213,7 @@ def test_a_float_model_that_guesses_is_no_baseline() -> None:
     labels = np.arange(100) % 10
     guesses = answers(np.random.default_rng(3).integers(0, 10, 100), 10)
     with pytest.raises(DataError, match="preprocessing"):
-        judge(labels, guesses, guesses, classes=classes_of(10), max_drop=1.0, gate_looks=1, origin=ORIGIN)
+        judge(labels, guesses, guesses, classes=classes_of(10), terms=Terms(max_drop=1.0, gate_looks=1), origin=ORIGIN)
 
 
 def test_answers_that_are_no_numbers_are_an_error() -> None:
@@ -210,16 +221,35 @@ def test_answers_that_are_no_numbers_are_an_error() -> None:
     logits[7, 2] = np.inf
     logits[7, 3] = np.nan
     with pytest.raises(CompileError, match="1 of 100 images"):
-        judge(labels, float_logits, logits, classes=classes_of(10), max_drop=1.0, gate_looks=1, origin=ORIGIN)
+        judge(
+            labels,
+            float_logits,
+            logits,
+            classes=classes_of(10),
+            terms=Terms(max_drop=1.0, gate_looks=1),
+            origin=ORIGIN,
+        )
 
 
 def test_answers_to_other_images_are_an_error() -> None:
     labels, float_logits, logits = pair(100, lost=0, won=0)
     with pytest.raises(DataError, match=r"\[99, 10\]"):
-        judge(labels, float_logits, logits[1:], classes=classes_of(10), max_drop=1.0, gate_looks=1, origin=ORIGIN)
+        judge(
+            labels,
+            float_logits,
+            logits[1:],
+            classes=classes_of(10),
+            terms=Terms(max_drop=1.0, gate_looks=1),
+            origin=ORIGIN,
+        )
     with pytest.raises(DataError, match="no images"):
         judge(
-            labels[:0], float_logits[:0], logits[:0], classes=classes_of(10), max_drop=1.0, gate_looks=1, origin=ORIGIN
+            labels[:0],
+            float_logits[:0],
+            logits[:0],
+            classes=classes_of(10),
+            terms=Terms(max_drop=1.0, gate_looks=1),
+            origin=ORIGIN,
         )
 
 
@@ -279,8 +309,7 @@ def judge_stored(folder: Path, max_drop: float) -> AccuracyReport:
         folder / PREDICTIONS,
         artifact=folder,
         place=Place.HOST,
-        max_drop=max_drop,
-        gate_looks=1,
+        terms=Terms(max_drop=max_drop, gate_looks=1),
     )
 
 
@@ -304,10 +333,10 @@ def test_judging_needs_no_heavy_library_and_no_image(stored: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from pipeline.artifacts import Place\n"
-        "from pipeline.validate import judge_predictions\n"
+        "from pipeline.validate import Terms, judge_predictions\n"
         f"folder = pathlib.Path({str(stored)!r})\n"
         f"judge_predictions(folder / {SHARD!r}, folder / {PREDICTIONS!r}, artifact=folder, place=Place.HOST,"
-        " max_drop=3.0, gate_looks=1)\n"
+        " terms=Terms(max_drop=3.0, gate_looks=1))\n"
         "print(sorted({'torch', 'onnx', 'onnxruntime', 'scipy', 'sklearn', 'docker'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

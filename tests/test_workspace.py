@@ -2,11 +2,14 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_trained import Recorded
 
 from pipeline.commands import clean, status
 from pipeline.errors import WorkspaceError
@@ -78,12 +81,74 @@ def test_a_folder_without_its_record_is_not_taken_for_finished(tmp_path: Path) -
     assert workspace.find(stage()) is None
 
 
-def test_a_damaged_record_says_what_to_do(tmp_path: Path) -> None:
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "one bit": lambda folder: (folder / "result").write_text("43"),
+    "shorter": lambda folder: (folder / "result").write_text("4"),
+    "gone": lambda folder: (folder / "result").unlink(),
+    "a record cut by a power loss": lambda folder: (folder / RECORD).write_text('{"digest":'),
+    "an empty record": lambda folder: (folder / RECORD).write_text(""),
+    "a record of another kind": lambda folder: (folder / RECORD).write_text('["digest"]'),
+    "timings": lambda folder: (folder / "timings.json").write_text("}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_stage_is_named_and_done_again(damage: str, tmp_path: Path) -> None:
+    progress = Recorded()
+    workspace = Workspace(tmp_path, progress=progress)
+
+    def fill(folder: Path) -> None:
+        write(folder)
+        (folder / "timings.json").write_text("{}")
+
+    done = workspace.obtain(stage(), fill)
+    DAMAGES[damage](done.path)
+    with pytest.raises(NotDone):
+        workspace.looking().obtain(stage(), fill)
+    again = workspace.obtain(stage(), fill)
+    assert not again.was_cached
+    assert again.digest == done.digest
+    assert (again.path / "result").read_text() == "42"
+    assert all(line.startswith(f"{done.path} is damaged: ") for line in progress.lines)
+    assert progress.lines[-1].endswith("Stage prune is done again")
+    assert workspace.obtain(stage(), fill).was_cached
+
+
+def test_a_copied_workspace_is_as_good_as_its_original(tmp_path: Path) -> None:
+    done = Workspace(tmp_path / "here").obtain(stage(), write)
+    shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
+    found = Workspace(tmp_path / "there").find(stage())
+    assert found is not None
+    assert found.digest == done.digest
+
+
+def test_what_leaves_the_workspace_is_hashed_though_size_and_time_are_as_they_were(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     done = workspace.obtain(stage(), write)
-    (done.path / RECORD).write_text('{"digest":')
-    with pytest.raises(WorkspaceError, match=r"damaged.*Remove"):
-        workspace.find(stage())
+    file = done.path / "result"
+    status = file.stat()
+    file.write_text("43")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert workspace.find(stage()) is not None
+    with pytest.raises(WorkspaceError, match=r"result has other content than was written.*Run again"):
+        workspace.check(file)
+    assert not workspace.obtain(stage(), write).was_cached
+    workspace.check(file)
+
+
+def test_status_says_which_stages_are_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = Workspace(tmp_path)
+    file = workspace.obtain(stage(), write).path / "result"
+    status.run(tmp_path)
+    assert "as written" in capsys.readouterr().out
+    before = file.stat()
+    file.write_text("43")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    status.run(tmp_path)
+    assert "as written" in capsys.readouterr().out
+    with pytest.raises(WorkspaceError, match=r"result has other content.*A build does them again"):
+        status.run(tmp_path, verify=True)
+    assert "damaged" in capsys.readouterr().out
 
 
 def test_a_training_is_kept_until_its_stage_is_finished_and_counts_in_its_time(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipeline.measure import measure_artifact
 from pipeline.pack import pack_shard
 from pipeline.package import Proof
 from pipeline.progress import Silent
-from pipeline.validate import judge_predictions
+from pipeline.validate import Terms, judge_predictions
 from targets.device.files import SHARD
 from targets.device.golden import write_golden
 from targets.device.manifest import Manifest, read_manifest
@@ -68,7 +68,7 @@ def write_tiny_package(folder: Path, *, quantized: bool = True, weight_bits: int
     measure_artifact(folder, folder / SHARD, folder, progress=Silent())
     proof = Proof(shard=folder / SHARD, predictions=folder / "predictions.npz")
     report = judge_predictions(
-        proof.shard, proof.predictions, artifact=folder, place=Place.HOST, max_drop=50.0, gate_looks=1
+        proof.shard, proof.predictions, artifact=folder, place=Place.HOST, terms=Terms(max_drop=50.0, gate_looks=1)
     )
     return TinyPackage(artifact=_artifact(folder, manifest), report=report, proof=proof)
 

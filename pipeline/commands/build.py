@@ -54,7 +54,7 @@ def prepare(request: Request) -> Iterator[Prepared]:
     if recipe.package.dla:
         for target in targets:
             check_combination(target, dla=True)
-    workspace = Workspace(request.workspace_folder)
+    workspace = Workspace(request.workspace_folder, progress=progress)
     with workspace.locked():
         index = workspace.root / "index.json"
         dataset = open_dataset(recipe.data, classes=recipe.classes, seed=recipe.seed, index=index, progress=progress)

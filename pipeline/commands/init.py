@@ -49,6 +49,7 @@ fallback = "layers"         # where int8 would lose more than max_drop, the fewe
 [validate]
 max_drop = 1.0              # points of top-1 the artifact may lose against the float baseline
 undecided = "stop"          # or "package": build the image although the images are too few to tell, labelled so
+correct_looks = false       # true: bounds that hold however many artifacts the same images have judged
 # required_place = "image"  # where the proof must come from before a release
 
 [package]

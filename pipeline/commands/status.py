@@ -6,27 +6,39 @@ from pathlib import Path
 
 from pipeline.artifacts import Place
 from pipeline.continuation import STATE, progress_of
+from pipeline.errors import WorkspaceError
+from pipeline.integrity import check_files
 from pipeline.kept_proofs import KeptProof, proofs_of
 from pipeline.table import print_table
-from pipeline.workspace import RECORD, TRAINING
+from pipeline.workspace import RECORD, TRAINING, read_record
 from targets.device.manifest import read_manifest
 
 
-def run(root: Path) -> None:
-    """List finished stages of the workspace at `root`, oldest first, unfinished trainings and published artifacts."""
+def run(root: Path, *, verify: bool = False) -> None:
+    """List finished stages of the workspace at `root`, oldest first, unfinished trainings and published artifacts.
+
+    `verify`: hash every file of every stage; raises `WorkspaceError` where one is not what was written.
+    """
     if not root.is_dir():
         print(f"{root} does not exist: nothing has been built here yet.")
         return
     stages = sorted(root.glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime)
-    rows = []
-    for record in stages:
-        raw = json.loads(record.read_text())
-        done = datetime.fromtimestamp(record.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-        rows.append((raw["stage"], record.parent.name, done, f"{raw['seconds']:.1f} s", size_text(record.parent)))
-    print_table(str(root), ("stage", "key", "done", "took", "size"), rows)
-    for state in sorted(root.glob(f"{TRAINING}/*/{STATE}")):
-        epochs, seconds = progress_of(state.parent)
-        print(f"{state.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
+    rows, damaged = [], list[str]()
+    for file in stages:
+        done = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        took, state = "?", "verified" if verify else "as written"
+        try:
+            record = read_record(file.parent)
+            took = f"{record.seconds:.1f} s"
+            check_files(file.parent, record.files, thoroughly=verify)
+        except WorkspaceError as error:
+            state = "damaged"
+            damaged.append(f"{file.parent}: {error}")
+        rows.append((file.parent.parent.name, file.parent.name, done, took, size_text(file.parent), state))
+    print_table(str(root), ("stage", "key", "done", "took", "size", "files"), rows)
+    for training in sorted(root.glob(f"{TRAINING}/*/{STATE}")):
+        epochs, seconds = progress_of(training.parent)
+        print(f"{training.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
     for report in sorted(root.glob("artifacts/*/report.json")):
         raw = json.loads(report.read_text())
         where = ", simulated" if raw["place"] == Place.SIMULATED else ""
@@ -34,6 +46,8 @@ def run(root: Path) -> None:
         print(f"{report.parent}: {text}")
         for proof in proofs_of(report.parent):
             print(f"  {proof.device}: {proof.verdict}{_which(proof, report.parent)}")
+    if damaged:
+        raise WorkspaceError(f"damaged stages: {'; '.join(damaged)}. A build does them again.")
 
 
 def _which(proof: KeptProof, published: Path) -> str:

@@ -1,7 +1,7 @@
 """`deploy validate`: the proof again, for any artifact or image that we built."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Verdict
@@ -13,6 +13,7 @@ from pipeline.progress import Progress
 from pipeline.publish import REPORT, shard_of
 from pipeline.revalidate import measure_accuracy, validate
 from pipeline.subject import Subject, answering
+from pipeline.validate import Terms, read_terms
 from targets.device.manifest import ManifestError, read_manifest
 
 
@@ -40,7 +41,7 @@ def run(
                 f"{'at ' + str(found) if found is not None else 'in ' + str(workspace)}. Name it with --shard, "
                 "or give images with --data (accuracy, but no verdict)."
             )
-        report = validate(subject, found, max_drop=max_drop, gate_looks=looks_of(folder), progress=progress)
+        report = validate(subject, found, terms=terms_of(folder, max_drop), progress=progress)
     print(json.dumps(asdict(report), indent=2) if as_json else f"{report.place}: {verdict_text(report)}")
     _fail_unless_proven(report, name)
 
@@ -76,9 +77,9 @@ def published_as(subject: Subject, workspace: Path) -> Path | None:
     return None
 
 
-def looks_of(folder: Path | None) -> int:
-    """The looks the build's own report counted; asking the same artifact again is no further look."""
+def terms_of(folder: Path | None, max_drop: float) -> Terms:
+    """Those of the build's own report, with another margin; asking the same artifact again is no further look."""
     report = None if folder is None else folder / REPORT
     if report is None or not report.is_file():
-        return 1
-    return int(json.loads(report.read_text())["gate_looks"])
+        return Terms(max_drop=max_drop, gate_looks=1)
+    return replace(read_terms(report), max_drop=max_drop)

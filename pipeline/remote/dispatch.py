@@ -25,7 +25,7 @@ from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
 from pipeline.remote.fleet import deliver
 from pipeline.remote.work import Work
-from pipeline.validate import judge_predictions
+from pipeline.validate import judge_predictions, terms_of
 from pipeline.variant import Variant
 from pipeline.wheels import check_runtime, default_cache, fetch_wheels, find_lock
 from pipeline.workspace import Folder
@@ -143,6 +143,5 @@ def _judged(shard: Path, models: Models, answers: Path) -> AccuracyReport:
         answers,
         artifact=folder,
         place=Place.DEVICE,
-        max_drop=found.max_drop_points,
-        gate_looks=found.gate_looks,
+        terms=terms_of(found),
     )

@@ -13,6 +13,7 @@ from targets.device.measure import MeasureError, measure
 from targets.device.predictions import Predictions
 from targets.device.sessions import Session
 from targets.device.shard import Shard, ShardError
+from targets.device.tango import CONFIDENCE
 
 PLACE = "device"
 
@@ -35,9 +36,18 @@ def ask(
     )
 
 
-def report_of(shard: Shard, predictions: Predictions, manifest: Manifest, *, max_drop: float) -> Dict[str, Any]:
+def report_of(
+    shard: Shard, predictions: Predictions, manifest: Manifest, *, max_drop: float, confidence: float = CONFIDENCE
+) -> Dict[str, Any]:
     """The gate's report, ready for JSON, as the building host makes it of the same answers."""
-    judgement = judge(shard.labels, shard.logits, predictions.logits, classes=shard.classes, max_drop=max_drop)
+    judgement = judge(
+        shard.labels,
+        shard.logits,
+        predictions.logits,
+        classes=shard.classes,
+        max_drop=max_drop,
+        confidence=confidence,
+    )
     return {
         **asdict(judgement),
         "target": manifest.target,

@@ -11,7 +11,7 @@ from typing import Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.tango import drop_bounds, drop_interval, images_needed
+from targets.device.tango import CONFIDENCE, drop_bounds, drop_interval, images_needed
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 # With up to this many classes, being among the first five says little.
@@ -39,7 +39,9 @@ class Judgement:
     drop_interval_points: Tuple[float, float]
     """Two-sided 95 % interval of the drop."""
     drop_bounds_points: Tuple[float, float]
-    """One-sided 95 % bounds; the verdict compares them with the margin."""
+    """One-sided bounds of `confidence`; the verdict compares them with the margin."""
+    confidence: float
+    """0.95, or more where several artifacts have been judged by the same images and that was to be corrected."""
     max_drop_points: float
     flip_rate: float
     """Share of images whose predicted class changed."""
@@ -56,12 +58,13 @@ def judge(
     *,
     classes: Sequence[str],
     max_drop: float,
+    confidence: float = CONFIDENCE,
 ) -> Judgement:
     """Compare both models' finite logits [N, C] of the same N > 0 images; `max_drop` is in points."""
     images = len(labels)
     float_right, right = float_logits.argmax(axis=1) == labels, logits.argmax(axis=1) == labels
     lost, won = int((float_right & ~right).sum()), int((right & ~float_right).sum())
-    lower, upper = drop_bounds(lost, won, images)
+    lower, upper = drop_bounds(lost, won, images, confidence)
     low, high = drop_interval(lost, won, images)
     verdict = _verdict(lower, upper, max_drop / 100)
     worst, worst_drop = _worst_class(labels, float_right, right, classes)
@@ -77,11 +80,12 @@ def judge(
         drop_points=100 * (lost - won) / images,
         drop_interval_points=(100 * low, 100 * high),
         drop_bounds_points=(100 * lower, 100 * upper),
+        confidence=confidence,
         max_drop_points=max_drop,
         flip_rate=float((float_logits.argmax(axis=1) != logits.argmax(axis=1)).mean()),
         worst_class=worst,
         worst_class_drop_points=worst_drop,
-        advice=_advice(lost, won, images, max_drop / 100) if verdict == UNDECIDED else "",
+        advice=_advice(lost, won, images, max_drop / 100, confidence) if verdict == UNDECIDED else "",
     )
 
 
@@ -101,8 +105,8 @@ def _verdict(lower: float, upper: float, margin: float) -> str:
     return FAIL if lower > margin else UNDECIDED
 
 
-def _advice(lost: int, won: int, images: int, margin: float) -> str:
-    needed = images_needed(lost, won, images, margin=margin)
+def _advice(lost: int, won: int, images: int, margin: float, confidence: float) -> str:
+    needed = images_needed(lost, won, images, margin=margin, confidence=confidence)
     if needed is not None:
         return f"At the rates seen, about {needed:,} images would give an even chance to prove it."
     reached = "reaches" if (lost - won) / images >= margin else "is too close to"

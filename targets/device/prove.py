@@ -20,6 +20,7 @@ from targets.device.selftest import MAX_DROP
 from targets.device.settings import Settings
 from targets.device.shard import Shard
 from targets.device.started import Started
+from targets.device.tango import CONFIDENCE
 from targets.device.variant import Chosen, choose
 
 
@@ -68,11 +69,12 @@ def _on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress)
     progress.enter("open", "opening the model and comparing its answers with the golden ones")
     started = ort_start.start(chosen)
     session, manifest = started.session, chosen.manifest
-    max_drop = MAX_DROP if started.report is None else float(started.report["max_drop_points"])
+    terms = started.report or {"max_drop_points": MAX_DROP}
+    max_drop, confidence = float(terms["max_drop_points"]), float(terms.get("confidence", CONFIDENCE))
     with Shard(shard) as images:
         progress.enter("gate", f"asking the model about the gate's {len(images)} images")
         predictions = ask(images, session, manifest, lambda _count: progress.check())
-        report = report_of(images, predictions, manifest, max_drop=max_drop)
+        report = report_of(images, predictions, manifest, max_drop=max_drop, confidence=confidence)
     refusal = started.refusal or ("" if report["verdict"] == PASS else f"the gate says {report['verdict']}.")
     return replace(
         started,

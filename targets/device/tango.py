@@ -32,9 +32,9 @@ def score(lost: float, won: float, images: float, drop: float) -> float:
     return distance / deviation
 
 
-def drop_bounds(lost: int, won: int, images: int) -> Tuple[float, float]:
-    """One-sided 95 % bounds of the drop: with 95 % confidence it is above the first; so, too, below the second."""
-    return _limits(lost, won, images, NormalDist().inv_cdf(CONFIDENCE))
+def drop_bounds(lost: int, won: int, images: int, confidence: float = CONFIDENCE) -> Tuple[float, float]:
+    """One-sided bounds of the drop: with that confidence it is above the first; so, too, below the second."""
+    return _limits(lost, won, images, NormalDist().inv_cdf(confidence))
 
 
 def drop_interval(lost: int, won: int, images: int) -> Tuple[float, float]:
@@ -42,7 +42,9 @@ def drop_interval(lost: int, won: int, images: int) -> Tuple[float, float]:
     return _limits(lost, won, images, NormalDist().inv_cdf((1 + CONFIDENCE) / 2))
 
 
-def images_needed(lost: float, won: float, images: float, *, margin: float) -> Optional[int]:
+def images_needed(
+    lost: float, won: float, images: float, *, margin: float, confidence: float = CONFIDENCE
+) -> Optional[int]:
     """How many images would give an even chance to prove a drop of at most `margin`, were all rates as seen.
 
     None where more images cannot be expected to prove it: the drop seen reaches the margin, or is so close below it
@@ -53,7 +55,7 @@ def images_needed(lost: float, won: float, images: float, *, margin: float) -> O
     per_image = score(lost / images, won / images, 1.0, margin)
     if per_image >= 0:
         return None
-    needed = (NormalDist().inv_cdf(CONFIDENCE) / per_image) ** 2
+    needed = (NormalDist().inv_cdf(confidence) / per_image) ** 2
     # Rounding must not lift 268.000…1 to 269.
     return None if needed > MOST_IMAGES else max(1, math.ceil(needed * (1 - 1e-12)))
 

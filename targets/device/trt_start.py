@@ -101,7 +101,10 @@ class TensorRtStart:
         try:
             checked = self._checked(chosen, session)
             predictions = self._asked(session, shard, chosen) if kept is None else kept
-            report = report_of(shard, predictions, chosen.manifest, max_drop=self._terms.max_drop)
+            terms = self._terms
+            report = report_of(
+                shard, predictions, chosen.manifest, max_drop=terms.max_drop, confidence=terms.confidence
+            )
             found = Started(
                 chosen=chosen,
                 session=session,

@@ -11,11 +11,12 @@ from typing import Any
 from targets.device.files import FIRST_START
 from targets.device.gate import FAIL, PASS
 from targets.device.manifest import ManifestError
+from targets.device.tango import CONFIDENCE
 
 SCHEMA = 1
 STOP, PACKAGE = "stop", "package"
 NONE, FP16, FASTEST = "none", "fp16", "fastest"
-KEYS = {"schema", "max_drop", "undecided", "fallback"}
+KEYS = {"schema", "max_drop", "confidence", "undecided", "fallback"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Terms:
     """What becomes of an engine that is neither proven nor refuted: `stop`, or `package`: it is served."""
     fallback: str = NONE
     """What else is built: nothing, `fp16` where the main model's engine does not pass, or, for the `fastest`, all."""
+    confidence: float = CONFIDENCE
+    """Of the gate's bounds."""
 
     def serves(self, verdict: str) -> bool:
         return verdict == PASS or (verdict != FAIL and self.undecided == PACKAGE)
@@ -51,8 +54,11 @@ def read_terms(folder: Path) -> Terms:
             f"{path} has max_drop {drop!r} and undecided {undecided!r}; points from 0 to 100, and {STOP} or "
             f"{PACKAGE}, are expected. Build the image again."
         )
+    confidence = raw["confidence"]
+    if not isinstance(confidence, float) or not 0.5 < confidence < 1:
+        raise ManifestError(f"{path} has confidence {confidence!r}; 0.95 is usual. Build the image again.")
     if fallback not in (NONE, FP16, FASTEST):
         raise ManifestError(
             f"{path} has fallback {fallback!r}; {NONE}, {FP16} or {FASTEST} is expected. Build the image again."
         )
-    return Terms(max_drop=float(drop), undecided=undecided, fallback=fallback)
+    return Terms(max_drop=float(drop), undecided=undecided, fallback=fallback, confidence=confidence)
