@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.artifacts import Architecture, Checkpoint
@@ -15,6 +15,7 @@ from pipeline.naming import State
 from pipeline.recognition import recognize
 from pipeline.resnet import build_resnet
 from pipeline.saved import read_state
+from pipeline.weights_file import save_weights
 
 
 def load_checkpoint(
@@ -75,7 +76,6 @@ def save_network(network: nn.Module, architecture: Architecture, folder: Path) -
     folder.mkdir(parents=True, exist_ok=True)
     widths = {name: module.out_channels for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     architecture = replace(architecture, widths=widths)
-    weights = {name: value.detach().clone().contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, folder / "weights.safetensors")
+    save_weights(network, folder / "weights.safetensors")
     (folder / "architecture.json").write_text(architecture.to_json())
     (folder / "cost.json").write_text(json.dumps(asdict(cost_of(network, architecture.input_shape)), indent=2))

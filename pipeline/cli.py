@@ -18,6 +18,7 @@ from pipeline.errors import EXIT_CODES, DeployError
 from pipeline.interrupt import Interrupted, raise_on_signals
 from pipeline.malloc import keep_freed_memory
 from pipeline.placement import devices, with_devices
+from pipeline.printable import printable
 from pipeline.tabulation import profile
 from pipeline.tuition import train
 
@@ -25,6 +26,9 @@ EPILOG = "Exit codes:  0 done · 1 a bug of ours · 2 wrong command line · " + 
     f"{error.exit_code} {error.meaning}" for error in EXIT_CODES
 )
 BUILDING, LOOKING, SETTING_UP = "Build", "Use and look", "Set up"
+
+MOST_OF_AN_ERROR = 20_000
+"""Characters; the others' processes and programs may have said much."""
 
 KEYS = {
     "target": "targets",
@@ -76,7 +80,7 @@ def main() -> None:
     try:
         app()
     except DeployError as error:
-        say(f"error: {error}")
+        say(f"error: {printable(str(error), longest=MOST_OF_AN_ERROR)}")
         sys.exit(error.exit_code)
     except Interrupted as stop:
         say(f"stopped by {stop}. Finished stages and epochs are kept: the same command goes on from there.")

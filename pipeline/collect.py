@@ -8,6 +8,7 @@ import json
 import re
 import ssl
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -19,9 +20,10 @@ from urllib.parse import urlsplit
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.context import MODEL
 from pipeline.engine_audit import PLAN, EngineAudit, audit_engine
-from pipeline.errors import DataError, DeviceError
+from pipeline.errors import DataError, DeviceError, RecipeError
 from pipeline.kept_proofs import keep_proof
 from pipeline.predictions import Predictions, read_predictions
+from pipeline.printable import on_one_line
 from pipeline.publish import DEVICES, REPORT, shard_of
 from pipeline.validate import judge_with, read_terms
 from targets.device.files import PREDICTIONS, SHARD
@@ -33,7 +35,12 @@ SCHEMA = 1
 SECONDS = 60.0
 MOST_BYTES = 256 << 20
 """Of one answer: logits of a million images with 64 classes; nothing that claims to be more is read."""
+MOST_SECONDS = 600.0
+"""For one answer, however slowly it comes."""
+PART = 1 << 16
 SAME = 1e-9
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+"""Of a device: it names a folder."""
 PARTS = ("passport", "measurements", "layers", "comparison")
 
 
@@ -61,6 +68,8 @@ def collect(address: str, *, name: str, workspace: Path, access: Access) -> Coll
 
     Raises `DeviceError` where it has none (yet), cannot be reached or is not believed.
     """
+    if not NAME.match(name):
+        raise RecipeError(f"--name {name!r} cannot be a device's: letters, digits, . _ and - are, such as orin-7.")
     facts = _json(address, _get(address, "/proof", access))
     if facts.get("schema") != SCHEMA:
         raise DeviceError(
@@ -143,7 +152,7 @@ def _judged(
 ) -> AccuracyReport:
     shard = _shard_of(published, workspace, stored.shard_sha256, address)
     try:
-        margin = float(claimed["max_drop_points"])
+        margin = _points(claimed["max_drop_points"])
         report = judge_with(
             shard,
             stored,
@@ -156,7 +165,7 @@ def _judged(
             for field in ("images", "lost", "won", "drop_points", "verdict")
             if not _alike(claimed[field], getattr(report, field))
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeviceError(
             f"the report of {address} lacks or has a wrong value: {error!r}. Update its image."
         ) from None
@@ -167,6 +176,12 @@ def _judged(
             "Nothing was kept."
         )
     return report
+
+
+def _points(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
+        raise ValueError(f"{on_one_line(str(value), longest=40)} is no margin in points")
+    return float(value)
 
 
 def _alike(claimed: object, found: object) -> bool:
@@ -200,7 +215,7 @@ def _get(address: str, path: str, access: Access) -> bytes:
         context = ssl.create_default_context(cafile=None if access.authority is None else str(access.authority))
     try:
         with urllib.request.urlopen(request, timeout=SECONDS, context=context) as answer:
-            contents: bytes = answer.read(MOST_BYTES + 1)
+            contents = _read(answer, address + path)
     except urllib.error.HTTPError as error:
         cures = {401: " Give its token (--token-file).", 404: " Its image is of a version without proofs."}
         raise DeviceError(f"{address}{path} answers {error.code} {error.reason}.{cures.get(error.code, '')}") from None
@@ -212,10 +227,25 @@ def _get(address: str, path: str, access: Access) -> bytes:
     return contents
 
 
+def _read(answer: Any, what: str) -> bytes:
+    """All of an answer; raises `DeviceError` where it is too large, or does not end."""
+    parts, size, deadline = list[bytes](), 0, time.monotonic() + MOST_SECONDS
+    while part := answer.read1(PART):
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BYTES:
+            break
+        if time.monotonic() > deadline:
+            raise DeviceError(
+                f"{what} has sent {size:,} bytes in {MOST_SECONDS:.0f} s and does not end; nothing was kept."
+            )
+    return b"".join(parts)
+
+
 def _json(address: str, contents: bytes) -> dict[str, Any]:
     try:
         raw = json.loads(contents)
-    except ValueError:
+    except (ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict):
         raise DeviceError(f"{address}/proof answers no JSON object. Is that a server of ours?")

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from pipeline.printable import printable
 from pipeline.progress import Advance, Progress
 
 PLAIN_INTERVAL_S = 15.0
@@ -80,11 +81,11 @@ class Terminal:
         self._is_verbose = is_verbose
 
     def line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(printable(text), markup=False, highlight=False)
 
     def detail(self, text: str) -> None:
         if self._is_verbose:
-            self._console.print(text, markup=False, highlight=False, style="dim")
+            self._console.print(printable(text), markup=False, highlight=False, style="dim")
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Advance]:
@@ -133,7 +134,7 @@ class Plain:
         self._interval_s, self._clock = interval_s, clock
 
     def line(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         if self._is_verbose:

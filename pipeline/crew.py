@@ -66,7 +66,8 @@ def _start(folder: Path, rank: int, processes: int) -> subprocess.Popen[bytes]:
     )  # a user's own network may be anywhere on it
     with _said(folder, rank).open("wb") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", "pipeline.rank", str(folder), str(rank), str(processes)],
+            # -P: not from the working folder, where the user may have a `pipeline` of their own.
+            [sys.executable, "-P", "-m", "pipeline.rank", str(folder), str(rank), str(processes)],
             env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=said,

@@ -1,7 +1,5 @@
 """Networks of the user's own: made by their factory, resized to the widths that their weights have."""
 
-import importlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from pipeline.artifacts import Architecture
 from pipeline.errors import CheckpointError
 from pipeline.naming import LEFTOVER, State
 from pipeline.recognition import check_names, check_shapes, checked_values, name_classes
+from pipeline.user_code import import_module
 
 # What importing and calling somebody else's code may raise.
 USER_ERRORS = (
@@ -63,15 +62,12 @@ def adopt(
 def call_factory(factory: str) -> nn.Module:
     """Import and call `package.module:function`, the working directory being importable."""
     module_name, _, function = factory.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        network: object = getattr(importlib.import_module(module_name), function)()
+        network: object = getattr(import_module(module_name), function)()
     except USER_ERRORS as error:
         raise CheckpointError(
-            f"the factory {factory} did not work: {type(error).__name__}: {error}. It is imported with {here} on "
-            "the path and called without arguments."
+            f"the factory {factory} did not work: {type(error).__name__}: {error}. It is imported with {Path.cwd()} "
+            "on the path and called without arguments."
         ) from error
     if not isinstance(network, nn.Module):
         raise CheckpointError(f"the factory {factory} returned a {type(network).__name__}, not a torch.nn.Module.")

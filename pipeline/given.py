@@ -1,11 +1,10 @@
 """Hashes of what the user gives: the checkpoint, and the source of a network of their own."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 from pipeline.errors import CheckpointError
 from pipeline.hashing import sha256_of_file
+from pipeline.user_code import find_module
 
 
 def digest_of_checkpoint(path: Path) -> str:
@@ -14,19 +13,15 @@ def digest_of_checkpoint(path: Path) -> str:
         raise CheckpointError(f"the checkpoint {path} does not exist. Give a .pth, .pt, .th or .safetensors file.")
     if path.is_dir():
         raise CheckpointError(f"the checkpoint {path} is a folder. Give the file with the weights in it.")
+    if not path.is_file():
+        raise CheckpointError(f"the checkpoint {path} is no regular file. Give the file with the weights in it.")
     return sha256_of_file(path)
 
 
 def digest_of_factory(factory: str) -> str:
     """Of the factory's source, found as `pipeline.factory` will import it: from the working directory, too."""
     module = factory.partition(":")[0]
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # a package around it is missing, or is a plain module
-        spec = None
+    spec = find_module(module)
     if spec is None or spec.origin is None or not spec.has_location:
-        raise CheckpointError(f"the module {module} of --model {factory} is not found from {here}.")
+        raise CheckpointError(f"the module {module} of --model {factory} is not found from {Path.cwd()}.")
     return sha256_of_file(Path(spec.origin))

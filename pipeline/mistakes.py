@@ -15,11 +15,29 @@ def explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"  {place}: unknown key.{_did_you_mean(detail['loc'], model)}")
         elif detail["type"] == "missing":
             lines.append(f"  {place} is missing.")
+        elif detail["type"] == "string_pattern_mismatch":
+            lines.append(f"  {place} = {detail['input']!r} is not of its form. {_form(detail['loc'], model)}")
         else:
             # Of a whole section the message names what matters.
             given = "" if isinstance(detail["input"], dict) else f" = {detail['input']!r}"
             lines.append(f"  {place}{given}: {detail['msg'].removeprefix('Value error, ')}.")
     return "\n".join(lines)
+
+
+def _form(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """What belongs there, in words, and an example: a pattern is no message."""
+    section: Any = model
+    for part in location:
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            break
+        names = {field.alias or name: field for name, field in section.model_fields.items()}
+        if str(part) not in names:
+            break
+        found = names[str(part)]
+        section = found.annotation
+        if found.examples:
+            return f"{(found.description or '').capitalize()}; such as {found.examples[0]}."
+    return "See the documents for what belongs there."
 
 
 def _did_you_mean(location: tuple[int | str, ...], model: type[BaseModel]) -> str:

@@ -61,6 +61,12 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
             f"no ResNet in this file: there is no stem convolution conv1.weight among its {len(state)} tensors "
             f"({some(state)}). Stems of several convolutions (ResNet-C, -D) are not among the known ones. {CURE}"
         )
+    if len(stems) > 1 and all(re.search(r"\d", stem) for stem in stems):
+        raise CheckpointError(
+            f"a network in a layout that is not known: {len(stems)} convolutions conv1, under "
+            f"{some((repr(stem) for stem in stems), 3)}. Known are torchvision's names (layer1.0.conv1.weight) and "
+            f"transformers'. {CURE}"
+        )
     if len(stems) > 1:
         raise CheckpointError(
             f"{len(stems)} networks in this file, under {some(repr(stem) for stem in stems)}: "

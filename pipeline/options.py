@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.errors import RecipeError
+
 RECIPE_FILE = Path("deploy.toml")
 MODEL, COMPRESSION, PROOF, OUTPUT = "Model and data", "Compression", "Proof", "Image and output"
 
@@ -174,6 +176,13 @@ class Request:
     @property
     def workspace_folder(self) -> Path:
         if self.workspace is not None:
+            try:
+                str(self.workspace).encode()
+            except UnicodeEncodeError:
+                raise RecipeError(
+                    f"the workspace {self.workspace!r} is not a name in UTF-8, which reports could not tell. Name "
+                    "another with --workspace."
+                ) from None
             return self.workspace
         file = self.existing_recipe_file
         return (file.parent if file is not None else Path()) / ".deploy"

@@ -104,6 +104,7 @@ class _Planner:
         self._kinds = {node: _kind(node, graph_module) for node in self._nodes}
         self._integer: dict[fx.Node, bool] = {}
         self._depth: dict[fx.Node, int] = {}
+        self._numbers = _numbers(self._nodes)
         for node in self._nodes:
             self._integer[node] = self._computes_integers(node)
             self._depth[node] = self._layers_before(node)
@@ -150,6 +151,8 @@ class _Planner:
 
     def _wants_point(self, producer: fx.Node, tensor: fx.Node) -> bool:
         """`tensor` is the producer's output, behind its ReLU if it has one."""
+        if tensor in self._numbers:
+            return False
         if self._integer[producer] and self._is_convolution(producer):
             return True
         return (self._integer[producer] and not self._only_output(tensor)) or self._feeds_integers(tensor)
@@ -210,6 +213,18 @@ class _Planner:
 
     def _is_convolution(self, node: fx.Node) -> bool:
         return self._is_layer(node) and isinstance(module_of(node, self._graph_module), nn.Conv2d)
+
+
+def _numbers(nodes: Iterable[fx.Node]) -> frozenset[fx.Node]:
+    """Nodes that are no tensors: sizes that a network asks for (`x.size(0)`, `x.shape`), and what it makes of them."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        asks = node.op == "call_method" and node.target in ("size", "dim", "numel", "ndimension")
+        asks = asks or (node.target is getattr and node.args[1:2] in (("shape",), ("ndim",)))
+        operands = node.all_input_nodes
+        if asks or (node.op == "call_function" and operands and all(operand in found for operand in operands)):
+            found.add(node)
+    return frozenset(found)
 
 
 def _names(nodes: Iterable[fx.Node]) -> dict[fx.Node, str]:

@@ -1,15 +1,18 @@
 """What an artifact answered to a shard, and where: all that judging it again needs beside the shard."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.archive import write_arrays
+from pipeline.archive import check_arrays, write_arrays
 from pipeline.errors import DataError
 
+DAMAGED = (OSError, ValueError, KeyError, EOFError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and the zip reader raise on files cut short or made up."""
 FACTS = ("shard_sha256", "artifact_sha256", "instruction_set", "runtime")
 
 
@@ -36,9 +39,20 @@ def read_predictions(path: Path) -> Predictions:
     """Raises `DataError` where the file is missing or damaged."""
     try:
         # Given a path, numpy would leave a damaged file open.
+        with path.open("rb") as opened:
+            check_arrays(opened)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Predictions(logits=file["logits"], **{name: str(file[name]) for name in FACTS})
     except FileNotFoundError:
         raise DataError(f"there are no predictions {path}. Validate the artifact first.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        OverflowError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(f"the predictions {path} are cut short or damaged ({error}). Validate again.") from None

@@ -15,6 +15,8 @@ from pipeline.mistakes import explain
 Share = Annotated[float, Field(gt=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 LEAST_STD, MOST_STD = 0.01, 1.5
+MOST_PIXELS = 4096
+"""Of a side: an activation of the stem alone would have gigabytes beyond."""
 NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 
 
@@ -25,10 +27,15 @@ class Section(BaseModel):
 class PreprocessingRecipe(Section):
     """How an image file becomes the network's input. What is left out follows from the model's family."""
 
-    resize: Annotated[int, Field(gt=0, description="shorter side in pixels before the crop")] | None = None
-    crop: Annotated[int, Field(gt=0, description="side of the centre crop in pixels: the network's input")] | None = (
-        None
-    )
+    resize: (
+        Annotated[int, Field(gt=0, le=MOST_PIXELS, description="shorter side in pixels before the crop")] | None
+    ) = None
+    crop: (
+        Annotated[
+            int, Field(gt=0, le=MOST_PIXELS, description="side of the centre crop in pixels: the network's input")
+        ]
+        | None
+    ) = None
     mean: tuple[Finite, Finite, Finite] | None = None
     std: tuple[Finite, Finite, Finite] | None = None
     color: Literal["rgb", "bgr"] | None = None
@@ -154,7 +161,12 @@ class ValidateRecipe(Section):
 
 class PackageRecipe(Section):
     image: bool = Field(default=True, description="build a container image")
-    base_image: str | None = Field(default=None, description="base image with Python 3 and venv in it")
+    base_image: str | None = Field(
+        default=None,
+        pattern=r"^\S+$",
+        description="base image with Python 3 and venv in it",
+        examples=["python:3.12-slim-bookworm"],
+    )
     grpc: bool = Field(default=False, description="an image that speaks the protocol over gRPC, too, on port 8001")
     fallback: Fallback = Field(
         default="none",
@@ -184,13 +196,22 @@ def _share(value: object) -> object:
 class Recipe(Section):
     """Everything a build depends on."""
 
-    name: Annotated[str, Field(pattern=NAME, max_length=128)] = Field(default="model", description="the model's name")
+    name: Annotated[str, Field(pattern=NAME, max_length=128)] = Field(
+        default="model",
+        description="the model's name: lower-case letters and digits, parted by single . _ or -",
+        examples=["resnet20-cars"],
+    )
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}$")] = Field(
-        default="0.1.0", description="the image's version; its tag is name:version-target"
+        default="0.1.0",
+        description="the image's version, of letters, digits, . _ and -; its tag is name:version-target",
+        examples=["0.1.0"],
     )
     checkpoint: str | None = Field(default=None, description="trained weights: .pth .pt .th .safetensors")
     model: str | None = Field(
-        default=None, pattern=r"^[\w.]+:\w+$", description="package.module:factory of your own nn.Module"
+        default=None,
+        pattern=r"^[\w.]+:\w+$",
+        description="package.module:factory of your own nn.Module",
+        examples=["my_networks.small:make"],
     )
     data: str = Field(
         default="digits",
@@ -268,6 +289,8 @@ def _parse(path: Path) -> dict[str, Any]:
         raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}. `deploy init` writes one.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"the recipe {path} is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise RecipeError(f"the recipe {path} is nested too deeply to be one. `deploy init` writes one.") from None
 
 
 def _relative_to(folder: Path, value: str) -> str:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline import __version__
 from pipeline.artifacts import Artifact, Place, Precision, Verdict
 from pipeline.build import Outcome
-from pipeline.errors import DeployError
+from pipeline.errors import DeployError, worst_of
 from pipeline.kept_proofs import proofs_of
 from pipeline.remote.summary import DeviceSummary, summarize_device
 from pipeline.rescue_summary import RescueSummary, summarize_rescue
@@ -147,7 +147,7 @@ class Document(Part):
 
     schema_version: Literal[1] = Field(description="raised when a field changes its meaning or goes")
     tool: str = Field(description="version of edge-deploy")
-    exit_code: int = Field(description="not 0 where no target was attempted; else see each target's")
+    exit_code: int = Field(description="with which the process ends: 0, or that of the worst failure of all targets")
     error: str | None = Field(description="why no target was attempted")
     targets: list[TargetSummary]
 
@@ -162,10 +162,16 @@ def document(outcomes: Sequence[Outcome], *, error: DeployError | None) -> str:
     return Document(
         schema_version=SCHEMA_VERSION,
         tool=__version__,
-        exit_code=0 if error is None else error.exit_code,
+        exit_code=_exit_code(outcomes, error),
         error=None if error is None else str(error),
         targets=[summarize(outcome) for outcome in outcomes],
     ).model_dump_json(indent=2)
+
+
+def _exit_code(outcomes: Sequence[Outcome], error: DeployError | None) -> int:
+    """With which the process ends: that of the worst failure."""
+    worst = error or worst_of([outcome.error for outcome in outcomes if outcome.error is not None])
+    return 0 if worst is None else worst.exit_code
 
 
 def summarize(outcome: Outcome) -> TargetSummary:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.printable import printable
+
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; the first column is left-aligned, numbers to the right."""
@@ -12,7 +14,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell) for cell in row))
     # A pipe has no width: rather long lines than cut figures.
     console = Console()
     if not console.is_terminal:

@@ -5,7 +5,6 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.answers import top1_of
@@ -27,6 +26,7 @@ from pipeline.resnet import ResNet, build_resnet
 from pipeline.saved import read_state
 from pipeline.sources import sources_digest
 from pipeline.training import fit, seed_everything
+from pipeline.weights_file import save_weights
 from targets.device.preprocess import Preprocessing
 
 LEARNING_RATE = 0.1
@@ -130,11 +130,17 @@ def _check_output(output: Path) -> None:
         raise RecipeError(f"the output {output} must be a .safetensors file: plain weights that anybody can load.")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        writable = os.access(output.parent, os.W_OK) and not output.is_dir()
+        if output.is_dir():
+            raise RecipeError(f"{output} is a folder. Give a file with --output.")
+        trial = _temporary(output)
+        trial.touch()
+        trial.unlink()
     except OSError as error:
-        raise RecipeError(f"the folder of {output} cannot be made: {error.strerror}.") from None
-    if not writable:
-        raise RecipeError(f"{output} cannot be written. Give another file with --output.")
+        raise RecipeError(f"{output} cannot be written: {error.strerror}. Give another file with --output.") from None
+
+
+def _temporary(output: Path) -> Path:
+    return output.with_name(f".{output.name}.{os.getpid()}")
 
 
 def _start(dataset: Dataset, network: str, checkpoint: Path | None, progress: Progress) -> tuple[ResNet, Architecture]:
@@ -156,15 +162,19 @@ def _start(dataset: Dataset, network: str, checkpoint: Path | None, progress: Pr
 
 def _save(model: nn.Module, output: Path, *, classes: tuple[str, ...], preprocessing: Preprocessing) -> None:
     """Write the state dict so that a reader sees the whole file or none."""
-    weights = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
     # A single entry: several are written in an order that differs from run to run, and so would the file's hash.
     facts = {"classes": classes, "preprocessing": preprocessing.to_dict()}
     metadata = {"edge-deploy": json.dumps(facts, sort_keys=True)}
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    temporary = _temporary(output)
     try:
-        save_file(weights, temporary, metadata=metadata)
+        save_weights(model, temporary, metadata=metadata)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(output)
+    except OSError as error:
+        raise RecipeError(
+            f"{output} cannot be written: {error.strerror}. The training is kept beside it: make room and run the same "
+            "command again."
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)

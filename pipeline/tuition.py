@@ -23,7 +23,7 @@ def train(
     """Train a float ResNet from scratch, or fine-tune one.
 
     Until it is done the training is kept in OUTPUT.training after every epoch; the same command goes on from there.
-    On several machines start it by torchrun on each: torchrun --nnodes 2 … -m pipeline train …
+    On several machines start it by torchrun on each: torchrun --nnodes 2 … --no-python deploy train …
     """
     from pipeline.commands.train import run
 

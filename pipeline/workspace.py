@@ -265,6 +265,11 @@ def _disk_errors(root: Path) -> Iterator[None]:
                 f"the disk of {root} is full ({error.strerror}). Free some space (`deploy clean` removes old work) "
                 "and run again: finished stages are kept."
             ) from None
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
+            raise WorkspaceError(
+                f"the workspace {root} cannot be a folder: {error.strerror} ({error.filename}). Name another with "
+                "--workspace."
+            ) from None
         if error.errno in (errno.EROFS, errno.EACCES) and str(error.filename or "").startswith(str(root)):
             raise WorkspaceError(f"{error.filename} cannot be written: {error.strerror}. Use --workspace.") from None
         raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.bench import Bench, bench
 from pipeline.console import progress_for
 from pipeline.errors import RecipeError
+from pipeline.printable import say
 from pipeline.table import print_table
 
 if TYPE_CHECKING:
@@ -90,11 +91,11 @@ def bench_models(models: list[Path], *, threads: int, as_json: bool) -> None:
             for path, latency in zip(models, latencies, strict=True)
         ],
     )
-    print(conditions_line(result))
+    say(conditions_line(result))
     # Energy is no condition of these figures.
     unknown = [name for name in result.missing if not name.startswith("energy")]
     if unknown:
-        print(f"not known here (--json has the reasons): {', '.join(unknown)}")
+        say(f"not known here (--json has the reasons): {', '.join(unknown)}")
     print("stable" if not result.reasons else f"UNSTABLE, measure again: {'; '.join(result.reasons)}")
 
 

@@ -9,6 +9,7 @@ from pipeline.collect import Access, collect, device_name
 from pipeline.engine_audit import check_engine
 from pipeline.errors import GateFailed, GateUndecided, RecipeError
 from pipeline.narration import comparison_text, verdict_text
+from pipeline.printable import say
 
 
 def run(
@@ -30,12 +31,12 @@ def run(
         own = {"device": device, "folder": str(found.folder), "audit": audit}
         print(json.dumps({**own, "comparison": found.facts.get("comparison"), **asdict(report)}, indent=2))
     else:
-        print(f"{device}: {verdict_text(report)}")
+        say(f"{device}: {verdict_text(report)}")
         if compared := comparison_text(found.facts):
-            print(f"{device}: {compared}")
+            say(f"{device}: {compared}")
         if found.audit is not None:
-            print(f"{device}: {found.audit.text}")
-        print(f"{report.runtime} on {report.instruction_set}; kept in {found.folder}")
+            say(f"{device}: {found.audit.text}")
+        say(f"{report.runtime} on {report.instruction_set}; kept in {found.folder}")
     if report.verdict is Verdict.FAIL:
         raise GateFailed(f"the engine on {device} loses more than the {report.max_drop_points:g} points allowed.")
     if report.verdict is Verdict.UNDECIDED:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.console import progress_for
 from pipeline.errors import DataError
+from pipeline.printable import say
 from pipeline.subject import answering
 from targets.device.manifest import Manifest
 from targets.device.preprocess import ImageError, Preprocessing, decode, preprocess
@@ -28,7 +29,7 @@ def run(name: str, photos: list[Path], *, top: int, as_json: bool) -> None:
         print(json.dumps(document, indent=2))
         return
     for photo, classes in answers:
-        print(f"{photo}: {', '.join(f'{name} {score:.1%}' for name, score in classes)}")
+        say(f"{photo}: {', '.join(f'{name} {score:.1%}' for name, score in classes)}")
 
 
 def _input(photo: Path, manifest: Manifest) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from pipeline.continuation import STATE, progress_of
 from pipeline.errors import WorkspaceError
 from pipeline.integrity import check_files
 from pipeline.kept_proofs import KeptProof, proofs_of
+from pipeline.printable import say
 from pipeline.table import print_table
 from pipeline.workspace import RECORD, TRAINING, read_record
 from targets.device.manifest import read_manifest
@@ -38,14 +39,14 @@ def run(root: Path, *, verify: bool = False) -> None:
     print_table(str(root), ("stage", "key", "done", "took", "size", "files"), rows)
     for training in sorted(root.glob(f"{TRAINING}/*/{STATE}")):
         epochs, seconds = progress_of(training.parent)
-        print(f"{training.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
+        say(f"{training.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
     for report in sorted(root.glob("artifacts/*/report.json")):
         raw = json.loads(report.read_text())
         where = ", simulated" if raw["place"] == Place.SIMULATED else ""
         text = f"{raw['verdict']}{where}, drop {raw['drop_points']:+.2f} points on {raw['images']} images"
-        print(f"{report.parent}: {text}")
+        say(f"{report.parent}: {text}")
         for proof in proofs_of(report.parent):
-            print(f"  {proof.device}: {proof.verdict}{_which(proof, report.parent)}")
+            say(f"  {proof.device}: {proof.verdict}{_which(proof, report.parent)}")
     if damaged:
         raise WorkspaceError(f"damaged stages: {'; '.join(damaged)}. A build does them again.")
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from pipeline.errors import TargetError
 from pipeline.explanation import explain
+from pipeline.printable import say
 from pipeline.table import print_table
 from targets.base import Target, aliases, catalogue, find_target
 
@@ -58,7 +59,7 @@ def _row(target: Target) -> tuple[str, ...]:
 
 def _print_explained(target: Target) -> None:
     also = "".join(f" (also called {alias})" for alias in _aliases_of(target))
-    print(f"{target.name}{also}: {target.description}")
+    say(f"{target.name}{also}: {target.description}")
     width = max(60, min(120, shutil.get_terminal_size((110, 24)).columns))
     for label, sentence in explain(target):
         indent = " " * LABEL_WIDTH

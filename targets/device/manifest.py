@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ManifestError(f"{folder} is no artifact: it has no {FILE}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path} cannot be read: {error}. Copy the artifact again.") from None
     if not isinstance(raw, dict):
         raise ManifestError(f"{path} holds no JSON object. Copy the artifact again.")
@@ -106,6 +106,9 @@ def _from_json(path: Path, raw: Dict[str, Any]) -> Manifest:
     if set(raw) != known:
         wrong = ", ".join(sorted(set(raw) ^ known))
         raise ManifestError(f"{path} has unknown or missing entries: {wrong}. Copy the artifact again.")
+    model_file = raw["model_file"]
+    if not isinstance(model_file, str) or Path(model_file).name != model_file or "\\" in model_file:
+        raise ManifestError(f"{path} names the model file {model_file!r}, which is no name in its own folder.")
     try:
         channels, height, width = raw["input_shape"]
         parsed = {
