@@ -17,6 +17,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 LEAST_STD, MOST_STD = 0.01, 1.5
 MOST_PIXELS = 4096
 """Of a side: an activation of the stem alone would have gigabytes beyond."""
+Side = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
 NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 
 
@@ -27,15 +28,8 @@ class Section(BaseModel):
 class PreprocessingRecipe(Section):
     """How an image file becomes the network's input. What is left out follows from the model's family."""
 
-    resize: (
-        Annotated[int, Field(gt=0, le=MOST_PIXELS, description="shorter side in pixels before the crop")] | None
-    ) = None
-    crop: (
-        Annotated[
-            int, Field(gt=0, le=MOST_PIXELS, description="side of the centre crop in pixels: the network's input")
-        ]
-        | None
-    ) = None
+    resize: Annotated[Side, Field(description="shorter side in pixels before the crop")] | None = None
+    crop: Annotated[Side, Field(description="side of the centre crop in pixels: the network's input")] | None = None
     mean: tuple[Finite, Finite, Finite] | None = None
     std: tuple[Finite, Finite, Finite] | None = None
     color: Literal["rgb", "bgr"] | None = None

@@ -173,8 +173,8 @@ def _save(model: nn.Module, output: Path, *, classes: tuple[str, ...], preproces
         temporary.replace(output)
     except OSError as error:
         raise RecipeError(
-            f"{output} cannot be written: {error.strerror}. The training is kept beside it: make room and run the same "
-            "command again."
+            f"{output} cannot be written: {error.strerror}. The training is kept beside it: make room and run the "
+            "same command again."
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
