@@ -76,6 +76,7 @@ def _written(
     labels = {RECIPE_LABEL: sha256_of_json(to.recipe.model_dump(mode="json", by_alias=True))}
 
     def write(folder: Path) -> None:
+        to.workspace.check(artifact.folder, shard.path, *(each.artifact.folder for each in others))
         write_pending(
             artifact,
             report,

@@ -26,7 +26,19 @@ PYTHON = "/opt/edge-deploy/bin/python"
 IS_FOREIGN = platform.machine() not in ("aarch64", "arm64")
 foreign = pytest.mark.skipif(not IS_FOREIGN, reason="this machine is an ARM one: nothing is emulated")
 # Quick, not good; the margin is wide so that the verdict is known.
-FAST = ("--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--name", NAME, "--max-drop", "20", "--json")
+FAST = (
+    "--data",
+    "digits",
+    "--checkpoint",
+    "digits.safetensors",
+    "--qat-epochs",
+    "0",
+    "--name",
+    NAME,
+    "--max-drop",
+    "20",
+    "--json",
+)
 
 
 def deploy(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.docker
 ROOT = Path(__file__).parent.parent
 NAME = "test-build-image"
 # Quick, not good; the margin is wide so that the verdict is known.
-FAST = ("--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--name", NAME)
+FAST = ("--data", "digits", "--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--name", NAME)
 
 
 def command(base_image: str, *arguments: str) -> list[str]:

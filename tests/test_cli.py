@@ -44,6 +44,9 @@ def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
     assert shown.stderr.strip() == "[]"
 
 
+BUILD = ("build", "--data", "digits")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -51,8 +54,13 @@ def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
         pytest.param(["build", "--macs", "2"], 3, "prune.macs = 2.0", id="value-out-of-range"),
         pytest.param(["build", "--recipe", "gone.toml"], 3, "deploy init", id="missing-recipe"),
         pytest.param(["build"], 3, "no checkpoint: give --checkpoint", id="no-checkpoint"),
-        pytest.param(["build", "--checkpoint", "gone.pth"], 4, "gone.pth does not exist", id="missing-checkpoint"),
-        pytest.param(["build", "--checkpoint", "."], 4, "is a folder", id="checkpoint-is-a-folder"),
+        pytest.param(
+            ["build", "--data", "digits", "--checkpoint", "gone.pth"],
+            4,
+            "gone.pth does not exist",
+            id="missing-checkpoint",
+        ),
+        pytest.param([*BUILD, "--checkpoint", "."], 4, "is a folder", id="checkpoint-is-a-folder"),
         pytest.param(["build", "--data", "gone"], 5, "gone", id="missing-data"),
         pytest.param(["build", "--target", "cpv"], 6, "Did you mean cpu?", id="mistyped-target"),
         pytest.param(["build", "--target", "board.toml"], 6, "board.toml does not exist", id="missing-target-file"),
@@ -72,7 +80,7 @@ def test_mistakes_get_a_message_and_their_own_exit_code(
 
 
 def test_an_error_still_gives_one_json_document(tmp_path: Path) -> None:
-    done = deploy("build", "--json", "--checkpoint", "gone.pth", cwd=tmp_path)
+    done = deploy("build", "--json", "--data", "digits", "--checkpoint", "gone.pth", cwd=tmp_path)
     document = json.loads(done.stdout)
     assert done.returncode == 4
     assert "gone.pth does not exist" in json.dumps(document)

@@ -80,7 +80,18 @@ def folder(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def build(folder: Path, base: str) -> tuple[TargetSummary, str]:
-    options = ["--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--max-drop", "5", "--name", NAME]
+    options = [
+        "--data",
+        "digits",
+        "--checkpoint",
+        "digits.safetensors",
+        "--qat-epochs",
+        "0",
+        "--max-drop",
+        "5",
+        "--name",
+        NAME,
+    ]
     done = deploy("build", "--target", TARGET, "--base-image", base, *options, "--json", cwd=folder)
     (target,) = Document.model_validate_json(done.stdout).targets
     return target, done.stderr

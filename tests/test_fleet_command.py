@@ -19,7 +19,19 @@ from pipeline.summary import Document, TargetSummary
 pytestmark = [pytest.mark.docker, pytest.mark.long]
 NAME = "test-fleet-command"
 # Quick, not good; the margin is wide so that the verdict is known.
-BUILD = ("build", "--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--name", NAME, "--max-drop", "20")
+BUILD = (
+    "build",
+    "--data",
+    "digits",
+    "--checkpoint",
+    "digits.safetensors",
+    "--qat-epochs",
+    "0",
+    "--name",
+    NAME,
+    "--max-drop",
+    "20",
+)
 
 
 @pytest.fixture(scope="module")

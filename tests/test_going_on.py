@@ -183,7 +183,18 @@ def test_deploy_train_with_other_options_does_not_go_on(tmp_path: Path) -> None:
 def test_a_build_goes_on_in_the_middle_of_recovery_and_of_quantization_aware_training(tmp_path: Path) -> None:
     """The command line's way: state in the workspace, counted by `deploy plan`, gone when the stage is done."""
     end(deploy(*train_words("digits.safetensors", epochs=3), cwd=tmp_path))
-    options = ("--checkpoint", "digits.safetensors", "--macs", "0.8", "--epochs", "3", "--qat-epochs", "3")
+    options = (
+        "--data",
+        "digits",
+        "--checkpoint",
+        "digits.safetensors",
+        "--macs",
+        "0.8",
+        "--epochs",
+        "3",
+        "--qat-epochs",
+        "3",
+    )
     whole = tmp_path / "undisturbed"
     end(deploy("quantize", *options, "--workspace", str(whole), cwd=tmp_path))
     trainings, kept = tmp_path / ".deploy" / "training", 0

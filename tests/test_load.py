@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_trained import Recorded, architecture, digits, preprocessing, write_checkpoint, write_weights
 
-from pipeline.answers import top1_of
+from pipeline.answers import logits_of, top1_of
 from pipeline.artifacts import Checkpoint
+from pipeline.baseline import read_baseline, read_gate_logits
 from pipeline.checkpoint import build_network
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset, ImageSet, open_dataset
@@ -34,6 +36,7 @@ def loaded(
     dataset: Dataset | None = None,
     given: PreprocessingRecipe | None = None,
     progress: Recorded | None = None,
+    weights: Literal["auto", "raw", "ema"] = "auto",
 ) -> Checkpoint:
     folder = source.parent / "loaded"
     folder.mkdir()
@@ -42,6 +45,7 @@ def loaded(
         factory=None,
         dataset=dataset or digits(),
         preprocessing=given or PreprocessingRecipe(crop=16),
+        weights=weights,
         progress=progress or Recorded(),
         folder=folder,
     )
@@ -55,6 +59,7 @@ def test_checkpoint_preprocessing_and_float_accuracy_are_written(weights: Path, 
         "architecture.json",
         "baseline.json",
         "cost.json",
+        "gate-logits.npy",
         "preprocessing.json",
         "weights.safetensors",
     ]
@@ -64,16 +69,20 @@ def test_checkpoint_preprocessing_and_float_accuracy_are_written(weights: Path, 
     assert torch.equal(build_network(checkpoint)(images), trained(images))
     stored = Preprocessing.from_dict(json.loads((checkpoint.folder / "preprocessing.json").read_text()))
     assert stored == preprocessing()
-    baseline = json.loads((checkpoint.folder / "baseline.json").read_text())
-    assert baseline["selection_images"] == 100
-    assert baseline["selection_top1"] == top1_of(trained, Batches(digits().selection, stored))
-    assert baseline["selection_top1"] > 0.9
+    baseline = read_baseline(checkpoint.folder)
+    assert (baseline.selection_images, baseline.gate_images) == (100, 800)
+    assert baseline.selection_right == round(100 * top1_of(trained, Batches(digits().selection, stored)))
+    assert baseline.gate_right == round(800 * top1_of(trained, Batches(digits().gate, stored)))
+    assert baseline.gate_right > 720
+    answers = logits_of(trained, Batches(digits().gate, stored))
+    np.testing.assert_array_equal(read_gate_logits(checkpoint.folder), answers)
 
 
 def test_what_was_assumed_is_said(weights: Path) -> None:
     progress = Recorded()
     loaded(weights, given=PreprocessingRecipe(crop=16, mean=preprocessing().mean, color="rgb"), progress=progress)
-    (line,) = progress.lines
+    line, of_the_network = progress.lines
+    assert of_the_network.startswith("assumed of the network, as weights do not tell it: stem with stride 1, no max-")
     assert line.startswith("assumed, as usual for resnet8: shorter side resized to 16; std (0.229, 0.224, 0.225)")
     assert "mean" not in line
     assert "crop" not in line
@@ -102,18 +111,20 @@ def test_what_the_recipe_gives_goes_before_what_is_stored(tmp_path: Path, weight
 
 def test_classes_in_another_order_than_in_training_are_an_error_that_says_so(weights: Path) -> None:
     """Every label is one off: the network is nearly always wrong."""
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError, match=r"not in the order of training: .*0 -> 1, 1 -> 2") as raised:
         loaded(weights, dataset=open_dataset("digits", classes=tuple("1234567890")))
-    message = str(raised.value)
-    assert "% of 100 images right; guessing among 10 classes would have 10.00 %" in message
-    assert "suspect the preprocessing (mean, std, color, resize and crop as in training" in message
-    assert "the order of the classes" in message
+    assert 'classes = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]' in str(raised.value)
+
+
+def test_two_exchanged_classes_are_an_error_though_most_images_are_right(weights: Path) -> None:
+    with pytest.raises(DataError, match=r"\((3 -> 5, 5 -> 3|5 -> 3, 3 -> 5)\)"):
+        loaded(weights, dataset=open_dataset("digits", classes=tuple("0125436789")))
 
 
 def test_weights_that_were_never_trained_are_an_error(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(build_resnet(architecture()).state_dict(), tmp_path / "fresh.safetensors")
-    with pytest.raises(DataError, match=r"\d\.00 % of 100 images right; guessing"):
+    with pytest.raises(DataError, match=r"\d+ of 800 images right \(\d+\.\d\d%\); guessing"):
         loaded(tmp_path / "fresh.safetensors")
 
 
@@ -144,3 +155,55 @@ def test_weights_trained_on_classes_in_another_order_are_refused(weights: Path) 
     save_file(load_file(weights), weights, metadata={"edge-deploy": json.dumps(facts)})
     with pytest.raises(DataError, match=r"8, in this order; digits gives 0, 1.*`classes` in the recipe"):
         loaded(weights)
+
+
+def noisy(state: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: value + torch.randn(value.shape, generator=generator) * value.std() * share
+        if value.dim() == 4
+        else value
+        for name, value in state.items()
+    }
+
+
+@pytest.mark.parametrize(("better", "key"), [("ema", "state_dict_ema"), ("raw", "state_dict")])
+def test_of_weights_and_their_average_the_better_is_taken_and_named(
+    better: str, key: str, weights: Path, tmp_path: Path
+) -> None:
+    good = load_file(weights)
+    sets = {"state_dict": good, "state_dict_ema": good, "epoch": 9}
+    sets["state_dict_ema" if better == "raw" else "state_dict"] = noisy(good, 0.9)
+    torch.save(sets, tmp_path / "both.pth")
+    progress = Recorded()
+    checkpoint = loaded(tmp_path / "both.pth", progress=progress)
+    images = torch.randn(2, 3, 16, 16)
+    trained = build_network(write_checkpoint(tmp_path / "trained"))
+    assert torch.equal(build_network(checkpoint)(images), trained(images))
+    said = next(line for line in progress.lines if "weights in the file" in line)
+    assert f"Taken: {better}" in said
+    assert f"{better} ({key})" in said
+    assert "passed over in both.pth: epoch" in progress.lines
+
+
+@pytest.mark.parametrize("weights_of", ["raw", "ema"])
+def test_an_option_names_the_weights(weights_of: Literal["raw", "ema"], weights: Path, tmp_path: Path) -> None:
+    good = load_file(weights)
+    worse = noisy(good, 0.1)
+    torch.save({"state_dict": worse, "state_dict_ema": good}, tmp_path / "both.pth")
+    checkpoint = loaded(tmp_path / "both.pth", weights=weights_of)
+    found = load_file(checkpoint.weights)["conv1.weight"]
+    assert torch.equal(found, (good if weights_of == "ema" else worse)["conv1.weight"])
+
+
+def test_an_average_that_is_not_there_cannot_be_asked_for(weights: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no ema weights; it has raw \(the file itself\)"):
+        loaded(weights, weights="ema")
+
+
+def test_a_network_that_answers_nonsense_is_refused(weights: Path, tmp_path: Path) -> None:
+    state = load_file(weights)
+    state["fc.weight"] = torch.full_like(state["fc.weight"], 3e38)
+    save_file(state, tmp_path / "nonsense.safetensors")
+    with pytest.raises((CheckpointError, DataError), match=r"800 images is not a finite number|guessing"):
+        loaded(tmp_path / "nonsense.safetensors")

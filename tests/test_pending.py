@@ -25,7 +25,7 @@ from targets.device.shard import Shard
 
 __all__ = ["library"]
 NO_ENGINE = {"DOCKER_HOST": "tcp://127.0.0.1:1"}
-FAST = ("--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--max-drop", "5")
+FAST = ("--data", "digits", "--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--max-drop", "5")
 RECIPE = """
 [package]
 fallback = "fp16"

@@ -146,6 +146,21 @@ def test_unknown_operations_stay_float_between_points() -> None:
     assert plan.sources == {"conv1": "add", "conv2": "conv1", "fc": "adaptive_avg_pool2d"}
 
 
+class Sized(Custom):
+    def forward(self, images: Tensor) -> Tensor:
+        out = torch.relu(self.conv1(images))
+        out = torch.relu(self.conv2(out.reshape(out.shape[0], -1, out.shape[2], out.size(3))))
+        out = nn.functional.avg_pool2d(out, out.size()[3])
+        result: Tensor = self.fc(out.view(out.size(0), -1))
+        return result
+
+
+def test_sizes_that_a_network_asks_for_are_no_tensors() -> None:
+    plan = plan_of(Sized())
+    assert [name for name, _, _ in rows(plan)] == ["images", "conv1", "conv1", "conv2", *["avg_pool2d"] * 2]
+    assert plan.sources == {"conv1": "images", "conv2": "conv1", "fc": "avg_pool2d"}
+
+
 class Logits(Custom):
     def forward(self, images: Tensor) -> Tensor:
         out = self.relu(self.conv1(images))

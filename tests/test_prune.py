@@ -31,7 +31,7 @@ from pipeline.progress import Silent
 from pipeline.prune import prune
 from pipeline.published import residual
 from pipeline.recipe import PruneRecipe
-from pipeline.recovery import estimate_statistics
+from pipeline.recovery import estimate_statistics, express_by_data
 
 OWN = """
 from torch import nn
@@ -239,6 +239,50 @@ def test_what_is_handed_on_without_recovery_has_its_own_statistics(checkpoint: C
     after = state_of(network)
     names = [name for name in before if name.endswith(("running_mean", "running_var"))]
     assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in names)
+
+
+def foreign(network: nn.Module) -> nn.Module:
+    """The same function with a variance of 1 and no mean in every normalization, as of Caffe or a folded network."""
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            with torch.no_grad():
+                gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+                norm.bias -= gain * norm.running_mean
+                norm.weight.copy_(gain * (1 + norm.eps) ** 0.5)
+                norm.running_mean.zero_()
+                norm.running_var.fill_(1.0)
+    return network
+
+
+@pytest.mark.parametrize("is_foreign", [False, True])
+def test_statistics_of_the_data_change_no_function_and_may_be_measured_again(
+    is_foreign: bool, checkpoint: Checkpoint
+) -> None:
+    network = build_network(checkpoint)
+    images = whole(digits().selection)
+    with torch.no_grad():
+        before = network(images)
+        if is_foreign:
+            network = foreign(network)
+            torch.testing.assert_close(network(images), before, rtol=1e-4, atol=1e-4)
+        express_by_data(network, digits().training, preprocessing(), progress=Recorded())
+        torch.testing.assert_close(network(images), before, rtol=1e-3, atol=1e-3)
+        estimate_statistics(network, digits().training, preprocessing())
+        again = network(images)
+    # What is measured again is what is there already, but for the order of batches.
+    assert float((again - before).abs().max()) < 0.05 * float(before.abs().max())
+    assert float((again.argmax(1) == before.argmax(1)).float().mean()) > 0.98
+
+
+def test_a_folded_network_is_pruned_as_well_as_its_original(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    save_network(foreign(build_network(checkpoint)), checkpoint.architecture, tmp_path / "foreign")
+    found = [
+        selection_top1(pruned(each, tmp_path / name, macs=0.8))
+        for name, each in (("a", checkpoint), ("b", Checkpoint(folder=tmp_path / "foreign")))
+    ]
+    assert found[1] == pytest.approx(found[0], abs=0.03)
 
 
 def test_statistics_need_no_batch_normalization() -> None:

@@ -1,6 +1,7 @@
 """The stage from end to end: real digits, a real network, its folder, and what is built from it again."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipeline.divergence import divergence
 from pipeline.errors import CompressionError, RecipeError
 from pipeline.folding import trace_folded
 from pipeline.hashing import sha256_of_folder
+from pipeline.quantize import _harm
 from pipeline.quantized import build_quantized
 
 
@@ -139,6 +141,23 @@ def test_activations_that_are_no_numbers_have_no_range(tmp_path: Path) -> None:
         network.load_state_dict(state)
     with pytest.raises(CompressionError, match=r"activations at layer1\.0\.conv1 are not finite"):
         write_quantized(Checkpoint(folder=tmp_path / "broken"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("trained_facts", "harm"),
+    [
+        ({"divergence": 0.1, "right": 90}, None),
+        ({"divergence": 0.09, "right": 95}, None),
+        ({"divergence": 0.11, "right": 95}, "divergence from the float model 0.1 -> 0.11"),
+        ({"divergence": 0.01, "right": 89}, "right answers 90 -> 89"),
+        ({"divergence": 0.2, "right": 44}, "divergence .*; right answers 90 -> 44"),
+    ],
+)
+def test_training_is_kept_only_where_neither_divergence_nor_right_answers_get_worse(
+    trained_facts: dict[str, float], harm: str | None
+) -> None:
+    found = _harm({"divergence": 0.1, "right": 90}, trained_facts)
+    assert found is None if harm is None else re.fullmatch(harm, found or "")
 
 
 def test_divergence_is_zero_for_the_same_answers_and_positive_otherwise() -> None:

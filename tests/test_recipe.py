@@ -50,7 +50,26 @@ def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
         pytest.param("[prune]\nspeedup = 1", r"prune\.speedup = 1: .*greater than 1", id="no-speedup"),
         pytest.param('[prune]\ntable = "t.json"', r"neither latency nor speedup is asked for", id="idle-table"),
         pytest.param("targets = []", r"targets = \[\]", id="no-target"),
-        pytest.param("name = 'Upper Case'", r"name = 'Upper Case'", id="bad-name"),
+        pytest.param(
+            "name = 'Upper Case'", r"'Upper Case' .*Lower-case|lower-case .*such as resnet20-cars", id="bad-name"
+        ),
+        pytest.param("version = '1 2'", r"version = '1 2' .*such as 0\.1\.0", id="bad-version"),
+        pytest.param("model = 'net'", r"model = 'net' .*package\.module:factory.*such as my_net", id="bad-factory"),
+        pytest.param("[package]\nbase_image = ''", r"base_image = '' .*such as python:3\.12", id="empty-base-image"),
+        pytest.param("checkpoint = 'a.pth'", r"but no data: give the images it was trained", id="no-data"),
+        pytest.param("expected_accuracy = 91.7", r"a share between 0 and 1, such as 0\.917 for 91\.7 %", id="percent"),
+        pytest.param("expected_accuracy = 0.0", r"a share between 0 and 1", id="no-accuracy"),
+        pytest.param("expected_accuracy = nan", r"expected_accuracy = nan", id="nan-accuracy"),
+        pytest.param(
+            "[preprocessing]\nmean = [127.5, 127.5, 127.5]", r"pixels of 0 to 255.*\[0\.5, 0\.5, 0\.5\]", id="mean-255"
+        ),
+        pytest.param("[preprocessing]\nstd = [58.4, 57.1, 57.4]", r"Divided by 255: \[0\.229, 0\.2239", id="std-255"),
+        pytest.param("[preprocessing]\nstd = [0, 0.2, 0.2]", r"standard deviation between 0\.01 and 1\.5", id="std-0"),
+        pytest.param("[preprocessing]\nmean = [-0.1, 0, 0]", r"a mean lies between 0 and 1", id="negative-mean"),
+        pytest.param("[preprocessing]\nmean = [nan, 0, 0]", r"mean\.0 = nan: .*finite", id="nan-mean"),
+        pytest.param("[preprocessing]\nstd = [inf, 1, 1]", r"std\.0 = inf: .*finite", id="infinite-std"),
+        pytest.param("[preprocessing]\ncrop = 1000000", r"crop = 1000000: .*4096", id="huge-crop"),
+        pytest.param(f"a = {'[' * 5000}{']' * 5000}", r"nested too deeply|not valid TOML", id="deep-toml"),
         pytest.param("name = ", r"not valid TOML", id="not-toml"),
         pytest.param("[quantize]\nweight_bits = 4", r"quantize\.weight_bits = 4", id="weight-bits"),
         pytest.param("seed = -1\nthreads = 0", r"2 mistakes", id="all-mistakes-at-once"),
@@ -59,6 +78,19 @@ def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         read_recipe(written(tmp_path, text), {})
+
+
+def test_networks_that_take_pixels_of_0_to_255_have_a_standard_deviation_of_one_of_them(tmp_path: Path) -> None:
+    text = "[preprocessing]\nmean = [0.4, 0.45, 0.5]\nstd = [0.00392157, 0.00392157, 0.00392157]\n"
+    assert read_recipe(written(tmp_path, text), {}).preprocessing.std == (0.00392157,) * 3
+
+
+def test_no_message_is_a_regular_expression(tmp_path: Path) -> None:
+    for key in ("name", "version", "model"):
+        with pytest.raises(RecipeError) as caught:
+            read_recipe(written(tmp_path, f"{key} = '/ /'\n"), {})
+        assert "pattern" not in str(caught.value)
+        assert "^" not in str(caught.value)
 
 
 def test_a_missing_recipe_names_the_command_that_writes_one(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def folder(engine: Engine, tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.long
 def test_an_image_is_built_proven_and_tagged_here(engine: Engine, folder: Path, base_image: str) -> None:
     words = ["build", "--target", "cpu", "--device", LOCAL, "--base-image", base_image, "--name", NAME, "--json"]
-    words += ["--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--max-drop", "5"]
+    words += ["--data", "digits", "--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--max-drop", "5"]
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", *words],
         cwd=folder,

@@ -19,7 +19,7 @@ OPTIONS = ("--macs", "0.8", "--epochs", "1", "--qat-epochs", "1", "--max-drop", 
 
 
 def command(checkpoint: Path) -> list[str]:
-    return [sys.executable, "-m", "pipeline", "build", "--checkpoint", str(checkpoint), *OPTIONS]
+    return [sys.executable, "-m", "pipeline", "build", "--data", "digits", "--checkpoint", str(checkpoint), *OPTIONS]
 
 
 def environment() -> dict[str, str]:

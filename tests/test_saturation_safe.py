@@ -31,7 +31,19 @@ from targets.device.variant import FOLDER, MAIN, SATURATION_SAFE, choose
 
 pytestmark = pytest.mark.skipif(saturates_8bit(), reason="this CPU's int8 kernels saturate with 8-bit weights")
 NAME = "test-saturation-safe"
-FAST = ("--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--max-drop", "20", "--name", NAME, "--json")
+FAST = (
+    "--data",
+    "digits",
+    "--checkpoint",
+    "digits.safetensors",
+    "--qat-epochs",
+    "0",
+    "--max-drop",
+    "20",
+    "--name",
+    NAME,
+    "--json",
+)
 SAFE = ("build", *FAST, "--weight-bits", "8", "--saturation-safe")
 PUBLISHED = f".deploy/artifacts/{NAME}-0.1.0-cpu"
 
@@ -133,7 +145,7 @@ def test_a_variant_that_does_not_pass_the_gate_stops_the_build_by_name(built: Ta
 def test_an_option_without_use_is_answered(folder: Path, tmp_path: Path) -> None:
     checkpoint = str(folder / "digits.safetensors")
     arguments = ("--qat-epochs", "0", "--max-drop", "20", "--weight-bits", "7", "--saturation-safe", "--no-image")
-    done = deploy("build", "--checkpoint", checkpoint, *arguments, cwd=tmp_path)
+    done = deploy("build", "--data", "digits", "--checkpoint", checkpoint, *arguments, cwd=tmp_path)
     assert re.search(r"note: saturation_safe is on, but cpu needs no variant: its weights have 7 bits", done.stderr)
 
 

@@ -20,7 +20,7 @@ from pipeline.artifacts import (
     Verdict,
 )
 from pipeline.build import Outcome
-from pipeline.errors import CompileError, DataError, GateFailed
+from pipeline.errors import CheckpointError, CompileError, DataError, GateFailed, GateUndecided
 from pipeline.groups import GroupAccuracy
 from pipeline.rows import table_header, table_rows
 from pipeline.summary import Document, TargetSummary, document, summary_schema
@@ -213,6 +213,16 @@ def test_an_artifact_whose_manifest_is_gone_still_gives_a_document(finished: Out
     (target,) = parsed(finished)
     assert target["artifact_bytes"] is None
     assert target["artifact_latency_ms"] == 0.5
+
+
+def test_the_documents_exit_code_is_that_of_the_process(finished: Outcome) -> None:
+    failed = Outcome(target=find_target("cpu"), error=GateUndecided("few"))
+    worse = Outcome(target=find_target("cpu"), error=CheckpointError("no weights"))
+    codes = [
+        json.loads(document(each, error=None))["exit_code"]
+        for each in ([finished], [finished, failed], [failed, worse])
+    ]
+    assert codes == [0, 11, 4]
 
 
 def test_an_error_before_any_target_is_in_the_document() -> None:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_trained import Recorded, architecture, digits, write_weights
 
+from pipeline.baseline import read_baseline
 from pipeline.data.dataset import Dataset, ImageSet
 from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.hashing import sha256_of_file
@@ -98,8 +99,9 @@ def test_load_takes_the_stored_preprocessing_and_assumes_nothing(tmp_path: Path)
         progress=progress,
         folder=tmp_path / "loaded",
     )
-    baseline = json.loads((tmp_path / "loaded" / "baseline.json").read_text())
-    assert baseline == {"selection_top1": trained.selection_top1, "selection_images": 40}
+    baseline = read_baseline(tmp_path / "loaded")
+    assert baseline.selection_right / baseline.selection_images == trained.selection_top1
+    assert baseline.selection_images == 40
     assert json.loads((tmp_path / "loaded" / "preprocessing.json").read_text())["mean"] == list(DIM.mean or ())
     assert progress.lines == []
 

@@ -72,7 +72,18 @@ def test_the_whole_chain_runs_from_the_wheel(installed: Path, tmp_path: Path) ->
     """Up to the build context, as no engine answers at that address: nothing of a checkout is needed."""
     trained = deploy(installed, "train", "--epochs", "3", "-o", "net.safetensors", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    options = ("--checkpoint", "net.safetensors", "--qat-epochs", "0", "--max-drop", "30", "--name", "digits")
+    options = (
+        "--data",
+        "digits",
+        "--checkpoint",
+        "net.safetensors",
+        "--qat-epochs",
+        "0",
+        "--max-drop",
+        "30",
+        "--name",
+        "digits",
+    )
     done = deploy(installed, "build", *options, cwd=tmp_path, DOCKER_HOST="tcp://127.0.0.1:9")
     assert done.returncode == 12, done.stderr
     context = tmp_path / ".deploy" / "context" / "digits-0.1.0-cpu"

@@ -57,6 +57,7 @@ def dispatch(
         if target.gpu is not None:
             context = context_of(to, artifact, report, shard, variants)
         else:
+            to.workspace.check(artifact.folder, shard.path, *(each.artifact.folder for each in variants))
             context = Path(scratch) / "context"
             safe = variants[0].report if variants else None
             labels = describe(manifest, report, safe=safe) | own
