@@ -161,9 +161,8 @@ def test_one_stage_alone_stops_after_it(trained: Path, tmp_path: Path) -> None:
 
 def test_a_plan_names_what_is_done_and_what_is_not(built: Document, trained: Path, tmp_path: Path) -> None:
     checkpoint = str(trained / "digits.safetensors")
-    fresh = json.loads(
-        deploy("plan", "--data", "digits", "--checkpoint", checkpoint, *FAST, "--json", cwd=tmp_path).stdout
-    )
+    asked = ("plan", "--data", "digits", "--checkpoint", checkpoint, *FAST)
+    fresh = json.loads(deploy(*asked, "--json", cwd=tmp_path).stdout)
     assert [stage["stage"] for stage in fresh[0]["stages"] if stage["is_done"]] == ["load"]
     assert fresh[0]["seconds_left"] > 0
     assert fresh[0]["disk_bytes"] > 0
