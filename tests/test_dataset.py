@@ -51,6 +51,36 @@ def test_reading_files_is_told(folder: Path) -> None:
     assert (progress.named("read files").total, progress.named("read files").done) == (60, 60)
 
 
+@pytest.mark.parametrize("where", ["val", "train"])
+def test_images_under_two_classes_are_named_and_left_out(where: str, folder: Path) -> None:
+    before = open_dataset(str(folder))
+    for number in (1, 3):
+        copied = (folder / where / "head" / f"{number:02}.png").read_bytes()
+        (folder / where / "tail" / f"again-{number}.png").write_bytes(copied)
+    dataset = open_dataset(str(folder))
+    (note,) = dataset.notes
+    assert note.startswith(
+        f"4 files of the {'gate' if where == 'val' else 'training'} images lie under several classes"
+    )
+    assert f"{where}/head/01.png" in note
+    assert f"{where}/tail/again-3.png" in note
+    changed, same = ("gate", "training") if where == "val" else ("training", "gate")
+    if where == "val":
+        assert len(dataset.gate) == len(before.gate) - 2
+        assert not any("again" in name or name.endswith(("01.png", "03.png")) for name in dataset.gate.names[:3])
+    else:
+        assert len(dataset.training) + len(dataset.selection) == len(before.training) + len(before.selection) - 2
+    assert getattr(dataset, same).fingerprint == getattr(before, same).fingerprint
+    assert getattr(dataset, changed).fingerprint != getattr(before, changed).fingerprint
+
+
+def test_copies_within_one_class_are_no_conflict(folder: Path) -> None:
+    (folder / "val" / "head" / "again.png").write_bytes((folder / "val" / "head" / "01.png").read_bytes())
+    dataset = open_dataset(str(folder))
+    assert len(dataset.gate) == 11
+    assert dataset.notes == ()
+
+
 def test_selection_is_a_tenth_of_every_class(folder: Path) -> None:
     dataset = open_dataset(str(folder))
     assert np.bincount(dataset.selection.labels).tolist() == [2, 3]

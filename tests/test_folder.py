@@ -74,6 +74,19 @@ def test_a_zip_is_the_same_data(folder: Path, tmp_path: Path, prefix: str) -> No
     assert packed.gate.encoded(5) == unpacked.gate.encoded(5)
 
 
+@pytest.mark.parametrize("prefix", ["", "top\\"])
+def test_a_zip_of_an_old_windows_tool_is_the_same_data(folder: Path, tmp_path: Path, prefix: str) -> None:
+    with zipfile.ZipFile(tmp_path / "animals.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.png")):
+            info = zipfile.ZipInfo("x")
+            info.filename = prefix + str(path.relative_to(folder)).replace("/", "\\")
+            archive.writestr(info, path.read_bytes())
+    unpacked, packed = opened(folder), opened(tmp_path / "animals.zip")
+    assert packed.training.fingerprint == unpacked.training.fingerprint
+    assert packed.gate.names == unpacked.gate.names
+    assert packed.gate.encoded(5) == unpacked.gate.encoded(5)
+
+
 def test_a_zip_whose_top_folder_is_train_keeps_it(folder: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "half.zip", "w") as archive:
         archive.write(folder / "train" / "ant" / "0.png", "train/ant/0.png")

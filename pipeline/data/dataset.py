@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.data.cifar10 import open_cifar10
 from pipeline.data.decoding import check_images
@@ -56,6 +58,7 @@ def open_dataset(
     source = _open(spec, Index(index, progress))
     if classes:
         source = _in_training_order(source, classes)
+    source = _without_conflicts(source)
     labels = source.training.labels
     count, origins = min(round(len(labels) * SELECTION_SHARE), MOST_SELECTION), source.training.origins
     if origins is None:
@@ -107,6 +110,24 @@ def _in_training_order(source: Source, classes: tuple[str, ...]) -> Source:
         gate=source.gate.relabelled(new_label),
         notes=source.notes,
     )
+
+
+def _without_conflicts(source: Source) -> Source:
+    """Images that lie under several classes, byte for byte, are left out of the gate and of training, and named."""
+    notes, left = source.notes, dict[str, ImageSet]()
+    for where, images in (("gate", source.gate), ("training", source.training)):
+        labels_of: dict[str, set[int]] = {}
+        for digest, label in zip(images.digests, images.labels.tolist(), strict=True):
+            labels_of.setdefault(digest, set()).add(label)
+        conflicting = [len(labels_of[digest]) > 1 for digest in images.digests]
+        left[where] = images if not any(conflicting) else images.subset(np.flatnonzero(~np.array(conflicting)))
+        if any(conflicting):
+            named = [name for name, is_one in zip(images.names, conflicting, strict=True) if is_one]
+            notes += (
+                f"{len(named)} files of the {where} images lie under several classes, byte for byte, so no answer to "
+                f"them could be right: they are left out. Remove the wrong ones:{first_few(named, limit=6)}",
+            )
+    return replace(source, gate=left["gate"], training=left["training"], notes=notes)
 
 
 def _notes_on_duplicates(source: Source) -> tuple[str, ...]:

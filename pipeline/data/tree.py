@@ -3,7 +3,7 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -76,13 +76,15 @@ class ZipTree:
         except (zipfile.BadZipFile, NotImplementedError) as error:
             raise DataError(f"{path} is neither a folder nor a sound zip file: {error}.") from None
         members = {
-            info.filename: info
-            for info in sorted(self._zip.infolist(), key=lambda info: info.filename)
-            if not any(is_hidden(part) for part in info.filename.rstrip("/").split("/"))
+            name: info
+            for name, info in sorted(_named(self._zip.infolist()), key=lambda member: member[0])
+            if not any(is_hidden(part) for part in name.rstrip("/").split("/"))
         }
         self._prefix = _only_top_folder(members)
         status = path.stat()
-        self._members = {name.removeprefix(self._prefix): info for name, info in members.items() if not info.is_dir()}
+        self._members = {
+            name.removeprefix(self._prefix): info for name, info in members.items() if not name.endswith("/")
+        }
         self.files: dict[str, Stamp] = {
             name: (info.file_size, info.CRC, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             for name, info in self._members.items()
@@ -113,6 +115,12 @@ def open_tree(path: Path) -> Tree:
 def is_hidden(part: str) -> bool:
     """Dot files, and what macOS and Windows leave in folders."""
     return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _named(members: Sequence[zipfile.ZipInfo]) -> list[tuple[str, zipfile.ZipInfo]]:
+    """Members by their names; old tools of Windows part folders by backslashes, against the format."""
+    is_foreign = not any("/" in info.filename for info in members)
+    return [(info.filename.replace("\\", "/") if is_foreign else info.filename, info) for info in members]
 
 
 def _only_top_folder(members: Mapping[str, zipfile.ZipInfo]) -> str:
