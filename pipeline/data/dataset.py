@@ -123,10 +123,11 @@ def _without_conflicts(source: Source) -> Source:
         left[where] = images if not any(conflicting) else images.subset(np.flatnonzero(~np.array(conflicting)))
         if any(conflicting):
             named = [name for name, is_one in zip(images.names, conflicting, strict=True) if is_one]
-            notes += (
+            text = (
                 f"{len(named)} files of the {where} images lie under several classes, byte for byte, so no answer to "
-                f"them could be right: they are left out. Remove the wrong ones:{first_few(named, limit=6)}",
+                f"them could be right: they are left out. Remove the wrong ones:{first_few(named, limit=6)}"
             )
+            notes += (text,)
     return replace(source, gate=left["gate"], training=left["training"], notes=notes)
 
 
