@@ -21,6 +21,7 @@ from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.context import MODEL
 from pipeline.engine_audit import PLAN, EngineAudit, audit_engine
 from pipeline.errors import DataError, DeviceError, RecipeError
+from pipeline.foreign_json import parse_json
 from pipeline.kept_proofs import keep_proof
 from pipeline.predictions import Predictions, read_predictions
 from pipeline.printable import on_one_line
@@ -244,8 +245,8 @@ def _read(answer: Any, what: str) -> bytes:
 
 def _json(address: str, contents: bytes) -> dict[str, Any]:
     try:
-        raw = json.loads(contents)
-    except (ValueError, RecursionError):
+        raw = parse_json(contents)
+    except ValueError:
         raw = None
     if not isinstance(raw, dict):
         raise DeviceError(f"{address}/proof answers no JSON object. Is that a server of ours?")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.artifacts import Image, Place
 from pipeline.errors import WorkspaceError
+from pipeline.foreign_json import parse_json
 
 FILE = "image.json"
 
@@ -18,7 +19,7 @@ def read_image(folder: Path) -> Image:
     """Raises `WorkspaceError` where the facts are missing or damaged."""
     path = folder / FILE
     try:
-        raw = json.loads(path.read_text())
+        raw = parse_json(path.read_text())
         return Image(**{**raw, "place": Place(raw["place"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WorkspaceError(f"{path} cannot be read ({error}). Remove {folder} and run again.") from None

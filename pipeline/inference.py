@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PackageError
+from pipeline.foreign_json import parse_json
 from targets.device.manifest import Manifest
 from targets.device.protocol import LENGTH_HEADER
 from targets.device.settings import Settings
@@ -39,7 +40,7 @@ class InferenceClient:
         """What the server says of itself; one that does not answer yet is neither ready nor failed."""
         try:
             status, body, _ = self._ask("GET", "/v2/health/ready")
-            raw = json.loads(body)
+            raw = parse_json(body)
             return Readiness(
                 is_ready=status == 200,
                 has_failed=status != 200 and raw.get("loading") is False,
@@ -95,7 +96,7 @@ class InferenceClient:
             raise PackageError(f"the container at {self.url} stopped answering: {error!r}.") from None
         if status != 200:
             raise PackageError(f"the container at {self.url} refused {len(images)} images: {body.decode()[:500]}")
-        (output,) = json.loads(body[:length])["outputs"]
+        (output,) = parse_json(body[:length])["outputs"]
         return np.frombuffer(body, "<f4", offset=length).reshape(output["shape"]).astype(np.float32)
 
     def _json(self, method: str, path: str) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class InferenceClient:
             status, body, _ = self._ask(method, path)
             if status != 200:
                 raise PackageError(f"{self.url}{path} answered {status}: {body.decode()[:500]}")
-            raw: dict[str, Any] = json.loads(body)
+            raw: dict[str, Any] = parse_json(body)
             return raw
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise PackageError(f"{self.url}{path} does not answer: {error!r}.") from None

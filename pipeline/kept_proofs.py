@@ -1,6 +1,5 @@
 """Proofs that came from devices, kept beside the artifact they are about: `devices/<name>/` in its folder."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import WorkspaceError
+from pipeline.foreign_json import parse_json
 from pipeline.publish import DEVICES, REPORT, report_json
 from targets.device.files import PASSPORT
 
@@ -25,7 +25,7 @@ class KeptProof:
     def precision(self) -> str | None:
         """Of a GPU's engine, by its passport; None where there is none."""
         try:
-            return str(json.loads((self.folder / PASSPORT).read_text())["precision"])
+            return str(parse_json((self.folder / PASSPORT).read_text())["precision"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -54,7 +54,7 @@ def proofs_of(published: Path) -> Iterator[KeptProof]:
     """Every device's proof in an artifact's folder, by name; raises `WorkspaceError` for a damaged one."""
     for path in sorted((published / DEVICES).glob(f"[!.]*/{REPORT}")):
         try:
-            raw = json.loads(path.read_text())
+            raw = parse_json(path.read_text())
             if raw["place"] == Place.DEVICE:
                 yield KeptProof(
                     device=path.parent.name,

@@ -18,6 +18,7 @@ from typing import Self
 import numpy as np
 
 from pipeline.errors import CompressionError, RecipeError
+from pipeline.foreign_json import parse_json
 
 SCHEMA = 1
 FILE = "table.json"
@@ -120,7 +121,7 @@ class LatencyTable:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises `ValueError`, `KeyError` or `TypeError` for what `to_json` has not written."""
-        raw = json.loads(text)
+        raw = parse_json(text)
         schema = raw.pop("schema")
         if schema != SCHEMA:
             raise ValueError(f"schema {schema}, {SCHEMA} is known")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipeline.answers import logits_of
@@ -21,6 +21,7 @@ from pipeline.class_order import check_class_order
 from pipeline.data.batches import Batches
 from pipeline.data.dataset import Dataset, check_images, preprocessing_from
 from pipeline.errors import CheckpointError, DataError
+from pipeline.foreign_json import parse_json
 from pipeline.naming import some
 from pipeline.progress import Progress
 from pipeline.recipe import PreprocessingRecipe
@@ -166,9 +167,22 @@ def _check_order(source: Path, dataset: Dataset) -> None:
 
 
 def _stored_facts(source: Path) -> dict[str, Any] | None:
+    """What `deploy train` wrote into the file's metadata; raises `CheckpointError` where others wrote it."""
     if source.suffix != ".safetensors":
         return None
-    with safe_open(source, framework="numpy") as file:
-        metadata = file.metadata() or {}
-    facts: dict[str, Any] | None = json.loads(metadata["edge-deploy"]) if "edge-deploy" in metadata else None
-    return facts
+    try:
+        with safe_open(source, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None  # whoever reads the weights says what is wrong
+    if "edge-deploy" not in metadata:
+        return None
+    try:
+        raw = parse_json(metadata["edge-deploy"])
+        classes = tuple(str(name) for name in raw["classes"])
+        return {"classes": classes, "preprocessing": Preprocessing.from_dict(raw["preprocessing"]).to_dict()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{source} has metadata `edge-deploy` that `deploy train` has not written ({error!r}). Save the weights "
+            "without it."
+        ) from None

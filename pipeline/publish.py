@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Verdict
+from pipeline.foreign_json import parse_json
 from pipeline.workspace import write_atomically
 from targets.device import proof
 from targets.device.files import SHARD
@@ -75,7 +76,7 @@ def is_published(destination: Path, files: Mapping[str, Path], reports: Mapping[
 def unproven_text(published: Path) -> str | None:
     """What to tell whoever uses an artifact that the gate did not pass; None where it did, or has no report."""
     try:
-        raw = json.loads((published / REPORT).read_text(encoding="utf-8"))
+        raw = parse_json((published / REPORT).read_text(encoding="utf-8"))
         verdict, drop, allowed = str(raw["verdict"]), float(raw["drop_points"]), float(raw["max_drop_points"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

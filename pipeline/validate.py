@@ -3,7 +3,6 @@
 Needs neither PyTorch nor ONNX Runtime nor the images: labels, both models' logits, and the margin.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import CompileError, DataError
+from pipeline.foreign_json import parse_json
 from pipeline.groups import accuracy_of_groups
 from pipeline.predictions import Predictions, read_predictions
 from pipeline.statistics import check_above_chance
@@ -62,7 +62,7 @@ def terms_of(report: AccuracyReport) -> Terms:
 def read_terms(report: Path) -> Terms:
     """Of a `report.json`; raises `DataError` where it is damaged."""
     try:
-        raw = json.loads(report.read_text(encoding="utf-8"))
+        raw = parse_json(report.read_text(encoding="utf-8"))
         expected = raw.get("expected_accuracy")
         return Terms(
             max_drop=float(raw["max_drop_points"]),

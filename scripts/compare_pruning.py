@@ -212,7 +212,7 @@ def _contender(name: str, steps: Steps, loaded: Folder, pruned: Folder) -> Conte
     """The rest of the way, which is the same for all."""
     dialect = steps.target.dialect
     quantized = steps.quantize(loaded, pruned)
-    exported = steps.export(loaded, quantized, (dialect,))
+    exported = steps.export(loaded, quantized, dialect)
     if (pruned.path / PLAN).exists():
         name = f"{name}, {json.loads((pruned.path / PLAN).read_text())}"
     return Contender(name, Checkpoint(folder=quantized.path), read_export(exported.path)[dialect].path)
@@ -220,7 +220,7 @@ def _contender(name: str, steps: Steps, loaded: Folder, pruned: Folder) -> Conte
 
 def _table(steps: Steps, loaded: Folder, ours: Contender, by_hand: Contender) -> list[str]:
     original = Checkpoint(folder=loaded.path)
-    exported = steps.export(loaded, loaded, (Dialect.FLOAT,))
+    exported = steps.export(loaded, loaded, Dialect.FLOAT)
     # Calibrated only: it is there for its time, and has lost nothing that training would have to bring back.
     calibrated = steps.recipe.quantize.model_copy(update={"qat_epochs": 0})
     plain = replace(steps, recipe=steps.recipe.model_copy(update={"quantize": calibrated}))

@@ -1,12 +1,12 @@
 """`deploy status`: what the workspace holds."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 
 from pipeline.artifacts import Place
 from pipeline.continuation import STATE, progress_of
 from pipeline.errors import WorkspaceError
+from pipeline.foreign_json import parse_json
 from pipeline.integrity import check_files
 from pipeline.kept_proofs import KeptProof, proofs_of
 from pipeline.printable import say
@@ -41,7 +41,7 @@ def run(root: Path, *, verify: bool = False) -> None:
         epochs, seconds = progress_of(training.parent)
         say(f"{training.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
     for report in sorted(root.glob("artifacts/*/report.json")):
-        raw = json.loads(report.read_text())
+        raw = parse_json(report.read_text())
         where = ", simulated" if raw["place"] == Place.SIMULATED else ""
         text = f"{raw['verdict']}{where}, drop {raw['drop_points']:+.2f} points on {raw['images']} images"
         say(f"{report.parent}: {text}")

@@ -1,11 +1,11 @@
 """From an artifact that this host has judged to the work of a target's devices, and what came of it."""
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts import AccuracyReport, Artifact, Place
 from pipeline.base_image import find_base
@@ -16,6 +16,7 @@ from pipeline.delivery import RECIPE_LABEL, Delivery
 from pipeline.engine import connect
 from pipeline.engine_audit import PLAN, audit_engine, check_engine
 from pipeline.errors import DataError
+from pipeline.foreign_json import parse_json
 from pipeline.hashing import sha256_of_json
 from pipeline.labels import image_labels
 from pipeline.predictions import read_predictions
@@ -122,7 +123,7 @@ def _model_of(models: Models, answers: Path) -> tuple[Path, AccuracyReport]:
     model = read_predictions(answers).artifact_sha256
     document = answers.parent / DOCUMENT
     try:
-        precision = str(json.loads(document.read_text(encoding="utf-8"))["precision"])
+        precision = str(parse_json(document.read_text(encoding="utf-8"))["precision"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"the device's {DOCUMENT} does not say which precision it ran: {error!r}.") from None
     if (model, precision) not in models:
@@ -133,12 +134,19 @@ def _model_of(models: Models, answers: Path) -> tuple[Path, AccuracyReport]:
     return models[model, precision]
 
 
+def _layers(file: Path) -> Any:
+    try:
+        return parse_json(file.read_bytes())
+    except ValueError as error:
+        raise DataError(f"the device's {LAYERS} cannot be read: {error}.") from None
+
+
 def _judged(shard: Path, models: Models, answers: Path) -> AccuracyReport:
     """This host's own verdict on what a device answered."""
     folder, found = _model_of(models, answers)
     layers = answers.parent / LAYERS
     if layers.is_file() and (folder / PLAN).is_file():
-        check_engine(audit_engine(folder, json.loads(layers.read_text())), "the device")
+        check_engine(audit_engine(folder, _layers(layers)), "the device")
     return judge_predictions(
         shard,
         answers,

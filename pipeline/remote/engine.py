@@ -1,11 +1,11 @@
 """The device's own Docker: build from what was sent, run what proves the image, tag it once it is proven."""
 
-import json
 from collections.abc import Callable, Sequence
 
 from pipeline.container import RIGHTS
 from pipeline.emit import Service
 from pipeline.errors import DeviceError
+from pipeline.foreign_json import parse_json
 from pipeline.remote.connection import Connection
 from pipeline.remote.device import Device
 from pipeline.remote.store import write
@@ -149,7 +149,7 @@ def reason_in(said: str) -> str:
 def words_of(line: str) -> str:
     """The sentence in a line of the image's log; the line itself where it is none of that."""
     try:
-        raw = json.loads(line)
+        raw = parse_json(line)
     except ValueError:
         return line.strip()
     return str(raw.get("reason") or raw.get("message") or "") if isinstance(raw, dict) else ""

@@ -1,10 +1,10 @@
 """What a device says of itself (`preflight.sh`), read into facts."""
 
-import json
 import re
 from dataclasses import dataclass
 
 from pipeline.errors import DeviceError
+from pipeline.foreign_json import parse_json
 from pipeline.remote.jetpack import jetpack_of
 from targets.device.cpu import instruction_sets
 
@@ -92,7 +92,7 @@ def read_facts(text: str) -> Facts:
         docker=version[1] if version is not None else None,
         docker_problem=found["docker-version"] if version is None and has_docker else None,
         has_docker=has_docker,
-        runtimes=tuple(sorted(json.loads(found["docker-runtimes"] or "{}") or {})),
+        runtimes=_runtimes(found["docker-runtimes"]),
         has_gpu_hook=bool(found["gpu-hook"]),
         has_base=bool(found["base-image"]),
         missing=tuple(found["programs"].split()),
@@ -149,3 +149,12 @@ def _hottest(text: str) -> float | None:
     """Zones that are off say -256 °C or nothing."""
     degrees = [int(value) / 1000 for value in re.findall(r" (-?\d+)$", text, re.MULTILINE)]
     return max((each for each in degrees if each > -50), default=None)
+
+
+def _runtimes(text: str) -> tuple[str, ...]:
+    """Names of Docker's runtimes; none where it says something else."""
+    try:
+        raw = parse_json(text or "{}")
+    except ValueError:
+        return ()
+    return tuple(sorted(raw)) if isinstance(raw, dict) else ()

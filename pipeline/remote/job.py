@@ -1,6 +1,5 @@
 """All of the work on one device: look, send, build, prove, judge, tag; any of it may be begun again."""
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.errors import (
     GateUndecided,
     WorkspaceError,
 )
+from pipeline.foreign_json import parse_json
 from pipeline.gatekeeper import may_be_packaged
 from pipeline.narration import comparison_text, verdict_text
 from pipeline.progress import Progress
@@ -183,7 +183,7 @@ class Job:
 def _said(evidence: Path) -> dict[str, Any]:
     """The device's own document on its proof; empty where it is damaged."""
     try:
-        raw = json.loads((evidence / DOCUMENT).read_text(encoding="utf-8"))
+        raw = parse_json((evidence / DOCUMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return raw if isinstance(raw, dict) else {}

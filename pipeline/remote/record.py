@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.errors import WorkspaceError
+from pipeline.foreign_json import parse_json
 from pipeline.kept_proofs import keep_proof
 from pipeline.publish import REPORT
 from pipeline.remote.device import Device
@@ -62,8 +63,8 @@ def write_record(
 def read_record(folder: Path) -> Record | None:
     """None where there is none, or one that cannot be read: the device is asked again then."""
     try:
-        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        raw = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        facts = parse_json((folder / FILE).read_text(encoding="utf-8"))
+        raw = parse_json((folder / REPORT).read_text(encoding="utf-8"))
         if facts["schema"] != SCHEMA:
             return None
         report = AccuracyReport(
