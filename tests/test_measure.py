@@ -21,6 +21,7 @@ from pipeline.progress import Silent
 from pipeline.revalidate import measure_accuracy
 from pipeline.revalidate import validate as validate_subject
 from pipeline.subject import answering
+from pipeline.validate import Terms
 from targets.device.files import PREDICTIONS, SHARD
 from targets.device.manifest import Manifest, sha256_of
 from targets.device.measure import MeasureError, measure
@@ -36,8 +37,7 @@ def validate(artifact: Path, *, shard: Path | None = None, max_drop: float, gate
         return validate_subject(
             subject,
             shard or artifact / SHARD,
-            max_drop=max_drop,
-            gate_looks=gate_looks,
+            terms=Terms(max_drop=max_drop, gate_looks=gate_looks),
             progress=Silent(),
         )
 

@@ -249,7 +249,7 @@ def foreign(network: nn.Module) -> nn.Module:
             assert norm.running_var is not None
             with torch.no_grad():
                 gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-                norm.bias -= gain * norm.running_mean
+                norm.bias.sub_(gain * norm.running_mean)
                 norm.weight.copy_(gain * (1 + norm.eps) ** 0.5)
                 norm.running_mean.zero_()
                 norm.running_var.fill_(1.0)
