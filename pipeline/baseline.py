@@ -53,6 +53,6 @@ def read_gate_logits(folder: Path) -> NDArray[np.float32]:
     """The float network's answers [N, C] to the gate's images; raises `WorkspaceError` where they are damaged."""
     try:
         logits: NDArray[np.float32] = np.load(folder / GATE_LOGITS, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise WorkspaceError(f"{folder / GATE_LOGITS} is damaged ({error}). Remove {folder} and run again.") from None
     return logits

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from pipeline.errors import DataError
 
-SIGNIFICANCE = 1e-4
+SIGNIFICANCE = 1e-3
 MOST_NAMES = 20
 
 

@@ -36,7 +36,8 @@ def _form(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
         found = names[str(part)]
         section = found.annotation
         if found.examples:
-            return f"{(found.description or '').capitalize()}; such as {found.examples[0]}."
+            words = found.description or "Something else is expected"
+            return f"{words[:1].upper()}{words[1:]}; such as {found.examples[0]}."
     return "See the documents for what belongs there."
 
 

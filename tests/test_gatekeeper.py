@@ -58,6 +58,7 @@ def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monk
     recipe = Recipe.model_validate(
         {
             "checkpoint": str(tmp_path / "digits.safetensors"),
+            "data": "digits",
             "preprocessing": {"crop": 16},
             "prune": {"latency": ASKED_MS, "table": str(tmp_path / "table.json"), "epochs": 0},
             "quantize": {"qat_epochs": 0},

@@ -35,7 +35,7 @@ PATIENT = {"max_drop": 100.0}
 
 def steps_of(root: Path, progress: Recorded | None = None, **sections: Any) -> Steps:
     recipe = Recipe.model_validate(
-        {"checkpoint": str(root / "digits.safetensors"), "preprocessing": {"crop": 16}, **sections}
+        {"checkpoint": str(root / "digits.safetensors"), "data": "digits", "preprocessing": {"crop": 16}, **sections}
     )
     return Steps(
         recipe=recipe,

@@ -54,7 +54,11 @@ def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
             "name = 'Upper Case'", r"'Upper Case' .*Lower-case|lower-case .*such as resnet20-cars", id="bad-name"
         ),
         pytest.param("version = '1 2'", r"version = '1 2' .*such as 0\.1\.0", id="bad-version"),
-        pytest.param("model = 'net'", r"model = 'net' .*package\.module:factory.*such as my_net", id="bad-factory"),
+        pytest.param(
+            "model = 'net'",
+            r"model = 'net' .*ackage\.module:factory of your own nn\.Module; such as my_net",
+            id="bad-factory",
+        ),
         pytest.param("[package]\nbase_image = ''", r"base_image = '' .*such as python:3\.12", id="empty-base-image"),
         pytest.param("checkpoint = 'a.pth'", r"but no data: give the images it was trained", id="no-data"),
         pytest.param("expected_accuracy = 91.7", r"a share between 0 and 1, such as 0\.917 for 91\.7 %", id="percent"),

@@ -137,7 +137,9 @@ def test_the_exported_file_runs_the_rest_in_int8_and_passes_the_gate(case: Case,
 def test_a_build_passes_with_the_two_layers_in_float_and_says_so(tmp_path: Path) -> None:
     write_attacked_weights(tmp_path / "attacked.safetensors")
     sections = {"preprocessing": {"crop": 16}, "quantize": {"qat_epochs": 0}, "package": {"image": False}}
-    recipe = Recipe.model_validate({"checkpoint": str(tmp_path / "attacked.safetensors"), **sections})
+    recipe = Recipe.model_validate(
+        {"checkpoint": str(tmp_path / "attacked.safetensors"), "data": "digits", **sections}
+    )
     # Of int8 alone, since fp32 is as fast for a network as small as this.
     target = replace(TARGET, precisions=(Precision.INT8,))
     progress = Recorded()

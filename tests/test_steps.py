@@ -33,7 +33,9 @@ def weights(tmp_path: Path) -> str:
 
 
 def recipe_of(checkpoint: str | None, **sections: Any) -> Recipe:
-    return Recipe.model_validate({"checkpoint": checkpoint, "preprocessing": {"crop": 16}, **sections})
+    return Recipe.model_validate(
+        {"checkpoint": checkpoint, "data": "digits", "preprocessing": {"crop": 16}, **sections}
+    )
 
 
 def steps_of(
