@@ -75,7 +75,6 @@ def test_both_sides_come_to_the_table(tmp_path: Path, monkeypatch: pytest.Monkey
     flags = {
         "checkpoint": str(weights),
         "data": "digits",
-        "data": "digits",
         "preprocessing.crop": 16,
         "prune.speedup": 1.2,
         "prune.epochs": 1,
