@@ -131,8 +131,11 @@ class Plain:
     ) -> None:
         self._is_verbose = is_verbose
         self._interval_s, self._clock = interval_s, clock
+        self._said = clock()
+        """When the last line was written."""
 
     def line(self, text: str) -> None:
+        self._said = self._clock()
         print(text, file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
@@ -149,7 +152,8 @@ class Plain:
             noted = note or noted
 
         def tell() -> None:
-            while not ended.wait(self._interval_s):
+            # Short tasks in a row are a silence, too: the first line comes when the last one is long ago.
+            while not ended.wait(max(0.0, self._interval_s - (self._clock() - self._said))):
                 self.line(f"{name}: {estimate.words(now=self._clock())}{noted and '  ' + noted}")
 
         # In a thread of its own, so that a step that takes minutes is no silence.

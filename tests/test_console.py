@@ -140,3 +140,15 @@ def test_calls_without_steps_are_no_pace() -> None:
         estimate.advance(0, now=float(second))
     assert estimate.left_s(now=50.0) is None
     assert estimate.words(now=50.0) == "0 of 5, 50 s so far"
+
+
+def test_short_tasks_in_a_row_are_no_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    progress = Plain(is_verbose=False, interval_s=1000.0, clock=lambda: now)
+    with progress.task("first", total=1):
+        now += 600
+    with progress.task("second", total=1):
+        now += 500
+        assert capsys.readouterr().err == ""
+    with progress.task("third", total=2):
+        assert "third: 0 of 2, 0 s so far\n" in told(capsys, "third")
