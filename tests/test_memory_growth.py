@@ -35,6 +35,8 @@ ROOT = Path(__file__).parent.parent
 SIDE, BATCH = 128, 4
 FEW, MANY = 2, 8
 """Batches."""
+TIMES = 3
+"""Growth that has a cause comes each time; where the allocator puts things differs from one time to the next."""
 KIB_PER_MIB = 1024
 TOLERANCE_MIB = 24
 """Images count here as pixels and once more as floats; the activations of those that are more are 230 MiB."""
@@ -160,11 +162,12 @@ def main() -> None:
     microbatches.PIXELS = BATCH * SIDE * SIDE
     torch.optim.SGD(network().parameters())  # imports a lot, once for all
     torch.manual_seed(0)
-    sys.stdout.write(json.dumps({work.__name__: peaks_of(work) for work in (*CASES, leak)}))
+    sys.stdout.write(json.dumps({work.__name__: [peaks_of(work) for _ in range(TIMES)] for work in (*CASES, leak)}))
 
 
 @pytest.fixture(scope="module")
-def peaks() -> dict[str, list[float]]:
+def growth() -> dict[str, float]:
+    """MiB; the least of all times."""
     done = subprocess.run(
         [sys.executable, __file__],
         capture_output=True,
@@ -173,19 +176,17 @@ def peaks() -> dict[str, list[float]]:
         # One thread, so that a process can be forked.
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
-    found: dict[str, list[float]] = json.loads(done.stdout)
-    return found
+    found: dict[str, list[tuple[float, float]]] = json.loads(done.stdout)
+    return {case: min(many - few for few, many in peaks) for case, peaks in found.items()}
 
 
 @pytest.mark.parametrize("case", [case.__name__ for case in CASES])
-def test_the_peak_after_many_batches_is_that_after_few(case: str, peaks: dict[str, list[float]]) -> None:
-    few, many = peaks[case]
-    assert many - few < TOLERANCE_MIB
+def test_the_peak_after_many_batches_is_that_after_few(case: str, growth: dict[str, float]) -> None:
+    assert growth[case] < TOLERANCE_MIB
 
 
-def test_a_leak_would_be_seen(peaks: dict[str, list[float]]) -> None:
-    few, many = peaks["leak"]
-    assert many - few > 5 * TOLERANCE_MIB
+def test_a_leak_would_be_seen(growth: dict[str, float]) -> None:
+    assert growth["leak"] > 5 * TOLERANCE_MIB
 
 
 if __name__ == "__main__":
