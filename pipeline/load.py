@@ -50,6 +50,7 @@ def load(
     be used, classes in another order than in training, and a float accuracy near chance.
     """
     _check_order(source, dataset)
+    folder.mkdir(parents=True, exist_ok=True)
     saved = read_saved(source)
     if saved.passed_over:
         progress.line(f"passed over in {source.name}: {some(saved.passed_over, 12)}")

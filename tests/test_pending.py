@@ -95,6 +95,7 @@ def test_the_context_holds_all_but_base_and_engine(context: Path) -> None:
     assert json.loads((model / FIRST_START).read_text()) == {
         "schema": 1,
         "max_drop": 5.0,
+        "confidence": 0.95,
         "undecided": "stop",
         "fallback": "fp16",
     }

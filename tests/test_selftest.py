@@ -96,6 +96,7 @@ def test_its_report_is_the_hosts(tiny: TinyPackage, tmp_path: Path) -> None:
         "target",
         "place",
         "gate_looks",
+        "expected_accuracy",
         "artifact_sha256",
         "instruction_set",
         "runtime",

@@ -118,9 +118,9 @@ def test_same_seed_same_file(trained: Trained, tmp_path: Path) -> None:
     [
         ("weights.pth", r"weights\.pth must be a \.safetensors file"),
         ("weights", r"weights must be a \.safetensors file"),
-        ("file/weights.safetensors", r"the folder of .* cannot be made: (File exists|Not a directory)"),
-        ("file/deeper/weights.safetensors", r"the folder of .* cannot be made: Not a directory"),
-        ("folder.safetensors", r"folder\.safetensors cannot be written\. Give another file with --output"),
+        ("file/weights.safetensors", r"weights\.safetensors cannot be written: (File exists|Not a directory)\. Give another"),
+        ("file/deeper/weights.safetensors", r"weights\.safetensors cannot be written: Not a directory\. Give another file"),
+        ("folder.safetensors", r"folder\.safetensors is a folder\. Give a file with --output"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_the_training(name: str, message: str, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from targets.device.files import FIRST_START
 from targets.device.manifest import ManifestError
 from targets.device.trt_terms import Terms, read_terms
 
-GOOD = {"schema": 1, "max_drop": 1, "undecided": "stop", "fallback": "fp16"}
+GOOD = {"schema": 1, "max_drop": 1, "confidence": 0.99, "undecided": "stop", "fallback": "fp16"}
 
 
 def test_the_terms_decide_what_is_served(tmp_path: Path) -> None:
     (tmp_path / FIRST_START).write_text(json.dumps(GOOD))
     strict = read_terms(tmp_path)
-    assert strict == Terms(max_drop=1.0, undecided="stop", fallback="fp16")
+    assert strict == Terms(max_drop=1.0, undecided="stop", fallback="fp16", confidence=0.99)
     (tmp_path / FIRST_START).write_text(json.dumps({**GOOD, "undecided": "package"}))
     mild = read_terms(tmp_path)
     assert [strict.serves(verdict) for verdict in ("pass", "undecided", "fail")] == [True, False, False]
@@ -26,10 +26,12 @@ def test_the_terms_decide_what_is_served(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ("[]", "is not of schema 1"),
         (json.dumps({**GOOD, "schema": 2}), "is not of schema 1"),
-        (json.dumps({**GOOD, "more": 1}), "is not of schema 1 with fallback, max_drop, schema, undecided"),
+        (json.dumps({**GOOD, "more": 1}), "is not of schema 1 with confidence, fallback, max_drop, schema, undecided"),
         (json.dumps({**GOOD, "max_drop": True}), "has max_drop True"),
         (json.dumps({**GOOD, "max_drop": 101}), "has max_drop 101"),
         (json.dumps({**GOOD, "max_drop": float("nan")}), "has max_drop nan"),
+        (json.dumps({**GOOD, "confidence": 95}), "has confidence 95; 0.95 is usual"),
+        (json.dumps({**GOOD, "confidence": 1.0}), "has confidence 1.0"),
         (json.dumps({**GOOD, "fallback": "int4"}), "has fallback 'int4'; none, fp16 or fastest is expected"),
         (
             json.dumps({**GOOD, "undecided": "perhaps"}),

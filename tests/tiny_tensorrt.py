@@ -77,7 +77,7 @@ def write_tiny_model(
     for precision in BESIDE[fallback]:
         _write_part(folder / precision, precision)
     _write_shard(folder, count)
-    terms = {"schema": 1, "max_drop": max_drop, "undecided": undecided, "fallback": fallback}
+    terms = {"schema": 1, "max_drop": max_drop, "confidence": 0.95, "undecided": undecided, "fallback": fallback}
     (folder / "first_start.json").write_text(json.dumps(terms))
     return manifest
 
