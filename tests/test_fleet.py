@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -67,6 +68,10 @@ class Heard:
             yield advance
 
 
+def copy(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
 class Sender:
     """The tiny artifact as a build hands it to `dispatch`."""
 
@@ -85,16 +90,21 @@ class Sender:
                 "validate": {"max_drop": max_drop},
             }
         )
+        workspace = Workspace(self._root / ".deploy")
+        stage = self._stage(workspace)
         to = Delivery(
             recipe=recipe,
             target=find_target("cpu"),
             dataset=open_dataset("digits"),
-            workspace=Workspace(self._root / ".deploy"),
+            workspace=workspace,
             progress=heard or Heard(),
         )
-        shard = Folder(path=self._tiny.folder, digest="", seconds=0.0, was_cached=True)
         report = replace(self._tiny.report, max_drop_points=max_drop)
-        return dispatch(to, devices, self._tiny.artifact, report, shard, (), self.published)
+        return dispatch(to, devices, replace(self._tiny.artifact, folder=stage.path), report, stage, (), self.published)
+
+    def _stage(self, workspace: Workspace) -> Folder:
+        key = workspace.key("compile", module="pipeline.compile", inputs={}, options={})
+        return workspace.obtain(key, lambda folder: copy(self._tiny.folder, folder))
 
 
 @pytest.fixture(scope="module")
