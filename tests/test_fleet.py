@@ -100,7 +100,9 @@ class Sender:
             progress=heard or Heard(),
         )
         report = replace(self._tiny.report, max_drop_points=max_drop)
-        return dispatch(to, devices, replace(self._tiny.artifact, folder=stage.path), report, stage, (), self.published)
+        return dispatch(
+            to, devices, replace(self._tiny.artifact, folder=stage.path), report, stage, (), self.published
+        )
 
     def _stage(self, workspace: Workspace) -> Folder:
         key = workspace.key("compile", module="pipeline.compile", inputs={}, options={})
