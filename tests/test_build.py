@@ -145,9 +145,9 @@ def test_an_accuracy_that_was_stated_and_is_not_there_stops_the_build(trained: P
     assert "such as 0.917 for 91.7 %" in wrong.stderr
 
 
-@pytest.mark.parametrize("name", ["afile", "afile/below", "a" * 300])
+@pytest.mark.parametrize("name", ["occupied", "occupied/below", "a" * 300])
 def test_a_workspace_that_cannot_be_a_folder_is_an_error(name: str, trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "afile").write_text("")
+    (tmp_path / "occupied").write_text("")
     given = ("--data", "digits", "--checkpoint", str(trained / "digits.safetensors"))
     done = deploy("load", *given, "--workspace", name, cwd=tmp_path, code=14)
     assert "cannot be a folder" in done.stderr
