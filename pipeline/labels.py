@@ -30,6 +30,8 @@ def image_labels(
         PREFIX + "shard.sha256": report.shard_sha256,
         PREFIX + "verdict": report.verdict.value,
         PREFIX + "place": report.place.value,
+        PREFIX + "float-top1": f"{report.float_top1:.4f}",
+        PREFIX + "expected-accuracy": _share(report.expected_accuracy),
         PREFIX + "drop-points": f"{report.drop_points:.3f}",
         PREFIX + "images": str(report.images),
         PREFIX + "instruction-set": report.instruction_set,
@@ -41,3 +43,7 @@ def image_labels(
             PREFIX + "saturation-safe.drop-points": f"{safe.drop_points:.3f}",
         }
     return labels
+
+
+def _share(accuracy: float | None) -> str:
+    return "none given" if accuracy is None else f"{accuracy:.4f}"

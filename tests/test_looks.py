@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import WorkspaceError
-from pipeline.looks import look, looks_at
+from pipeline.looks import confidence_at, look, looks_at, looks_text
 
 
 def test_different_artifacts_are_counted_once_each(tmp_path: Path) -> None:
@@ -54,3 +54,20 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps({"schema": 7, "looks": {}}))
     with pytest.raises(WorkspaceError, match="schema 7"):
         look(file, model="m", gate="g", artifact="a")
+
+
+def test_of_many_tries_by_luck_a_twentieth_passes_in_all_however_many_they_are() -> None:
+    assert confidence_at(20, is_corrected=False) == confidence_at(1, is_corrected=False) == 0.95
+    spent = [1 - confidence_at(each, is_corrected=True) for each in range(1, 10_000)]
+    assert sum(spent) == pytest.approx(0.05, abs=1e-5)
+    assert sum(spent) < 0.05
+    assert spent == sorted(spent, reverse=True)
+
+
+def test_where_the_count_grows_it_is_said_what_it_does_to_a_proof() -> None:
+    assert looks_text(1, is_corrected=False) is None
+    told = looks_text(20, is_corrected=False) or ""
+    assert "have judged 20 artifacts" in told
+    assert "64% of so many independent tries pass at least once by luck" in told
+    assert "correct_looks = true in [validate]" in told
+    assert "99.99% confidence" in (looks_text(20, is_corrected=True) or "")

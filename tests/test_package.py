@@ -95,6 +95,8 @@ def test_the_image_says_what_it_is_without_being_started(engine: Engine, package
         PREFIX + "recipe.sha256": "0123abc",
         PREFIX + "verdict": "pass",
         PREFIX + "place": "image",
+        PREFIX + "float-top1": f"{report.float_top1:.4f}",
+        PREFIX + "expected-accuracy": "none given",
         PREFIX + "drop-points": "0.000",
         PREFIX + "images": "120",
         PREFIX + "instruction-set": report.instruction_set,
@@ -228,6 +230,8 @@ def test_an_undecided_verdict_is_on_the_label(tmp_path: Path) -> None:
     labels = image_labels(tiny.manifest, undecided, name="a", version="b", base="c")
     assert labels[PREFIX + "verdict"] == "undecided"
     assert labels[PREFIX + "drop-points"] == "-0.250"
+    stated = image_labels(tiny.manifest, replace(undecided, expected_accuracy=0.917), name="a", version="b", base="c")
+    assert stated[PREFIX + "expected-accuracy"] == "0.9170"
     # What is built elsewhere from the context has been proven on the host alone.
     assert labels[PREFIX + "place"] == "host"
 

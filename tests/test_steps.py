@@ -89,6 +89,25 @@ def test_a_target_without_int8_gets_the_float_file_alone(tmp_path: Path) -> None
     assert steps_of(tmp_path, recipe_of("net.pth"), target=target).dialects == (Dialect.FLOAT,)
 
 
+@pytest.mark.parametrize(("prune", "before"), [({}, "loaded"), ({"macs": 0.7, "epochs": 0}, "pruned")])
+def test_float_files_are_of_the_network_before_it_was_quantized(
+    prune: dict[str, Any], before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Dialect, str]] = []
+
+    def export(_self: Steps, _loaded: Folder, network: Folder, dialect: Dialect) -> Folder:
+        made.append((dialect, network.path.name))
+        return network
+
+    monkeypatch.setattr(Steps, "export", export)
+    folders = (
+        Folder(path=tmp_path / name, digest=name, seconds=0.0, was_cached=True)
+        for name in ("loaded", "pruned", "quantized")
+    )
+    steps_of(tmp_path, recipe_of("net.pth", prune=prune)).exports(*folders)
+    assert sorted(made) == [(Dialect.FLOAT, before), (Dialect.ONNXRUNTIME, "quantized")]
+
+
 def keys_of(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> dict[str, str]:
     """What each stage's work is filed under, the stages before being equal."""
     before = Folder(path=Path("none"), digest="0", seconds=0.0, was_cached=True)
