@@ -180,8 +180,8 @@ class Request:
                 str(self.workspace).encode()
             except UnicodeEncodeError:
                 raise RecipeError(
-                    f"the workspace {self.workspace!r} is not a name in UTF-8, which reports could not tell. Name "
-                    "another with --workspace."
+                    f"the workspace {str(self.workspace)!r} is not a name in UTF-8, which reports could not tell. "
+                    "Name another with --workspace."
                 ) from None
             return self.workspace
         file = self.existing_recipe_file

@@ -61,6 +61,7 @@ BUILD = ("build", "--data", "digits")
             id="missing-checkpoint",
         ),
         pytest.param([*BUILD, "--checkpoint", "."], 4, "is a folder", id="checkpoint-is-a-folder"),
+        pytest.param([*BUILD, "--workspace", "w\udcff"], 3, r"the workspace 'w\udcff' is not a name", id="not-utf-8"),
         pytest.param(["build", "--data", "gone"], 5, "gone", id="missing-data"),
         pytest.param(["build", "--target", "cpv"], 6, "Did you mean cpu?", id="mistyped-target"),
         pytest.param(["build", "--target", "board.toml"], 6, "board.toml does not exist", id="missing-target-file"),
