@@ -23,14 +23,14 @@ from pipeline.progress import Silent
 from pipeline.publish import proof_json
 from pipeline.shipped import shipped
 from pipeline.wheels import default_cache, fetch_wheels, find_lock
+from targets.device.image_files import FORMATS, decode
 from targets.device.page import page
-from targets.device.preprocess import FORMATS, decode
 from targets.device.proof import read_proof
 
 PYTHON = "/opt/edge-deploy/bin/python"
 DECODING = """
 import base64, hashlib, json, sys
-from targets.device.preprocess import decode
+from targets.device.image_files import decode
 for each in sys.argv[1:]:
     print(hashlib.sha256(decode(base64.b64decode(each)).tobytes()).hexdigest())
 """

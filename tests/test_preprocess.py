@@ -12,16 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from targets.device.preprocess import (
-    MAX_PIXELS,
-    ImageError,
-    Preprocessing,
-    check_decodable,
-    crop_pixels,
-    decode,
-    normalize,
-    preprocess,
-)
+from targets.device.image_files import MAX_PIXELS, ImageError, check_decodable, decode
+from targets.device.preprocess import Preprocessing, crop_pixels, normalize, preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = Preprocessing(resize=None, crop=None, mean=MEAN, std=STD)

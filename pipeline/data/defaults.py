@@ -26,6 +26,8 @@ class Given(Protocol):
     def color(self) -> Literal["rgb", "bgr"] | None: ...
     @property
     def interpolation(self) -> Literal["bilinear", "bicubic", "nearest"] | None: ...
+    @property
+    def reduced_jpeg(self) -> bool | None: ...
 
 
 def usual_preprocessing(family: Family, *, input_size: tuple[int, int] | None = None) -> Preprocessing:
@@ -71,6 +73,8 @@ def preprocessing_from(
         std=usual.std if given.std is None else given.std,
         color=usual.color if given.color is None else given.color,
         interpolation=usual.interpolation if given.interpolation is None else given.interpolation,
+        # Of the way to the network, not of its training, so nothing that is stored with the weights.
+        reduced_jpeg=True if given.reduced_jpeg is None else given.reduced_jpeg,
     )
     if stored is not None:
         return result, ()

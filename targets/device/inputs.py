@@ -7,8 +7,9 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.device.image_files import WORK, ImageError, Opened, load_image, open_image
 from targets.device.manifest import Manifest
-from targets.device.preprocess import ImageError, decode, normalize, preprocess
+from targets.device.preprocess import normalize, preprocess
 from targets.device.protocol import InferRequest
 from targets.device.tensors import NAMES, RequestError, shown
 
@@ -65,13 +66,14 @@ def _shape(name: str, manifest: Manifest) -> Tuple[int, ...]:
 
 
 def _decoded(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArray[np.float32]:
+    opened = _opened(files, manifest, max_pixels)
     # One after the other: never more than one image is held at its full size.
     images: NDArray[np.float32] = np.empty((len(files), *manifest.input_shape), np.float32)
-    for index, data in enumerate(files):
+    for index in range(len(files)):
         try:
-            image = preprocess(decode(data, max_pixels), manifest.preprocessing)
+            image = preprocess(load_image(opened[index]), manifest.preprocessing)
         except ImageError as error:
-            raise RequestError(f"image {index} of {ENCODED!r} cannot be used: {error}") from None
+            raise _unusable(index, error) from None
         if image.shape != manifest.input_shape:
             height, width = image.shape[1:]
             raise RequestError(
@@ -80,3 +82,25 @@ def _decoded(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArra
             )
         images[index] = image
     return images
+
+
+def _opened(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> List[Opened]:
+    """All headers; raises `RequestError` where decoding the images would take too long, before any of them is."""
+    found: List[Opened] = []
+    for index, data in enumerate(files):
+        try:
+            found.append(open_image(data, max_pixels, shorter_side=manifest.preprocessing.shorter_side))
+        except ImageError as error:
+            raise _unusable(index, error) from None
+    work, most = sum(each.effort.work for each in found), WORK * max_pixels
+    if work > most:
+        raise RequestError(
+            f"the {len(files)} images of {ENCODED!r} take too long to decode together: as long as an ordinary JPEG of "
+            f"{work} pixels, at most {most} are done for one request ({WORK} times MAX_IMAGE_MIPIXELS); send fewer",
+            status=413,
+        )
+    return found
+
+
+def _unusable(index: int, error: ImageError) -> RequestError:
+    return RequestError(f"image {index} of {ENCODED!r} cannot be used: {error}")

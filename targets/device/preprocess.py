@@ -1,66 +1,21 @@
-"""From an image file's bytes to the network's input: the one preprocessing of training, gate and device.
-
-Choices, where files leave room:
-- transparent pixels are laid over black, the color that augmentation pads with;
-- 16-bit grayscale is scaled to 8 bits (v * 255 / 65535, rounded), not clipped as Pillow's `convert` does;
-- CMYK is converted by Pillow's plain formula; color profiles are not applied (nor does torchvision);
-- of an animation the first frame counts; EXIF rotation is applied, an unreadable EXIF block means none.
-"""
+"""From an RGB image to the network's input: the one preprocessing of training, gate and device."""
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-MAX_PIXELS = 2**26
-"""Width times height of the largest image that is decoded: 200 MB in memory; a 64-megapixel photo still fits."""
-ROW_PIXELS = 16
-"""What a row counts as at least: Pillow keeps a pointer for each, so those of one pixel would take six times it."""
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""No format that starts another program or draws vectors."""
+from targets.device.image_files import MAX_PIXELS, ImageError
 
 _INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
 }
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# What Pillow's readers raise on bytes that are not what their header promises.
-_MALFORMED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
-
-
-class ImageError(ValueError):
-    """The bytes cannot be used as an image; the message gives the reason, the caller the file's name."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +31,8 @@ class Preprocessing:
     std: Tuple[float, float, float]
     color: str = "rgb"
     interpolation: str = "bilinear"
+    reduced_jpeg: bool = False
+    """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that leaves `resize` pixels or more."""
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.resize < 1:
@@ -92,6 +49,13 @@ class Preprocessing:
             raise ValueError(
                 f"preprocessing: interpolation = {self.interpolation!r} is not one of {', '.join(_INTERPOLATIONS)}"
             )
+        if not isinstance(self.reduced_jpeg, bool):
+            raise ValueError(f"preprocessing: reduced_jpeg = {self.reduced_jpeg!r} is neither true nor false")
+
+    @property
+    def shorter_side(self) -> Optional[int]:
+        """What decoding has to leave of an image, see `decoding.open_image`."""
+        return self.resize if self.reduced_jpeg else None
 
     def to_dict(self) -> Dict[str, object]:
         """Plain values for JSON."""
@@ -110,31 +74,6 @@ class Preprocessing:
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"preprocessing: {error} (in {values})") from None
-
-
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The upright RGB image of a file's bytes, if it has at most `max_pixels`; raises `ImageError`."""
-    image = _open(data, max_pixels)
-    return _loaded(image)
-
-
-def check_decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise `ImageError` where `decode` would. All bytes of a JPEG are read, but few of its pixels are computed."""
-    image = _open(data, max_pixels)
-    if image.format == "JPEG":
-        image.draft(None, (1, 1))
-    _loaded(image)
-
-
-def _loaded(image: Image.Image) -> Image.Image:
-    try:
-        image.load()
-        return _rgb(_upright(image))
-    except ImageError:
-        raise
-    except _MALFORMED as error:
-        kind = "truncated" if "truncated" in str(error) else "damaged"
-        raise ImageError(f"the {image.format} file is {kind}: {error}") from None
 
 
 def crop_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -168,55 +107,6 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     """An RGB image -> the network's input float32 [3, H, W]."""
     pixels = crop_pixels(image, preprocessing)
     return normalize(pixels[None], preprocessing).reshape(3, *pixels.shape[:2])
-
-
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Read the header only; refuse sizes that must not be decoded before anything is allocated for them."""
-    if not data:
-        raise ImageError("the file is empty (0 bytes)")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"the image has too many pixels ({error}); at most {max_pixels} are decoded") from None
-    except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise ImageError(f"the file is cut short in its header, or not an image of a known format ({known})") from None
-    except _MALFORMED as error:
-        raise ImageError(f"the file's header is damaged: {error}") from None
-    if max(image.width, ROW_PIXELS) * image.height > max_pixels:
-        wide = "" if image.width >= ROW_PIXELS else f", where a row counts as {ROW_PIXELS} or more"
-        raise ImageError(f"the image has too many pixels ({image.width} x {image.height}; at most {max_pixels}{wide})")
-    if image.width * image.height == 0:
-        raise ImageError(f"the image has no pixels ({image.width} x {image.height})")
-    return image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except _MALFORMED:
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    mode = image.mode
-    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        return _from_16_bits(image)
-    if mode in ("I", "F"):
-        raise ImageError(f"the image has 32 bits per pixel (mode {mode}) and no stated range; save it with 8 or 16")
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
-    return image if mode == "RGB" else image.convert("RGB")
-
-
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.uint32)
-    if values.max() > 65535:
-        raise ImageError(f"the grayscale image has values up to {values.max()}; at most 65535 are understood")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
 
 
 def _resized(image: Image.Image, shorter: int, interpolation: str) -> Image.Image:

@@ -16,10 +16,10 @@ from targets.device import ort_start
 from targets.device.errors import ModelError
 from targets.device.files import SHARD
 from targets.device.golden import GoldenResult
+from targets.device.image_files import ImageError
 from targets.device.manifest import TENSORRT, Manifest, ManifestError
 from targets.device.measure import MeasureError
 from targets.device.metrics import Metrics
-from targets.device.preprocess import ImageError
 from targets.device.progress import Progress, Stopped
 from targets.device.proof import Proof, ProofError, proof_from, read_proof
 from targets.device.sessions import Session
