@@ -10,6 +10,8 @@ from typing import Any, Callable, Optional, Tuple, TypeVar, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.device.budget import Budget
+from targets.device.image_files import BYTES_PER_PIXEL
 from targets.device.inputs import ENCODED, checked_input, network_input
 from targets.device.manifest import Manifest
 from targets.device.protocol import InferRequest
@@ -31,6 +33,7 @@ class Endpoint:
         self.service = service
         self.settings = settings
         self.waiting = 0
+        self._decoding = Budget(BYTES_PER_PIXEL * settings.max_image_pixels)
 
     def enter(self) -> None:
         """Take a place for a request; raises `NotReady`, or `RequestError` (429) where all are taken."""
@@ -86,7 +89,7 @@ class Endpoint:
             return render(request, logits)
 
         def as_input(name: str, values: NDArray[Any]) -> NDArray[np.float32]:
-            return network_input(name, values, manifest, settings.max_image_pixels)
+            return network_input(name, values, manifest, self._decoding)
 
         if size > INLINE_BYTES or settings.batch_images > 1 or not self.service.is_idle:
             return _awaitable(self.service.submit(lambda: as_input(*checked()), finish))

@@ -40,7 +40,7 @@ _UPRIGHT = {
 }
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes of a pixel in memory, where it is not `BYTES_PER_PIXEL`."""
-_DECODER_BYTES = {"WEBP": 12, "GIF": 8, "TIFF": 8, "PPM": 4}
+_DECODER_BYTES = {"WEBP": 16, "GIF": 4, "TIFF": 8, "PPM": 4}
 """Of a pixel, taken by the format's decoder beside the image: canvases, strips."""
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 WORK = 4
@@ -48,7 +48,7 @@ WORK = 4
 _WEBP_WORK, _SEVERAL_SCANS_WORK, _SCANS = 3, 3, 16
 # Pillow decodes these value by value in Python.
 _SLOW_DECODERS, _SLOW_WORK = ("ppm_plain", "ppm", "bmp_rle"), 32
-_STRIP_PIXELS = 1 << 20
+_STRIP_PIXELS = 1 << 17
 # What Pillow's readers raise on bytes that are not what their header promises.
 _MALFORMED = (
     OSError,

@@ -7,9 +7,10 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.image_files import WORK, ImageError, Opened, load_image, open_image
+from targets.device.budget import Budget
+from targets.device.image_files import BYTES_PER_PIXEL, WORK, ImageError, Opened, load_image, open_image
 from targets.device.manifest import Manifest
-from targets.device.preprocess import normalize, preprocess
+from targets.device.preprocess import normalize, preprocess, resize_bytes
 from targets.device.protocol import InferRequest
 from targets.device.tensors import NAMES, RequestError, shown
 
@@ -47,12 +48,15 @@ def checked_input(request: InferRequest, manifest: Manifest, max_batch: int) -> 
     return name, values
 
 
-def network_input(name: str, values: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArray[np.float32]:
-    """What `checked_input` found -> [N, 3, H, W]; raises `RequestError` for an image that cannot be decoded."""
+def network_input(name: str, values: NDArray[Any], manifest: Manifest, budget: Budget) -> NDArray[np.float32]:
+    """What `checked_input` found -> [N, 3, H, W]; raises `RequestError` for an image that cannot be decoded.
+
+    `budget`: bytes for images at their full size, of all threads together.
+    """
     if name == PIXELS:
         return normalize(values, manifest.preprocessing)
     if name == ENCODED:
-        return _decoded(values, manifest, max_pixels)
+        return _decoded(values, manifest, budget)
     images: NDArray[np.float32] = values
     return images
 
@@ -65,13 +69,14 @@ def _shape(name: str, manifest: Manifest) -> Tuple[int, ...]:
     return {IMAGES: (channels, height, width), PIXELS: (height, width, channels), ENCODED: ()}[name]
 
 
-def _decoded(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArray[np.float32]:
-    opened = _opened(files, manifest, max_pixels)
+def _decoded(files: NDArray[Any], manifest: Manifest, budget: Budget) -> NDArray[np.float32]:
+    opened = _opened(files, manifest, budget.total // BYTES_PER_PIXEL)
     # One after the other: never more than one image is held at its full size.
     images: NDArray[np.float32] = np.empty((len(files), *manifest.input_shape), np.float32)
     for index in range(len(files)):
         try:
-            image = preprocess(load_image(opened[index]), manifest.preprocessing)
+            with budget.taken(_memory(opened[index], manifest, budget)):
+                image = preprocess(load_image(opened[index]), manifest.preprocessing)
         except ImageError as error:
             raise _unusable(index, error) from None
         if image.shape != manifest.input_shape:
@@ -82,6 +87,17 @@ def _decoded(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArra
             )
         images[index] = image
     return images
+
+
+def _memory(opened: Opened, manifest: Manifest, budget: Budget) -> int:
+    """Bytes; raises `ImageError` for more than there are."""
+    memory = max(opened.effort.memory, resize_bytes(opened.image.size, manifest.preprocessing))
+    if memory > budget.total:
+        raise ImageError(
+            f"resizing it from {opened.image.width} x {opened.image.height} takes {memory >> 20} MiB, at most "
+            f"{budget.total >> 20} are given (MAX_IMAGE_MIPIXELS)"
+        )
+    return memory
 
 
 def _opened(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> List[Opened]:

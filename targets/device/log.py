@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Any, Callable, Dict, Optional, TextIO
 
 PER_SECOND = 10
@@ -65,3 +66,5 @@ def log_as_json(level: str, stream: Optional[TextIO] = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    # They repeat what clients sent, and Python remembers every different one for ever.
+    warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from targets.device.image_files import MAX_PIXELS, ImageError
+from targets.device.image_files import BYTES_PER_PIXEL, MAX_PIXELS, ImageError
 
 _INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -82,8 +82,7 @@ def crop_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.
     The same arithmetic as torchvision's `Resize` and `CenterCrop`: the longer side is rounded down, an image
     smaller than the crop is padded with black.
     """
-    if preprocessing.resize is not None:
-        image = _resized(image, preprocessing.resize, preprocessing.interpolation)
+    image = _resized(image, preprocessing)
     if preprocessing.crop is not None and preprocessing.crop != (image.height, image.width):
         image = _centre_cropped(image, *preprocessing.crop)
     return np.array(image, dtype=np.uint8)
@@ -109,26 +108,40 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     return normalize(pixels[None], preprocessing).reshape(3, *pixels.shape[:2])
 
 
-def _resized(image: Image.Image, shorter: int, interpolation: str) -> Image.Image:
-    longer = int(shorter * max(image.size) / min(image.size))
-    size = (shorter, longer) if image.width <= image.height else (longer, shorter)
-    if size == image.size:
-        return image
+def resize_bytes(size: Tuple[int, int], preprocessing: Preprocessing) -> int:
+    """What an RGB image of `size` takes while it is resized: itself, half resized, and resized."""
+    (width, height), (new_width, new_height) = size, _resized_size(size, preprocessing)
+    # Pillow goes across first; of an image that is yet to be turned that is down.
+    half = max(new_width * height, new_height * width)
+    return BYTES_PER_PIXEL * (width * height + half + new_width * new_height)
+
+
+def _resized_size(size: Tuple[int, int], preprocessing: Preprocessing) -> Tuple[int, int]:
+    """Width and height after the resize of an image of `size`; raises `ImageError` for far too many pixels."""
+    shorter = preprocessing.resize
+    if shorter is None:
+        return size
+    longer = int(shorter * max(size) / min(size))
+    resized = (shorter, longer) if size[0] <= size[1] else (longer, shorter)
     if shorter * longer > MAX_PIXELS:
         raise ImageError(
-            f"the image ({image.width} x {image.height}) would be resized to {size[0]} x {size[1]}: too many pixels"
+            f"the image ({size[0]} x {size[1]}) would be resized to {resized[0]} x {resized[1]}: too many pixels"
         )
-    return image.resize(size, _INTERPOLATIONS[interpolation])
+    return resized
+
+
+def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    size = _resized_size(image.size, preprocessing)
+    return image if size == image.size else image.resize(size, _INTERPOLATIONS[preprocessing.interpolation])
 
 
 def _centre_cropped(image: Image.Image, height: int, width: int) -> Image.Image:
-    if image.width < width or image.height < height:
-        padded = Image.new("RGB", (max(width, image.width), max(height, image.height)))
-        left = max(0, width - image.width) // 2
-        top = max(0, height - image.height) // 2
-        padded.paste(image, (left, top))
-        image = padded
-    # Python's rounding to even, as torchvision does.
-    top = round((image.height - height) / 2)
-    left = round((image.width - width) / 2)
+    left, top = _offset(image.width, width), _offset(image.height, height)
+    # What lies outside the image is black.
     return image.crop((left, top, left + width, top + height))
+
+
+def _offset(size: int, wanted: int) -> int:
+    """Where the centre begins; negative where the image is smaller, which torchvision pads first."""
+    # Python's rounding to even, as torchvision does.
+    return -((wanted - size) // 2) if size < wanted else round((size - wanted) / 2)

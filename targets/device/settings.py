@@ -54,6 +54,9 @@ class Settings:
     """IDLE_SECONDS: how long a connection may be silent between two requests."""
     grace_seconds: int = 8
     """GRACE_SECONDS: how long requests at hand may take after SIGTERM; Docker kills after ten by itself."""
+    instances: int = 0
+    """INSTANCES: requests that are run at a time, by one model in memory; 0: the cores that this container may use,
+    divided by the model's own threads. A GPU runs one at a time."""
     batch_images: int = 1
     """BATCH_IMAGES: images of several requests that are run together; 1: every request by itself."""
     batch_delay_ms: int = 0
@@ -99,6 +102,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         request_seconds=_number(environment, "REQUEST_SECONDS", default.request_seconds, 1, 3600),
         idle_seconds=_number(environment, "IDLE_SECONDS", default.idle_seconds, 1, 3600),
         grace_seconds=_number(environment, "GRACE_SECONDS", default.grace_seconds, 0, 3600),
+        instances=_number(environment, "INSTANCES", default.instances, 0, 256),
         batch_images=_number(environment, "BATCH_IMAGES", default.batch_images, 1, 4096),
         batch_delay_ms=_number(environment, "BATCH_DELAY_MS", default.batch_delay_ms, 0, 10_000),
         token_file=_path(environment, "TOKEN_FILE"),
