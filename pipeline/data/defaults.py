@@ -49,8 +49,9 @@ def usual_preprocessing(family: Family, *, input_size: tuple[int, int] | None = 
             crop=input_size,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
+            reduced_jpeg=input_size is not None,
         )
-    return Preprocessing(resize=resize, crop=crop, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return Preprocessing(resize=resize, crop=crop, mean=IMAGENET_MEAN, std=IMAGENET_STD, reduced_jpeg=True)
 
 
 def preprocessing_from(
@@ -74,10 +75,12 @@ def preprocessing_from(
         color=usual.color if given.color is None else given.color,
         interpolation=usual.interpolation if given.interpolation is None else given.interpolation,
         # Of the way to the network, not of its training, so nothing that is stored with the weights.
-        reduced_jpeg=True if given.reduced_jpeg is None else given.reduced_jpeg,
+        reduced_jpeg=resize is not None and given.reduced_jpeg is not False,
     )
     if stored is not None:
         return result, ()
+    if result.reduced_jpeg and given.reduced_jpeg is None:
+        texts.append("JPEGs of twice that size or more decoded at 1/2, 1/4 or 1/8 (reduced_jpeg)")
     left_out = [name for name in ("mean", "std", "color", "interpolation") if getattr(given, name) is None]
     return result, (*texts, *(f"{name} {getattr(result, name)}" for name in left_out))
 
