@@ -79,10 +79,11 @@ def preprocessing_from(
     )
     if stored is not None:
         return result, ()
-    if result.reduced_jpeg and given.reduced_jpeg is None:
-        texts.append("JPEGs of twice that size or more decoded at 1/2, 1/4 or 1/8 (reduced_jpeg)")
     left_out = [name for name in ("mean", "std", "color", "interpolation") if getattr(given, name) is None]
-    return result, (*texts, *(f"{name} {getattr(result, name)}" for name in left_out))
+    texts += [f"{name} {getattr(result, name)}" for name in left_out]
+    if result.reduced_jpeg and given.reduced_jpeg is None:
+        texts.append(f"JPEGs decoded at 1/2, 1/4 or 1/8 where that leaves {resize} pixels or more (reduced_jpeg)")
+    return result, tuple(texts)
 
 
 def _geometry(
