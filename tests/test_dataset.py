@@ -249,8 +249,6 @@ def test_a_given_crop_or_resize_sets_the_other_in_proportion() -> None:
 
 def test_preprocessing_stored_with_the_weights_comes_before_the_familys() -> None:
     stored = Preprocessing(36, (32, 32), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2), color="bgr", reduced_jpeg=True)
-        resize=36, crop=(32, 32), mean=(0.1, 0.1, 0.1), std=(0.2, 0.2, 0.2), color="bgr", reduced_jpeg=True
-    )
     settled, assumed = preprocessing_from(PreprocessingRecipe(), family="cifar", stored=stored)
     assert (settled, assumed) == (stored, ())
     settled, assumed = preprocessing_from(PreprocessingRecipe(color="rgb"), family="cifar", stored=stored)
