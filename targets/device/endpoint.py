@@ -10,9 +10,7 @@ from typing import Any, Callable, Optional, Tuple, TypeVar, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.budget import Budget
-from targets.device.image_files import BYTES_PER_PIXEL
-from targets.device.inputs import ENCODED, checked_input, network_input
+from targets.device.inputs import ENCODED, ImageLimits, checked_input, network_input
 from targets.device.manifest import Manifest
 from targets.device.protocol import InferRequest
 from targets.device.service import NotReady, Service
@@ -33,7 +31,7 @@ class Endpoint:
         self.service = service
         self.settings = settings
         self.waiting = 0
-        self._decoding = Budget(BYTES_PER_PIXEL * settings.max_image_pixels)
+        self._limits = ImageLimits(settings.max_image_pixels)
 
     def enter(self) -> None:
         """Take a place for a request; raises `NotReady`, or `RequestError` (429) where all are taken."""
@@ -89,7 +87,7 @@ class Endpoint:
             return render(request, logits)
 
         def as_input(name: str, values: NDArray[Any]) -> NDArray[np.float32]:
-            return network_input(name, values, manifest, self._decoding)
+            return network_input(name, values, manifest, self._limits)
 
         if size > INLINE_BYTES or settings.batch_images > 1 or not self.service.is_idle:
             return _awaitable(self.service.submit(lambda: as_input(*checked()), finish))

@@ -48,15 +48,22 @@ def checked_input(request: InferRequest, manifest: Manifest, max_batch: int) -> 
     return name, values
 
 
-def network_input(name: str, values: NDArray[Any], manifest: Manifest, budget: Budget) -> NDArray[np.float32]:
-    """What `checked_input` found -> [N, 3, H, W]; raises `RequestError` for an image that cannot be decoded.
+class ImageLimits:
+    """For encoded images, of all threads together."""
 
-    `budget`: bytes for images at their full size, of all threads together.
-    """
+    def __init__(self, max_pixels: int) -> None:
+        """`max_pixels`: of the largest that is decoded."""
+        self.max_pixels = max_pixels
+        # An eighth more: what the largest takes while it is resized.
+        self.memory = Budget(BYTES_PER_PIXEL * max_pixels * 9 // 8)
+
+
+def network_input(name: str, values: NDArray[Any], manifest: Manifest, limits: ImageLimits) -> NDArray[np.float32]:
+    """What `checked_input` found -> [N, 3, H, W]; raises `RequestError` for an image that cannot be decoded."""
     if name == PIXELS:
         return normalize(values, manifest.preprocessing)
     if name == ENCODED:
-        return _decoded(values, manifest, budget)
+        return _decoded(values, manifest, limits)
     images: NDArray[np.float32] = values
     return images
 
@@ -69,14 +76,16 @@ def _shape(name: str, manifest: Manifest) -> Tuple[int, ...]:
     return {IMAGES: (channels, height, width), PIXELS: (height, width, channels), ENCODED: ()}[name]
 
 
-def _decoded(files: NDArray[Any], manifest: Manifest, budget: Budget) -> NDArray[np.float32]:
-    opened = _opened(files, manifest, budget.total // BYTES_PER_PIXEL)
+def _decoded(files: NDArray[Any], manifest: Manifest, limits: ImageLimits) -> NDArray[np.float32]:
+    opened = _opened(files, manifest, limits.max_pixels)
     # One after the other: never more than one image is held at its full size.
     images: NDArray[np.float32] = np.empty((len(files), *manifest.input_shape), np.float32)
     for index in range(len(files)):
         try:
-            with budget.taken(_memory(opened[index], manifest, budget)):
+            with limits.memory.taken(_memory(opened[index], manifest, limits.memory.total)):
                 image = preprocess(load_image(opened[index]), manifest.preprocessing)
+                # Its pixels are given back before their memory is.
+                opened[index].image.close()
         except ImageError as error:
             raise _unusable(index, error) from None
         if image.shape != manifest.input_shape:
@@ -89,13 +98,13 @@ def _decoded(files: NDArray[Any], manifest: Manifest, budget: Budget) -> NDArray
     return images
 
 
-def _memory(opened: Opened, manifest: Manifest, budget: Budget) -> int:
-    """Bytes; raises `ImageError` for more than there are."""
+def _memory(opened: Opened, manifest: Manifest, most: int) -> int:
+    """Bytes; raises `ImageError` for more than `most`."""
     memory = max(opened.effort.memory, resize_bytes(opened.image.size, manifest.preprocessing))
-    if memory > budget.total:
+    if memory > most:
         raise ImageError(
             f"resizing it from {opened.image.width} x {opened.image.height} takes {memory >> 20} MiB, at most "
-            f"{budget.total >> 20} are given (MAX_IMAGE_MIPIXELS)"
+            f"{most >> 20} are given (MAX_IMAGE_MIPIXELS)"
         )
     return memory
 

@@ -111,6 +111,8 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
 def resize_bytes(size: Tuple[int, int], preprocessing: Preprocessing) -> int:
     """What an RGB image of `size` takes while it is resized: itself, half resized, and resized."""
     (width, height), (new_width, new_height) = size, _resized_size(size, preprocessing)
+    if size == (new_width, new_height):
+        return BYTES_PER_PIXEL * width * height
     # Pillow goes across first; of an image that is yet to be turned that is down.
     half = max(new_width * height, new_height * width)
     return BYTES_PER_PIXEL * (width * height + half + new_width * new_height)

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Optional
 
 from targets.device.access import Access
+from targets.device.allocator import give_back_large_blocks
 from targets.device.application import Application
 from targets.device.connection import Connection
 from targets.device.connections import Connections
@@ -88,6 +89,7 @@ class Server:
 
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM or SIGINT; requests at hand are finished first. Raises `SettingError`."""
+    give_back_large_blocks()
     # gRPC counts its own.
     _allow_files(settings.max_connections, ports=2 if settings.grpc_port else 1)
     access = Access(settings)
