@@ -1,6 +1,7 @@
 """Small image files that would take a decoder without bounds gigabytes of memory, or minutes."""
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ def large(mode: str, side: int = LARGE) -> bytes:
     """Tens to hundreds of KiB; `P` has a transparent color."""
     if mode == "I;16":
         return written(Image.fromarray(np.zeros((side, side), np.uint16)))
-    options = {"transparency": 0} if mode == "P" else {}
+    options: dict[str, Any] = {"transparency": 0} if mode == "P" else {}
     return written(Image.new(mode, (side, side)), **options)
 
 

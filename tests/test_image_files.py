@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,7 +248,7 @@ def test_decoding_takes_no_more_memory_than_is_told_from_the_header(
 def test_an_image_is_bounded_by_what_decoding_it_takes_and_not_by_its_pixels_alone() -> None:
     most = 1 << 20
     for mode, side in (("RGB", 1024), ("RGBA", 724), ("P", 915), ("I;16", 836)):
-        options = {"transparency": 3} if mode == "P" else {}
+        options: dict[str, Any] = {"transparency": 3} if mode == "P" else {}
         decode(file_of(large(mode).crop((0, 0, side, side)), **options), most)
         with pytest.raises(
             ImageError, match=r"too many pixels( of its kind: decoding it takes 4 MiB, at most 4 are)?"

@@ -174,18 +174,18 @@ def test_every_run_has_a_number_of_its_own() -> None:
     model = Model()
     with working(model) as worker:
         assert worker.is_idle
-        assert worker.running == ()
+        assert not worker.running
         seen = []
         for _ in range(2):
             model.is_in.clear()
             future = worker.submit(Job(some(1, 1), values))
             assert model.is_in.wait(SECONDS)
-            (serial,) = worker.running
-            seen.append(serial)
+            seen.extend(worker.running)
             assert not worker.is_idle
             model.go.set()
             future.result(SECONDS)
             model.go.clear()
+        assert len(seen) == 2
         assert 0 < seen[0] < seen[1]
 
 
