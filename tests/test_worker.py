@@ -175,7 +175,7 @@ def test_every_run_has_a_number_of_its_own() -> None:
     with working(model) as worker:
         assert worker.is_idle
         assert not worker.running
-        seen = []
+        seen: list[int] = []
         for _ in range(2):
             model.is_in.clear()
             future = worker.submit(Job(some(1, 1), values))
