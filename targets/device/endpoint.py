@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Callable, Optional, Tuple, TypeVar, Union
 
 import numpy as np
@@ -32,6 +33,8 @@ class Endpoint:
         self.settings = settings
         self.waiting = 0
         self._limits = ImageLimits(settings.max_image_pixels)
+        # JSON becomes many times its size while it is read, and is read by one thread at a time anyway.
+        self._reading = threading.Lock()
 
     def enter(self) -> None:
         """Take a place for a request; raises `NotReady`, or `RequestError` (429) where all are taken."""
@@ -78,7 +81,8 @@ class Endpoint:
 
         def checked() -> Tuple[str, NDArray[Any]]:
             nonlocal request
-            request = parse()
+            with nullcontext() if size <= INLINE_BYTES else self._reading:
+                request = parse()
             check_outputs(request)
             return checked_input(request, manifest, settings.max_batch)
 
