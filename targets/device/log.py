@@ -66,5 +66,6 @@ def log_as_json(level: str, stream: Optional[TextIO] = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
-    # They repeat what clients sent, and Python remembers every different one for ever.
+    # Pillow repeats what clients sent, and Python remembers every different warning for ever.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
