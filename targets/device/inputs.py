@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.budget import Budget
+from targets.device.allowance import Allowance
 from targets.device.image_files import BYTES_PER_PIXEL, WORK, ImageError, Opened, load_image, open_image
 from targets.device.manifest import Manifest
 from targets.device.preprocess import normalize, preprocess, resize_bytes
@@ -55,7 +55,7 @@ class ImageLimits:
         """`max_pixels`: of the largest that is decoded."""
         self.max_pixels = max_pixels
         # An eighth more: what the largest takes while it is resized.
-        self.memory = Budget(BYTES_PER_PIXEL * max_pixels * 9 // 8)
+        self.memory = Allowance(BYTES_PER_PIXEL * max_pixels * 9 // 8)
 
 
 def network_input(name: str, values: NDArray[Any], manifest: Manifest, limits: ImageLimits) -> NDArray[np.float32]:

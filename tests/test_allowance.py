@@ -3,15 +3,15 @@
 import threading
 import time
 
-from targets.device.budget import Budget
+from targets.device.allowance import Allowance
 
 
 def test_what_is_left_is_given_and_more_is_waited_for() -> None:
-    budget, order = Budget(10), []
+    allowance, order = Allowance(10), []
     free = threading.Event()
 
     def take(name: str, size: int) -> None:
-        with budget.taken(size):
+        with allowance.taken(size):
             order.append(name)
             free.wait(20)
 
@@ -32,10 +32,10 @@ def test_what_is_left_is_given_and_more_is_waited_for() -> None:
 
 
 def test_what_ends_with_an_error_is_given_back() -> None:
-    budget = Budget(1)
+    allowance = Allowance(1)
     for _ in range(3):
         try:
-            with budget.taken(1):
+            with allowance.taken(1):
                 raise KeyError
         except KeyError:
             pass

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Iterator
 
 
-class Budget:
+class Allowance:
     """So many bytes; who wants more than are left waits, and so do those who come after."""
 
     def __init__(self, total: int) -> None:
