@@ -86,37 +86,31 @@ def test_compressed_messages_are_refused_before_they_are_inflated(tiny: TinyPack
 
 def test_http_and_grpc_share_the_places(tiny: TinyPackage, tmp_path: Path) -> None:
     full = "2 requests are being answered already (MAX_WAITING); try again"
-    release = threading.Event()
+    settings = {"MAX_WAITING": 2, "BATCH_IMAGES": 8, "BATCH_DELAY_MS": 2000}
     with (
-        speaking(tiny.folder, tmp_path / "log", MAX_WAITING=2) as (running, address),
+        speaking(tiny.folder, tmp_path / "log", **settings) as (running, address),
         channel(address) as opened,
         running.connect() as over_http,
     ):
-        call = held(opened, release)
-        over_http.sendall(http_request(GOOD)[:-10])
+        call = begun(opened, running)
+        over_http.sendall(http_request(GOOD))
         wait_for(running, "edge_deploy_waiting_requests 2.0")
         assert refusal(opened, request(ONE)) == (EXHAUSTED, full)
         assert running.ask(http_request(GOOD)) == (429, {"error": full})
         # Who only looks needs no place.
         with triton.InferenceServerClient(address) as client:
             assert client.is_model_ready("tiny")
-        release.set()
-        over_http.sendall(http_request(GOOD)[-10:])
         assert answer_of(over_http)[0] == 200
         assert call.result()
         wait_for(running, "edge_deploy_waiting_requests 0.0")
 
 
-@pytest.mark.parametrize("when", ["before its message", "while it is answered"])
-def test_a_client_that_cancels_gives_its_place_back(tiny: TinyPackage, tmp_path: Path, when: str) -> None:
+def test_a_client_that_cancels_gives_its_place_back(tiny: TinyPackage, tmp_path: Path) -> None:
     settings = {"MAX_WAITING": 1, **WAITS_TEN_SECONDS}
-    release = threading.Event()
     with speaking(tiny.folder, tmp_path / "log", **settings) as (running, address), channel(address) as opened:
-        call = held(opened, release) if when == "before its message" else begun(opened, running)
-        wait_for(running, "edge_deploy_waiting_requests 1.0")
+        call = begun(opened, running)
         assert refusal(opened, request(ONE))[0] is EXHAUSTED
         call.cancel()
-        release.set()
         wait_for(running, "edge_deploy_waiting_requests 0.0")
         # Eight images need not wait for others.
         assert infer(opened, request(typed_images(images(8)))).model_name == "tiny"

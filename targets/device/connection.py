@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from typing import Deque, Optional, Protocol, Tuple, Union, cast
 
+from targets.device.budget import Share
 from targets.device.connections import Connections
 from targets.device.messages import Request, Response, error_response
 from targets.device.reader import Reader
@@ -22,6 +23,8 @@ LINGER_SECONDS = 2.0
 AHEAD = 4
 # So many may be within what was read already; the connection ends after them.
 MOST_AHEAD = 100
+# A body's pace is looked at once it has been on its way for so long.
+PACE_SECONDS = 5.0
 IDLE, HEAD, BODY, ANSWERING, LINGERING = "idle", "head", "body", "answering", "lingering"
 
 
@@ -31,8 +34,11 @@ class Application(Protocol):
     def admit(self, request: Request) -> None:
         """Look at the head, before the body is read; raises `RequestError` where it says enough to refuse."""
 
+    def enter(self, request: Request) -> None:
+        """The body is here; raises `RequestError` where too many wait already."""
+
     def release(self, request: Request) -> None:
-        """The request is answered, or its client gone."""
+        """The request is answered or given up, or its client gone."""
 
     def answer(self, request: Request) -> Answer:
         """At once, or later; never raises."""
@@ -60,7 +66,13 @@ class Connection(asyncio.Protocol):
         self._state = IDLE
         self.deadline = 0.0
         """By the loop's clock, which no change of the date moves; the connections' sweep acts on it."""
+        self.arriving_since = 0.0
+        """When the head, then the body that is on its way has begun."""
         self._waiting: Deque[Tuple[Request, Optional[RequestError], bool]] = deque()
+        self._waiting_bytes = 0
+        """What their heads take; bodies are counted by themselves."""
+        self._share: Optional[Share] = None
+        """Of what is held for clients; None: this one has nothing there."""
         self._answering: Optional[Tuple[Request, bool, float]] = None
         self._pending: Optional[asyncio.Future[Response]] = None
         self._is_last = False
@@ -77,6 +89,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        # Told of everything that the kernel does not take: meanwhile nothing more is answered.
+        self._transport.set_write_buffer_limits(high=0)
         self._wait(IDLE, self._settings.idle_seconds)
         if not self._connections.add(self):
             message = f"{self._settings.max_connections} connections are open and busy (MAX_CONNECTIONS); try again"
@@ -94,10 +108,19 @@ class Connection(asyncio.Protocol):
         self._answering = self._pending = None
         self._drop_unanswered()
         self._reader.close()
+        if self._share is not None:
+            self._share.close()
+            self._share = None
 
     def data_received(self, data: bytes) -> None:
         self._has_answered = False
         self._reader.feed(data)
+        if self._state == BODY:
+            self._wait_for_body()
+        request = self._reader.request
+        if request is not None and request.share is not None:
+            request.share.hold(self._reader.body_bytes)
+        self._count()
 
     def eof_received(self) -> bool:
         # A client may close its half and still wait for its answer; TLS knows no such half.
@@ -110,27 +133,34 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_full = False
+        self._count()
         self._go_on()
 
     # What the reader finds
 
     def on_begin(self) -> None:
         if self._is_free:
+            self.arriving_since = self._loop.time()
             self._wait(HEAD, self._settings.head_seconds)
 
     def on_head(self, request: Request) -> None:
         if self._is_tls:
             request.has_certificate = bool(self._transport.get_extra_info("peercert"))
         if self._is_free:
-            self._wait(BODY, self._settings.body_seconds)
+            self._begin_body()
         self._application.admit(request)
+        if request.share is not None:
+            request.share.send_away = self._send_away_body
 
     def on_continue(self) -> None:
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_request(self, request: Request, refusal: Optional[RequestError], *, keeps: bool) -> None:
         is_first = self._is_free and not self._has_answered
+        if refusal is None:
+            refusal = self._entered(request)
         self._waiting.append((request, refusal, keeps))
+        self._waiting_bytes += request.head_bytes
         if is_first:
             self._has_answered = True
             self._answer_next()
@@ -164,7 +194,12 @@ class Connection(asyncio.Protocol):
         if self._state == HEAD:
             self._time_out(f"the head of the request did not arrive within {settings.head_seconds} s (HEAD_SECONDS)")
         elif self._state == BODY:
-            self._time_out(f"the body did not arrive within {settings.body_seconds} s (BODY_SECONDS)")
+            is_over = self._loop.time() >= self.arriving_since + settings.body_seconds
+            self._time_out(
+                f"the body did not arrive within {settings.body_seconds} s (BODY_SECONDS)"
+                if is_over
+                else f"the body comes with less than {settings.body_pace} bytes a second (BODY_PACE)"
+            )
         elif self._state == ANSWERING and self._answering is not None:
             if self._pending is not None:
                 self._pending.cancel()
@@ -174,6 +209,10 @@ class Connection(asyncio.Protocol):
         else:
             # Idle for long, or its client does not take what was sent.
             self._transport.abort()
+
+    def postpone(self, seconds: float) -> None:
+        self.deadline += seconds
+        self.arriving_since += seconds
 
     def end(self) -> None:
         """The server stops: end now where nothing is at hand, else with the answer."""
@@ -193,6 +232,10 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         return self._state == IDLE
+
+    @property
+    def is_arriving(self) -> bool:
+        return self._state in (HEAD, BODY)
 
     @property
     def _is_free(self) -> bool:
@@ -216,6 +259,7 @@ class Connection(asyncio.Protocol):
         if not self._waiting or self._answering is not None or self._is_full:
             return
         request, refusal, keeps = self._waiting.popleft()
+        self._waiting_bytes -= request.head_bytes
         self._answering = (request, keeps, self._loop.time())
         answer = self._application.answer(request) if refusal is None else self._application.refusal(request, refusal)
         if isinstance(answer, Response):
@@ -255,9 +299,11 @@ class Connection(asyncio.Protocol):
         elif self._reader.is_within_head:
             self._wait(HEAD, self._settings.head_seconds)
         elif self._reader.is_within_body:
-            self._wait(BODY, self._settings.body_seconds)
+            self._begin_body()
         else:
             self._wait(IDLE, self._settings.idle_seconds)
+        # Last, as it may end the connection.
+        self._count()
 
     def _linger(self) -> None:
         """Close our half and read on for a while: closed at once, unread bytes would destroy the answer on its way."""
@@ -282,10 +328,71 @@ class Connection(asyncio.Protocol):
         for request, _, _ in self._waiting:
             self._application.release(request)
         self._waiting.clear()
+        self._waiting_bytes = 0
 
     def _time_out(self, message: str) -> None:
         error = self._reader.refusal or RequestError(message, status=408)
         self.on_refused(self._reader.give_up(), error)
+
+    # What is held for the client
+
+    def _entered(self, request: Request) -> Optional[RequestError]:
+        """The body is whole: it stays until its answer, or there is none."""
+        if request.share is not None:
+            request.share.send_away = None
+            request.share.hold(len(request.body))
+        try:
+            self._application.enter(request)
+        except RequestError as error:
+            self._application.release(request)
+            request.body = b""
+            return error
+        return None
+
+    def _send_away_body(self) -> None:
+        """The bodies on their way have filled the memory that there is for all, and this one is not worth its part."""
+        message = "too many bytes of bodies are held (MAX_WAITING times MAX_BODY_MIB), and this one comes slowly; try again"
+        self.on_refused(self._reader.give_up(), RequestError(message, status=429))
+
+    def _count(self) -> None:
+        size = self._held_bytes()
+        if self._share is None:
+            if not size:
+                return
+            self._share = self._connections.held.open(self._send_away)
+        if size:
+            self._share.hold(size)
+        else:
+            self._share.close()
+            self._share = None
+
+    def _held_bytes(self) -> int:
+        size = self._waiting_bytes + self._transport.get_write_buffer_size()
+        if self._reader.is_within_head:
+            size += self._reader.head_bytes
+        elif self._reader.request is not None:
+            size += self._reader.request.head_bytes
+        return size
+
+    def _send_away(self) -> None:
+        """What is held for all clients is too much, and this one has held the most for long."""
+        self._transport.abort()
+        self._drop_unanswered()
+        if self._share is not None:
+            self._share.close()
+            self._share = None
+
+    def _begin_body(self) -> None:
+        self.arriving_since = self._loop.time()
+        self._state = BODY
+        self._wait_for_body()
+
+    def _wait_for_body(self) -> None:
+        settings = self._settings
+        seconds = float(settings.body_seconds)
+        if settings.body_pace:
+            seconds = min(seconds, PACE_SECONDS + self._reader.body_bytes / settings.body_pace)
+        self.deadline = self.arriving_since + seconds
 
     def _wait(self, state: str, seconds: float) -> None:
         self._state = state

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from targets.device.budget import Share
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
@@ -19,12 +21,15 @@ class Request:
     __slots__ = (
         "body",
         "has_certificate",
+        "has_place",
+        "head_bytes",
         "headers",
         "is_admitted",
         "is_http_1_0",
         "max_body_bytes",
         "method",
         "path",
+        "share",
     )
 
     def __init__(self, method: str, path: str, headers: Dict[str, str]) -> None:
@@ -35,11 +40,17 @@ class Request:
         self.body = b""
         self.has_certificate = False
         """Whether the client has shown a certificate that the server's authority signed."""
+        self.head_bytes = 0
+        """What its head takes here, roughly."""
         self.is_admitted = False
-        """Whether it holds one of the places for requests that wait."""
+        """Whether its body is wanted."""
+        self.share: Optional[Share] = None
+        """Of the memory for bodies; only of one that is admitted."""
+        self.has_place = False
+        """Whether it is one of those that wait for the model."""
         self.is_http_1_0 = False
         self.max_body_bytes = SMALL_BODY_BYTES
-        """More only for requests that hold a place: the places bound the memory."""
+        """More only for requests that have a share of the memory."""
 
 
 class Response:

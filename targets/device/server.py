@@ -42,8 +42,8 @@ class Server:
         self._settings = settings
         self._access = access
         self._stopping = asyncio.Event()
-        self._connections = Connections(settings.max_connections)
         self.endpoint = Endpoint(service, settings)
+        self._connections = Connections(settings.max_connections, self.endpoint.held)
         self._application = Application(self.endpoint, access, self._connections)
         self._grpc: Optional[GrpcServer] = _grpc_server()(self.endpoint, access) if settings.grpc_port else None
 
