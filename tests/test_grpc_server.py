@@ -19,6 +19,8 @@ from malformed_requests import GOOD
 from tiny_package import TinyPackage, write_tiny_package
 from tritonclient.grpc import service_pb2_grpc
 
+from targets.device.cut import cut
+
 ONE = typed_images(images(1))
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 # A request of one image waits so long for others to be run with.
@@ -280,3 +282,20 @@ def test_a_port_that_is_taken_is_named(tiny: TinyPackage) -> None:
     assert done.returncode == 2
     assert f"cannot listen on HOST '{HOST}', GRPC_PORT {port}: " in done.stderr
     assert "Use another port" in done.stderr
+
+
+def test_a_connection_is_cut_by_its_peer_alone() -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+        clients = [socket.create_connection((HOST, port), SECONDS) for _ in range(2)]
+        accepted = [listener.accept()[0] for _ in clients]
+        try:
+            own = clients[0].getsockname()[1]
+            assert not cut(f"ipv4:{HOST}:{own}", port + 1)
+            assert cut(f"ipv6:%5B::ffff:{HOST}%5D:{own}", port)
+            assert clients[0].recv(1) == b""
+            accepted[1].sendall(b"x")
+            assert clients[1].recv(1) == b"x"
+        finally:
+            for each in (*clients, *accepted):
+                each.close()

@@ -35,7 +35,7 @@ class Application(Protocol):
         """Look at the head, before the body is read; raises `RequestError` where it says enough to refuse."""
 
     def enter(self, request: Request) -> None:
-        """The body is here; raises `RequestError` where too many wait already."""
+        """It is to be answered, its body is here; raises `RequestError` where too many wait already."""
 
     def release(self, request: Request) -> None:
         """The request is answered or given up, or its client gone."""
@@ -157,10 +157,14 @@ class Connection(asyncio.Protocol):
 
     def on_request(self, request: Request, refusal: Optional[RequestError], *, keeps: bool) -> None:
         is_first = self._is_free and not self._has_answered
-        if refusal is None:
-            refusal = self._entered(request)
         self._waiting.append((request, refusal, keeps))
         self._waiting_bytes += request.head_bytes
+        if request.share is not None:
+            # Behind answers that its client does not take it might wait for long.
+            request.share.send_away = self._send_away
+            request.share.hold(len(request.body))
+            if not self._waiting:
+                return
         if is_first:
             self._has_answered = True
             self._answer_next()
@@ -261,6 +265,7 @@ class Connection(asyncio.Protocol):
         request, refusal, keeps = self._waiting.popleft()
         self._waiting_bytes -= request.head_bytes
         self._answering = (request, keeps, self._loop.time())
+        refusal = refusal or self._entered(request)
         answer = self._application.answer(request) if refusal is None else self._application.refusal(request, refusal)
         if isinstance(answer, Response):
             self._finish(answer)
@@ -337,21 +342,20 @@ class Connection(asyncio.Protocol):
     # What is held for the client
 
     def _entered(self, request: Request) -> Optional[RequestError]:
-        """The body is whole: it stays until its answer, or there is none."""
+        """It is to be answered: its body stays until it is, or there is no place for it."""
         if request.share is not None:
             request.share.send_away = None
-            request.share.hold(len(request.body))
         try:
             self._application.enter(request)
         except RequestError as error:
-            self._application.release(request)
-            request.body = b""
             return error
         return None
 
     def _send_away_body(self) -> None:
         """The bodies on their way have filled the memory that there is for all, and this one is not worth its part."""
-        message = "too many bytes of bodies are held (MAX_WAITING times MAX_BODY_MIB), and this one comes slowly; try again"
+        message = (
+            "too many bytes of bodies are held (MAX_WAITING times MAX_BODY_MIB), and this one comes slowly; try again"
+        )
         self.on_refused(self._reader.give_up(), RequestError(message, status=429))
 
     def _count(self) -> None:

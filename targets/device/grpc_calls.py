@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from targets.device import open_inference_pb2 as messages
 from targets.device.access import Access
 from targets.device.budget import Budget, Share
+from targets.device.cut import cut
 from targets.device.endpoint import OUTPUT, Endpoint
 from targets.device.grpc_messages import decoded, infer_request, infer_response, model_metadata
 from targets.device.inputs import described
@@ -43,9 +44,10 @@ CODES: Dict[int, grpc.StatusCode] = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 CANCEL_SECONDS = 0.1
-# Messages on their way that ask for no answer of the model, and answers that are not taken; more of them, and the
-# oldest is sent away.
-LOOKS, UNSENT = 4, 8
+# Messages on their way that ask for no answer of the model; more of them, and the oldest is sent away.
+LOOKS = 4
+# Answers that are not taken, besides one for each place.
+UNSENT = 8
 Result = TypeVar("Result")
 Context = Any
 """`grpc.aio.ServicerContext`, which has no types."""
@@ -65,7 +67,7 @@ class Calls:
         self._access = access
         self._throttle = Throttle()
         self._looks = Budget(LOOKS * endpoint.settings.max_body_bytes)
-        self._unsent = Budget(UNSENT)
+        self._unsent = Budget(self._settings.max_waiting + UNSENT)
         """Counts calls; their bytes are counted together with those of HTTP."""
 
     def handler(self) -> Any:
@@ -152,22 +154,34 @@ class Calls:
         return data
 
     async def _write(self, context: Context, written: bytes) -> None:
-        """Hand the answer over; a client that does not take it is cut off, and hears of nothing."""
+        """Hand the answer over; the connection of a client that does not take it is cut, as a status would wait, too."""
         writing = asyncio.ensure_future(context.write(written))
+        # Else one that ends after its call would be a line in the log.
+        writing.add_done_callback(lambda done: done.cancelled() or done.exception())
         shares = [self._unsent.open(), self._endpoint.held.open()]
+        peer, port, gone = context.peer(), self._settings.grpc_port, asyncio.Event()
+
+        def send_away() -> None:
+            for share in shares:
+                share.close()
+            cut(peer, port)
+            gone.set()
+
         for share, size in zip(shares, (1, len(written))):
-            share.send_away = lambda given_up=share: _give_up(given_up, writing)  # type: ignore[misc]
+            share.send_away = send_away
             share.hold(size)
         try:
             await asyncio.wait({writing}, timeout=self._settings.idle_seconds)
-            if not writing.done() or writing.cancelled():
-                # A status would have to wait behind the answer; the end of this call without one resets its stream.
+            if not writing.done():
+                send_away()
+                # gRPC's own task: cancelled, it would leave the answer where it is.
+                await asyncio.wait({writing}, timeout=CANCEL_SECONDS)
+            if gone.is_set():
                 raise asyncio.CancelledError
             writing.result()
         finally:
             for share in shares:
                 share.close()
-            writing.cancel()
 
     # Calls
 
