@@ -7,6 +7,8 @@ bounds the time that a head may take, or makes room when idle connections take a
 from __future__ import annotations
 
 import asyncio
+import ssl
+from asyncio import sslproto
 from collections import deque
 from typing import Deque, Optional, Protocol, Tuple, Union, cast
 
@@ -19,13 +21,16 @@ from targets.device.tensors import RequestError
 
 Answer = Union[Response, "asyncio.Future[Response]"]
 LINGER_SECONDS = 2.0
+HANDSHAKE_SECONDS = 10.0
+# By itself asyncio keeps 256 KiB for what each TLS connection may receive; a record has 16.
+TLS_BUFFER_BYTES = 32 << 10
 # Requests that may follow on a connection while one is being answered; beyond it nothing more is read.
 AHEAD = 4
 # So many may be within what was read already; the connection ends after them.
 MOST_AHEAD = 100
 # A body's pace is looked at once it has been on its way for so long.
 PACE_SECONDS = 5.0
-IDLE, HEAD, BODY, ANSWERING, LINGERING = "idle", "head", "body", "answering", "lingering"
+SHAKING, IDLE, HEAD, BODY, ANSWERING, LINGERING = "shaking", "idle", "head", "body", "answering", "lingering"
 
 
 class Application(Protocol):
@@ -54,14 +59,24 @@ class Connection(asyncio.Protocol):
     """What `asyncio` calls for one client; made anew for each."""
 
     def __init__(
-        self, application: Application, connections: Connections, settings: Settings, *, is_tls: bool = False
+        self,
+        application: Application,
+        connections: Connections,
+        settings: Settings,
+        *,
+        tls: Optional[ssl.SSLContext] = None,
     ) -> None:
         self._application = application
         self._connections = connections
         self._settings = settings
         self._loop = connections.loop
-        self._is_tls = is_tls
+        self._tls = tls
+        self._handshake: Optional[asyncio.Task[None]] = None
+        self._early = b""
+        """What came with the end of the handshake."""
+        self._socket = cast(asyncio.Transport, None)
         self._transport = cast(asyncio.Transport, None)
+        """The socket's own, or that of TLS on top of it."""
         self._reader = Reader(self)
         self._state = IDLE
         self.deadline = 0.0
@@ -88,9 +103,18 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        # Told of everything that the kernel does not take: meanwhile nothing more is answered.
-        self._transport.set_write_buffer_limits(high=0)
+        self._transport = self._socket = cast(asyncio.Transport, transport)
+        # Told of whatever the kernel does not take: meanwhile nothing more is answered. TLS takes 0 as always full.
+        self._transport.set_write_buffer_limits(high=1)
+        if self._tls is not None:
+            # Counted from its first moment: what has not begun to speak takes memory, too.
+            self.arriving_since = self._loop.time()
+            self._wait(SHAKING, HANDSHAKE_SECONDS)
+            if self._connections.add(self):
+                self._handshake = self._loop.create_task(self._shake_hands(self._tls))
+            else:
+                self._transport.abort()
+            return
         self._wait(IDLE, self._settings.idle_seconds)
         if not self._connections.add(self):
             message = f"{self._settings.max_connections} connections are open and busy (MAX_CONNECTIONS); try again"
@@ -113,6 +137,9 @@ class Connection(asyncio.Protocol):
             self._share = None
 
     def data_received(self, data: bytes) -> None:
+        if self._state == SHAKING:
+            self._early += data
+            return
         self._has_answered = False
         self._reader.feed(data)
         if self._state == BODY:
@@ -125,7 +152,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client may close its half and still wait for its answer; TLS knows no such half.
         self._is_last = self._has_ended = True
-        return not self._is_tls and not self._is_free
+        return self._tls is None and not self._is_free
 
     def pause_writing(self) -> None:
         self._is_full = True
@@ -136,6 +163,37 @@ class Connection(asyncio.Protocol):
         self._count()
         self._go_on()
 
+    async def _shake_hands(self, tls: ssl.SSLContext) -> None:
+        sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # type: ignore[misc, unused-ignore]
+        try:
+            # The sweep is earlier, unless the process was stopped meanwhile.
+            transport = await self._loop.start_tls(
+                self._socket, self, tls, server_side=True, ssl_handshake_timeout=2 * HANDSHAKE_SECONDS
+            )
+            if transport is None:
+                raise ConnectionResetError("the client has gone")
+        except (OSError, asyncio.TimeoutError) as error:
+            self._connections.handshake_failed(str(error) or type(error).__name__)
+            self._handshake = None
+            self._connections.discard(self)
+            self._socket.abort()
+            return
+        self._handshake = None
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1)
+        self._wait(IDLE, self._settings.idle_seconds)
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+
+    def _end_handshake(self) -> None:
+        assert self._handshake is not None
+        self._connections.handshake_failed(f"it takes more than {self._loop.time() - self.arriving_since:.0f} s")
+        self._handshake.cancel()
+        self._handshake = None
+        self._connections.discard(self)
+        self._socket.abort()
+
     # What the reader finds
 
     def on_begin(self) -> None:
@@ -144,7 +202,7 @@ class Connection(asyncio.Protocol):
             self._wait(HEAD, self._settings.head_seconds)
 
     def on_head(self, request: Request) -> None:
-        if self._is_tls:
+        if self._tls is not None:
             request.has_certificate = bool(self._transport.get_extra_info("peercert"))
         if self._is_free:
             self._begin_body()
@@ -194,6 +252,9 @@ class Connection(asyncio.Protocol):
 
     def on_deadline(self) -> None:
         """What was waited for has not happened in time."""
+        if self._handshake is not None:
+            self._end_handshake()
+            return
         settings = self._settings
         if self._state == HEAD:
             self._time_out(f"the head of the request did not arrive within {settings.head_seconds} s (HEAD_SECONDS)")
@@ -221,14 +282,18 @@ class Connection(asyncio.Protocol):
     def end(self) -> None:
         """The server stops: end now where nothing is at hand, else with the answer."""
         self._is_last = True
-        if self.is_idle:
+        if self._handshake is not None:
+            self._end_handshake()
+        elif self.is_idle:
             self._transport.close()
         elif not self._is_free:
             self._stop_reading()
 
     def make_room(self) -> None:
         """Another connection gets this one's place; what its client has not taken by now is lost."""
-        if self._transport.get_write_buffer_size():
+        if self._handshake is not None:
+            self._end_handshake()
+        elif self._transport.get_write_buffer_size():
             self._transport.abort()
         else:
             self._transport.close()
@@ -239,7 +304,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_arriving(self) -> bool:
-        return self._state in (HEAD, BODY)
+        return self._state in (SHAKING, HEAD, BODY)
 
     @property
     def _is_free(self) -> bool:
@@ -315,7 +380,7 @@ class Connection(asyncio.Protocol):
         has_gone = not self._transport.get_write_buffer_size()
         self._wait(LINGERING, LINGER_SECONDS if has_gone else self._settings.idle_seconds)
         self._drop_unanswered()
-        if self._is_tls or self._has_ended:
+        if self._tls is not None or self._has_ended:
             self._transport.close()
         else:
             self._transport.write_eof()
@@ -352,10 +417,8 @@ class Connection(asyncio.Protocol):
         return None
 
     def _send_away_body(self) -> None:
-        """The bodies on their way have filled the memory that there is for all, and this one is not worth its part."""
-        message = (
-            "too many bytes of bodies are held (MAX_WAITING times MAX_BODY_MIB), and this one comes slowly; try again"
-        )
+        """The bodies on their way have filled the memory that there is for all, and this one has cost the most."""
+        message = "bodies fill the memory (MAX_WAITING times MAX_BODY_MIB), and this one comes slowly; try again"
         self.on_refused(self._reader.give_up(), RequestError(message, status=429))
 
     def _count(self) -> None:
@@ -372,6 +435,8 @@ class Connection(asyncio.Protocol):
 
     def _held_bytes(self) -> int:
         size = self._waiting_bytes + self._transport.get_write_buffer_size()
+        if self._tls is not None:
+            size += self._socket.get_write_buffer_size()
         if self._reader.is_within_head:
             size += self._reader.head_bytes
         elif self._reader.request is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from email.utils import formatdate
 from typing import Optional, Protocol, Set
 
 from targets.device.budget import Budget
+from targets.device.log import Throttle
 from targets.device.settings import Settings
 
+LOG = logging.getLogger(__name__)
 SWEEP_SECONDS = 0.5
 # A sweep that comes so much later than it should was held up with the whole process (stopped, or frozen).
 LATE_SECONDS = 1.0
@@ -56,6 +59,7 @@ class Connections:
         """Bytes that wait for the clients to go on."""
         self._members: Set[Member] = set()
         self._refused: Set[Member] = set()
+        self._throttle = Throttle()
         self._swept = self.loop.time()
         self.date = b""
         """The Date header (RFC 9110, section 6.6.1), a whole line; made anew with each sweep."""
@@ -67,7 +71,7 @@ class Connections:
     def add(self, member: Member) -> bool:
         """Take it in; where all places are taken, the one that has been idle for longest goes. False: none can.
 
-        With none idle, the one goes whose request is on its way for longest: slow heads and bodies are as cheap to send.
+        With none idle, the one whose request is on its way for longest: to be slow costs a client as little.
         """
         if len(self._members) >= self._limit:
             oldest = self._dispensable()
@@ -96,6 +100,12 @@ class Connections:
     def discard(self, member: Member) -> None:
         self._members.discard(member)
         self._refused.discard(member)
+
+    def handshake_failed(self, reason: str) -> None:
+        """Say it in the log: nobody else hears of it."""
+        if self._throttle.lets_through():
+            fields = {"error": reason, **self._throttle.fields()}
+            LOG.warning("TLS handshake failed", extra={"fields": fields})
 
     async def end(self, seconds: float) -> int:
         """Let every connection finish the request at hand; the number of those that did not within `seconds`."""

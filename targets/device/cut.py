@@ -1,10 +1,11 @@
-"""The end of one gRPC connection, as gRPC's asyncio has none: an answer that is not taken is kept until its client goes."""
+"""The end of one gRPC connection; gRPC's asyncio has none, and keeps what is not taken until the client goes."""
 
 from __future__ import annotations
 
 import os
 import socket
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Optional, Tuple
 from urllib.parse import unquote
 
@@ -16,16 +17,17 @@ def cut(peer: str, port: int) -> bool:
     """Shut down the connection to our `port` of what gRPC calls `peer`: ipv4:127.0.0.1:4242; False: there is none."""
     wanted = _address(*unquote(peer).partition(":")[2].rpartition(":")[::2])
     found = False
-    for name in os.listdir("/proc/self/fd"):
-        connection = _socket(int(name))
+    for file in Path("/proc/self/fd").iterdir():
+        connection = _socket(int(file.name))
         if connection is None:
             continue
         with connection:
             try:
-                if connection.family in FAMILIES and connection.getsockname()[1] == port:
-                    if _address(*connection.getpeername()[:2]) == wanted:
-                        connection.shutdown(socket.SHUT_RDWR)
-                        found = True
+                if connection.family not in FAMILIES or connection.getsockname()[1] != port:
+                    continue
+                if _address(*connection.getpeername()[:2]) == wanted:
+                    connection.shutdown(socket.SHUT_RDWR)
+                    found = True
             except OSError:
                 # It listens, or has gone meanwhile.
                 continue

@@ -154,7 +154,7 @@ class Calls:
         return data
 
     async def _write(self, context: Context, written: bytes) -> None:
-        """Hand the answer over; the connection of a client that does not take it is cut, as a status would wait, too."""
+        """Hand the answer over; who does not take it is cut off, as no status would reach it either."""
         writing = asyncio.ensure_future(context.write(written))
         # Else one that ends after its call would be a line in the log.
         writing.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -167,9 +167,10 @@ class Calls:
             cut(peer, port)
             gone.set()
 
-        for share, size in zip(shares, (1, len(written))):
+        for share in shares:
             share.send_away = send_away
-            share.hold(size)
+        shares[0].hold(1)
+        shares[1].hold(len(written))
         try:
             await asyncio.wait({writing}, timeout=self._settings.idle_seconds)
             if not writing.done():

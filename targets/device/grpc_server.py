@@ -16,8 +16,8 @@ from targets.device.settings import SettingError, Settings
 
 # gRPC counts bytes in an int of 32 bits.
 MOST_BYTES = 2**31 - 1
-# Besides the requests that are on their way, those that hold a place and those whose answer is not taken yet: calls that
-# ask for metadata, or are about to be refused. gRPC turns away more by itself, so nobody may hold one for long.
+# Besides requests on their way, those that hold a place and those whose answer is not taken yet: calls that ask for
+# metadata, or are about to be refused. gRPC turns away more by itself, so nobody may hold one for long.
 MORE_CALLS = 32
 # As a mask of algorithms: none. A compressed message is measured only once it is decompressed, so it has no limit.
 NO_COMPRESSION = 1

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 BACKLOG = 128
-HANDSHAKE_SECONDS = 10.0
 # What the model runs when nobody waits for it any more may take so long at the end.
 CLOSE_SECONDS = 1.0
 # Turns of the loop in which what has arrived is accepted, read and begun.
@@ -50,14 +49,11 @@ class Server:
     async def run(self, listener: socket.socket) -> None:
         """Until `stop`; requests at hand are finished first."""
         loop = asyncio.get_running_loop()
-        tls = self._access.tls
+        # Not asyncio's own TLS server: it counts a connection only once the handshake is done.
         made = lambda: Connection(  # noqa: E731
-            self._application, self._connections, self._settings, is_tls=tls is not None
+            self._application, self._connections, self._settings, tls=self._access.tls
         )
-        handshake = HANDSHAKE_SECONDS if tls is not None else None
-        accepting = await loop.create_server(
-            made, sock=listener, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
-        )
+        accepting = await loop.create_server(made, sock=listener, backlog=BACKLOG)
         if self._grpc is not None:
             await self._grpc.start()
         watch = Watch(lambda: self._service.running, self._settings.request_seconds)
