@@ -21,6 +21,8 @@ from targets.device.tensors import RequestError
 
 Answer = Union[Response, "asyncio.Future[Response]"]
 LINGER_SECONDS = 2.0
+# How long a connection that is kept alive may still bring a request once the server stops.
+DRAIN_SECONDS = 1.0
 HANDSHAKE_SECONDS = 10.0
 # By itself asyncio keeps 256 KiB for what each TLS connection may receive; a record has 16.
 TLS_BUFFER_BYTES = 32 << 10
@@ -271,6 +273,9 @@ class Connection(asyncio.Protocol):
             message = f"there was no answer within {settings.request_seconds} s (REQUEST_SECONDS); try again later"
             self._finish(self._application.refusal(self._answering[0], RequestError(message, status=503)))
             self._go_on()
+        elif self._state == IDLE and self._is_last and not self._transport.get_write_buffer_size():
+            # Not aborted: a client that has just sent something would see a reset.
+            self._linger()
         else:
             # Idle for long, or its client does not take what was sent.
             self._transport.abort()
@@ -285,7 +290,8 @@ class Connection(asyncio.Protocol):
         if self._handshake is not None:
             self._end_handshake()
         elif self.is_idle:
-            self._transport.close()
+            # A request may be on its way by now: it is answered, and told that it was the last.
+            self.deadline = min(self.deadline, self._loop.time() + DRAIN_SECONDS)
         elif not self._is_free:
             self._stop_reading()
 

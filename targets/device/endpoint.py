@@ -32,6 +32,7 @@ class Endpoint:
         self.service = service
         self.settings = settings
         self.waiting = 0
+        self._answers_to_the_end = False
         self.bodies = Budget(settings.max_waiting * settings.max_body_bytes)
         """Of requests to infer, from their first byte to their answer."""
         self.held = Budget(settings.max_held_bytes)
@@ -57,9 +58,13 @@ class Endpoint:
         """Give the place back."""
         self.waiting -= 1
 
+    def end(self) -> None:
+        """The server stops, and says so: what comes all the same is answered, if it would have been until now."""
+        self._answers_to_the_end = self.service.readiness.ready
+
     def _check(self) -> None:
         readiness = self.service.readiness
-        if not readiness.ready:
+        if not readiness.ready and not self._answers_to_the_end:
             raise NotReady(readiness.reason)
         if self.waiting >= self.settings.max_waiting:
             message = f"{self.waiting} requests are being answered already (MAX_WAITING); try again"

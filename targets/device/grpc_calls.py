@@ -281,6 +281,8 @@ def _written(message: Any) -> bytes:
 
 
 def _authorization(context: Context) -> Optional[str]:
-    # As over HTTP, the last of several; what is no text is no token.
+    # What is no text is no token.
     found = [value for name, value in context.invocation_metadata() if name == "authorization"]
+    if len(found) > 1:
+        raise RequestError("the request has several authorization headers; send one")
     return found[-1] if found and isinstance(found[-1], str) else None

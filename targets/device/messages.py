@@ -12,6 +12,8 @@ JSON = "application/json"
 HTML = "text/html; charset=utf-8"
 BINARY = "application/octet-stream"
 SMALL_BODY_BYTES = 64 << 10
+# An error repeats what the client has sent: no browser shall take it for a page.
+NOSNIFF = b"X-Content-Type-Options: nosniff\r\n"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -78,7 +80,7 @@ class Response:
 
     def head(self, *, keeps: bool, is_http_1_0: bool, date: bytes) -> bytes:
         """Status line and headers, up to the body; `date` is a whole header line."""
-        parts: List[bytes] = [_STATUS_LINES[self.status], date]
+        parts: List[bytes] = [_STATUS_LINES[self.status], date, NOSNIFF]
         parts.append(f"Content-Type: {self.content_type}\r\nContent-Length: {len(self.body)}\r\n".encode())
         parts += [f"{name}: {value}\r\n".encode("latin-1", "replace") for name, value in self.headers]
         if not keeps:

@@ -17,6 +17,16 @@ MAX_HEADERS = 100
 REQUEST_BYTES, HEADER_BYTES = 600, 150
 # A body of up to this size is read to its end although its request is refused, so that the connection can go on.
 DISCARDED_BYTES = 1 << 20
+# Of each of these a proxy may take the first where we would take the last.
+SINGLE = (
+    b"host",
+    b"content-length",
+    b"transfer-encoding",
+    b"content-encoding",
+    b"authorization",
+    b"inference-header-content-length",
+    b"expect",
+)
 
 
 class Reading(Protocol):
@@ -133,12 +143,17 @@ class Reader:
         # An offer of another protocol: it comes again without it.
         if self.is_over or self._parser.should_upgrade():
             return
+        names = [name.lower() for name, _ in self._headers]
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._headers}
         request = self.request = Request(self._parser.get_method().decode(), path_of(self._url), headers)
         request.head_bytes = self.head_bytes
         self._headers = []
         request.is_http_1_0 = self._parser.get_http_version() == "1.0"
         self.is_within_head, self.is_within_body = False, True
+        refusal = _leniency(names, self._parser.get_http_version())
+        if refusal is not None:
+            self._refuse(refusal)
+            return
         if "host" not in headers and not request.is_http_1_0:
             self._refuse(RequestError("the request has no Host header, which HTTP/1.1 asks for"))
             return
@@ -213,6 +228,18 @@ class Reader:
     def _refuse(self, error: RequestError) -> None:
         if not self.is_over:
             self._reading.on_refused(self.give_up(), error)
+
+
+def _leniency(names: List[bytes], version: str) -> Optional[RequestError]:
+    """Why a head is refused that another server on the way might read differently."""
+    if version not in ("1.0", "1.1"):
+        return RequestError(f"HTTP/{version} is not spoken here; use HTTP/1.1", status=505)
+    for name in SINGLE:
+        if names.count(name) > 1:
+            return RequestError(f"the request has several {name.decode()} headers; send one")
+    if version == "1.0" and b"transfer-encoding" in names:
+        return RequestError("HTTP/1.0 knows no transfer-encoding; use HTTP/1.1")
+    return None
 
 
 def body_too_large(limit: int) -> RequestError:

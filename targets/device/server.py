@@ -31,6 +31,8 @@ CLOSE_SECONDS = 1.0
 TURNS = 8
 # Files and sockets of our own besides the connections.
 SPARE_FILES = 64
+# Of this process's threads: the model's, the watch's, those that compute, gRPC's, and a health check beside them.
+LEAST_PROCESSES = 64
 
 
 class Server:
@@ -62,6 +64,7 @@ class Server:
         # What was sent before the signal is not to be lost with its connection.
         for _ in range(TURNS):
             await asyncio.sleep(0)
+        self.endpoint.end()
         self._service.stop()
         accepting.close()
         left = await self._end()
@@ -84,6 +87,19 @@ class Server:
 
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM or SIGINT; requests at hand are finished first. Raises `SettingError`."""
+    try:
+        _serve_until_stopped(settings)
+    except RuntimeError as error:
+        # So says Python where the kernel refuses one.
+        if "start new thread" not in str(error):
+            raise
+        raise SettingError(
+            f"{error}: this container or user may have too few processes. Allow at least {LEAST_PROCESSES} "
+            f"(docker run --pids-limit {LEAST_PROCESSES})"
+        ) from None
+
+
+def _serve_until_stopped(settings: Settings) -> None:
     # gRPC counts its own.
     _allow_files(settings.max_connections, ports=2 if settings.grpc_port else 1)
     access = Access(settings)
@@ -149,8 +165,10 @@ def _allow_files(connections: int, *, ports: int = 1) -> None:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
+        most = (hard - SPARE_FILES) // ports
+        less = f"use at most {most}, or raise" if most > 0 else f"the server itself needs {SPARE_FILES} of them: raise"
         raise SettingError(
-            f"MAX_CONNECTIONS is {connections}, but this process may open only {hard} files; use at most "
-            f"{(hard - SPARE_FILES) // ports}, or raise the limit (docker run --ulimit nofile={wanted})"
+            f"MAX_CONNECTIONS is {connections}, but this process may open only {hard} files; {less} the limit "
+            f"(docker run --ulimit nofile={wanted})"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
