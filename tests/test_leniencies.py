@@ -47,7 +47,7 @@ def running(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         (b"GET /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 0\r\n", 400, ""),
         (b"POST /v2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400, ""),
         (
-            b"POST /v2 HTTP/1.1\r\nHost: a\r\nInference-Header-Content-Length: 1\r\nInference-Header-Content-Length: 2\r\n",
+            b"POST /v2 HTTP/1.1\r\nHost: a\r\n" + b"Inference-Header-Content-Length: 1\r\n" * 2,
             400,
             "several inference-header-content-length headers",
         ),
@@ -143,7 +143,7 @@ def test_too_few_processes_are_told_with_what_to_do(engine: Engine, packaged: Pa
     assert caught.value.exit_status == 2
     told = caught.value.stderr.decode()
     assert told.splitlines()[-1] == (
-        "error: can't start new thread: this container or user may have too few processes. Allow at least 64 (docker run "
-        "--pids-limit 64)"
+        "error: can't start new thread: this container or user may have too few processes. Allow at least 64 "
+        "(docker run --pids-limit 64)"
     )
     assert "Traceback" not in told
