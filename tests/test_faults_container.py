@@ -27,14 +27,16 @@ READY_SECONDS = 60.0
 
 
 @contextmanager
-def deployed(engine: Engine, image: str, **options: Any) -> Iterator[tuple[Container, int]]:
+def deployed(engine: Engine, image: str, *, is_tls: bool = False, **options: Any) -> Iterator[tuple[Container, int]]:
     """A container with the rights that every one of ours has, and the port of its server; ready."""
     name = f"edge-deploy-{uuid.uuid4().hex[:12]}"
     try:
         given: dict[str, Any] = {**RIGHTS, **options, "ports": {PORT: ("127.0.0.1", None)}}
         container = engine.client.containers.create(image, name=name, labels={OWNER: owner()}, **given)
         container.start()
-        assert eventually(lambda: port_of(container) > 0 and is_ready(port_of(container)), READY_SECONDS)
+        assert eventually(
+            lambda: port_of(container) > 0 and is_ready(port_of(container), is_tls=is_tls), READY_SECONDS
+        )
         yield container, port_of(container)
     finally:
         remove(engine, name)

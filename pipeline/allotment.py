@@ -1,0 +1,34 @@
+"""A container's memory shared out: which limits of the server follow from it, so that no client can exhaust it."""
+
+from collections.abc import Mapping
+
+from targets.device.settings import MEBIBYTE, Settings
+
+# What takes memory whatever clients do, in MiB. Measured: a server with ONNX Runtime and a model of a few MiB takes
+# 52, the health check's process beside it 12.
+BASE_MIB = 64
+GRPC_MIB = 16
+# Below it not even one request to infer with a body of a mebibyte fits beside some connections.
+LEAST_SPARE_MIB = 32
+# Of what is left: an eighth for heads and answers that wait for their clients, as much for connections at 64 KiB each
+# (TLS; without it a tenth of that), a quarter for bodies. The other half is that of the one request that is run: JSON
+# takes up to 16 times its size as Python's numbers.
+SHARE_OF_HELD, SHARE_OF_BODIES, CONNECTIONS_PER_MIB = 8, 4, 2
+
+
+def least_mib(*, with_grpc: bool) -> int:
+    """The smallest memory that what is written by `limits_of` holds in."""
+    return BASE_MIB + LEAST_SPARE_MIB + (GRPC_MIB if with_grpc else 0)
+
+
+def limits_of(memory_mib: int, *, with_grpc: bool) -> Mapping[str, int]:
+    """Settings by name, for a memory of at least `least_mib`; none is above the server's own default."""
+    spare = memory_mib - BASE_MIB - (GRPC_MIB if with_grpc else 0)
+    bodies = spare // SHARE_OF_BODIES
+    body = max(1, min(Settings.max_body_bytes // MEBIBYTE, bodies // Settings.max_waiting))
+    return {
+        "MAX_BODY_MIB": body,
+        "MAX_WAITING": min(Settings.max_waiting, bodies // body),
+        "MAX_HELD_MIB": min(Settings.max_held_bytes // MEBIBYTE, spare // SHARE_OF_HELD),
+        "MAX_CONNECTIONS": min(Settings.max_connections, spare * CONNECTIONS_PER_MIB),
+    }
