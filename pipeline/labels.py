@@ -6,6 +6,8 @@ from targets.device.manifest import Manifest
 
 PREFIX = "dev.edge-deploy."
 OPEN_CONTAINER = "org.opencontainers.image."
+SEAL = PREFIX + "seal"
+"""The hash over all that a server reads of its model, see `targets.device.seal`."""
 
 
 def image_labels(
