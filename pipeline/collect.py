@@ -43,7 +43,7 @@ MOST_SECONDS = 600.0
 """For one answer, however slowly it comes."""
 PART = 1 << 16
 SAME = 1e-9
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Of a device: it names a folder."""
 PARTS = ("passport", "measurements", "layers", "comparison")
 
@@ -74,7 +74,7 @@ def collect(address: str, *, name: str, workspace: Path, access: Access) -> Coll
 
     Raises `DeviceError` where it has none (yet), cannot be reached or is not believed.
     """
-    if not NAME.match(name):
+    if not NAME.fullmatch(name):
         raise RecipeError(f"--name {name!r} cannot be a device's: letters, digits, . _ and - are, such as orin-7.")
     # urllib reads files as well.
     check_address(address)

@@ -11,7 +11,7 @@ from pipeline.hashing import Json, sha256_of_file, sha256_of_json
 from pipeline.image import is_present, read_image
 from pipeline.pending import CONTEXT, WORDS, Order, Pending, build_pending, show_context, write_pending
 from pipeline.variant import Variant
-from pipeline.workspace import Folder
+from pipeline.workspace import Folder, child
 from targets.device.files import SHARD
 
 
@@ -26,7 +26,7 @@ def defer(
     order = _order(to)
     written = _written(to, order, artifact, report, shard, others)
     context = written.path / CONTEXT
-    place = to.workspace.root / "context" / to.published_as
+    place = child(to.workspace.root / "context", to.published_as)
     shown = place if to.workspace.only_look else show_context(context, place)
     try:
         built = _built(to, order, written)

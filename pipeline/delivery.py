@@ -14,7 +14,7 @@ from pipeline.publish import REPORT, is_published, keep_private, publish
 from pipeline.recipe import Recipe
 from pipeline.shipped import shipped
 from pipeline.variant import Variant
-from pipeline.workspace import Folder, Workspace
+from pipeline.workspace import Folder, Workspace, child
 from targets import device
 from targets.base import Target
 from targets.device.files import PREDICTIONS, SHARD
@@ -84,7 +84,7 @@ class Delivery:
                 base_image=recipe.package.base_image,
                 grpc=recipe.package.grpc,
                 labels={RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))},
-                context=self.workspace.root / "context" / self.published_as,
+                context=child(self.workspace.root / "context", self.published_as),
                 judge=judge,
                 progress=self.progress,
                 folder=folder,
@@ -124,7 +124,7 @@ class Delivery:
         root = self.workspace.root
         # What has not passed lies beside what has, so that no trial takes the place of a proven artifact.
         suffix = "" if report.verdict is Verdict.PASS else f".{report.verdict}"
-        destination = root / "artifacts" / f"{self.published_as}{suffix}"
+        destination = child(root / "artifacts", f"{self.published_as}{suffix}")
         files = _files_of(artifact, predictions)
         of_gate = shard.path / SHARD
         if not self.dataset.gate.is_personal or self.recipe.package.personal_images:

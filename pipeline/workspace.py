@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -23,6 +24,7 @@ from pipeline.continuation import STATE, Continuation, progress_of
 from pipeline.errors import WorkspaceError
 from pipeline.hashing import Json, sha256_of_json
 from pipeline.integrity import FileRecord, check_files, digest_of, from_json, records_of, to_json
+from pipeline.printable import on_one_line
 from pipeline.progress import Progress, Silent
 from pipeline.sources import sources_digest
 
@@ -31,6 +33,7 @@ RECORD = "stage.json"
 # What differs between two runs of the same work: kept, but no part of a stage's digest.
 TIMINGS = "timings.json"
 TRAINING = "training"
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +238,18 @@ class Workspace:
         destination.parent.mkdir(parents=True, exist_ok=True)
         working.rename(destination)
         _sync(destination.parent)
+
+
+def child(folder: Path, name: str) -> Path:
+    """`folder`/`name`, where the name is that of one thing in it; raises `WorkspaceError` for a way out of it.
+
+    Whatever is parsed has its names checked; this holds where a check was forgotten, before anything is replaced.
+    """
+    if not PLAIN.fullmatch(name):
+        raise WorkspaceError(
+            f"{on_one_line(name)!r} cannot be the name of a folder in {folder}: letters, digits, . _ and - are."
+        )
+    return folder / name
 
 
 def write_atomically(path: Path, text: str) -> None:
