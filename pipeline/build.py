@@ -181,6 +181,7 @@ class Build:
 
     def _measure(self, loaded: Folder, artifact: Artifact, shard: Folder) -> tuple[Folder, AccuracyReport]:
         predictions = self._steps.predict(artifact, shard)
+        self._check(artifact.folder, shard.path, predictions.path)
         looks = self._steps.count_look(loaded, artifact)
         if text := looks_text(looks, is_corrected=self._steps.recipe.validate_.correct_looks):
             self._steps.progress.line(f"note: {text}")
@@ -244,6 +245,7 @@ class Build:
             return there
 
         packaged, image = self._steps.package(artifact, report, shard, predictions, gate, variant)
+        self._check(packaged.path)
         # The report is now about the answers that the container gave: the same ones, or judged by themselves.
         there = judge(packaged.path / PREDICTIONS, image.place)
         stop_if_not_proven(there, package_undecided=may_be_undecided)
@@ -278,6 +280,11 @@ class Build:
         self.outcome.delivered, self.outcome.error = tuple(done), worst_of([each.error for each in done if each.error])
         self.outcome.did_work |= not all(each.was_done_before for each in done)
         self._steps.progress.line(narration.delivered_text(done))
+
+    def _check(self, *folders: Path) -> None:
+        """Hash what a verdict is made of; nobody judges it again where no image is built anew."""
+        if not self._steps.workspace.only_look:
+            self._steps.workspace.check(*folders)
 
     def _judge(
         self, artifact: Artifact, shard: Folder, answers: Path, *, place: Place, gate_looks: int

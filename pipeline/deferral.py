@@ -26,6 +26,9 @@ def defer(
     order = _order(to)
     written = _written(to, order, artifact, report, shard, others)
     context = written.path / CONTEXT
+    if not to.workspace.only_look:
+        # Whoever builds it elsewhere builds what is in it.
+        to.workspace.check(written.path)
     place = child(to.workspace.root / "context", to.published_as)
     shown = place if to.workspace.only_look else show_context(context, place)
     try:
@@ -109,4 +112,6 @@ def context_of(
     to: Delivery, artifact: Artifact, report: AccuracyReport, shard: Folder, others: Sequence[Variant]
 ) -> Path:
     """The context alone, to be built on a device."""
-    return _written(to, _order(to), artifact, report, shard, others).path / CONTEXT
+    written = _written(to, _order(to), artifact, report, shard, others)
+    to.workspace.check(written.path)
+    return written.path / CONTEXT

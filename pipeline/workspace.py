@@ -111,6 +111,8 @@ class Workspace:
         self.root = root
         self.only_look = only_look
         self._progress = progress or Silent()
+        self._places: dict[str, Path] = {}
+        """Of the finished stages that were found, by their digests."""
 
     def looking(self) -> "Workspace":
         """The same workspace, in which nothing is done: work that is missing raises `NotDone`."""
@@ -134,12 +136,14 @@ class Workspace:
         except WorkspaceError as error:
             self._progress.line(f"{path} is damaged: {error}. Stage {key.stage} is done again")
             return None
+        self._places[record.digest] = path
         return Folder(path=path, digest=record.digest, seconds=record.seconds, was_cached=True)
 
     def check(self, *files: Path) -> None:
-        """Hash the stages' files that are about to leave the workspace, and all that was made with them.
+        """Hash the stages' files that are judged or leave the workspace, and all that was made with them.
 
-        Raises `WorkspaceError` for one that is not what was written; its stage is done again the next time.
+        Looking at size and time, as `find` does, is not enough for that. Raises `WorkspaceError` for one that is not
+        what was written; its stage is done again the next time.
         """
         folders = {self.root / Path(*file.relative_to(self.root).parts[:2]) for file in files}
         for folder in sorted(folders):
@@ -162,6 +166,8 @@ class Workspace:
         epochs_done, earlier = progress_of(self._training(key))
         if self.only_look:
             raise NotDone(key.stage, epochs_done=epochs_done)
+        # Work of minutes is about to be built upon them.
+        self.check(*(self._places[digest] for digest in key.inputs.values() if digest in self._places))
         started = time.monotonic()
         with _disk_errors(self.root):
             working = self._working_folder(key)
