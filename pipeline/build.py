@@ -182,12 +182,12 @@ class Build:
     def _measure(self, loaded: Folder, artifact: Artifact, shard: Folder) -> tuple[Folder, AccuracyReport]:
         predictions = self._steps.predict(artifact, shard)
         self._check(artifact.folder, shard.path, predictions.path)
-        looks = self._steps.count_look(loaded, artifact)
-        if text := looks_text(looks, is_corrected=self._steps.recipe.validate_.correct_looks):
+        look = self._steps.count_look(loaded, artifact)
+        if text := looks_text(look, is_corrected=self._steps.recipe.validate_.correct_looks):
             self._steps.progress.line(f"note: {text}")
         answers = predictions.path / PREDICTIONS
         place = Place.HOST if self._steps.target.gpu is None else Place.SIMULATED
-        return predictions, self._judge(artifact, shard, answers, place=place, gate_looks=looks)
+        return predictions, self._judge(artifact, shard, answers, place=place, gate_looks=look.number)
 
     @property
     def _packages_undecided(self) -> bool:

@@ -15,7 +15,7 @@ from pipeline.bases import BaseImage
 from pipeline.engine import FIXED_TIME
 from pipeline.fallback import Fallback
 from pipeline.labels import SEAL
-from pipeline.publish import proof_json
+from pipeline.publish import report_json
 from pipeline.shipped import shipped
 from pipeline.unpack import unpack_wheels
 from targets.device import golden, manifest, page, proof
@@ -112,7 +112,7 @@ def _copy_model(artifact: Path, report: AccuracyReport, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in (manifest.FILE, read_manifest(artifact).model_file, golden.FILE):
         shutil.copyfile(artifact / name, folder / name)
-    (folder / proof.FILE).write_text(proof_json(report), encoding="utf-8")
+    (folder / proof.FILE).write_text(report_json(report), encoding="utf-8")
 
 
 def _sealed(model: Path, beside: Iterable[str]) -> str:

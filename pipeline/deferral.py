@@ -75,6 +75,7 @@ def _written(
         "target": to.target.name,
         "max_drop": report.max_drop_points,
         "confidence": report.confidence,
+        "looks": report.gate_looks,
     }
     labels = {RECIPE_LABEL: sha256_of_json(to.recipe.model_dump(mode="json", by_alias=True))}
 

@@ -8,7 +8,7 @@ from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge, Verdict
 from pipeline.data.dataset import Dataset
 from pipeline.hashing import sha256_of_file, sha256_of_folder, sha256_of_json
 from pipeline.image import is_present, read_image
-from pipeline.looks import look, looks_at
+from pipeline.looks import Look, look, look_if_judged
 from pipeline.progress import Progress
 from pipeline.publish import REPORT, is_published, keep_private, publish
 from pipeline.recipe import Recipe
@@ -63,6 +63,7 @@ class Delivery:
                 # The image holds the reports, which are made of this margin and of the inputs above.
                 "max_drop": report.max_drop_points,
                 "confidence": report.confidence,
+                "looks": report.gate_looks,
             },
         )
         found = self.workspace.find(key)
@@ -98,16 +99,14 @@ class Delivery:
         """Name of the folder with what came of this target."""
         return f"{self.recipe.name}-{self.recipe.version}-{self.target.name}"
 
-    def count_look(self, loaded: Folder, artifact: Artifact) -> int:
-        """How many different artifacts of this model the gate has judged, this one included."""
+    def count_look(self, loaded: Folder, artifact: Artifact) -> Look:
+        """The how-manieth artifact of this model it is that the gate judges."""
         # Before TensorRT 10.12 fp16 and fp32 are built from the same file, and answer differently.
         manifest = read_manifest(artifact.folder)
         judged = manifest.model_sha256 + ("" if self.target.gpu is None else f" {manifest.precision}")
-        names = {"model": loaded.digest, "gate": self.dataset.gate.fingerprint}
+        names = {"model": loaded.digest, "gate": self.dataset.gate.fingerprint, "artifact": judged}
         file = self.workspace.root / "looks.json"
-        if self.workspace.only_look:
-            return looks_at(file, **names)
-        return look(file, **names, artifact=judged)
+        return look_if_judged(file, **names) if self.workspace.only_look else look(file, **names)
 
     def publish(
         self,

@@ -36,6 +36,8 @@ def image_labels(
         PREFIX + "expected-accuracy": _share(report.expected_accuracy),
         PREFIX + "drop-points": f"{report.drop_points:.3f}",
         PREFIX + "images": str(report.images),
+        PREFIX + "gate-looks": str(report.gate_looks),
+        PREFIX + "confidence": f"{report.confidence:.4f}",
         PREFIX + "instruction-set": report.instruction_set,
     }
     if safe is not None:

@@ -87,15 +87,8 @@ def unproven_text(published: Path) -> str | None:
 
 
 def report_json(report: AccuracyReport) -> str:
-    """The report as the text of `report.json`."""
+    """The report as the text of `report.json`, here and in an image."""
     return json.dumps(asdict(report), indent=2, sort_keys=True) + "\n"
-
-
-def proof_json(report: AccuracyReport) -> str:
-    """The report as it travels in an image; the same build may have been looked at more often the next time."""
-    facts = asdict(report)
-    del facts["gate_looks"]
-    return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 
 def _private(published: Path) -> Path:

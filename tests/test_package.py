@@ -99,6 +99,8 @@ def test_the_image_says_what_it_is_without_being_started(engine: Engine, package
         PREFIX + "expected-accuracy": "none given",
         PREFIX + "drop-points": "0.000",
         PREFIX + "images": "120",
+        PREFIX + "gate-looks": "1",
+        PREFIX + "confidence": "0.9500",
         PREFIX + "instruction-set": report.instruction_set,
         SEAL: config["Labels"][SEAL],
         "said": 'a "quoted" $HOME \\ name',
