@@ -77,13 +77,25 @@ class Build:
 
     def run(self) -> Outcome:
         """Take the target through the stages; an error of ours ends in the outcome."""
+        self._steps.workspace.before_work = self._look_first
         try:
             self._story()
         except StoppedOnPurpose:
             pass
         except DeployError as error:
             self.outcome.error = error
+        finally:
+            self._steps.workspace.before_work = None
         return self.outcome
+
+    def _look_first(self) -> None:
+        # Here alone: a build with nothing to do asks no engine.
+        from pipeline.outset import check_base, check_scratch
+
+        recipe = self._steps.recipe
+        check_scratch(None if recipe.checkpoint is None else Path(recipe.checkpoint))
+        if recipe.package.image and self._until in (None, "package"):
+            check_base(self._steps.target, recipe, on_devices=bool(self._devices), progress=self._steps.progress)
 
     def _story(self) -> None:
         loaded = self._load()

@@ -113,6 +113,8 @@ class Workspace:
         self._progress = progress or Silent()
         self._places: dict[str, Path] = {}
         """Of the finished stages that were found, by their digests."""
+        self.before_work: Callable[[], None] | None = None
+        """Called once, before the first stage but `package` that is not done already."""
 
     def looking(self) -> "Workspace":
         """The same workspace, in which nothing is done: work that is missing raises `NotDone`."""
@@ -166,6 +168,9 @@ class Workspace:
         epochs_done, earlier = progress_of(self._training(key))
         if self.only_look:
             raise NotDone(key.stage, epochs_done=epochs_done)
+        if self.before_work is not None and key.stage != "package":
+            look, self.before_work = self.before_work, None
+            look()
         # Work of minutes is about to be built upon them.
         self.check(*(self._places[digest] for digest in key.inputs.values() if digest in self._places))
         started = time.monotonic()
