@@ -295,7 +295,8 @@ class Build:
 
     def _check(self, *folders: Path) -> None:
         """Hash what a verdict is made of; nobody judges it again where no image is built anew."""
-        if not self._steps.workspace.only_look:
+        workspace = self._steps.workspace
+        if workspace.is_read_only or not workspace.only_look:
             self._steps.workspace.check(*folders)
 
     def _judge(

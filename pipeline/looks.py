@@ -86,7 +86,7 @@ def _read(file: Path) -> Looks:
         return {str(key): [str(artifact) for artifact in judged] for key, judged in raw["looks"].items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WorkspaceError(
             f"{file} is damaged ({error}). Remove it and run again: the looks at the gate are then counted anew."
         ) from None

@@ -110,6 +110,8 @@ class Workspace:
         """`progress` is told of damaged stages that are made anew."""
         self.root = root
         self.only_look = only_look
+        self.is_read_only = False
+        """Whether it is only looked at because it cannot be written."""
         self._progress = progress or Silent()
         self._places: dict[str, Path] = {}
         """Of the finished stages that were found, by their digests."""
@@ -167,7 +169,7 @@ class Workspace:
             shutil.rmtree(self.path(key), ignore_errors=True)
         epochs_done, earlier = progress_of(self._training(key))
         if self.only_look:
-            raise NotDone(key.stage, epochs_done=epochs_done)
+            raise self._not_done(key.stage, epochs_done)
         if self.before_work is not None and key.stage != "package":
             look, self.before_work = self.before_work, None
             look()
@@ -193,16 +195,35 @@ class Workspace:
     def forget(self, key: StageKey) -> None:
         """Remove a finished folder whose result is no longer there, such as an image the engine has lost."""
         if self.only_look:
-            raise NotDone(key.stage)
+            raise self._not_done(key.stage, 0)
         shutil.rmtree(self.path(key), ignore_errors=True)
+
+    def _not_done(self, stage: str, epochs_done: int) -> Exception:
+        if not self.is_read_only:
+            return NotDone(stage, epochs_done=epochs_done)
+        return WorkspaceError(
+            f"stage {stage} is still to be done, and the workspace {self.root} cannot be written. Make it writable, "
+            "or name another with --workspace."
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the workspace for one process; left-overs of killed ones are removed."""
         with _disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            (self.root / ".gitignore").write_text("*\n")
-            lock = (self.root / "lock").open("a+")
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                (self.root / ".gitignore").write_text("*\n")
+                lock = (self.root / "lock").open("a+")
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES) or not self.root.is_dir():
+                    raise
+                # Nobody else who uses it can change it either, so there is nothing to lock.
+                self.only_look = self.is_read_only = True
+                self._progress.line(
+                    f"note: {self.root} cannot be written ({error.strerror}): only what is done is used"
+                )
+                yield
+                return
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -295,6 +316,11 @@ def _disk_errors(root: Path) -> Iterator[None]:
             raise WorkspaceError(
                 f"the workspace {root} cannot be a folder: {error.strerror} ({error.filename}). Name another with "
                 "--workspace."
+            ) from None
+        if error.errno == errno.EISDIR:
+            raise WorkspaceError(
+                f"{error.filename2 or error.filename} is a folder, where the workspace {root} keeps a file. Remove "
+                "it, or name another workspace with --workspace."
             ) from None
         if error.errno in (errno.EROFS, errno.EACCES) and str(error.filename or "").startswith(str(root)):
             raise WorkspaceError(f"{error.filename} cannot be written: {error.strerror}. Use --workspace.") from None
