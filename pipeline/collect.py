@@ -148,14 +148,15 @@ def _check_state(facts: Mapping[str, Any], report: AccuracyReport, address: str)
 
 def check_address(address: str) -> SplitResult:
     """The parts of a server's address; raises `DeviceError` for one that is none."""
+    wrong = DeviceError(f"{_shown(address)} is no address of a server; give one such as http://orin.local:8000.")
     try:
         found = urlsplit(address)
         # Out of range it raises.
-        is_one = found.scheme in ("http", "https") and is_host(found.hostname or "") and found.port != 0
+        port = found.port
     except ValueError:
-        is_one = False
-    if not is_one:
-        raise DeviceError(f"{_shown(address)} is no address of a server; give one such as http://orin.local:8000.")
+        raise wrong from None
+    if found.scheme not in ("http", "https") or not is_host(found.hostname or "") or port == 0:
+        raise wrong
     return found
 
 

@@ -221,20 +221,20 @@ def test_a_container_whose_files_were_changed_is_unready(
     context = tmp_path / "context"
     context.mkdir()
     (context / "Dockerfile").write_text(f"FROM {packaged.image.id}\nUSER 0\nRUN {spoil}\nUSER 10001:10001\n")
-    spoiled = engine.client.images.build(path=str(context), network_mode="none", rm=True)[0]
+    spoiled = str(engine.client.images.build(path=str(context), network_mode="none", rm=True)[0].id)
     container_name = f"edge-deploy-test-{name.partition('.')[0]}-{tmp_path.name[-6:]}".lower().strip("-")
     try:
         given = {**RIGHTS, "ports": {PORT: ("127.0.0.1", None)}, "mem_limit": "512m"}
-        container = engine.client.containers.create(spoiled.id, name=container_name, labels={OWNER: owner()}, **given)
+        container = engine.client.containers.create(spoiled, name=container_name, labels={OWNER: owner()}, **given)
         container.start()
         assert eventually(lambda: b"the model cannot be served" in container.logs(), 60)
         answers = _answers(port_of(container))
         assert answers[0][0] == 503
-        assert ("seal.json" if name == "removed" else name) in answers[0][1]["error"]
+        assert ("seal.json" if name == "removed" else name) in str(answers[0][1]["error"])
         assert answers[1][1]["state"] == "failed"
     finally:
         remove(engine, container_name)
-        engine.client.images.remove(spoiled.id)
+        engine.client.images.remove(spoiled)
 
 
 def _answers(port: int) -> list[tuple[int, dict[str, object]]]:
