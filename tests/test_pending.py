@@ -89,6 +89,7 @@ def test_the_context_holds_all_but_base_and_engine(context: Path) -> None:
         "golden.npz",
         "report.json",
         "shard.zip",
+        "seal.json",
         FIRST_START,
         "fp16",
     }
