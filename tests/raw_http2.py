@@ -29,7 +29,7 @@ def call(path: str, message: bytes, stream: int) -> bytes:
         ":path": path,
         ":authority": HOST,
         "content-type": "application/grpc",
-        "te": "trailers",
+        "te": "trailers",  # codespell:ignore te
     }
     head = b"".join(literal(*each) for each in headers.items())
     body = b"\x00" + struct.pack(">I", len(message)) + message

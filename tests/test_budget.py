@@ -64,6 +64,15 @@ def test_whoever_has_just_come_is_not_judged_but_gets_no_more(clients: Clients) 
     assert (clients.gone, clients.budget.total) == (["b"], 60)
 
 
+def test_without_patience_the_newest_stays() -> None:
+    clients = Clients(100)
+    clients.budget = Budget(100, lambda: clients.now, patience=0.0)
+    clients.open("a", 60)
+    clients.now = PATIENCE_SECONDS / 2
+    clients.open("b", 60)
+    assert (clients.gone, clients.budget.total) == (["a"], 60)
+
+
 def test_what_cannot_be_sent_away_stays(clients: Clients) -> None:
     clients.open("complete", 90).send_away = None
     clients.now = 1.0

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from certificates import write_certificates
@@ -30,7 +31,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 def emitted(engine: Engine, packaged: Packaged, memory_mib: int) -> Iterator[tuple[Container, int]]:
     service = Service(image=packaged.image.tag, memory_mib=memory_mib)
     limit = f"{memory_mib}m"
-    options = {"mem_limit": limit, "memswap_limit": limit, "environment": service.environment}
+    options: dict[str, Any] = {"mem_limit": limit, "memswap_limit": limit, "environment": service.environment}
     with deployed(engine, packaged.image.tag, **options) as started:
         yield started
 
@@ -100,7 +101,7 @@ def test_silent_connections_do_not_exhaust_it_over_tls(engine: Engine, packaged:
         file.chmod(0o755)
     service = Service(image=packaged.image.tag, memory_mib=128)
     files = {"TLS_CERTIFICATE": "/certificates/server.pem", "TLS_KEY": "/certificates/server.key"}
-    options = {
+    options: dict[str, Any] = {
         "mem_limit": "128m",
         "memswap_limit": "128m",
         "environment": {**service.environment, **files},

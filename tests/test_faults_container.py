@@ -55,7 +55,7 @@ def status_of_good(port: int) -> int:
 
 
 def test_a_container_killed_for_its_memory_comes_back_and_answers(engine: Engine, packaged: Packaged) -> None:
-    options = {"mem_limit": "160m", "memswap_limit": "160m", "restart_policy": {"Name": "always"}}
+    options: dict[str, Any] = {"mem_limit": "160m", "memswap_limit": "160m", "restart_policy": {"Name": "always"}}
     with deployed(engine, packaged.image.tag, **options) as (container, port):
         assert status_of_good(port) == 200
         clients = []

@@ -141,7 +141,7 @@ def test_too_few_processes_are_told_with_what_to_do(engine: Engine, packaged: Pa
     with pytest.raises(ContainerError) as caught:
         engine.client.containers.run(packaged.image.tag, remove=True, **{**RIGHTS, "pids_limit": 1})
     assert caught.value.exit_status == 2
-    told = caught.value.stderr.decode()
+    told = bytes(caught.value.stderr).decode()  # type: ignore[arg-type]
     assert told.splitlines()[-1] == (
         "error: can't start new thread: this container or user may have too few processes. Allow at least 64 "
         "(docker run --pids-limit 64)"

@@ -157,7 +157,7 @@ def test_clients_at_the_same_time_get_their_own_answers(tiny: TinyPackage, tmp_p
 
 
 def test_more_requests_than_are_held_are_asked_to_come_again(tiny: TinyPackage, tmp_path: Path) -> None:
-    settings = {"MAX_WAITING": 2, "BATCH_IMAGES": 8, "BATCH_DELAY_MS": 2000}
+    settings: dict[str, Any] = {"MAX_WAITING": 2, "BATCH_IMAGES": 8, "BATCH_DELAY_MS": 2000}
     with serving(tiny.folder, tmp_path / "log", **settings) as running, ExitStack() as clients:
         held = [clients.enter_context(running.connect()) for _ in range(2)]
         for connection in held:

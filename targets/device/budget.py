@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Callable, Optional, Set
 
-# Whoever has come just now is not judged: a burst of good requests is not sent away for each other.
+# Whoever has come just now is not judged: of a burst of good requests the last are asked to come again.
 PATIENCE_SECONDS = 0.25
 
 
@@ -36,8 +36,11 @@ class Share:
 class Budget:
     """At most `limit`, but for what cannot be sent away, and for one share that is alone."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int, clock: Callable[[], float] = time.monotonic, *, patience: float = PATIENCE_SECONDS
+    ) -> None:
         self.limit = limit
+        self._patience = patience
         self.total = 0
         self._clock = clock
         self._shares: Set[Share] = set()
@@ -66,7 +69,7 @@ class Budget:
 
     def _make_room(self, growing: Share) -> None:
         now = self._clock()
-        judged = [each for each in self._shares if each.held and now - each.since >= PATIENCE_SECONDS]
+        judged = [each for each in self._shares if each.held and now - each.since >= self._patience]
         judged.sort(key=lambda each: each.held * (now - each.since))
         while judged and self._is_exceeded():
             _send_away(judged.pop())

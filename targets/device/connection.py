@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
             self._socket.abort()
             return
         self._handshake = None
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport
         self._transport.set_write_buffer_limits(high=1)
         self._wait(IDLE, self._settings.idle_seconds)
         early, self._early = self._early, b""

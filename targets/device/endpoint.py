@@ -39,8 +39,10 @@ class Endpoint:
         self._answers_to_the_end = False
         self.bodies = Budget(settings.max_waiting * settings.max_body_bytes)
         """Of requests to infer, from their first byte to their answer."""
-        self.held = Budget(settings.max_held_bytes)
-        """Everything else that waits for a client to go on: heads, and answers that are not taken."""
+        self.held = Budget(settings.max_held_bytes, patience=0.0)
+        """Everything else that waits for a client to go on: heads, and answers that are not taken.
+
+        Of these a good client's are gone in a moment, so the newest is never the one to go."""
 
     def open(self) -> Share:
         """A share for the body of a request that may come; raises as `enter` does.

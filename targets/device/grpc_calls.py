@@ -48,6 +48,8 @@ CANCEL_SECONDS = 0.1
 LOOKS = 4
 # Answers that are not taken, besides one for each place.
 UNSENT = 8
+# An answer that is taken is gone after some turns of the loop.
+TURN_SECONDS = 0.05
 Result = TypeVar("Result")
 Context = Any
 """`grpc.aio.ServicerContext`, which has no types."""
@@ -67,7 +69,7 @@ class Calls:
         self._access = access
         self._throttle = Throttle()
         self._looks = Budget(LOOKS * endpoint.settings.max_body_bytes)
-        self._unsent = Budget(self._settings.max_waiting + UNSENT)
+        self._unsent = Budget(self._settings.max_waiting + UNSENT, patience=TURN_SECONDS)
         """Counts calls; their bytes are counted together with those of HTTP."""
 
     def handler(self) -> Any:
@@ -167,19 +169,20 @@ class Calls:
             cut(peer, port)
             gone.set()
 
-        for share in shares:
-            share.send_away = send_away
+        # Held before it can be sent away: who comes with many others is not the one who does not read.
         shares[0].hold(1)
         shares[1].hold(len(written))
+        for share in shares:
+            share.send_away = send_away
         try:
             await asyncio.wait({writing}, timeout=self._settings.idle_seconds)
             if not writing.done():
                 send_away()
                 # gRPC's own task: cancelled, it would leave the answer where it is.
                 await asyncio.wait({writing}, timeout=CANCEL_SECONDS)
-            if gone.is_set():
+            # gRPC fails to write where the connection has ended, and for nothing else.
+            if gone.is_set() or writing.exception() is not None:
                 raise asyncio.CancelledError
-            writing.result()
         finally:
             for share in shares:
                 share.close()

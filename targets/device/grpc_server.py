@@ -18,7 +18,7 @@ from targets.device.settings import SettingError, Settings
 MOST_BYTES = 2**31 - 1
 # Besides requests on their way, those that hold a place and those whose answer is not taken yet: calls that ask for
 # metadata, or are about to be refused. gRPC turns away more by itself, so nobody may hold one for long.
-MORE_CALLS = 32
+MORE_CALLS = 96
 # As a mask of algorithms: none. A compressed message is measured only once it is decompressed, so it has no limit.
 NO_COMPRESSION = 1
 
