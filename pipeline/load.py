@@ -31,6 +31,8 @@ from pipeline.statistics import check_above_chance
 from targets.device.preprocess import Preprocessing
 
 PREPROCESSING = "preprocessing.json"
+ORDER_IMAGES = 20
+"""Of each class, to find out whether two are exchanged: of fewer, chance could do it."""
 
 
 def load(
@@ -70,18 +72,40 @@ def load(
         chosen = _better(answers, dataset, saved, progress)
         for file in found[chosen].iterdir():
             file.rename(folder / file.name)
-    logits = answers[chosen]
-    check_class_order(logits, dataset.selection.labels, dataset.classes)
-    of_gate = _gate_answers(build_network(Checkpoint(folder=folder)), Batches(dataset.gate, settled), progress)
+    logits, network = answers[chosen], build_network(Checkpoint(folder=folder))
+    _check_class_order(network, logits, dataset, settled, progress)
+    of_gate = _gate_answers(network, Batches(dataset.gate, settled), progress)
     np.save(folder / GATE_LOGITS, of_gate)
     baseline = Baseline(
         gate_right=count_right(of_gate, dataset.gate.labels),
         gate_images=len(dataset.gate),
         selection_right=count_right(logits, dataset.selection.labels),
         selection_images=len(dataset.selection),
+        stated=None if saved.stated is None else saved.stated[1],
+        stated_as="" if saved.stated is None else saved.stated[0],
     )
     check_above_chance(baseline.gate_right, classes=len(dataset.classes), images=baseline.gate_images)
     (folder / BASELINE).write_text(json.dumps(asdict(baseline)))
+
+
+def _check_class_order(
+    network: nn.Module,
+    logits: NDArray[np.float32],
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    progress: Progress,
+) -> None:
+    """By `logits` of the selection split and, where that has few images of a class, by more of the training images."""
+    labels = dataset.selection.labels
+    missing = [
+        np.flatnonzero(dataset.training.labels == label)[: max(0, ORDER_IMAGES - count)]
+        for label, count in enumerate(np.bincount(labels, minlength=len(dataset.classes)))
+    ]
+    more = dataset.training.subset(np.sort(np.concatenate(missing)))
+    if len(more):
+        found = logits_of(network, Batches(more, preprocessing), progress=progress, name="order of the classes")
+        logits, labels = np.concatenate([logits, found]), np.concatenate([labels, more.labels])
+    check_class_order(logits, labels, dataset.classes)
 
 
 def _wanted(saved: Saved, weights: Literal["auto", "raw", "ema"], source: Path) -> tuple[Kind, ...]:

@@ -27,6 +27,8 @@ Kind = Literal["raw", "ema"]
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params", "shadow")
 AVERAGED = re.compile(r"(?:^|_)(?:ema|swa|averaged?)(?:_|$)", re.IGNORECASE)
 """Keys of a second copy of the network: the moving average of its weights."""
+ACCURACY = re.compile(r"^(?:best_?|val_?|test_?|eval_?)*(?:top_?1|prec_?1|acc_?1?|accuracy)$", re.IGNORECASE)
+"""Keys of what the network had where it was trained."""
 COUNTER = "n_averaged"
 """Of PyTorch's own `AveragedModel`, beside the weights."""
 MOST_RECORD_BYTES = 512 * 2**20
@@ -57,7 +59,7 @@ FORMATS: tuple[tuple[bytes, str], ...] = (
 ENTRIES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(^|/)code/.*\.py$"), "a TorchScript archive, a program"),
     (re.compile(r"(^|/)models/[^/]+\.json$"), "a program of torch.export (.pt2)"),
-    (re.compile(r"^model\.weights\.h5$"), "a Keras archive"),
+    (re.compile(r"^(?:model\.weights\.h5|config\.json)$"), "a Keras archive"),
     (re.compile(r"\.npy$"), "arrays of numpy (.npz)"),
 )
 """Of zip archives, by a name in them."""
@@ -73,6 +75,8 @@ class Saved:
     """The key under which each lies; empty for the file itself."""
     passed_over: tuple[str, ...]
     """Other keys beside the weights."""
+    stated: tuple[str, float] | None = None
+    """Key and share of right answers that the file says the network has."""
 
 
 def read_saved(source: Path) -> Saved:
@@ -123,7 +127,8 @@ def _check_format(source: Path, start: bytes) -> None:
     for signature, name in FORMATS:
         if start.startswith(signature):
             raise CheckpointError(f"{source} is {name}, not weights that PyTorch saved. {_way_in(source)}")
-    if start[:1] == b"\x08" and (b"\x12\x07pytorch" in start or source.suffix == ".onnx"):
+    # A message of protobuf: the version of the format, 3 or later, then the producer's name or the graph.
+    if start[:1] == b"\x08" and 3 <= start[1] < 32 and start[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42"):
         raise CheckpointError(
             f"{source} is an ONNX model, in which the names and normalizations of training are gone. {_way_in(source)}"
         )
@@ -186,6 +191,7 @@ def _refusal(source: Path) -> str:
 def _find_weights(loaded: object, source: Path) -> Saved:
     """Down through what training code wraps around the weights: epoch, optimizer, averaged copies, …"""
     place, passed_over, averaged = "", list[str](), dict[str, object]()
+    stated: tuple[str, float] | None = None
     seen = set[int]()
     while isinstance(loaded, Mapping):
         if id(loaded) in seen:
@@ -193,6 +199,7 @@ def _find_weights(loaded: object, source: Path) -> Saved:
         seen.add(id(loaded))
         if isinstance(loaded, Inert) and not any(isinstance(value, Tensor | Mapping) for value in loaded.values()):
             break
+        stated = stated or _stated(loaded)
         averaged |= {str(key): value for key, value in loaded.items() if AVERAGED.search(str(key))}
         name = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if name is None:
@@ -212,7 +219,18 @@ def _find_weights(loaded: object, source: Path) -> Saved:
             passed_over.append(key)
     if not weights:
         raise CheckpointError(_nothing(loaded, source))
-    return Saved(weights=weights, places=places, passed_over=tuple(sorted(set(passed_over) - set(places.values()))))
+    passed_over = sorted(set(passed_over) - set(places.values()))
+    return Saved(weights=weights, places=places, passed_over=tuple(passed_over), stated=stated)
+
+
+def _stated(record: Mapping[object, object]) -> tuple[str, float] | None:
+    """An accuracy beside the weights, which may be in per cent; None where there is none that can be one."""
+    for key, value in record.items():
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = value.item()
+        if ACCURACY.search(str(key)) and isinstance(value, int | float) and 0 < value <= 100:
+            return str(key), float(value) if value <= 1 else value / 100
+    return None
 
 
 def _inmost(value: object) -> object:

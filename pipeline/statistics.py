@@ -69,15 +69,16 @@ def detectable_loss(images: int, expected: float) -> float:
     return EXPECTED_MARGIN + ONE_SIDED * math.sqrt(least * (1 - least) / images)
 
 
-def check_expected(right: int, *, images: int, expected: float) -> None:
+def check_expected(right: int, *, images: int, expected: float, source: str = "expected_accuracy") -> None:
     """Raise `DataError` where the float model has fewer right answers than whoever trained it says it has."""
     loss = detectable_loss(images, expected)
     if right / images < expected - loss:
         raise DataError(
             f"the float model has {right} of {images} images right ({right / images:.2%}); {expected:.2%} are "
-            f"expected (expected_accuracy), and chance explains a loss of {100 * loss:.1f} points at most on so many "
+            f"expected ({source}), and chance explains a loss of {100 * loss:.1f} points at most on so many "
             "images. So it is not computed as it was trained: suspect the preprocessing, the order of the classes, "
-            "what is assumed of the network (see above), or other images than those of the expected figure."
+            "what is assumed of the network (see above), or other images than those of the expected figure. If these "
+            "are others, state what it has on them: --expect-accuracy."
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +175,23 @@ def test_status_shows_the_stages_and_clean_removes_them(trained: Path, tmp_path:
     assert "load" in deploy("status", cwd=tmp_path).stdout
     deploy("clean", cwd=tmp_path)
     assert not list((tmp_path / ".deploy").glob("*/*/stage.json"))
+
+
+def test_a_published_file_that_was_changed_is_found(trained: Path, built: Document, tmp_path: Path) -> None:
+    assert built.targets[0].artifact is not None
+    published = trained / built.targets[0].artifact
+    root = tmp_path / ".deploy"
+    shutil.copytree(published.parents[1], root)
+    here = root / published.relative_to(published.parents[1])
+    deploy("status", "--verify", cwd=tmp_path)
+    for file in sorted(path for path in here.iterdir() if path.is_file()):
+        before, times = file.read_bytes(), file.stat()
+        file.write_bytes(bytes([before[0] ^ 1, *before[1:]]))
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        done = deploy("status", "--verify", cwd=tmp_path, code=14)
+        assert file.name in done.stderr
+        assert f"{here.relative_to(tmp_path)}: damaged" in done.stdout
+        file.write_bytes(before)
 
 
 @pytest.mark.long

@@ -88,6 +88,15 @@ def test_what_was_assumed_is_said(weights: Path) -> None:
     assert "crop" not in line
 
 
+def test_two_classes_are_not_exchanged_unseen_where_the_training_images_are_few(weights: Path) -> None:
+    exchanged = open_dataset("digits", classes=tuple("0125436789"))
+    few = replace(
+        exchanged, training=exchanged.training.subset(range(250)), selection=exchanged.selection.subset(range(30))
+    )
+    with pytest.raises(DataError, match=r"\((3 -> 5, 5 -> 3|5 -> 3, 3 -> 5)\)"):
+        loaded(weights, dataset=few)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_only_what_was_stored_with_the_weights_counts_as_stored(suffix: str, tmp_path: Path) -> None:
     source = tmp_path / f"plain{suffix}"

@@ -77,6 +77,28 @@ def test_the_counter_of_an_averaged_model_is_no_weight(good: State, tmp_path: Pa
     assert read_state(tmp_path / "saved.pth").keys() == prefixed(good).keys()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "stated"),
+    [
+        ("best_prec1", 91.78, 0.9178),
+        ("acc1", torch.tensor(76.13), 0.7613),
+        ("val_accuracy", 0.93, 0.93),
+        ("best_acc", 55, 0.55),
+        ("best_prec1", -1.0, None),
+        ("accuracy", 930, None),
+        ("accumulated", 0.5, None),
+        ("acc", float("nan"), None),
+        ("best_top1", "91", None),
+    ],
+)
+def test_an_accuracy_beside_the_weights_is_what_the_file_states(
+    key: str, value: object, stated: float | None, tmp_path: Path
+) -> None:
+    torch.save({"state_dict": {"fc.weight": torch.ones(2, 2)}, key: value}, tmp_path / "a.pth")
+    found = read_saved(tmp_path / "a.pth").stated
+    assert found == (None if stated is None else (key, pytest.approx(stated)))
+
+
 def test_what_lies_beside_the_weights_is_listed(good: State, tmp_path: Path) -> None:
     torch.save(
         {"model": {"state_dict": good}, "epoch": 3, "confusion": np.eye(3), "optimizer": {}}, tmp_path / "s.pth"

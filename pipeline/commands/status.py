@@ -1,5 +1,6 @@
 """`deploy status`: what the workspace holds."""
 
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
@@ -7,24 +8,27 @@ from pipeline.artifacts import Place
 from pipeline.continuation import STATE, progress_of
 from pipeline.errors import WorkspaceError
 from pipeline.foreign_json import parse_json
+from pipeline.hashing import sha256_of_file
 from pipeline.integrity import check_files
 from pipeline.kept_proofs import KeptProof, proofs_of
 from pipeline.printable import say
+from pipeline.publish import DEVICES, REPORT
 from pipeline.table import print_table
 from pipeline.workspace import RECORD, TRAINING, read_record
-from targets.device.manifest import read_manifest
+from targets.device.manifest import ManifestError, read_manifest
 
 
 def run(root: Path, *, verify: bool = False) -> None:
     """List finished stages of the workspace at `root`, oldest first, unfinished trainings and published artifacts.
 
-    `verify`: hash every file of every stage; raises `WorkspaceError` where one is not what was written.
+    `verify`: hash every file of every stage and artifact. Raises `WorkspaceError` where one is not what was written,
+    once all of them are listed.
     """
     if not root.is_dir():
         print(f"{root} does not exist: nothing has been built here yet.")
         return
     stages = sorted(root.glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime)
-    rows, damaged = [], list[str]()
+    rows, damaged, contents = [], list[str](), set[str]()
     for file in stages:
         done = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
         took, state = "?", "verified" if verify else "as written"
@@ -32,6 +36,7 @@ def run(root: Path, *, verify: bool = False) -> None:
             record = read_record(file.parent)
             took = f"{record.seconds:.1f} s"
             check_files(file.parent, record.files, thoroughly=verify)
+            contents |= {each.sha256 for each in record.files.values()}
         except WorkspaceError as error:
             state = "damaged"
             damaged.append(f"{file.parent}: {error}")
@@ -40,15 +45,41 @@ def run(root: Path, *, verify: bool = False) -> None:
     for training in sorted(root.glob(f"{TRAINING}/*/{STATE}")):
         epochs, seconds = progress_of(training.parent)
         say(f"{training.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
-    for report in sorted(root.glob("artifacts/*/report.json")):
-        raw = parse_json(report.read_text())
-        where = ", simulated" if raw["place"] == Place.SIMULATED else ""
-        text = f"{raw['verdict']}{where}, drop {raw['drop_points']:+.2f} points on {raw['images']} images"
-        say(f"{report.parent}: {text}")
-        for proof in proofs_of(report.parent):
-            say(f"  {proof.device}: {proof.verdict}{_which(proof, report.parent)}")
+    for report in sorted(root.glob(f"artifacts/*/{REPORT}")):
+        try:
+            _show_artifact(report.parent, contents if verify else None)
+        except (WorkspaceError, ManifestError) as error:
+            say(f"{report.parent}: damaged")
+            damaged.append(str(error))
     if damaged:
-        raise WorkspaceError(f"damaged stages: {'; '.join(damaged)}. A build does them again.")
+        raise WorkspaceError(f"damaged: {'; '.join(damaged)}. A build does stages and artifacts again.")
+
+
+def _show_artifact(folder: Path, contents: Collection[str] | None) -> None:
+    """`contents`: hashes of all files of the stages, among which a published one has to be; None: none is hashed."""
+    try:
+        raw = parse_json((folder / REPORT).read_text(encoding="utf-8"))
+        where = ", simulated" if raw["place"] == Place.SIMULATED else ""
+        text = f"{raw['verdict']}{where}, drop {float(raw['drop_points']):+.2f} points on {raw['images']} images"
+        model = str(raw["artifact_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkspaceError(f"{folder / REPORT}: {error}") from None
+    if contents is not None:
+        _check_artifact(folder, model, contents)
+    say(f"{folder}: {text}")
+    for proof in proofs_of(folder):
+        say(f"  {proof.device}: {proof.verdict}{_which(proof, folder)}")
+
+
+def _check_artifact(folder: Path, model: str, contents: Collection[str]) -> None:
+    """Hash what was published: each file is one of a stage; where these were removed, only the model is known."""
+    main = read_manifest(folder).model_path(folder)
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != REPORT)
+    ours = [path for path in files if path.relative_to(folder).parts[0] != DEVICES]
+    for file in ours if model in contents else [main]:
+        content = sha256_of_file(file)
+        if content != model if file == main else content not in contents:
+            raise WorkspaceError(f"{file} has other content than was written")
 
 
 def _which(proof: KeptProof, published: Path) -> str:
