@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from certificates import write_certificates
 from device_server import http_request, images, json_request
 from docker.models.containers import Container
 from faults import allow_files, eventually
-from test_faults_container import deployed, status_of_good
+from image_bombs import large as large_image
+from test_faults_container import deployed, files_request, status_of_good
 from test_unread_answers import push
 from tiny_package import Packaged
 
@@ -38,7 +40,10 @@ def emitted(engine: Engine, packaged: Packaged, memory_mib: int) -> Iterator[tup
 
 def attacks(memory_mib: int) -> dict[str, bytes]:
     """By name, what each of many clients sends, and of which it reads nothing."""
-    body = int(Service(image="a", memory_mib=memory_mib).environment["MAX_BODY_MIB"]) << 20
+    environment = Service(image="a", memory_mib=memory_mib).environment
+    body = int(environment["MAX_BODY_MIB"]) << 20
+    # The largest that is taken.
+    side = math.isqrt(int(environment["MAX_IMAGE_MIPIXELS"]) << 20)
     large = json.dumps({**json_request(images(1)), "id": "x" * (body - 8000)}).encode()
     numbers = b'{"inputs": [{"name": "images", "shape": [64, 3, 8, 8], "datatype": "FP32", "data": ['
     numbers += b"1," * (body // 2)
@@ -49,6 +54,8 @@ def attacks(memory_mib: int) -> dict[str, bytes]:
         "ids": http_request(large),
         "stalled bodies": http_request(b" " * body)[:-1],
         "numbers": http_request(numbers[:body]),
+        "large images": files_request(large_image("RGB", side)),
+        "transparent images": files_request(large_image("RGBA", math.isqrt(side * side // 2))),
         "bombs": http_request(gzip.compress(b" " * body), "Content-Encoding: gzip"),
     }
 
