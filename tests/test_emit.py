@@ -180,11 +180,11 @@ def test_a_name_without_a_registry_is_never_fetched_from_a_public_one(image: str
 
 @pytest.mark.parametrize(
     ("memory_mib", "limits"),
-    [(96, (1, 8, 4, 64)), (128, (1, 16, 8, 128)), (512, (7, 16, 56, 896)), (65536, (64, 16, 64, 1024))],
+    [(96, (1, 1, 8, 4, 64)), (128, (1, 3, 16, 8, 128)), (512, (7, 24, 16, 56, 896)), (65536, (64, 64, 16, 64, 1024))],
 )
 def test_what_clients_may_take_fits_in_the_memory(memory_mib: int, limits: tuple[int, ...]) -> None:
     service = Service(image=IMAGE, address="127.0.0.1", port=1, memory_mib=memory_mib)
-    names = ("MAX_BODY_MIB", "MAX_WAITING", "MAX_HELD_MIB", "MAX_CONNECTIONS")
+    names = ("MAX_BODY_MIB", "MAX_IMAGE_MIPIXELS", "MAX_WAITING", "MAX_HELD_MIB", "MAX_CONNECTIONS")
     assert compose_settings(service)["environment"] == dict(zip(names, map(str, limits), strict=True))
 
 
