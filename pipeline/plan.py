@@ -77,8 +77,11 @@ def plan(steps: Steps) -> Plan:
         for stage, seconds in build.outcome.stage_seconds.items()
     )
     network, stages = Checkpoint(folder=loaded.path), STAGES[missing:last]
-    memory = _memory(network, steps, stages)
-    effort = _effort(network, steps, read_preprocessing(loaded), stages)
+    # Of a ResNet-50 at 224 x 224 each takes a minute.
+    with steps.progress.task("memory of the stages", 1):
+        memory = _memory(network, steps, stages)
+    with steps.progress.task("time of the stages, tried", 1):
+        effort = _effort(network, steps, read_preprocessing(loaded), stages)
     to_do = tuple(
         PlannedStage(
             stage=stage,

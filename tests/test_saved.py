@@ -96,7 +96,10 @@ def test_an_accuracy_beside_the_weights_is_what_the_file_states(
 ) -> None:
     torch.save({"state_dict": {"fc.weight": torch.ones(2, 2)}, key: value}, tmp_path / "a.pth")
     found = read_saved(tmp_path / "a.pth").stated
-    assert found == (None if stated is None else (key, pytest.approx(stated)))
+    assert (found is None) == (stated is None)
+    if found is not None and stated is not None:
+        assert found[0] == key
+        assert found[1] == pytest.approx(stated)
 
 
 def test_what_lies_beside_the_weights_is_listed(good: State, tmp_path: Path) -> None:

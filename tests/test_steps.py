@@ -323,7 +323,10 @@ def test_looking_does_nothing(weights: str, tmp_path: Path) -> None:
 
 
 def test_a_stage_that_fails_leaves_nothing_that_looks_done(weights: str, tmp_path: Path) -> None:
-    one_off = replace(digits(), selection=digits().selection.relabelled([*range(1, 10), 0]))
+    order = [*range(1, 10), 0]
+    one_off = replace(
+        digits(), training=digits().training.relabelled(order), selection=digits().selection.relabelled(order)
+    )
     steps = steps_of(tmp_path, recipe_of(weights), dataset=one_off)
     with pytest.raises(DataError, match="not in the order of training"):
         steps.load()

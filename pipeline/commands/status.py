@@ -52,7 +52,7 @@ def run(root: Path, *, verify: bool = False) -> None:
             say(f"{report.parent}: damaged")
             damaged.append(str(error))
     if damaged:
-        raise WorkspaceError(f"damaged: {'; '.join(damaged)}. A build does stages and artifacts again.")
+        raise WorkspaceError(f"damaged: {'; '.join(damaged)}. A build does them again.")
 
 
 def _show_artifact(folder: Path, contents: Collection[str] | None) -> None:
