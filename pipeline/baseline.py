@@ -33,27 +33,22 @@ class Baseline:
 
         What the file itself states counts where nobody says what is expected here.
         """
-        if expected is not None:
-            check_expected(self.gate_right, images=self.gate_images, expected=expected)
-        elif self.stated is not None:
-            source = f"{self.stated_as} in the file with the weights"
-            check_expected(self.gate_right, images=self.gate_images, expected=self.stated, source=source)
+        reference = self.stated if expected is None else expected
+        if reference is not None:
+            source = "expected_accuracy" if expected is not None else f"{self.stated_as} in the file with the weights"
+            check_expected(self.gate_right, images=self.gate_images, expected=reference, source=source)
 
     def text(self, expected: float | None) -> str:
         """The accuracy, of which images, and what it was held against."""
         found = f"float top-1 {self.gate_right / self.gate_images:.2%} on the gate's {self.gate_images:,} images"
         known = f"{self.selection_right / self.selection_images:.2%} on {self.selection_images:,} images of train/"
-        if expected is None and self.stated is not None:
-            loss = 100 * detectable_loss(self.gate_images, self.stated)
-            held = (
-                f"{self.stated:.2%} by {self.stated_as} in the file: {self.gate_images:,} images see a loss of "
-                f"{loss:.1f} points"
-            )
-        elif expected is None:
+        reference = self.stated if expected is None else expected
+        if reference is None:
             held = "no expected accuracy was given to hold it against (--expect-accuracy)"
         else:
-            loss = 100 * detectable_loss(self.gate_images, expected)
-            held = f"{expected:.2%} expected: {self.gate_images:,} images see a loss of {loss:.1f} points"
+            loss = 100 * detectable_loss(self.gate_images, reference)
+            source = "expected" if expected is not None else f"by {self.stated_as} in the file"
+            held = f"{reference:.2%} {source}: {self.gate_images:,} images see a loss of {loss:.1f} points"
         return f"{found}; {held}; {known}, which it may have been trained on"
 
 

@@ -226,9 +226,12 @@ def _find_weights(loaded: object, source: Path) -> Saved:
 def _stated(record: Mapping[object, object]) -> tuple[str, float] | None:
     """An accuracy beside the weights, which may be in per cent; None where there is none that can be one."""
     for key, value in record.items():
-        if isinstance(value, Tensor) and value.numel() == 1:
+        if not ACCURACY.search(str(key)):
+            continue
+        # Of a tensor without values there is nothing to ask.
+        if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
             value = value.item()
-        if ACCURACY.search(str(key)) and isinstance(value, int | float) and 0 < value <= 100:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
             return str(key), float(value) if value <= 1 else value / 100
     return None
 

@@ -89,6 +89,9 @@ def test_the_counter_of_an_averaged_model_is_no_weight(good: State, tmp_path: Pa
         ("accumulated", 0.5, None),
         ("acc", float("nan"), None),
         ("best_top1", "91", None),
+        ("accuracy", True, None),
+        ("acc1", torch.empty((), device="meta"), None),
+        ("batches", torch.empty((), device="meta"), None),
     ],
 )
 def test_an_accuracy_beside_the_weights_is_what_the_file_states(
