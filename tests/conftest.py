@@ -34,6 +34,20 @@ from pipeline.resnet import build_resnet
 from targets.base import Target, find_target
 
 REPOSITORY = Path(__file__).parent.parent
+# What these stand for is one of its kind on a machine: tests that use them run one after the other, in one process.
+SHARED = {"engine": "engine", "packaged": "engine", "base_image": "engine", "hosts": "engine", "browser": "browser"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under `-n`, a file's tests stay in one process, and so do all that need the Docker engine."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        names = set(getattr(item, "fixturenames", ()))
+        shared = next((group for name, group in SHARED.items() if name in names), None)
+        if item.get_closest_marker("docker") is not None:
+            shared = "engine"
+        item.add_marker(pytest.mark.xdist_group(shared or item.path.name))
 
 
 @pytest.fixture(scope="session")

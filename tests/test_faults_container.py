@@ -107,7 +107,7 @@ BOMBS: dict[str, tuple[Callable[[], list[bytes]], int, str]] = {
 
 
 def test_no_image_takes_the_memory_or_the_time_of_a_container(engine: Engine, packaged: Packaged) -> None:
-    options = {"mem_limit": "512m", "memswap_limit": "512m", "environment": {"INSTANCES": "2"}}
+    options: dict[str, Any] = {"mem_limit": "512m", "memswap_limit": "512m", "environment": {"INSTANCES": "2"}}
     with deployed(engine, packaged.image.tag, **options) as (container, port):
         for made, expected, reason in BOMBS.values():
             start = time.monotonic()
