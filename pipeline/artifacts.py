@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from pipeline.groups import GroupAccuracy
+from pipeline.validate.groups import GroupAccuracy
 
 
 class Precision(StrEnum):
@@ -128,7 +128,7 @@ class ActivationRange:
 class Quantization:
     """Quantization parameters as data, independent of any file format.
 
-    Keys of `activations` are quantization points (see `pipeline.quantize`), keys of `weights` are module names
+    Keys of `activations` are quantization points (see `quantize.quantize`), keys of `weights` are module names
     of Conv2d and Linear; a weight has one scale per output channel. Biases stay float: their int32 grid follows
     from the input's scale when a dialect is written.
     """
@@ -253,7 +253,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyReport:
-    """The artifact against the float baseline on the same images (see `pipeline.validate`)."""
+    """The artifact against the float baseline on the same images (see `pipeline.validate.judge`)."""
 
     target: str
     place: Place

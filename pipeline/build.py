@@ -4,26 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline import narration
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place
-from pipeline.baseline import read_baseline
-from pipeline.choice import choose, read_compilation
+from pipeline.compile.alternatives import NAME, Variant, name_of, others_of, variant_of, why_needless
+from pipeline.compile.result import choose, read_compilation
+from pipeline.devices.delivered import Delivered
+from pipeline.devices.inventory import Device
 from pipeline.errors import DeployError, GateFailed, GateUndecided, LatencyMissed, worst_of
-from pipeline.exported import read_export
+from pipeline.export.result import read_export
 from pipeline.fallback import Fallback
-from pipeline.gatekeeper import may_be_packaged, stop_if_late, stop_if_not_proven
-from pipeline.looks import confidence_at, looks_text
-from pipeline.remote.delivered import Delivered
-from pipeline.remote.device import Device
-from pipeline.rescued import Rescue, read_rescue
+from pipeline.latency.budget_check import Timeliness, settle
+from pipeline.load.baseline import read_baseline
+from pipeline.quantize.result import Rescue, read_rescue
+from pipeline.report import lines as narration
 from pipeline.steps import Steps
-from pipeline.timeliness import Timeliness, settle
-from pipeline.validate import Terms, judge_predictions
-from pipeline.variant import NAME, Variant, name_of, others_of, variant_of, why_needless
-from pipeline.workspace import Folder
-from targets.base import Target
+from pipeline.validate.gate_looks import confidence_at, looks_text
+from pipeline.validate.judge import Terms, judge_predictions
+from pipeline.validate.verdict import may_be_packaged, stop_if_late, stop_if_not_proven
+from pipeline.workspace.store import Folder
 from targets.device.files import PREDICTIONS, SHARD
-from targets.device.variant import FOLDER
+from targets.device.model.variant import FOLDER
+from targets.target import Target
 
 ANSWERS = (GateFailed, GateUndecided, LatencyMissed)
 """Errors that are what a build has found out, not what kept it from going on."""
@@ -90,7 +90,7 @@ class Build:
 
     def _look_first(self) -> None:
         # Here alone: a build with nothing to do asks no engine.
-        from pipeline.outset import check_base, check_scratch
+        from pipeline.package.prerequisites import check_base, check_scratch
 
         recipe = self._steps.recipe
         check_scratch(None if recipe.checkpoint is None else Path(recipe.checkpoint))
@@ -273,8 +273,8 @@ class Build:
         self._done("package", text, packaged, also=[f"{each.name}: in the image, answers alike" for each in variants])
 
     def _defer(self, artifact: Artifact, report: AccuracyReport, shard: Folder, others: Sequence[Variant]) -> None:
-        """The engine is built and proven where the image is started; see `pipeline.pending`."""
-        from pipeline.deferral import defer
+        """The engine is built and proven where the image is started; see `pipeline.package.deferred`."""
+        from pipeline.package.deferral import defer
 
         pending, folders = defer(self._steps, artifact, report, shard, others)
         self.outcome.image, self.outcome.context = pending.image, pending.context
@@ -283,8 +283,8 @@ class Build:
         self._done("package", text, *folders, also=[pending.words])
 
     def _dispatch(self, artifact: Artifact, report: AccuracyReport, shard: Folder, others: Sequence[Variant]) -> None:
-        """Devices build and prove the image, see `pipeline.remote`; the worst of their errors is the target's."""
-        from pipeline.remote.dispatch import dispatch
+        """Devices build and prove the image, see `pipeline.devices`; the worst of their errors is the target's."""
+        from pipeline.devices.dispatch import dispatch
 
         published = self.outcome.published
         assert published is not None, "what is judged is published"

@@ -5,20 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge, Verdict
-from pipeline.data.dataset import Dataset
-from pipeline.hashing import sha256_of_file, sha256_of_folder, sha256_of_json
-from pipeline.image import is_present, read_image
-from pipeline.looks import Look, look, look_if_judged
+from pipeline.compile.alternatives import Variant
+from pipeline.data.readers import Dataset
+from pipeline.package.build_context import device_code
+from pipeline.package.image_record import is_present, read_image
 from pipeline.progress import Progress
-from pipeline.publish import REPORT, is_published, keep_private, publish
 from pipeline.recipe import Recipe
-from pipeline.shipped import shipped
-from pipeline.variant import Variant
-from pipeline.workspace import Folder, Workspace, child
-from targets import device
-from targets.base import Target
+from pipeline.validate.gate_looks import Look, look, look_if_judged
+from pipeline.validate.published import REPORT, is_published, keep_private, publish
+from pipeline.workspace.hashing import sha256_of_file, sha256_of_folder, sha256_of_json
+from pipeline.workspace.store import Folder, Workspace, child
 from targets.device.files import PREDICTIONS, SHARD
-from targets.device.manifest import read_manifest
+from targets.device.model.manifest import read_manifest
+from targets.shipped import shipped
+from targets.target import Target
 
 RECIPE_LABEL = "dev.edge-deploy.recipe.sha256"
 
@@ -46,7 +46,7 @@ class Delivery:
         recipe = self.recipe
         key = self.workspace.key(
             "package",
-            module="pipeline.package",
+            module="pipeline.package.package",
             inputs={
                 "manifest": sha256_of_file(artifact.manifest),
                 "shard": shard.digest,
@@ -71,7 +71,7 @@ class Delivery:
             self.workspace.forget(key)
 
         def produce(folder: Path) -> None:
-            from pipeline.package import Proof, package
+            from pipeline.package.package import Proof, package
 
             self.workspace.check(artifact.folder, shard.path, predictions.path)
             package(
@@ -118,7 +118,7 @@ class Delivery:
     ) -> Path:
         """Put artifact, shard, predictions and report where the user looks for them; returns the folder.
 
-        A shard that shows people is not among them unless the recipe says so; see `pipeline.publish.shard_of`.
+        A shard that shows people is not among them unless the recipe says so; see `validate.published.shard_of`.
         """
         root = self.workspace.root
         # What has not passed lies beside what has, so that no trial takes the place of a proven artifact.
@@ -150,7 +150,7 @@ def code_hashes() -> dict[str, str]:
     """What an image holds of ours besides the model."""
     return {
         "docker": sha256_of_folder(shipped("")),
-        "device": sha256_of_folder(Path(device.__file__).parent, leave_out=("__pycache__",)),
+        "device": sha256_of_json({name: sha256_of_file(path) for name, path in device_code().items()}),
     }
 
 

@@ -28,7 +28,7 @@ DeployError
 ├── ProcessLost        27   one of a training's processes ended before it was done
 └── NotEnoughMemory    28   this machine, or its control group, has less memory than the build needs
 
-A message says what happened, with the actual value, and what to do next. `pipeline.cli` alone catches and prints.
+A message says what happened, with the actual value, and what to do next. `pipeline.cli.app` alone catches and prints.
 0 is success, 1 a bug of ours (with its traceback), 2 a wrong command line, 130 an interrupt.
 """
 

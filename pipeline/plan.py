@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.artifacts import Checkpoint
 from pipeline.build import STAGES, Build
-from pipeline.data.dataset import Dataset
+from pipeline.data.readers import Dataset
 from pipeline.recipe import Recipe
 from pipeline.steps import Steps, read_preprocessing
-from pipeline.workspace import NotDone
-from targets.device.preprocess import Preprocessing
+from pipeline.workspace.store import NotDone
+from targets.device.model.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from pipeline.effort import Effort
+    from pipeline.estimate import Effort
 
 # Seconds a stage takes beyond its passes over images (imports, graph writing, timing runs), rounded up.
 FIXED_SECONDS = {"prune": 10.0, "quantize": 10.0, "export": 30.0, "compile": 20.0, "validate": 5.0, "package": 60.0}
@@ -101,7 +101,7 @@ def _memory(network: Checkpoint, steps: Steps, stages: Sequence[str]) -> dict[st
     """Bytes by stage; looked at first, as a trial that runs out of memory tells nothing."""
     if not stages:
         return {}
-    from pipeline.memory import check_memory
+    from pipeline.memory.check import check_memory
 
     return check_memory(network, steps.dataset, steps.recipe, stages=stages)
 
@@ -110,7 +110,7 @@ def _effort(network: Checkpoint, steps: Steps, preprocessing: Preprocessing, sta
     """None where nothing is left to do, which is to be known without PyTorch."""
     if not stages:
         return None
-    from pipeline.effort import effort_of
+    from pipeline.estimate import effort_of
 
     return effort_of(network, steps.dataset, preprocessing, steps.recipe, stages=stages)
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from pipeline.artifacts import Artifact, Checkpoint, Precision
 from pipeline.delivery import Delivery
-from pipeline.hashing import Json, sha256_of_file
-from pipeline.host import stand_in_for
-from pipeline.latency import FILE, LatencyTable, Pace, Timing, read_table
+from pipeline.latency.table import FILE, LatencyTable, Pace, Timing, read_table
 from pipeline.progress import reporting
-from pipeline.workspace import Folder
-from targets.base import Target
-from targets.device.cpu import instruction_set, processor_name, saturates_8bit
-from targets.device.manifest import read_manifest
+from pipeline.workspace.hashing import Json, sha256_of_file
+from pipeline.workspace.store import Folder
+from targets.device.model.cpu import instruction_set, processor_name, saturates_8bit
+from targets.device.model.manifest import read_manifest
+from targets.host import stand_in_for
+from targets.target import Target
 
 if TYPE_CHECKING:
     # It imports PyTorch, which a build with nothing to do need not wait for.
-    from pipeline.stopwatch import Stopwatch
+    from pipeline.latency.stopwatch import Stopwatch
 
 TIMING = "timing.json"
 
@@ -37,7 +37,7 @@ class Profiling(Delivery):
 
     def check_memory(self, loaded: Folder, *, since: str) -> None:
         """Raise `NotEnoughMemory` where a stage from `since` on needs more than this process may use."""
-        from pipeline.memory import check_memory_quickly
+        from pipeline.memory.check import check_memory_quickly
 
         check_memory_quickly(Checkpoint(folder=loaded.path), self.dataset, self.recipe, since=since)
 
@@ -57,7 +57,7 @@ class Profiling(Delivery):
         }
 
         def produce(folder: Path) -> None:
-            from pipeline.profile import profile
+            from pipeline.latency.profile import profile
 
             profile(
                 Checkpoint(folder=loaded.path),
@@ -68,7 +68,7 @@ class Profiling(Delivery):
                 folder=folder,
             )
 
-        key = self.workspace.key("profile", module="pipeline.profile", inputs={}, options=options)
+        key = self.workspace.key("profile", module="pipeline.latency.profile", inputs={}, options=options)
         return self.workspace.obtain(key, produce)
 
     def pace(self, loaded: Folder) -> tuple[Pace, str]:
@@ -94,7 +94,7 @@ class Profiling(Delivery):
         """Of the loaded network, on this machine; None where the table is not about it."""
         if pace.elsewhere is not None:
             return None
-        from pipeline.stopwatch import Stopwatch
+        from pipeline.latency.stopwatch import Stopwatch
 
         return Stopwatch(
             Checkpoint(folder=loaded.path),
@@ -130,7 +130,7 @@ class Profiling(Delivery):
             (folder / TIMING).write_text(json.dumps(asdict(timing), indent=2))
 
         inputs = {"loaded": loaded.digest, "model": manifest.model_sha256}
-        key = self.workspace.key("compile", module="pipeline.stopwatch", inputs=inputs, options=options)
+        key = self.workspace.key("compile", module="pipeline.latency.stopwatch", inputs=inputs, options=options)
         if again and not self.workspace.only_look:
             self.workspace.forget(key)
         return Timing(**json.loads((self.workspace.obtain(key, produce).path / TIMING).read_text()))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline.artifacts import Place
 from pipeline.errors import RecipeError
 from pipeline.fallback import Fallback
-from pipeline.mistakes import explain
+from pipeline.toml_errors import explain
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

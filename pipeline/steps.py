@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.artifacts import Artifact, Checkpoint, Dialect, Precision
-from pipeline.baseline import read_gate_logits
-from pipeline.bases import tensorrt_for
 from pipeline.errors import RecipeError
-from pipeline.exported import read_export
-from pipeline.given import digest_of_checkpoint, digest_of_factory
-from pipeline.hashing import Json, sha256_of_file
-from pipeline.host import stand_in_for
+from pipeline.export.result import read_export
+from pipeline.load.baseline import read_gate_logits
+from pipeline.models.digests import digest_of_checkpoint, digest_of_factory
 from pipeline.profiling import Profiling
 from pipeline.progress import Silent
-from pipeline.rescued import quantization_drop
-from pipeline.workspace import Folder
-from targets.combination import precisions_on_dla
+from pipeline.quantize.result import quantization_drop
+from pipeline.workspace.hashing import Json, sha256_of_file
+from pipeline.workspace.store import Folder
+from targets.base_images import tensorrt_for
+from targets.capabilities import precisions_on_dla
 from targets.device.files import SHARD
-from targets.device.preprocess import Preprocessing
+from targets.device.model.preprocess import Preprocessing
+from targets.host import stand_in_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Steps(Profiling):
         }
 
         def produce(folder: Path) -> None:
-            from pipeline.load import load
+            from pipeline.load.load import load
 
             load(
                 source,
@@ -80,7 +80,7 @@ class Steps(Profiling):
                 folder=folder,
             )
 
-        return self._obtain("load", "pipeline.load", inputs, options, produce)
+        return self._obtain("load", "pipeline.load.load", inputs, options, produce)
 
     def prune(self, loaded: Folder) -> Folder:
         budget = self.recipe.prune
@@ -94,10 +94,10 @@ class Steps(Profiling):
             pace, inputs["table"] = self.pace(loaded)
             # Where the table's times can be confirmed, they are, and decide.
             options |= {"precision": pace.precision, "is_timed": pace.elsewhere is None}
-        key = self.workspace.key("prune", module="pipeline.prune", inputs=inputs, options=options)
+        key = self.workspace.key("prune", module="pipeline.prune.prune", inputs=inputs, options=options)
 
         def produce(folder: Path) -> None:
-            from pipeline.prune import prune
+            from pipeline.prune.prune import prune
 
             self.check_memory(loaded, since="prune")
             stopwatch = None if pace is None else self.stopwatch(loaded, pace)
@@ -126,10 +126,10 @@ class Steps(Profiling):
             "weight_bits": self.weight_bits,
         }
         inputs = self._with_data(loaded=loaded, pruned=pruned)
-        key = self.workspace.key("quantize", module="pipeline.quantize", inputs=inputs, options=options)
+        key = self.workspace.key("quantize", module="pipeline.quantize.quantize", inputs=inputs, options=options)
 
         def produce(folder: Path) -> None:
-            from pipeline.quantize import quantize
+            from pipeline.quantize.quantize import quantize
 
             self.check_memory(loaded, since="quantize")
             quantize(
@@ -164,8 +164,8 @@ class Steps(Profiling):
         }
 
         def produce(folder: Path) -> None:
-            from pipeline.rescue import rescue
-            from pipeline.toll import Toll
+            from pipeline.quantize.mixed_precision import rescue
+            from pipeline.quantize.toll import Toll
 
             network = Checkpoint(folder=quantized.path)
             toll = Toll(checkpoint=network, target=self.target, threads=recipe.threads, progress=self.progress)
@@ -181,11 +181,11 @@ class Steps(Profiling):
             )
 
         inputs = self._with_data(loaded=loaded, pruned=pruned, quantized=quantized)
-        return self._obtain("quantize", "pipeline.rescue", inputs, options, produce)
+        return self._obtain("quantize", "pipeline.quantize.mixed_precision", inputs, options, produce)
 
     def export(self, loaded: Folder, network: Folder, dialect: Dialect, *, stage: str = "export") -> Folder:
         def produce(folder: Path) -> None:
-            from pipeline.export import export
+            from pipeline.export.export import export
 
             export(
                 Checkpoint(folder=network.path),
@@ -197,7 +197,7 @@ class Steps(Profiling):
             )
 
         inputs = self._with_data(loaded=loaded, network=network)
-        return self._obtain(stage, "pipeline.export", inputs, {"dialects": [dialect]}, produce)
+        return self._obtain(stage, "pipeline.export.export", inputs, {"dialects": [dialect]}, produce)
 
     def compile(
         self,
@@ -223,7 +223,7 @@ class Steps(Profiling):
         }
 
         def produce(folder: Path) -> None:
-            from pipeline.compile import compile_candidates
+            from pipeline.compile.compile import compile_candidates
 
             written = {dialect: read_export(folder.path)[dialect] for dialect, folder in models.items()}
             of_precision = dict.fromkeys(Precision, Dialect.FLOAT) | {Precision.INT8: self.target.dialect}
@@ -247,17 +247,17 @@ class Steps(Profiling):
         inputs = self._with_data(
             loaded=loaded, baseline=baseline, **{dialect.value: models[dialect] for dialect in models}
         )
-        return self._obtain("compile", "pipeline.compile", inputs, options, produce)
+        return self._obtain("compile", "pipeline.compile.compile", inputs, options, produce)
 
     def saturation_safe(self, loaded: Folder, quantized: Folder, baseline: Folder) -> tuple[Folder, Folder, Folder]:
         """The same network with 7-bit weights, its ONNX file, and the artifact of that; all of stage `compile`."""
 
         def produce(folder: Path) -> None:
-            from pipeline.saturation import derive
+            from pipeline.quantize.saturation import derive
 
             derive(Checkpoint(folder=quantized.path), folder)
 
-        network = self._obtain("compile", "pipeline.saturation", {"network": quantized.digest}, {}, produce)
+        network = self._obtain("compile", "pipeline.quantize.saturation", {"network": quantized.digest}, {}, produce)
         models = self.export(loaded, network, self.target.dialect, stage="compile")
         made = self.compile(
             loaded, baseline, {self.target.dialect: models}, precisions=(Precision.INT8,), weight_bits=7
@@ -268,7 +268,7 @@ class Steps(Profiling):
         """The gate's images, labels and float logits: all a later place needs to make the same report."""
 
         def produce(folder: Path) -> None:
-            from pipeline.shard import write_shard
+            from pipeline.validate.shard import write_shard
 
             write_shard(
                 read_gate_logits(loaded.path),
@@ -278,18 +278,18 @@ class Steps(Profiling):
                 folder=folder,
             )
 
-        return self._obtain("validate", "pipeline.shard", self._with_data(loaded=loaded), {}, produce)
+        return self._obtain("validate", "pipeline.validate.shard", self._with_data(loaded=loaded), {}, produce)
 
     def predict(self, artifact: Artifact, shard: Folder) -> Folder:
         """The artifact's logits on the gate's images; judging them is another, instant, matter."""
 
         def produce(folder: Path) -> None:
-            from pipeline.measure import measure_artifact
+            from pipeline.validate.measure import measure_artifact
 
             measure_artifact(artifact.folder, shard.path / SHARD, folder, progress=self.progress)
 
         inputs = {"manifest": sha256_of_file(artifact.manifest), "shard": shard.digest}
-        return self._obtain("validate", "pipeline.measure", inputs, {}, produce)
+        return self._obtain("validate", "pipeline.validate.measure", inputs, {}, produce)
 
     def looking(self) -> "Steps":
         """The same steps, but none of them works: a missing one raises `NotDone`."""

@@ -2,7 +2,7 @@
 
     python scripts/compare_criteria.py --data FOLDER --table TABLE.json --speedup 1.5 CHECKPOINT
 
-Ours (`pipeline.importance`) once for each of the factors that `pipeline.proposals` tries; the others of
+Ours (`pipeline.prune.importance`) once for each of the factors that `pipeline.prune.candidates` tries; the others of
 `scripts/criteria.py`, with a block's importance the sum of the channels inside. The time is the table's (`deploy
 profile --output`). Top-1 on the gate's images with its drop against the float network and the 95 % interval of the
 paired difference. Progress goes to stderr, the table as Markdown to stdout.
@@ -18,28 +18,28 @@ from pathlib import Path
 from criteria import CRITERIA, Labelled
 from torch import nn
 
-from pipeline.answers import logits_of
 from pipeline.artifacts import Checkpoint
-from pipeline.checkpoint import build_network, load_checkpoint
-from pipeline.clock import Clock, Losses
 from pipeline.data.batches import Batches
-from pipeline.data.dataset import Dataset, open_dataset, preprocessing_from
-from pipeline.dependencies import channel_groups
-from pipeline.divergence import divergence
-from pipeline.importance import Scores, block_importance, channel_importance
-from pipeline.latency import LatencyTable, read_table
-from pipeline.malloc import keep_freed_memory
+from pipeline.data.readers import Dataset, open_dataset, preprocessing_from
+from pipeline.data.selection import spread
+from pipeline.latency.subnetwork import Subnetwork, removable_blocks, sites
+from pipeline.latency.table import LatencyTable, read_table
+from pipeline.memory.allocator import keep_freed_memory
+from pipeline.models.checkpoint import build_network, load_checkpoint
+from pipeline.models.surgery import channel_groups
 from pipeline.progress import Silent
-from pipeline.proposals import BLOCK_FACTORS, cut
-from pipeline.prune import IMPORTANCE_IMAGES
+from pipeline.prune.by_latency import Clock, Losses
+from pipeline.prune.candidates import BLOCK_FACTORS, cut
+from pipeline.prune.importance import Scores, block_importance, channel_importance
+from pipeline.prune.prune import IMPORTANCE_IMAGES
+from pipeline.prune.recovery import estimate_statistics, recover
+from pipeline.prune.report import losses_of
 from pipeline.recipe import PreprocessingRecipe
-from pipeline.recovery import estimate_statistics, recover
-from pipeline.selection import spread
-from pipeline.sensitivity import losses_of
-from pipeline.subnetwork import Subnetwork, removable_blocks, sites
-from pipeline.training import seed_everything
-from targets.device.gate import judge
-from targets.device.preprocess import Preprocessing
+from pipeline.training.divergence import divergence
+from pipeline.training.evaluation import logits_of
+from pipeline.training.loop import seed_everything
+from targets.device.gate.judge import judge
+from targets.device.model.preprocess import Preprocessing
 
 HEADER = (
     "| criterion | blocks left out | widths cut | divergence | top-1, cut | top-1, recovered | drop, 95 % interval |",

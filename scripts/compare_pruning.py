@@ -23,22 +23,22 @@ from numpy.typing import NDArray
 from uniform_pruning import Plan, cut, mildest, plans_of
 
 from pipeline.artifacts import Checkpoint, Dialect
-from pipeline.checkpoint import build_network, load_checkpoint, save_network
-from pipeline.commands.build import prepare
-from pipeline.exported import read_export
-from pipeline.hashing import Json, sha256_of_file
-from pipeline.malloc import keep_freed_memory
-from pipeline.options import Request
-from pipeline.profile import subject_of
+from pipeline.cli.build import prepare
+from pipeline.cli.options import Request
+from pipeline.data.selection import logits_of_each
+from pipeline.export.result import read_export
+from pipeline.latency.profile import subject_of
+from pipeline.latency.subnetwork import Subnetwork, carve
+from pipeline.memory.allocator import keep_freed_memory
+from pipeline.models.checkpoint import build_network, load_checkpoint, save_network
+from pipeline.prune.recovery import estimate_statistics, recover
 from pipeline.recipe import PruneRecipe
-from pipeline.recovery import estimate_statistics, recover
-from pipeline.selection import logits_of_each
 from pipeline.steps import Steps, read_preprocessing
-from pipeline.subnetwork import Subnetwork, carve
-from pipeline.training import seed_everything
-from pipeline.workspace import Folder
-from targets.device.gate import Judgement, judge
-from targets.dialects import write_dialect
+from pipeline.training.loop import seed_everything
+from pipeline.workspace.hashing import Json, sha256_of_file
+from pipeline.workspace.store import Folder
+from targets.device.gate.judge import Judgement, judge
+from targets.dialects.write import write_dialect
 from targets.runtimes import RUNTIMES
 
 SLACK = 0.02
@@ -132,7 +132,7 @@ def _by_hand(steps: Steps, loaded: Folder, ours: Contender, teacher: Path | None
     inputs = {"loaded": loaded.digest, "model": sha256_of_file(ours.model), "data": steps.dataset.fingerprint}
     inputs["cut"] = sha256_of_file(Path(__file__).with_name("uniform_pruning.py"))
     options: dict[str, Json] = {"seed": steps.recipe.seed}
-    key = steps.workspace.key("by-hand", module="pipeline.recovery", inputs=inputs, options=options)
+    key = steps.workspace.key("by-hand", module="pipeline.prune.recovery", inputs=inputs, options=options)
     return _recovered(steps, loaded, steps.workspace.obtain(key, produce), teacher)
 
 
@@ -195,7 +195,7 @@ def _recovered(steps: Steps, loaded: Folder, pruned: Folder, teacher: Path | Non
         if (pruned.path / PLAN).exists():
             (folder / PLAN).write_text((pruned.path / PLAN).read_text())
 
-    key = steps.workspace.key("recovered", module="pipeline.recovery", inputs=inputs, options=options)
+    key = steps.workspace.key("recovered", module="pipeline.prune.recovery", inputs=inputs, options=options)
     return steps.workspace.obtain(key, produce)
 
 

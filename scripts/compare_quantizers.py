@@ -23,23 +23,23 @@ from random_artifact import with_random_statistics
 from torch import nn
 
 from pipeline.artifacts import Checkpoint, Dialect
-from pipeline.checkpoint import build_network, load_checkpoint
-from pipeline.data.dataset import open_dataset, preprocessing_from
 from pipeline.data.images import ImageSet
-from pipeline.fakequant import Mode, set_mode
-from pipeline.malloc import keep_freed_memory
-from pipeline.marked import INPUT, export_marked
+from pipeline.data.readers import open_dataset, preprocessing_from
+from pipeline.data.selection import logits_of_each, pixels_of, spread
+from pipeline.memory.allocator import keep_freed_memory
+from pipeline.models.checkpoint import build_network, load_checkpoint
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import published
 from pipeline.progress import Silent
-from pipeline.published import published
-from pipeline.quantized import points_of, prepare, quantization_of
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.marked_graph import INPUT, export_marked
+from pipeline.quantize.network import points_of, prepare, quantization_of
 from pipeline.recipe import PreprocessingRecipe
-from pipeline.resnet import build_resnet
-from pipeline.selection import logits_of_each, pixels_of, spread
-from targets.base import find_target
-from targets.device.preprocess import Preprocessing, normalize
-from targets.dialects import write_dialect
+from targets.device.model.preprocess import Preprocessing, normalize
+from targets.dialects.write import write_dialect
 from targets.runtimes import RUNTIMES
-from targets.runtimes.audit import FLOAT_OPERATORS, INT8_OPERATORS
+from targets.runtimes.onnxruntime.audit import FLOAT_OPERATORS, INT8_OPERATORS
+from targets.target import find_target
 
 CALIBRATION_IMAGES = 128
 RANDOM_IMAGES = 8
@@ -132,7 +132,7 @@ def top1(case: Case, models: list[Path]) -> list[str]:
 
 def nodes(path: Path, scratch: Path) -> tuple[int, int]:
     """Conv and Gemm of the optimized graph in int8 and in float."""
-    from targets.device.ort_session import OnnxRuntimeSession
+    from targets.device.model.onnxruntime_session import OnnxRuntimeSession
 
     optimized = scratch / "optimized.onnx"
     options = RUNTIMES[TARGET.runtime].session_options(TARGET, threads=1)

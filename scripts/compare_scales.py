@@ -23,25 +23,25 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from pipeline.answers import logits_of
+from benchmarks.scales.averaged import AveragedRange
+from benchmarks.scales.clipped import best_shares
+from benchmarks.scales.learned import LearnedRange, learn_weights
 from pipeline.artifacts import ActivationRange, Checkpoint
-from pipeline.checkpoint import build_network, load_checkpoint
 from pipeline.data.batches import Batches
-from pipeline.data.dataset import Dataset, open_dataset, preprocessing_from
-from pipeline.divergence import divergence
-from pipeline.fakequant import Mode, Point, QuantizedConv2d, QuantizedLinear, set_mode
-from pipeline.load import stored_preprocessing
-from pipeline.malloc import keep_freed_memory
+from pipeline.data.readers import Dataset, open_dataset, preprocessing_from
+from pipeline.load.load import stored_preprocessing
+from pipeline.memory.allocator import keep_freed_memory
+from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.progress import Silent
-from pipeline.quantize import calibrate, fit_on_grid
-from pipeline.quantized import points_of, prepare, quantized_layers
+from pipeline.quantize.fake_quant import Mode, Point, QuantizedConv2d, QuantizedLinear, set_mode
+from pipeline.quantize.network import points_of, prepare, quantized_layers
+from pipeline.quantize.quantize import calibrate, fit_on_grid
 from pipeline.recipe import PreprocessingRecipe
-from pipeline.scales.averaged import AveragedRange
-from pipeline.scales.clipped import best_shares
-from pipeline.scales.learned import LearnedRange, learn_weights
-from pipeline.training import seed_everything
-from targets.device.gate import judge
-from targets.device.preprocess import Preprocessing
+from pipeline.training.divergence import divergence
+from pipeline.training.evaluation import logits_of
+from pipeline.training.loop import seed_everything
+from targets.device.gate.judge import judge
+from targets.device.model.preprocess import Preprocessing
 
 MODES = {"u8": Mode.ONNXRUNTIME, "s8": Mode.TENSORRT}
 

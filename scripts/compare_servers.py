@@ -23,11 +23,11 @@ import numpy as np
 import onnxruntime
 from local_server import HOST, ROOT, free_port, own_server, resident_mib, started
 
-from pipeline.bench_image import latencies, one_image, per_second, percentiles
-from pipeline.inference import InferenceClient
-from pipeline.table import print_table
-from targets.device.manifest import Manifest, read_manifest
-from targets.device.sessions import open_session
+from pipeline.benchmarking.image import latencies, one_image, per_second, percentiles
+from pipeline.cli.table import print_table
+from pipeline.containers.client import InferenceClient
+from targets.device.model.manifest import Manifest, read_manifest
+from targets.device.open_session import open_session
 
 RIVAL = "mlserver==1.7.1"
 ENVIRONMENT = ROOT / ".deploy" / "rivals" / RIVAL
@@ -40,8 +40,8 @@ import numpy as np
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceResponse
-from targets.device.manifest import read_manifest
-from targets.device.sessions import open_session
+from targets.device.model.manifest import read_manifest
+from targets.device.open_session import open_session
 
 
 class OnnxModel(MLModel):

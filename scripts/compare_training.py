@@ -21,15 +21,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.data.batches import Batches
-from pipeline.data.defaults import usual_preprocessing
 from pipeline.data.images import ImageSet
-from pipeline.loss import cross_entropy
-from pipeline.malloc import keep_freed_memory
-from pipeline.mixed import autocast, has_bfloat16
+from pipeline.data.preprocessing import usual_preprocessing
+from pipeline.memory.allocator import keep_freed_memory
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import published
 from pipeline.progress import Silent
-from pipeline.published import published
-from pipeline.resnet import build_resnet
-from pipeline.training import MOMENTUM, WEIGHT_DECAY, fit, seed_everything
+from pipeline.training.loop import MOMENTUM, WEIGHT_DECAY, fit, seed_everything
+from pipeline.training.loss import cross_entropy
+from pipeline.training.mixed_precision import autocast, has_bfloat16
 
 CLASSES = tuple(f"class{index}" for index in range(10))
 RATE = 0.01

@@ -1,4 +1,4 @@
-"""What others measure a channel's importance by, for `scripts/compare_criteria.py`; ours is `pipeline.importance`.
+"""What others measure a channel's importance by, for `scripts/compare_criteria.py`; ours is `prune.importance`.
 
 Each gives float32 [width] by the group's root. Layers that share channels add up, as in DepGraph (Fang et al. 2023).
 """
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.dependencies import Group
-from pipeline.importance import Scores
+from pipeline.models.surgery import Group
+from pipeline.prune.importance import Scores
 
 Labelled = Sequence[tuple[Tensor, Tensor]]
 """Images float32 [B, 3, H, W] and labels int64 [B]."""

@@ -1,6 +1,6 @@
-"""Generate the gRPC messages' Python from targets/device/open_inference.proto; needs `uv` on PATH.
+"""Generate the gRPC messages' Python from targets/device/grpc/open_inference.proto; needs `uv` on PATH.
 
-    python scripts/generate_grpc.py            writes targets/device/open_inference_pb2.py
+    python scripts/generate_grpc.py            writes targets/device/grpc/open_inference_pb2.py
     python scripts/generate_grpc.py --check    fails where the file is not what it would write
 
 Generated code needs a protobuf at least as new as its generator, here 4.25; newer ones run it, too.
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTO = ROOT / "targets" / "device" / "open_inference.proto"
+PROTO = ROOT / "targets" / "device" / "grpc" / "open_inference.proto"
 WRITTEN = PROTO.with_name("open_inference_pb2.py")
 # The last whose code does not refuse, or warn of, a protobuf of another major version: it runs with 4.25 and later.
 # It asks for an older protobuf than the tests run with, so it has an environment of its own; Python 3.12 at most.

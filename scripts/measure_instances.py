@@ -20,13 +20,13 @@ from pathlib import Path
 
 from local_server import HOST, free_port, own_server, resident_mib
 
-from pipeline.bench_image import latencies, per_second, percentiles
-from pipeline.table import print_table
-from targets.device.image_files import decode
-from targets.device.manifest import Manifest, read_manifest
-from targets.device.preprocess import preprocess
-from targets.device.protocol import LENGTH_HEADER
-from targets.device.sessions import Session, open_session
+from pipeline.benchmarking.image import latencies, per_second, percentiles
+from pipeline.cli.table import print_table
+from targets.device.model.image_files import decode
+from targets.device.model.manifest import Manifest, read_manifest
+from targets.device.model.preprocess import preprocess
+from targets.device.open_session import Session, open_session
+from targets.device.server.protocol import LENGTH_HEADER
 
 ROUNDS, ROUND_SECONDS, LATENCY_SECONDS, LEAST = 5, 3.0, 20.0, 100
 

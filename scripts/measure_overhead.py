@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from random_artifact import write_random_artifact
 
 from targets.device.healthcheck import is_ready
-from targets.device.manifest import Manifest, read_manifest
-from targets.device.sessions import open_session
+from targets.device.model.manifest import Manifest, read_manifest
+from targets.device.open_session import open_session
 
 # Reads one request after the other and answers each with the bytes given to it; no HTTP library, no thread.
 ECHO = """

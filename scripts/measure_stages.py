@@ -20,9 +20,9 @@ from pathlib import Path
 from noise_images import write_noise
 
 from pipeline.artifacts import Checkpoint
-from pipeline.data.dataset import open_dataset
+from pipeline.data.readers import open_dataset
 from pipeline.errors import GateFailed, GateUndecided, LatencyMissed
-from pipeline.needs import MIB, Needs
+from pipeline.memory.estimate import MIB, Needs
 from pipeline.recipe import Recipe
 
 KIB_PER_MIB = 1024

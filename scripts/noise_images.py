@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture
-from pipeline.data.defaults import usual_preprocessing
-from pipeline.microbatches import micro_batches
-from pipeline.published import published
-from pipeline.resnet import ResNet, build_resnet
-from targets.device.image_files import decode
-from targets.device.preprocess import Preprocessing, preprocess
+from pipeline.data.preprocessing import usual_preprocessing
+from pipeline.models.resnet import ResNet, build_resnet
+from pipeline.models.zoo import published
+from pipeline.training.microbatches import micro_batches
+from targets.device.model.image_files import decode
+from targets.device.model.preprocess import Preprocessing, preprocess
 
 CLASSES = 10
 PATTERN, NOISE = 70.0, 25.0

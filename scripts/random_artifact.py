@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.artifacts import Dialect, Precision
-from pipeline.assemble import MODEL
-from pipeline.fakequant import Mode, set_mode
-from pipeline.hashing import sha256_of_file
-from pipeline.malloc import keep_freed_memory
-from pipeline.marked import export_marked
-from pipeline.published import published
-from pipeline.quantized import points_of, prepare, quantization_of
-from pipeline.resnet import build_resnet
-from targets.base import find_target
-from targets.device.cpu import instruction_set
-from targets.device.golden import write_golden
-from targets.device.manifest import SCHEMA, Manifest
-from targets.device.preprocess import Preprocessing, normalize
-from targets.device.sessions import open_session
-from targets.dialects import write_dialect
+from pipeline.compile.artifact_folder import MODEL
+from pipeline.memory.allocator import keep_freed_memory
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import published
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.marked_graph import export_marked
+from pipeline.quantize.network import points_of, prepare, quantization_of
+from pipeline.workspace.hashing import sha256_of_file
+from targets.device.model.cpu import instruction_set
+from targets.device.model.golden import write_golden
+from targets.device.model.manifest import SCHEMA, Manifest
+from targets.device.model.preprocess import Preprocessing, normalize
+from targets.device.open_session import open_session
+from targets.dialects.write import write_dialect
 from targets.runtimes import RUNTIMES
+from targets.target import find_target
 
 CALIBRATION_IMAGES, GOLDEN_IMAGES = 8, 8
 CLASSES = {"cifar": 10, "torchvision": 1000}

@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 from local_server import HOST, free_port, own_server, resident_mib
 
-from pipeline.console import progress_for
-from pipeline.table import print_table
-from targets.device.manifest import Manifest, read_manifest
-from targets.device.protocol import LENGTH_HEADER
+from pipeline.cli.console import progress_for
+from pipeline.cli.table import print_table
+from targets.device.model.manifest import Manifest, read_manifest
+from targets.device.server.protocol import LENGTH_HEADER
 
 # Pools and caches fill with the first requests; from then on memory must stay.
 WARM_UP_SHARE = 0.1
@@ -95,9 +95,9 @@ def main() -> None:
 def running(name: str) -> Iterator[Subject]:
     """A container of an image, or a process that serves an artifact folder."""
     if not Path(name).is_dir():
-        from pipeline.bench_image import memory_mib
-        from pipeline.container import started
-        from pipeline.engine import connect
+        from pipeline.benchmarking.image import memory_mib
+        from pipeline.containers.container import started
+        from pipeline.containers.engine import connect
 
         engine = connect()
         with started(engine, name, progress=progress_for(is_verbose=False)) as server:

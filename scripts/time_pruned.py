@@ -21,24 +21,24 @@ from random_artifact import quantized_graph, with_random_statistics
 from torch import nn
 from uniform_pruning import Plan, cut, inner_layers, mildest
 
-from pipeline import proposals
-from pipeline.allocation import allocate
 from pipeline.artifacts import Architecture, Checkpoint, Dialect
-from pipeline.checkpoint import save_network
-from pipeline.clock import Clock
-from pipeline.console import progress_for
-from pipeline.cost import cost_of
-from pipeline.dependencies import channel_groups, remove_channels
-from pipeline.importance import block_importance, channel_importance
-from pipeline.latency import FILE, read_table
-from pipeline.malloc import keep_freed_memory
-from pipeline.profile import profile
-from pipeline.published import published
-from pipeline.resnet import build_resnet
-from pipeline.sensitivity import losses_of
-from pipeline.subnetwork import Subnetwork, removable_blocks, sites
-from targets.base import find_target
+from pipeline.cli.console import progress_for
+from pipeline.latency.profile import profile
+from pipeline.latency.subnetwork import Subnetwork, removable_blocks, sites
+from pipeline.latency.table import FILE, read_table
+from pipeline.memory.allocator import keep_freed_memory
+from pipeline.models.checkpoint import save_network
+from pipeline.models.cost import cost_of
+from pipeline.models.resnet import build_resnet
+from pipeline.models.surgery import channel_groups, remove_channels
+from pipeline.models.zoo import published
+from pipeline.prune import candidates as proposals
+from pipeline.prune.by_cost import allocate
+from pipeline.prune.by_latency import Clock
+from pipeline.prune.importance import block_importance, channel_importance
+from pipeline.prune.report import losses_of
 from targets.runtimes import RUNTIMES
+from targets.target import find_target
 
 IMAGES = 8
 REPEATS = 3

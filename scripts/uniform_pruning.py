@@ -19,7 +19,7 @@ import torch_pruning
 from torch import nn
 
 from pipeline.artifacts import Architecture
-from pipeline.dependencies import TOLERANCE, channel_groups, zero_channels
+from pipeline.models.surgery import TOLERANCE, channel_groups, zero_channels
 
 STEPS = 32
 """Ratios that are tried, evenly spread between 0 and 1."""

@@ -70,7 +70,7 @@ def make(folder: Path, *, share: float, width: int) -> None:
 
 def measure(folder: Path, *, side: int, batches: int) -> dict[str, object]:
     """Seconds, MiB and crops per second; memory first, before PyTorch takes its own."""
-    from pipeline.data.dataset import open_dataset
+    from pipeline.data.readers import open_dataset
 
     spec, index = f"wider-face:{folder}", folder / "index.json"
     index.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def measure(folder: Path, *, side: int, batches: int) -> dict[str, object]:
 
     from pipeline.data.batches import Batches
     from pipeline.data.images import ImageSet
-    from targets.device.preprocess import Preprocessing
+    from targets.device.model.preprocess import Preprocessing
 
     preprocessing = Preprocessing(resize=side, crop=(side, side), mean=(0.5,) * 3, std=(0.25,) * 3)
     with_torch = _peak_mib()

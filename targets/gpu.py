@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from targets.tables import check_keys, one_of, text, texts, truth, whole
+from targets.toml_fields import check_keys, one_of, text, texts, truth, whole
 
 VERSION = r"\d+(\.\d+){1,3}"
 

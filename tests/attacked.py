@@ -14,9 +14,9 @@ from tiny_trained import architecture, digits, preprocessing, trained
 from torch import nn
 
 from pipeline.artifacts import Checkpoint
-from pipeline.checkpoint import save_network
+from pipeline.models.checkpoint import save_network
 from pipeline.progress import Silent
-from pipeline.quantize import quantize
+from pipeline.quantize.quantize import quantize
 
 BLOCK = "layer1.0"
 FACTOR = 256.0

@@ -11,7 +11,7 @@ from device_server import INFER, binary_request, http_request, images, json_requ
 from hypothesis import strategies as st
 from tiny_package import colorful, png
 
-from targets.device.protocol import LENGTH_HEADER
+from targets.device.server.protocol import LENGTH_HEADER
 
 ONE = images(1)
 GOOD = json.dumps(json_request(ONE)).encode()

@@ -20,18 +20,18 @@ from tiny_package import Packaged, write_tiny_package
 from torch import nn
 
 from pipeline.artifacts import Architecture, Checkpoint
-from pipeline.bases import known_bases
-from pipeline.checkpoint import save_network
-from pipeline.container import running
-from pipeline.engine import Engine, connect
+from pipeline.containers.client import InferenceClient
+from pipeline.containers.container import running
+from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing
-from pipeline.inference import InferenceClient
-from pipeline.labels import OPEN_CONTAINER
-from pipeline.package import package
+from pipeline.models.checkpoint import save_network
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import residual
+from pipeline.package.labels import OPEN_CONTAINER
+from pipeline.package.package import package
 from pipeline.progress import Silent
-from pipeline.published import residual
-from pipeline.resnet import build_resnet
-from targets.base import Target, find_target
+from targets.base_images import known_bases
+from targets.target import Target, find_target
 
 REPOSITORY = Path(__file__).parent.parent
 # What these stand for is one of its kind on a machine: tests that use them run one after the other, in one process.

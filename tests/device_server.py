@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tiny_onnx import SIDE
 
-from targets.device.access import Access
 from targets.device.healthcheck import is_ready
-from targets.device.server import Server
-from targets.device.service import Service
+from targets.device.serve import Server
+from targets.device.server.access import Access
+from targets.device.server.service import Service
 from targets.device.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +80,7 @@ def answering(folder: Path, **settings: Any) -> Iterator[httpx2.Client]:
 def asking(service: Service, settings: Settings) -> Iterator[httpx2.Client]:
     """A server of `service` in a thread of this process; it and the service have ended when this is left."""
     bugs = _Bugs()
-    logging.getLogger("targets.device.application").addHandler(bugs)
+    logging.getLogger("targets.device.server.application").addHandler(bugs)
     listener = socket.create_server((HOST, 0))
     started: list[tuple[asyncio.AbstractEventLoop, Server]] = []
     is_started = threading.Event()
@@ -102,7 +102,7 @@ def asking(service: Service, settings: Settings) -> Iterator[httpx2.Client]:
         loop.call_soon_threadsafe(server.stop)
         thread.join(SECONDS)
         service.close()
-        logging.getLogger("targets.device.application").removeHandler(bugs)
+        logging.getLogger("targets.device.server.application").removeHandler(bugs)
     for error in bugs.found:
         raise error
 

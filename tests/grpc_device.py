@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tiny_package import TinyPackage
 from tritonclient.grpc import service_pb2 as messages
 
-from targets.device.sessions import open_session
+from targets.device.open_session import open_session
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 SECONDS = 30.0

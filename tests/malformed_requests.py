@@ -4,7 +4,7 @@ import json
 
 from device_server import binary_request, images, json_request
 
-from targets.device.protocol import LENGTH_HEADER
+from targets.device.server.protocol import LENGTH_HEADER
 
 ONE = images(1)
 HEADER, TENSOR = binary_request(ONE)

@@ -10,10 +10,10 @@ from tiny_quantized import CLASSES, calibrated
 from torch import Tensor, fx, nn
 
 from pipeline.artifacts import Architecture, Quantization
-from pipeline.marked import export_marked
-from pipeline.published import residual
-from pipeline.quantized import quantization_of
-from pipeline.resnet import build_resnet
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import residual
+from pipeline.quantize.marked_graph import export_marked
+from pipeline.quantize.network import quantization_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from device_server import HOST, INFER, Running, answering, device, free_port, st
 from malformed_requests import GOOD
 from tiny_package import write_tiny_package
 
-from targets.device.access import Access
 from targets.device.healthcheck import is_ready
+from targets.device.server.access import Access
 from targets.device.settings import SettingError, Settings
 
 TOKEN = "0123456789abcdef"

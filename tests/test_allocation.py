@@ -7,13 +7,13 @@ import torch
 from tiny_networks import CLASSES, FAMILY, GROUPED, deep, network_of, widths_after
 from torch import Tensor, nn
 
-from pipeline.allocation import FINE_STEP, allocate
 from pipeline.artifacts import Architecture
-from pipeline.cost import cost_of
-from pipeline.dependencies import Group, Removal, channel_groups, remove_channels
 from pipeline.errors import CompressionError
-from pipeline.meter import Budget, Meter
-from pipeline.published import residual
+from pipeline.models.cost import cost_of
+from pipeline.models.meter import Budget, Meter
+from pipeline.models.surgery import Group, Removal, channel_groups, remove_channels
+from pipeline.models.zoo import residual
+from pipeline.prune.by_cost import FINE_STEP, allocate
 
 ROOMY = residual(depths=(1, 1, 1), stage_widths=(16, 32, 64), classes=CLASSES, input_size=(16, 16))
 """Wide enough for steps of eight channels."""

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import sys, threading
 from PIL import Image
-from targets.device.allocator import give_back_large_blocks
+from targets.device.server.allocator import give_back_large_blocks
 if {told}:
     assert give_back_large_blocks()
 

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from targets.device.allowance import Allowance
+from targets.device.server.image_memory import Allowance
 
 
 def test_what_is_left_is_given_and_more_is_waited_for() -> None:

@@ -10,8 +10,8 @@ from device_server import http_request, serving
 from faults import GOOD, resident_mib
 from tiny_package import write_tiny_package
 
-from targets.device.amounts import check_amounts
-from targets.device.tensors import RequestError
+from targets.device.server.amounts import check_amounts
+from targets.device.server.tensors import RequestError
 
 SHAPE = (3, 8, 9)
 

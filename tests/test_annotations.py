@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.annotations import parse_annotations
+from pipeline.data.wider_face.annotations import parse_annotations
 from pipeline.errors import DataError
 
 # The quirks, the first photo and the box of no width are those of the published files.

@@ -13,7 +13,7 @@ from device_server import INFER, answering, images, json_request
 from malformed_requests import GOOD
 from tiny_package import write_tiny_package
 
-from targets.device.application import SHOWN_LETTERS
+from targets.device.server.application import SHOWN_LETTERS
 
 MODEL = "/v2/models/tiny"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.archive import check_arrays, npy_bytes, write_arrays
+from pipeline.validate.archive import check_arrays, npy_bytes, write_arrays
 
 
 def archive(**members: bytes) -> io.BytesIO:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from pipeline.container import output_of
-from pipeline.emulation import volumes_for
-from pipeline.engine import Engine
-from pipeline.labels import PREFIX
-from pipeline.predictions import read_predictions
-from pipeline.summary import Document, TargetSummary
-from targets.base import find_target
+from pipeline.containers.container import output_of
+from pipeline.containers.emulation import volumes_for
+from pipeline.containers.engine import Engine
+from pipeline.package.labels import PREFIX
+from pipeline.report.document import Document, TargetSummary
+from pipeline.validate.predictions import read_predictions
+from targets.target import find_target
 
 pytestmark = [pytest.mark.arm64, pytest.mark.docker, pytest.mark.timeout(3600)]
 NAME = "arm64-test-build"
@@ -127,7 +127,7 @@ def test_published_are_the_answers_of_the_image(built: TargetSummary, folder: Pa
 
 
 def test_the_instruction_set_is_the_emulated_cpus_and_not_the_hosts(built: TargetSummary, engine: Engine) -> None:
-    code = "from targets.device.cpu import instruction_sets; print(*instruction_sets())"
+    code = "from targets.device.model.cpu import instruction_sets; print(*instruction_sets())"
     found = output_of(engine, TAG, [PYTHON, "-c", code]).split()
     assert found[0] == built.instruction_set
     assert found[-1] == "neon"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.assemble import balanced
+from pipeline.compile.artifact_folder import balanced
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.artifacts import Dialect, Place, Precision
 from pipeline.errors import TargetError
-from targets.base import ALIASES, CATALOGUE, REFUSED, Target, aliases, catalogue, find_target, read_target
+from targets.target import ALIASES, CATALOGUE, REFUSED, Target, aliases, catalogue, find_target, read_target
 
 CPU = (CATALOGUE / "cpu.toml").read_text()
 

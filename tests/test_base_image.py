@@ -8,14 +8,14 @@ import pytest
 from conftest import own_target
 from test_engine import build, write_dockerfile
 
-from pipeline.base_image import OWN, OWN_OF, QUESTION, find_base, hint
-from pipeline.bases import BaseImage, known_bases, stated_base, tensorrt_for
-from pipeline.console import Plain
-from pipeline.container import output_of
-from pipeline.engine import Engine
+from pipeline.cli.console import Plain
+from pipeline.containers.container import output_of
+from pipeline.containers.engine import Engine
 from pipeline.errors import PackageError, TargetError
+from pipeline.package.base_image import OWN, OWN_OF, QUESTION, find_base, hint
 from pipeline.progress import Silent
-from targets.base import catalogue, find_target
+from targets.base_images import BaseImage, known_bases, stated_base, tensorrt_for
+from targets.target import catalogue, find_target
 
 CPU = find_target("cpu")
 WITHOUT_VENV = """RUN ["python3", "-c", "import ensurepip, shutil; shutil.rmtree(ensurepip.__path__[0])"]"""
@@ -60,7 +60,7 @@ def test_a_python_that_is_not_the_stated_one_is_believed(
 ) -> None:
     asked = find_base(engine, own_target(engine), base_image, progress=Silent()).python
     false = BaseImage(tag=base_image, platform=engine.platform, python="2.7")
-    monkeypatch.setattr("pipeline.bases.known_bases", lambda: {"false": false})
+    monkeypatch.setattr("targets.base_images.known_bases", lambda: {"false": false})
     assert find_base(engine, own_target(engine), base_image, progress=Silent()).python == asked
 
 
@@ -116,7 +116,7 @@ def test_where_no_registry_answers_a_known_base_that_is_here_is_taken_and_named(
     absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12")
     here = BaseImage(tag=base_image, platform=engine.platform, python="3.12")
     target = own_target(engine)
-    monkeypatch.setattr("pipeline.bases.known_bases", lambda: {target.base_image: absent, "another": here})
+    monkeypatch.setattr("targets.base_images.known_bases", lambda: {target.base_image: absent, "another": here})
     found = find_base(engine, target, None, progress=Plain(is_verbose=False))
     assert found.tag == base_image
     assert f"127.0.0.1:1/absent:1 cannot be pulled; building on {base_image}" in capsys.readouterr().err
@@ -152,7 +152,7 @@ def test_a_base_image_with_tensorrt_stands_in_for_no_plain_one(
     absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12")
     large = BaseImage(tag=base_image, platform=engine.platform, python="3.12", tensorrt="10.3.0")
     target = own_target(engine)
-    monkeypatch.setattr("pipeline.bases.known_bases", lambda: {target.base_image: absent, "another": large})
+    monkeypatch.setattr("targets.base_images.known_bases", lambda: {target.base_image: absent, "another": large})
     with pytest.raises(PackageError, match="cannot be pulled"):
         find_base(engine, target, None, progress=Silent())
 
@@ -162,7 +162,7 @@ def test_the_base_of_a_gpu_is_never_replaced(engine: Engine, base_image: str, mo
     absent = BaseImage(tag="127.0.0.1:1/absent:1", platform=engine.platform, python="3.12", tensorrt="10.3.0")
     here = BaseImage(tag=base_image, platform=engine.platform, python="3.12")
     target = replace(find_target("jetson"), platform=own_target(engine).platform)
-    monkeypatch.setattr("pipeline.bases.known_bases", lambda: {target.base_image: absent, "another": here})
+    monkeypatch.setattr("targets.base_images.known_bases", lambda: {target.base_image: absent, "another": here})
     with pytest.raises(PackageError, match="cannot be pulled"):
         find_base(engine, target, None, progress=Silent())
 

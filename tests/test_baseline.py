@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.baseline import Baseline, read_baseline, read_gate_logits
 from pipeline.errors import DataError, WorkspaceError
+from pipeline.load.baseline import Baseline, read_baseline, read_gate_logits
 
 FOUND = Baseline(gate_right=776, gate_images=846, selection_right=517, selection_images=518)
 

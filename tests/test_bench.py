@@ -10,13 +10,13 @@ from tiny_artifact import write_tiny_artifact
 from tiny_onnx import write_float
 from typer.testing import CliRunner
 
-from pipeline import bench as module
-from pipeline.bench import bench, model_file
-from pipeline.cli import app
-from pipeline.commands.bench import conditions_line
+from pipeline.benchmarking import models as module
+from pipeline.benchmarking.models import bench, model_file
+from pipeline.cli.app import app
+from pipeline.cli.bench import conditions_line
 from pipeline.errors import CompileError
 from targets.runtimes import timing
-from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
 from targets.runtimes.timing import Series
 
 

@@ -10,10 +10,18 @@ import pytest
 from tiny_package import Packaged
 from typer.testing import CliRunner
 
-from pipeline import bench_image as module
-from pipeline.bench_image import Effort, ImageBench, bench_image, latencies, per_second, percentiles, resident_mib
-from pipeline.cli import app
-from pipeline.engine import Engine
+from pipeline.benchmarking import image as module
+from pipeline.benchmarking.image import (
+    Effort,
+    ImageBench,
+    bench_image,
+    latencies,
+    per_second,
+    percentiles,
+    resident_mib,
+)
+from pipeline.cli.app import app
+from pipeline.containers.engine import Engine
 from pipeline.errors import CompileError, DeployError, EngineMissing, PackageError, RecipeError
 from pipeline.progress import Silent
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from targets.device.budget import PATIENCE_SECONDS, Budget, Share
+from targets.device.server.client_memory import PATIENCE_SECONDS, Budget, Share
 
 
 class Clients:

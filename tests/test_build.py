@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.summary import Document
+from pipeline.report.document import Document
 
 ROOT = Path(__file__).parent.parent
 # Quick, not good: the chain is what is tested; the margin is wide so that the verdict is known.
@@ -72,7 +72,7 @@ def test_the_artifact_is_published_with_all_it_needs(built: Document, trained: P
 
 def test_a_second_build_does_nothing_and_needs_no_heavy_library(built: Document, trained: Path) -> None:
     code = (
-        "import sys\nsys.argv = ['deploy', *sys.argv[1:]]\nfrom pipeline.cli import main\n"
+        "import sys\nsys.argv = ['deploy', *sys.argv[1:]]\nfrom pipeline.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'scipy', 'sklearn', 'docker'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr)"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from test_package import layers
 
-from pipeline.container import OWNER
-from pipeline.data.dataset import open_dataset
-from pipeline.engine import Engine
-from pipeline.summary import Document, TargetSummary
+from pipeline.containers.container import OWNER
+from pipeline.containers.engine import Engine
+from pipeline.data.readers import open_dataset
+from pipeline.report.document import Document, TargetSummary
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).parent.parent

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture, Checkpoint
-from pipeline.checkpoint import build_network, load_checkpoint, save_network
-from pipeline.cost import cost_of
 from pipeline.errors import CheckpointError
-from pipeline.factory import call_factory
+from pipeline.models.checkpoint import build_network, load_checkpoint, save_network
+from pipeline.models.cost import cost_of
+from pipeline.models.custom import call_factory
 
 State = dict[str, Tensor]
 

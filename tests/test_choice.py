@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import Audit, Candidate, Compilation, Latency, Precision
-from pipeline.choice import DECISIONS, choose, read_compilation, write_compilation
+from pipeline.compile.result import DECISIONS, choose, read_compilation, write_compilation
 from pipeline.errors import WorkspaceError
-from pipeline.workspace import TIMINGS
-from targets.base import find_target
+from pipeline.workspace.store import TIMINGS
+from targets.target import find_target
 
 FOLDER = Path("compile")
 
@@ -114,7 +114,7 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
 
 def test_choosing_needs_no_heavy_library() -> None:
     code = (
-        "import sys, pipeline.choice\n"
+        "import sys, pipeline.compile.result\n"
         "print(sorted({'torch', 'onnx', 'onnxruntime', 'scipy', 'PIL', 'pydantic'} & set(sys.modules)))"
     )
     root = str(Path(__file__).parent.parent)

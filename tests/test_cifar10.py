@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.data import index as index_module
 from pipeline.data.cifar10 import FILES, open_cifar10
-from pipeline.data.dataset import open_dataset
 from pipeline.data.index import Index
+from pipeline.data.readers import open_dataset
 from pipeline.errors import DataError
-from targets.device.image_files import decode
+from targets.device.model.image_files import decode
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNT = 20

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.class_order import check_class_order
 from pipeline.errors import DataError
+from pipeline.load.class_order import check_class_order
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")
 

@@ -35,7 +35,7 @@ def test_help_lists_every_exit_code(tmp_path: Path) -> None:
 
 def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
     code = (
-        "import sys\nsys.argv = ['deploy', '--help']\nfrom pipeline.cli import main\n"
+        "import sys\nsys.argv = ['deploy', '--help']\nfrom pipeline.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'docker', 'pydantic'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr)"

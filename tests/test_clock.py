@@ -10,15 +10,15 @@ import torch
 from tiny_networks import network_of
 from tiny_table import table_of
 
-from pipeline import knapsack
-from pipeline.clock import Clock, Losses
-from pipeline.dependencies import Group, channel_groups
 from pipeline.errors import CompressionError
-from pipeline.knapsack import Front
-from pipeline.latency import LatencyTable, Times
-from pipeline.published import residual
-from pipeline.sensitivity import losses_of
-from pipeline.subnetwork import Site, Subnetwork, sites
+from pipeline.latency.subnetwork import Site, Subnetwork, sites
+from pipeline.latency.table import LatencyTable, Times
+from pipeline.models.surgery import Group, channel_groups
+from pipeline.models.zoo import residual
+from pipeline.prune import knapsack
+from pipeline.prune.by_latency import Clock, Losses
+from pipeline.prune.knapsack import Front
+from pipeline.prune.report import losses_of
 
 STREAM, INSIDE = "stem", ("a.0.conv1", "a.1.conv1", "a.2.conv1")
 GRID = {STREAM: (8, 16), INSIDE[0]: (8, 16, 24), INSIDE[1]: (8, 16, 24), INSIDE[2]: (8, 24)}
@@ -140,7 +140,7 @@ def test_widths_that_the_table_says_are_slower_are_not_taken() -> None:
 
 
 def test_streams_that_are_too_many_to_try_descend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.clock.MOST_TRIED", 1)
+    monkeypatch.setattr("pipeline.prune.by_latency.MOST_TRIED", 1)
     for seed in range(6):
         clock = clock_of(seed)
         budget = 0.75 * clock.latency_us(Subnetwork(widths=FULL))
@@ -183,7 +183,7 @@ def test_of_all_widths_of_the_streams_few_are_solved(scale: float, monkeypatch: 
         solved.append(budget)
         return knapsack.solve(items, budget)
 
-    monkeypatch.setattr("pipeline.clock.solve", counted)
+    monkeypatch.setattr("pipeline.prune.by_latency.solve", counted)
     for seed in range(4):
         clock, full = deep_clock(seed, scale=scale)
         for speedup in (1.2, 1.5, 2.0):
@@ -202,7 +202,7 @@ def test_trying_all_widths_of_the_streams_loses_no_more_than_a_descent(
         budget = clock.latency_us(full) / 1.5
         best = clock.fit(budget)
         with monkeypatch.context() as patched:
-            patched.setattr("pipeline.clock.MOST_TRIED", 1)
+            patched.setattr("pipeline.prune.by_latency.MOST_TRIED", 1)
             descended = clock.fit(budget)
         assert clock.latency_us(descended) <= budget * (1 + 1e-9)
         assert clock.loss(best) <= clock.loss(descended) + 1e-9

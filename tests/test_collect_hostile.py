@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from tiny_package import write_tiny_package
 
-from pipeline import collect as module
-from pipeline.archive import npy_bytes
 from pipeline.artifacts import Place, Verdict
-from pipeline.collect import Access, collect
-from pipeline.commands.collect import run
+from pipeline.cli.collect import run
+from pipeline.devices import collect as module
+from pipeline.devices.collect import Access, collect
 from pipeline.errors import DeviceError, GateFailed, RecipeError
-from pipeline.predictions import Predictions, read_predictions, write_predictions
-from pipeline.publish import report_json
-from pipeline.validate import Terms, judge_with
-from targets.device.manifest import read_manifest
+from pipeline.validate.archive import npy_bytes
+from pipeline.validate.judge import Terms, judge_with
+from pipeline.validate.predictions import Predictions, read_predictions, write_predictions
+from pipeline.validate.published import report_json
+from targets.device.model.manifest import read_manifest
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.artifacts import Precision
 from pipeline.errors import TargetError
-from targets.base import Target, catalogue, find_target
-from targets.combination import check_combination, dla_reads_qdq, why_no_dla
+from targets.capabilities import check_combination, dla_reads_qdq, why_no_dla
+from targets.target import Target, catalogue, find_target
 
 
 def orin(precisions: tuple[Precision, ...] = tuple(Precision), **facts: Any) -> Target:

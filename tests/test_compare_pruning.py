@@ -11,7 +11,7 @@ from tiny_networks import network_of
 from tiny_table import table_of
 from tiny_trained import architecture, write_weights
 
-from pipeline.published import residual
+from pipeline.models.zoo import residual
 from targets.runtimes import timing
 
 sys.path.append(str(ROOT / "scripts"))

@@ -12,21 +12,21 @@ from tiny_artifact import OPTIONS, PREPROCESSING
 from tiny_onnx import CLASSES, SIDE, write_float, write_int8
 
 from pipeline.artifacts import OnnxModel, Place, Precision
-from pipeline.assemble import choose_golden, open_artifact
-from pipeline.choice import choose, read_compilation
-from pipeline.compile import compile_candidates
-from pipeline.data.dataset import Dataset, ImageSet
+from pipeline.compile.artifact_folder import choose_golden, open_artifact
+from pipeline.compile.compile import compile_candidates
+from pipeline.compile.result import choose, read_compilation
+from pipeline.data.readers import Dataset, ImageSet
+from pipeline.data.selection import at_most, logits_of_each, spread
 from pipeline.errors import CompileError, TargetError
-from pipeline.hashing import sha256_of_file, sha256_of_folder
-from pipeline.host import check_host, stand_in_for
 from pipeline.progress import Silent
-from pipeline.selection import at_most, logits_of_each, spread
-from pipeline.workspace import TIMINGS
-from targets.base import Target, find_target
-from targets.device.golden import check, read_golden
-from targets.device.manifest import read_manifest
-from targets.device.ort_session import OnnxRuntimeSession
+from pipeline.workspace.hashing import sha256_of_file, sha256_of_folder
+from pipeline.workspace.store import TIMINGS
+from targets.device.model.golden import check, read_golden
+from targets.device.model.manifest import read_manifest
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+from targets.host import check_host, stand_in_for
 from targets.runtimes import timing
+from targets.target import Target, find_target
 
 COUNT = 90
 NAMES = ("a", "b", "c", "d")

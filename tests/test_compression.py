@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
-from targets.device.compression import accepted_encoding, compressed, content_encoding, decompressed
-from targets.device.tensors import RequestError
+from targets.device.server.bodies import accepted_encoding, compressed, content_encoding, decompressed
+from targets.device.server.tensors import RequestError
 
 BODY = b"some words " * 100
 LIMIT = 1 << 20

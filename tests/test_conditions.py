@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from targets.device.conditions import disturbed, occupied, occupied_since, others_share, summary, untold
-from targets.device.gauge import CLOCK, CPU_TIME, EVENTS, GPU_LOAD, POWER, STATE, TEMPERATURE
-from targets.device.sampler import Record
+from targets.device.bench.conditions import disturbed, occupied, occupied_since, others_share, summary, untold
+from targets.device.bench.sampler import Record
+from targets.device.sensors.gauge import CLOCK, CPU_TIME, EVENTS, GPU_LOAD, POWER, STATE, TEMPERATURE
 
 CPUS = os.cpu_count() or 1
 SPAN = 10.0

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from targets.device import connection as connection_module
-from targets.device.connection import MOST_AHEAD, Answer, Connection
-from targets.device.connections import Connections
-from targets.device.messages import Request, Response, error_response
+from targets.device.server import connection as connection_module
+from targets.device.server.connection import MOST_AHEAD, Answer, Connection
+from targets.device.server.connection_pool import Connections
+from targets.device.server.messages import Request, Response, error_response
+from targets.device.server.tensors import RequestError
 from targets.device.settings import Settings
-from targets.device.tensors import RequestError
 
 BIG = 1 << 20
 

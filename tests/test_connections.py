@@ -7,8 +7,8 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from targets.device import connections as connections_module
-from targets.device.connections import SEEN_OUT, Connections
+from targets.device.server import connection_pool as connections_module
+from targets.device.server.connection_pool import SEEN_OUT, Connections
 
 
 class Seat:

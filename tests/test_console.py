@@ -4,7 +4,7 @@ import time
 import pytest
 from rich.console import Console
 
-from pipeline.console import RECENT_S, RECENT_STEPS, Estimate, Plain, Terminal
+from pipeline.cli.console import RECENT_S, RECENT_STEPS, Estimate, Plain, Terminal
 
 SHORT_S = 0.01
 LONGEST_S = 30.0

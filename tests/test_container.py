@@ -15,17 +15,17 @@ from docker.models.containers import Container
 from docker_proxy import Proxy
 from tiny_package import Packaged
 
-from pipeline.container import OWNER, created, is_orphan, output_of, owner, remove, running, sweep
-from pipeline.engine import Engine, connect
+from pipeline.containers.container import OWNER, created, is_orphan, output_of, owner, remove, running, sweep
+from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.progress import Silent
 
 PYTHON = "/opt/edge-deploy/bin/python"
 HOLDING = """
 import sys, time
-from pipeline.container import running
-from pipeline.engine import connect
-from pipeline.interrupt import raise_on_signals
+from pipeline.containers.container import running
+from pipeline.containers.engine import connect
+from pipeline.cli.interrupt import raise_on_signals
 from pipeline.progress import Silent
 raise_on_signals()
 with running(connect(), sys.argv[1], progress=Silent()):

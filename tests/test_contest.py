@@ -8,10 +8,10 @@ import torch
 from tiny_trained import Recorded, digits, is_same, preprocessing, state_of, write_checkpoint
 from torch import nn
 
-from pipeline.checkpoint import build_network
-from pipeline.contest import SHARE, Contest, hold
-from pipeline.continuation import Continuation
+from pipeline.models.checkpoint import build_network
 from pipeline.progress import Progress, Silent
+from pipeline.prune.tournament import SHARE, Contest, hold
+from pipeline.workspace.training_state import Continuation
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 from tiny_package import TinyPackage, write_tiny_package
 
 import targets
-from pipeline.bases import BaseImage
-from pipeline.context import DEVICE, DOCKERFILES, MODEL, build_command, write_context
-from pipeline.engine import FIXED_TIME
-from pipeline.shipped import shipped
-from targets.device.manifest import read_manifest
-from targets.device.proof import read_proof
-from targets.device.seal import FILE
-from targets.device.variant import FOLDER
+from pipeline.containers.engine import FIXED_TIME
+from pipeline.package.build_context import DEVICE, DOCKERFILES, MODEL, build_command, write_context
+from targets.base_images import BaseImage
+from targets.device.gate.report import read_proof
+from targets.device.model.manifest import read_manifest
+from targets.device.model.seal import FILE
+from targets.device.model.variant import FOLDER
+from targets.shipped import shipped
 
 BASE = BaseImage(tag="some-base:1", platform="linux/amd64", python="3.11")
 NAMES = ("manifest.json", "model.onnx", "golden.npz")
@@ -115,12 +115,12 @@ def test_the_context_holds_no_path_of_this_machine(tiny: TinyPackage, wheels: Pa
 def test_it_holds_what_the_image_is_made_of_and_no_more(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
     context = written(tmp_path / "context", tiny, wheels)
     files = {path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file()}
-    code = {path.name for path in Path(targets.__path__[0], "device").glob("*.py")}
-    of_tensorrt = {"cudart.py", "layer_report.py", "machine.py", "nvml.py", "passport.py"}
-    of_tensorrt |= {name for name in code if name.startswith("trt_")}
+    package = Path(targets.__path__[0], "device")
+    code = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    of_tensorrt = {name for name in code if name.startswith(("tensorrt/", "nvidia/"))} | {"sensors/nvml.py"}
     device = {f"{DEVICE}/targets/device/{name}" for name in code - of_tensorrt}
     assert files == device | {
-        f"{DEVICE}/targets/device/status.html",
+        f"{DEVICE}/targets/device/server/status.html",
         "Dockerfile",
         "install.py",
         "surplus.txt",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_trained import Recorded
 
-from pipeline.continuation import Continuation, Kept, progress_of
 from pipeline.errors import WorkspaceError
+from pipeline.workspace.training_state import Continuation, Kept, progress_of
 
 STATE = bytes(range(256)) * 40
 

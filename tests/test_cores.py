@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from targets.device.cores import cores_allowed
+from targets.device.server.cores import cores_allowed
 
 ALL = len(os.sched_getaffinity(0))
 

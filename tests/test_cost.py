@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.cost import cost_of, layer_macs
-from pipeline.published import published
-from pipeline.resnet import build_resnet
+from pipeline.models.cost import cost_of, layer_macs
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import published
 
 THOUSAND = tuple(str(index) for index in range(1000))
 

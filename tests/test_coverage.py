@@ -6,11 +6,11 @@ import pytest
 from tiny_networks import GROUPED, network_of
 
 from pipeline.artifacts import Architecture, Checkpoint
-from pipeline.checkpoint import save_network
-from pipeline.coverage import Subject, covering, drawn, widths_of
-from pipeline.dependencies import Group
-from pipeline.profile import subject_of
-from pipeline.published import residual
+from pipeline.latency.profile import subject_of
+from pipeline.latency.sampling_plan import Subject, covering, drawn, widths_of
+from pipeline.models.checkpoint import save_network
+from pipeline.models.surgery import Group
+from pipeline.models.zoo import residual
 
 BASIC = residual(depths=(1, 2, 2), stage_widths=(8, 16, 24), classes=("a", "b", "c"), input_size=(16, 16))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from targets.device import cpu
+from targets.device.model import cpu
 
 COMMON = "fpu sse sse2 ssse3 sse4_1 avx avx2 fma"
 CASES = [

@@ -17,16 +17,16 @@ from tiny_networks import network_of
 from tiny_trained import Recorded, architecture, digits, is_same, preprocessing, state_of
 from torch import nn
 
-from pipeline.answers import top1_of
-from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
 from pipeline.errors import DataError, ProcessLost, RecipeError
-from pipeline.fakequant import Mode, set_mode
-from pipeline.loss import Distillation, cross_entropy
-from pipeline.quantized import prepare
-from pipeline.resnet import build_resnet
-from pipeline.training import Training, fit, seed_everything
+from pipeline.models.resnet import build_resnet
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.network import prepare
+from pipeline.training.evaluation import top1_of
+from pipeline.training.loop import Training, fit, seed_everything
+from pipeline.training.loss import Distillation, cross_entropy
+from pipeline.workspace.training_state import Continuation
 
 ROOT = Path(__file__).parent.parent
 NOISE = 0.05

@@ -8,8 +8,8 @@ from script import ROOT
 from tiny_networks import network_of
 from torch import nn
 
-from pipeline.dependencies import channel_groups
-from pipeline.published import residual
+from pipeline.models.surgery import channel_groups
+from pipeline.models.zoo import residual
 
 sys.path.append(str(ROOT / "scripts"))
 from criteria import CRITERIA  # type: ignore[import-not-found]

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.annotations import Photo
-from pipeline.data.crops import (
+from pipeline.data.wider_face.annotations import Photo
+from pipeline.data.wider_face.crops import (
     BACKGROUND,
     FACE,
     MARGIN,

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from targets.device import cudart
-from targets.device.cudart import Buffers, Cuda, CudaError
+from targets.device.nvidia import cudart
+from targets.device.nvidia.cudart import Buffers, Cuda, CudaError
 
 SOURCE = r"""
 #include <stdlib.h>

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from tiny_progress import Counted
 
-from pipeline.data import dataset as dataset_module
-from pipeline.data.dataset import Dataset, check_images, open_dataset, preprocessing_from, usual_preprocessing
-from pipeline.data.split import stratified
+from pipeline.data import readers as dataset_module
+from pipeline.data.readers import Dataset, check_images, open_dataset, preprocessing_from, usual_preprocessing
+from pipeline.data.sampling import stratified
 from pipeline.errors import DataError
 from pipeline.progress import Silent
 from pipeline.recipe import PreprocessingRecipe
-from targets.device.preprocess import Preprocessing
+from targets.device.model.preprocess import Preprocessing
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_an_unknown_path_is_named() -> None:
 def test_planning_needs_no_heavy_library(folder: Path) -> None:
     heavy = "{'torch', 'sklearn', 'scipy', 'onnx', 'onnxruntime'}"
     code = (
-        "import sys; from pipeline.data.dataset import open_dataset; "
+        "import sys; from pipeline.data.readers import open_dataset; "
         f"open_dataset('digits'); open_dataset({str(folder)!r}); assert not {heavy} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,16 +8,16 @@ from tiny_networks import network_of
 from tiny_progress import Counted
 from tiny_table import table_of
 
-from pipeline.clock import Clock
-from pipeline.deadline import MOST_TRIALS, Deadline, Time, choose, is_held, times_text
-from pipeline.dependencies import channel_groups
 from pipeline.errors import CompressionError
-from pipeline.latency import Timing
+from pipeline.latency.subnetwork import Subnetwork, sites
+from pipeline.latency.table import Timing
+from pipeline.models.surgery import channel_groups
+from pipeline.models.zoo import residual
 from pipeline.progress import Report, reporting
-from pipeline.published import residual
+from pipeline.prune.by_latency import Clock
+from pipeline.prune.report import losses_of
+from pipeline.prune.trials import MOST_TRIALS, Deadline, Time, choose, is_held, times_text
 from pipeline.recipe import PruneRecipe
-from pipeline.sensitivity import losses_of
-from pipeline.subnetwork import Subnetwork, sites
 
 DEEP = residual(depths=(2, 2, 2), stage_widths=(16, 32, 64), classes=("a", "b"), input_size=(16, 16))
 

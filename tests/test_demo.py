@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.demo import CONTAINER, TAG
-from pipeline.engine import Engine
+from pipeline.cli.demo import CONTAINER, TAG
+from pipeline.containers.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 

@@ -26,10 +26,10 @@ from tiny_networks import (
 from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture, Checkpoint
-from pipeline.checkpoint import build_network, save_network
-from pipeline.dependencies import TOLERANCE, Group, Removal, channel_groups, remove_channels, zero_channels
 from pipeline.errors import CompressionError
-from pipeline.resnet import is_constant_shortcut
+from pipeline.models.checkpoint import build_network, save_network
+from pipeline.models.resnet import is_constant_shortcut
+from pipeline.models.surgery import TOLERANCE, Group, Removal, channel_groups, remove_channels, zero_channels
 
 
 def activations_of(root: str, architecture: Architecture) -> Iterable[str]:

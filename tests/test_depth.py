@@ -8,12 +8,12 @@ from conftest import with_random_statistics
 from torch import nn
 
 from pipeline.artifacts import Architecture, Checkpoint
-from pipeline.checkpoint import build_network, save_network
-from pipeline.cost import layer_macs
-from pipeline.depth import remove_blocks
-from pipeline.published import residual
-from pipeline.resnet import build_resnet
-from pipeline.subnetwork import removable_blocks
+from pipeline.latency.subnetwork import removable_blocks
+from pipeline.models.checkpoint import build_network, save_network
+from pipeline.models.cost import layer_macs
+from pipeline.models.depth import remove_blocks
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import residual
 
 CLASSES = ("a", "b", "c", "d")
 BASIC = residual(depths=(3, 3, 2), stage_widths=(8, 12, 16), classes=CLASSES, input_size=(16, 16))

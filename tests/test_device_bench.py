@@ -16,10 +16,10 @@ from machine_files import AGX_ORIN_JETPACK_6, ORIN_NANO, PC, write_files
 from numpy.typing import NDArray
 from tiny_artifact import write_tiny_artifact
 
-from targets.device import bench as module
-from targets.device.bench import WINDOW_RUNS, bench
-from targets.device.sessions import open_session
-from targets.device.steady import LEAST_RUNS, WINDOWS
+from targets.device.bench import bench as module
+from targets.device.bench.bench import WINDOW_RUNS, bench
+from targets.device.bench.statistics import LEAST_RUNS, WINDOWS
+from targets.device.open_session import open_session
 
 Array = NDArray[np.float32]
 SHAPE = (1, 3, 8, 8)
@@ -288,7 +288,7 @@ def test_it_needs_no_part_of_numpy_that_images_leave_out(tmp_path: Path) -> None
         "import sys, time\n"
         f"sys.modules.update(dict.fromkeys({gone}))\n"
         "from pathlib import Path\n"
-        "from targets.device.bench import bench\n"
+        "from targets.device.bench.bench import bench\n"
         "class Model:\n"
         "    runs = 0\n"
         "    def infer(self, images):\n"

@@ -12,7 +12,7 @@ from device_server import HOST, Running, answer_of, device, free_port, http_requ
 from malformed_requests import GOOD
 from tiny_package import TinyPackage, write_tiny_package
 
-from targets.device.golden import read_golden, write_golden
+from targets.device.model.golden import read_golden, write_golden
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.predictions import Predictions as OfHost
-from pipeline.predictions import read_predictions as read_on_host
-from pipeline.predictions import write_predictions as write_on_host
+from pipeline.validate.predictions import Predictions as OfHost
+from pipeline.validate.predictions import read_predictions as read_on_host
+from pipeline.validate.predictions import write_predictions as write_on_host
 from targets.device.files import PREDICTIONS as FILE
-from targets.device.predictions import Predictions, read_predictions
+from targets.device.gate.predictions import Predictions, read_predictions
 
 FACTS = {
     "shard_sha256": "a" * 64,

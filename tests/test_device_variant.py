@@ -17,15 +17,15 @@ from tiny_package import with_manifest
 from tiny_variant import AVX2, VNNI, TinyVariant, run_on, write_tiny_variant
 
 from pipeline.artifacts import Place
+from pipeline.cli.subject import answering as answering_here
 from pipeline.progress import Silent
-from pipeline.subject import answering as answering_here
-from targets.device.cpu import saturates_8bit
-from targets.device.golden import read_golden, write_golden
-from targets.device.manifest import ManifestError, read_manifest
+from targets.device.gate.shard import ShardError
+from targets.device.model.cpu import saturates_8bit
+from targets.device.model.golden import read_golden, write_golden
+from targets.device.model.manifest import ManifestError, read_manifest
+from targets.device.model.variant import FOLDER, MAIN, SATURATION_SAFE, choose
+from targets.device.open_session import open_session
 from targets.device.selftest import selftest
-from targets.device.sessions import open_session
-from targets.device.shard import ShardError
-from targets.device.variant import FOLDER, MAIN, SATURATION_SAFE, choose
 
 QEMU = "qemu-x86_64-static"
 
@@ -207,11 +207,11 @@ ON_AVX2 = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from targets.device.cpu import saturates_8bit
-from targets.device.golden import read_golden
-from targets.device.manifest import read_manifest
-from targets.device.preprocess import normalize
-from targets.device.sessions import open_session
+from targets.device.model.cpu import saturates_8bit
+from targets.device.model.golden import read_golden
+from targets.device.model.manifest import read_manifest
+from targets.device.model.preprocess import normalize
+from targets.device.open_session import open_session
 found = []
 for folder in map(Path, sys.argv[1:]):
     manifest = read_manifest(folder)

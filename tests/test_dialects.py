@@ -13,9 +13,9 @@ from tiny_quantized import NETWORKS, Exported, exported, float_network, marked
 
 from pipeline.artifacts import Audit, Dialect, OnnxModel, Quantization
 from pipeline.errors import CompileError, ExportError
-from targets.base import find_target
-from targets.dialects import write_dialect
-from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+from targets.dialects.write import write_dialect
+from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
+from targets.target import find_target
 
 LAYERS = {"option A": 7, "option B": 9, "bottleneck": 13}
 ADDITIONS = {kind: sum(architecture.depths) for kind, architecture in NETWORKS.items()}

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import Dialect
 from pipeline.errors import ExportError
-from pipeline.fakequant import set_mode
-from pipeline.parity import MODES, check_parity
-from targets.device.cpu import saturates_8bit
-from targets.device.ort_session import OnnxRuntimeSession
-from targets.dialects import layer_names, write_dialect
+from pipeline.export.parity import MODES, check_parity
+from pipeline.quantize.fake_quant import set_mode
+from targets.device.model.cpu import saturates_8bit
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+from targets.dialects.write import layer_names, write_dialect
 
 SIDE = 8
 INTEGER = (Dialect.ONNXRUNTIME, Dialect.TENSORRT)

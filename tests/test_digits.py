@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.dataset import open_dataset
 from pipeline.data.digits import open_digits
+from pipeline.data.readers import open_dataset
 from pipeline.errors import DataError
-from targets.device.image_files import decode
+from targets.device.model.image_files import decode
 
 
 def test_800_of_1797_are_the_gates_in_proportion() -> None:

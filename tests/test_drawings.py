@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.drawings import drawings
+from pipeline.data.synthetic import drawings
 
 
 def test_shape_seed_and_variety() -> None:

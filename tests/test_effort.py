@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from tiny_trained import digits, preprocessing, write_checkpoint
 
-from pipeline import effort
+from pipeline import estimate as effort
 from pipeline.artifacts import Checkpoint
-from pipeline.contest import SHARE
-from pipeline.effort import STEPS, Effort, effort_of
 from pipeline.errors import RecipeError
-from pipeline.quantize import CALIBRATION_IMAGES
+from pipeline.estimate import STEPS, Effort, effort_of
+from pipeline.prune.tournament import SHARE
+from pipeline.quantize.quantize import CALIBRATION_IMAGES
 from pipeline.recipe import Recipe
 
 KNOWN = Effort(look=1.0, recover=10.0, quantize=100.0)

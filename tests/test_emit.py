@@ -23,9 +23,12 @@ from docker.types import LogConfig
 from tiny_package import Packaged
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.container import RIGHTS, remove
-from pipeline.emit import (
+from pipeline.cli.app import app
+from pipeline.containers.client import InferenceClient
+from pipeline.containers.container import RIGHTS, remove
+from pipeline.containers.engine import Engine
+from pipeline.errors import RecipeError
+from pipeline.package.service_files import (
     ENGINES,
     HEALTH,
     HEALTH_COMMAND,
@@ -37,11 +40,8 @@ from pipeline.emit import (
     emit,
     file_name,
 )
-from pipeline.engine import Engine
-from pipeline.errors import RecipeError
-from pipeline.inference import InferenceClient
-from pipeline.shipped import shipped
-from targets.device.manifest import Manifest
+from targets.device.model.manifest import Manifest
+from targets.shipped import shipped
 
 IMAGE = "group.example:5000/team/model:1.0-cpu"
 SERVICE = Service(image=IMAGE, address="127.0.0.1", port=8123, memory_mib=256)

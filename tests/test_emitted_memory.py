@@ -20,8 +20,8 @@ from test_faults_container import deployed, files_request, status_of_good
 from test_unread_answers import push
 from tiny_package import Packaged
 
-from pipeline.emit import Service
-from pipeline.engine import Engine
+from pipeline.containers.engine import Engine
+from pipeline.package.service_files import Service
 from targets.device.healthcheck import is_ready
 
 pytestmark = pytest.mark.docker

@@ -17,11 +17,11 @@ from faults import eventually
 from numpy.typing import NDArray
 from tiny_package import write_tiny_package
 
-from targets.device.endpoint import Endpoint, _awaitable, check_outputs
-from targets.device.protocol import InferRequest, RequestedOutput
-from targets.device.service import NotReady, Service
+from targets.device.server.endpoint import Endpoint, _awaitable, check_outputs
+from targets.device.server.protocol import InferRequest, RequestedOutput
+from targets.device.server.service import NotReady, Service
+from targets.device.server.tensors import RequestError
 from targets.device.settings import Settings
-from targets.device.tensors import RequestError
 
 Array = NDArray[np.float32]
 PIECE = InferRequest(id=None, inputs={"images": images(1)}, outputs=None, binary=False)

@@ -11,10 +11,10 @@ import pytest
 from conftest import REPOSITORY
 from docker_proxy import Proxy
 
-from pipeline import engine as module
-from pipeline.engine import Engine, build_failure, connect, why_missing
+from pipeline.containers import engine as module
+from pipeline.containers.engine import Engine, build_failure, connect, why_missing
 from pipeline.errors import EngineMissing, PackageError
-from pipeline.labels import OPEN_CONTAINER
+from pipeline.package.labels import OPEN_CONTAINER
 from pipeline.progress import Silent
 
 

@@ -8,9 +8,9 @@ from test_layer_report import report
 from tiny_onnx import PARITY
 
 from pipeline.artifacts import Dialect, OnnxModel, Precision
-from pipeline.engine_audit import audit_engine, check_engine, write_plan
+from pipeline.compile.engine_audit import audit_engine, check_engine, write_plan
 from pipeline.errors import CompileError, DeviceError
-from targets.device.layer_report import read_report
+from targets.device.tensorrt.layer_report import read_report
 
 
 def planned(folder: Path, *nodes: str) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from device_server import answering
 from tiny_package import TinyPackage, write_tiny_package
 
-from targets.device.golden import read_golden, write_golden
+from targets.device.model.golden import read_golden, write_golden
 
 TOKEN = "a-token-of-many-letters"
 

@@ -4,9 +4,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from pipeline.bases import known_bases
-from pipeline.explanation import explain
-from targets.base import Target, catalogue, find_target
+from pipeline.cli.explanation import explain
+from targets.base_images import known_bases
+from targets.target import Target, catalogue, find_target
 
 # What is said in other words, and what one word cannot be looked for.
 IN_OTHER_WORDS = {"name", "description", "runtime", "gpu", "base_image"}
@@ -32,7 +32,7 @@ def test_every_fact_of_a_target_is_said(target: Target) -> None:
 
 @pytest.mark.parametrize("target", catalogue(), ids=lambda target: target.name)
 def test_labels_are_said_once_and_fit_their_column(target: Target) -> None:
-    from pipeline.commands.targets import LABEL_WIDTH
+    from pipeline.cli.targets import LABEL_WIDTH
 
     labels = [label for label, _ in explain(target)]
     assert len(labels) == len(set(labels))

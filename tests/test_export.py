@@ -21,17 +21,17 @@ from tiny_quantized import (
 )
 from torch import fx
 
-from pipeline import parity
 from pipeline.artifacts import Dialect, Precision
-from pipeline.checkpoint import build_network
+from pipeline.data.selection import pixels_of
 from pipeline.errors import ExportError
-from pipeline.fakequant import set_mode
-from pipeline.hashing import sha256_of_folder
-from pipeline.parity import MODES, TOLERANCE
-from pipeline.quantized import build_quantized
-from pipeline.selection import pixels_of
-from targets.device.ort_session import OnnxRuntimeSession
-from targets.device.preprocess import normalize
+from pipeline.export import parity
+from pipeline.export.parity import MODES, TOLERANCE
+from pipeline.models.checkpoint import build_network
+from pipeline.quantize.fake_quant import set_mode
+from pipeline.quantize.network import build_quantized
+from pipeline.workspace.hashing import sha256_of_folder
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+from targets.device.model.preprocess import normalize
 
 
 @pytest.fixture

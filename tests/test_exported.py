@@ -9,7 +9,7 @@ from tiny_onnx import write_float, write_int8
 
 from pipeline.artifacts import Dialect, OnnxModel
 from pipeline.errors import WorkspaceError
-from pipeline.exported import EXPORTED, read_export, write_export
+from pipeline.export.result import EXPORTED, read_export, write_export
 
 
 @pytest.fixture

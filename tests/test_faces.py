@@ -14,10 +14,10 @@ from PIL import Image
 from test_build import deploy
 from tiny_wider_face import write_tiny_wider_face
 
-from pipeline.data.dataset import open_dataset
-from pipeline.summary import Document, TargetSummary
-from targets.device.golden import read_golden
-from targets.device.shard import Shard
+from pipeline.data.readers import open_dataset
+from pipeline.report.document import Document, TargetSummary
+from targets.device.gate.shard import Shard
+from targets.device.model.golden import read_golden
 
 ROOT = Path(__file__).parent.parent
 FAST = ("--qat-epochs", "0", "--max-drop", "30", "--no-image")

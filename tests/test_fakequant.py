@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.artifacts import ActivationRange, Dialect
-from pipeline.fakequant import Mode, Point, QuantizedConv2d, QuantizedLinear, Quantizer, set_mode
-from targets.grids import activation_grid, integer_bias, integer_weights, weight_limit
+from pipeline.quantize.fake_quant import Mode, Point, QuantizedConv2d, QuantizedLinear, Quantizer, set_mode
+from targets.dialects.grids import activation_grid, integer_bias, integer_weights, weight_limit
 
 INTEGER_MODES = {Mode.ONNXRUNTIME: Dialect.ONNXRUNTIME, Mode.TENSORRT: Dialect.TENSORRT}
 

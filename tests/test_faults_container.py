@@ -17,10 +17,10 @@ from faults import GOOD, eventually
 from image_bombs import large, plain, scans
 from tiny_package import Packaged
 
-from pipeline.container import OWNER, PORT, RIGHTS, owner, remove
-from pipeline.engine import Engine
+from pipeline.containers.container import OWNER, PORT, RIGHTS, owner, remove
+from pipeline.containers.engine import Engine
 from targets.device.healthcheck import is_ready
-from targets.device.protocol import LENGTH_HEADER
+from targets.device.server.protocol import LENGTH_HEADER
 
 pytestmark = pytest.mark.docker
 READY_SECONDS = 60.0

@@ -17,7 +17,7 @@ from device_server import HOST, Running, answer_of, answering, serving
 from faults import GOOD, HANG, MOODY, SECONDS, SLOW, eventually, request_with
 from tiny_package import write_tiny_package
 
-from targets.device.watch import STUCK_STATUS
+from targets.device.server.watchdog import STUCK_STATUS
 
 LIBRARIES = (
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",

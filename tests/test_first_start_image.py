@@ -22,13 +22,13 @@ from docker.models.containers import Container
 from test_build import deploy
 from test_cudart import library
 
-from pipeline.container import RIGHTS
-from pipeline.data.dataset import open_dataset
-from pipeline.engine import Engine
-from pipeline.inference import InferenceClient
-from pipeline.predictions import read_predictions
-from pipeline.summary import Document, TargetSummary
-from targets.device.manifest import read_manifest
+from pipeline.containers.client import InferenceClient
+from pipeline.containers.container import RIGHTS
+from pipeline.containers.engine import Engine
+from pipeline.data.readers import open_dataset
+from pipeline.report.document import Document, TargetSummary
+from pipeline.validate.predictions import read_predictions
+from targets.device.model.manifest import read_manifest
 
 __all__ = ["library"]
 pytestmark = pytest.mark.docker

@@ -16,9 +16,12 @@ import pytest
 from fleet_hosts import Fleet, Host, fleet, make_key
 from tiny_package import TinyPackage, write_tiny_package
 
-from pipeline.data.dataset import open_dataset
+from pipeline.containers.engine import Engine
+from pipeline.data.readers import open_dataset
 from pipeline.delivery import Delivery
-from pipeline.engine import Engine
+from pipeline.devices.delivered import Delivered
+from pipeline.devices.dispatch import dispatch
+from pipeline.devices.inventory import Device
 from pipeline.errors import (
     AccessDenied,
     CommandMissing,
@@ -30,11 +33,8 @@ from pipeline.errors import (
 )
 from pipeline.progress import Advance, Silent
 from pipeline.recipe import Recipe
-from pipeline.remote.delivered import Delivered
-from pipeline.remote.device import Device
-from pipeline.remote.dispatch import dispatch
-from pipeline.workspace import Folder, Workspace
-from targets.base import find_target
+from pipeline.workspace.store import Folder, Workspace
+from targets.target import find_target
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).parent.parent
@@ -105,7 +105,7 @@ class Sender:
         )
 
     def _stage(self, workspace: Workspace) -> Folder:
-        key = workspace.key("compile", module="pipeline.compile", inputs={}, options={})
+        key = workspace.key("compile", module="pipeline.compile.compile", inputs={}, options={})
         return workspace.obtain(key, lambda folder: copy(self._tiny.folder, folder))
 
 

@@ -12,9 +12,9 @@ import pytest
 from fleet_hosts import Fleet, fleet
 from test_fleet import ROOT, deploy, left_behind
 
-from pipeline.engine import Engine
+from pipeline.containers.engine import Engine
 from pipeline.errors import DeviceError, HostUnreachable
-from pipeline.summary import Document, TargetSummary
+from pipeline.report.document import Document, TargetSummary
 
 pytestmark = [pytest.mark.docker, pytest.mark.long]
 NAME = "test-fleet-command"

@@ -9,7 +9,7 @@ from fleet_hosts import Fleet, fleet
 from test_fleet import Heard, Sender, device_of, left_behind, proven
 from tiny_package import TinyPackage, write_tiny_package
 
-from pipeline.engine import Engine
+from pipeline.containers.engine import Engine
 from pipeline.errors import ConnectionLost, DeviceDiskFull
 
 pytestmark = [pytest.mark.docker, pytest.mark.long]

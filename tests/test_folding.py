@@ -9,7 +9,7 @@ from tiny_quantized import NETWORKS, float_network, noise
 from torch import Tensor, fx, nn
 
 from pipeline.errors import CompressionError
-from pipeline.folding import is_layer, trace_folded, unfold
+from pipeline.models.folding import is_layer, trace_folded, unfold
 
 
 class Shared(nn.Module):

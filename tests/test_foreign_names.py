@@ -7,17 +7,17 @@ from typing import cast
 import pytest
 from test_build import deploy
 
-from pipeline.base_image import _python_in
-from pipeline.data.dataset import open_dataset
+from pipeline.containers.engine import Engine
+from pipeline.data.readers import open_dataset
 from pipeline.delivery import Delivery
-from pipeline.engine import Engine
+from pipeline.devices import fleet
+from pipeline.devices.inventory import Device, read_devices
 from pipeline.errors import PackageError, RecipeError, WorkspaceError
+from pipeline.package.base_image import _python_in
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe, read_recipe
-from pipeline.remote import fleet
-from pipeline.remote.device import Device, read_devices
-from pipeline.workspace import Workspace, child
-from targets.base import CATALOGUE, find_target
+from pipeline.workspace.store import Workspace, child
+from targets.target import CATALOGUE, find_target
 
 WAYS_OUT = (
     "../../../victim",
@@ -102,6 +102,6 @@ def test_where_a_check_was_forgotten_nothing_is_published(tmp_path: Path) -> Non
 @pytest.mark.parametrize("version", ['["..", "..", "x"]', '["../../3", 1]', '[3, "1/../x"]', "[2, 7]"])
 def test_a_base_images_answer_names_no_file(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = f'["CPython", {version}, true]'
-    monkeypatch.setattr("pipeline.base_image.output_of", lambda *_arguments: answer)
+    monkeypatch.setattr("pipeline.package.base_image.output_of", lambda *_arguments: answer)
     with pytest.raises(PackageError, match="answers nothing useful"):
         _python_in(cast("Engine", None), "some:1", find_target("cpu"))

@@ -11,16 +11,16 @@ from tiny_trained import architecture, digits, trained, write_weights
 
 from pipeline.build import Build
 from pipeline.errors import LatencyMissed
-from pipeline.latency import LatencyTable, Timing
+from pipeline.latency.stopwatch import Stopwatch
+from pipeline.latency.subnetwork import Subnetwork
+from pipeline.latency.table import LatencyTable, Timing
 from pipeline.progress import Report
 from pipeline.recipe import Recipe
 from pipeline.steps import Steps
-from pipeline.stopwatch import Stopwatch
-from pipeline.subnetwork import Subnetwork
-from pipeline.workspace import Workspace
-from targets.base import find_target
-from targets.device.cpu import instruction_set, processor_name
+from pipeline.workspace.store import Workspace
+from targets.device.model.cpu import instruction_set, processor_name
 from targets.runtimes import timing
+from targets.target import find_target
 
 ASKED_MS = 1e-4
 """No network answers in a tenth of a microsecond, on whatever machine."""

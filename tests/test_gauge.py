@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from targets.device.gauge import CLOCK, Sensors, SwitchedOff, Unreadable, number, reader, text
+from targets.device.sensors.gauge import CLOCK, Sensors, SwitchedOff, Unreadable, number, reader, text
 
 
 def test_numbers_of_files(tmp_path: Path) -> None:

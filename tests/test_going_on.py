@@ -17,13 +17,13 @@ from tiny_quantized import PREPROCESSING, write_original
 from tiny_trained import Recorded, digits
 
 from pipeline.artifacts import Checkpoint
-from pipeline.continuation import Continuation, progress_of
-from pipeline.data.dataset import Dataset
-from pipeline.hashing import sha256_of_file, sha256_of_folder
+from pipeline.data.readers import Dataset
 from pipeline.progress import Progress, Silent
-from pipeline.prune import prune
-from pipeline.quantize import quantize
+from pipeline.prune.prune import prune
+from pipeline.quantize.quantize import quantize
 from pipeline.recipe import PruneRecipe
+from pipeline.workspace.hashing import sha256_of_file, sha256_of_folder
+from pipeline.workspace.training_state import Continuation, progress_of
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 240.0

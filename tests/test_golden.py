@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from tiny_artifact import write_tiny_artifact
 from tiny_onnx import CLASSES, SIDE
 
-from targets.device import golden
-from targets.device.golden import FILE, check, read_golden, write_golden
-from targets.device.manifest import Manifest
-from targets.device.preprocess import normalize
-from targets.device.sessions import open_session
+from targets.device.model import golden
+from targets.device.model.golden import FILE, check, read_golden, write_golden
+from targets.device.model.manifest import Manifest
+from targets.device.model.preprocess import normalize
+from targets.device.open_session import open_session
 
 COUNT = 12
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bases import known_bases
 from pipeline.errors import TargetError
-from targets.base import CATALOGUE, Target, catalogue, find_target, read_target
+from targets.base_images import known_bases
 from targets.gpu import Gpu
+from targets.target import CATALOGUE, Target, catalogue, find_target, read_target
 
 ORIN = (CATALOGUE / "orin-jp61.toml").read_text()
 WITH_GPU = [target for target in catalogue() if target.gpu is not None]

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.artifacts import ActivationRange, Dialect
-from targets.grids import Grid, activation_grid, integer_bias, integer_weights, weight_limit
+from targets.dialects.grids import Grid, activation_grid, integer_bias, integer_weights, weight_limit
 
 ORT, TRT = Dialect.ONNXRUNTIME, Dialect.TENSORRT
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.groups import accuracy_of_groups, wilson_interval
+from pipeline.validate.groups import accuracy_of_groups, wilson_interval
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 1), (1, 1), (0, 20), (7, 20), (20, 20), (846, 1000)])

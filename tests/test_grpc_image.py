@@ -15,10 +15,10 @@ from grpc_device import expected, tensor
 from tiny_package import Packaged, TinyPackage, write_tiny_package
 
 from pipeline.artifacts import Image
-from pipeline.container import RIGHTS, output_of
-from pipeline.context import GRPC_PORT
-from pipeline.engine import Engine
-from pipeline.package import package
+from pipeline.containers.container import RIGHTS, output_of
+from pipeline.containers.engine import Engine
+from pipeline.package.build_context import GRPC_PORT
+from pipeline.package.package import package
 from pipeline.progress import Silent
 
 pytestmark = pytest.mark.docker

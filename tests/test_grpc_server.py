@@ -19,7 +19,7 @@ from malformed_requests import GOOD
 from tiny_package import TinyPackage, write_tiny_package
 from tritonclient.grpc import service_pb2_grpc
 
-from targets.device.cut import cut
+from targets.device.grpc.disconnect import cut
 
 ONE = typed_images(images(1))
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -269,7 +269,7 @@ def test_without_grpc_the_server_says_what_to_do(tiny: TinyPackage) -> None:
 
 def test_nothing_of_grpc_is_imported_unless_it_is_asked_for() -> None:
     code = (
-        "import sys, targets.device.server, targets.device.selftest, targets.device.application\n"
+        "import sys, targets.device.serve, targets.device.selftest, targets.device.server.application\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'grpc', 'google'}))"
     )
     assert python("-c", code).stdout.strip() == "[]"

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from pipeline.hashing import sha256_of_file, sha256_of_folder, sha256_of_json
+from pipeline.workspace.hashing import sha256_of_file, sha256_of_folder, sha256_of_json
 
 
 def test_a_file_has_its_published_hash(tmp_path: Path) -> None:

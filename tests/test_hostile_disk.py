@@ -10,7 +10,7 @@ import pytest
 from test_build import FAST, ROOT, built, deploy, trained
 
 from pipeline.errors import WorkspaceError
-from pipeline.summary import Document
+from pipeline.report.document import Document
 
 __all__ = ["built", "trained"]
 BUILD = ("build", "--data", "digits", "--checkpoint", "digits.safetensors", *FAST)

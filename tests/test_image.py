@@ -6,7 +6,7 @@ from tiny_package import Packaged
 
 from pipeline.artifacts import Image, Place
 from pipeline.errors import EngineMissing, WorkspaceError
-from pipeline.image import FILE, is_present, read_image, write_image
+from pipeline.package.image_record import FILE, is_present, read_image, write_image
 
 IMAGE = Image(tag="x:1-cpu", id="sha256:00", bytes=3, platform="linux/amd64")
 

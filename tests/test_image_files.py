@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from targets.device.image_files import MAX_PIXELS, WORK, ImageError, check_decodable, decode, open_image
-from targets.device.preprocess import Preprocessing, crop_pixels
+from targets.device.model.image_files import MAX_PIXELS, WORK, ImageError, check_decodable, decode, open_image
+from targets.device.model.preprocess import Preprocessing, crop_pixels
 
 ROOT = Path(__file__).parent.parent
 MIB = 1 << 20
@@ -172,7 +172,7 @@ def test_bad_files_name_their_fault(data: bytes, reason: str) -> None:
 MEASURE = """
 import sys
 from PIL import Image
-from targets.device.image_files import load_image, open_image
+from targets.device.model.image_files import load_image, open_image
 
 def peak():
     with open("/proc/self/status") as status:

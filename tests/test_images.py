@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.dataset import open_dataset
+from pipeline.data.readers import open_dataset
 
 
 def write_folder(folder: Path) -> None:

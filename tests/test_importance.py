@@ -5,9 +5,9 @@ import torch
 from tiny_networks import OPTION_A, SHAPE, Depthwise, network_of, own
 from torch import Tensor, nn
 
-from pipeline.dependencies import channel_groups, zero_channels
-from pipeline.importance import Scores, block_importance, channel_importance
-from pipeline.published import residual
+from pipeline.models.surgery import channel_groups, zero_channels
+from pipeline.models.zoo import residual
+from pipeline.prune.importance import Scores, block_importance, channel_importance
 
 
 class Linear(nn.Module):

@@ -11,8 +11,8 @@ from machine_files import (
     write_files,
 )
 
-from targets.device.gauge import POWER, Sensors, Source
-from targets.device.ina import find_rails
+from targets.device.sensors.gauge import POWER, Sensors, Source
+from targets.device.sensors.ina import find_rails
 
 
 def rails_of(root: Path) -> Sensors:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import CheckpointError
-from pipeline.inert import Inert, load_inert
+from pipeline.models.pickle_reader import Inert, load_inert
 
 
 class Settings:

@@ -13,11 +13,11 @@ import pytest
 from tiny_artifact import PREPROCESSING, manifest_of
 from tiny_package import Packaged, colorful
 
-from pipeline import inference
+from pipeline.containers import client as inference
+from pipeline.containers.client import InferenceClient
 from pipeline.errors import PackageError
-from pipeline.inference import InferenceClient
-from targets.device.preprocess import normalize
-from targets.device.sessions import open_session
+from targets.device.model.preprocess import normalize
+from targets.device.open_session import open_session
 
 MANIFEST = manifest_of(Path(), "0" * 64)
 IMAGES = np.zeros((2, *MANIFEST.input_shape), np.float32)

@@ -21,10 +21,10 @@ from tiny_onnx import SIDE
 from tiny_package import TinyPackage, colorful, png
 from tiny_served import running, tiny
 
-from targets.device.image_files import decode
-from targets.device.preprocess import normalize, preprocess
-from targets.device.protocol import LENGTH_HEADER
-from targets.device.sessions import open_session
+from targets.device.model.image_files import decode
+from targets.device.model.preprocess import normalize, preprocess
+from targets.device.open_session import open_session
+from targets.device.server.protocol import LENGTH_HEADER
 
 __all__ = ["running", "tiny"]
 PIXELS = colorful(3, seed=7)

@@ -14,23 +14,23 @@ from PIL import features
 from script import load_script
 from tiny_package import Packaged
 
-from pipeline.base_image import find_base
-from pipeline.container import copy_out, output_of
-from pipeline.context import MODEL, write_context
-from pipeline.engine import Engine
-from pipeline.labels import OPEN_CONTAINER
+from pipeline.containers.container import copy_out, output_of
+from pipeline.containers.engine import Engine
+from pipeline.package.base_image import find_base
+from pipeline.package.build_context import MODEL, write_context
+from pipeline.package.labels import OPEN_CONTAINER
+from pipeline.package.wheels import default_cache, fetch_wheels, find_lock
 from pipeline.progress import Silent
-from pipeline.publish import report_json
-from pipeline.shipped import shipped
-from pipeline.wheels import default_cache, fetch_wheels, find_lock
-from targets.device.image_files import FORMATS, decode
-from targets.device.page import page
-from targets.device.proof import read_proof
+from pipeline.validate.published import report_json
+from targets.device.gate.report import read_proof
+from targets.device.model.image_files import FORMATS, decode
+from targets.device.server.page import page
+from targets.shipped import shipped
 
 PYTHON = "/opt/edge-deploy/bin/python"
 DECODING = """
 import base64, hashlib, json, sys
-from targets.device.image_files import decode
+from targets.device.model.image_files import decode
 for each in sys.argv[1:]:
     print(hashlib.sha256(decode(base64.b64decode(each)).tobytes()).hexdigest())
 """
@@ -117,7 +117,7 @@ def test_the_gates_report_travels_in_the_image(engine: Engine, packaged: Package
 
 @pytest.mark.docker
 def test_the_status_page_is_in_the_image(engine: Engine, packaged: Packaged) -> None:
-    code = "import sys; from targets.device.page import page; sys.stdout.buffer.write(page()[0])"
+    code = "import sys; from targets.device.server.page import page; sys.stdout.buffer.write(page()[0])"
     assert output_of(engine, packaged.image.tag, [PYTHON, "-c", code]).strip() == page()[0].decode().strip()
 
 

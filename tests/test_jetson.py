@@ -12,8 +12,8 @@ from machine_files import (
     write_files,
 )
 
-from targets.device.gauge import CLOCK, EVENTS, GPU_LOAD, Sensors, Unreadable
-from targets.device.jetson import find_jetson, is_jetson, power_mode
+from targets.device.sensors.gauge import CLOCK, EVENTS, GPU_LOAD, Sensors, Unreadable
+from targets.device.sensors.jetson import find_jetson, is_jetson, power_mode
 
 
 def found(root: Path) -> Sensors:

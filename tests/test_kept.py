@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from targets.device.kept import write_whole
+from targets.device.gate.evidence_files import write_whole
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

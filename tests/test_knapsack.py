@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from pipeline import knapsack
-from pipeline.knapsack import Front, Option, Relaxation
+from pipeline.prune import knapsack
+from pipeline.prune.knapsack import Front, Option, Relaxation
 
 
 def drawn(rng: random.Random, items: int, options: int) -> list[list[Option]]:

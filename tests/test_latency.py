@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CompressionError, RecipeError
-from pipeline.latency import Check, LatencyTable, Pace, Times, read_table
+from pipeline.latency.table import Check, LatencyTable, Pace, Times, read_table
 
 TIMES = Times(
     shapes={"3x3": {(8, 8): (10.0, 1.0), (8, 16): (20.0, 1.0), (16, 8): (30.0, 2.0), (16, 16): (60.0, 2.0)}},

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.launch import is_first, launched, refuse_torchrun
+from pipeline.training.torchrun import is_first, launched, refuse_torchrun
 
 
 def test_a_process_by_itself_and_a_launched_one() -> None:

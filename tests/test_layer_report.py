@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from targets.device.layer_report import LayerError, audit, precisions_of, read_report
+from targets.device.tensorrt.layer_report import LayerError, audit, precisions_of, read_report
 
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"
 FP16 = "Channel major FP16 format where channel % 8 == 0"

@@ -8,10 +8,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from pipeline.errors import CompileError
-from targets.base import find_target
-from targets.runtimes import layer_times, timing
-from targets.runtimes.layer_times import time_nodes
-from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+from targets.runtimes import timing
+from targets.runtimes.onnxruntime import layer_times
+from targets.runtimes.onnxruntime.layer_times import time_nodes
+from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
+from targets.target import find_target
 
 OPTIONS = OnnxRuntimeCpu().session_options(find_target("cpu"), threads=1)
 

@@ -15,8 +15,8 @@ from faults import GOOD, MOODY, SLOW, request_with
 from grpc_device import channel, refusal, request, speaking
 from tiny_package import Packaged, write_tiny_package
 
-from pipeline.container import RIGHTS
-from pipeline.engine import Engine
+from pipeline.containers.container import RIGHTS
+from pipeline.containers.engine import Engine
 
 SECONDS = 30.0
 

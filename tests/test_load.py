@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_trained import Recorded, architecture, digits, preprocessing, write_checkpoint, write_weights
 
-from pipeline.answers import logits_of, top1_of
 from pipeline.artifacts import Checkpoint
-from pipeline.baseline import read_baseline, read_gate_logits
-from pipeline.checkpoint import build_network
 from pipeline.data.batches import Batches
-from pipeline.data.dataset import Dataset, ImageSet, open_dataset
+from pipeline.data.readers import Dataset, ImageSet, open_dataset
 from pipeline.errors import CheckpointError, DataError
-from pipeline.load import load, stored_preprocessing
+from pipeline.load.baseline import read_baseline, read_gate_logits
+from pipeline.load.load import load, stored_preprocessing
+from pipeline.models.checkpoint import build_network
+from pipeline.models.resnet import build_resnet
 from pipeline.recipe import PreprocessingRecipe
-from pipeline.resnet import build_resnet
-from targets.device.preprocess import Preprocessing
+from pipeline.training.evaluation import logits_of, top1_of
+from targets.device.model.preprocess import Preprocessing
 
 
 @pytest.fixture

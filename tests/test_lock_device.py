@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from script import load_script
 
-from pipeline.bases import known_bases
-from pipeline.wheels import FOLDERS, Lock, find_lock
+from pipeline.package.wheels import FOLDERS, Lock, find_lock
+from targets.base_images import known_bases
 
 ROOT = Path(__file__).parent.parent
 

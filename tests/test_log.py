@@ -11,8 +11,8 @@ from contextlib import suppress
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from targets.device.image_files import ImageError, decode
 from targets.device.log import PER_SECOND, JsonLines, Throttle, log_as_json
+from targets.device.model.image_files import ImageError, decode
 
 
 def formatted(message: object, *arguments: object, fields: object = None, error: BaseException | None = None) -> str:

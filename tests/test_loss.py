@@ -9,9 +9,9 @@ from tiny_networks import OPTION_A, SHAPE, network_of, own
 from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture
-from pipeline.depth import remove_blocks
-from pipeline.loss import Distillation, attention_map, cross_entropy, shared_stages
-from pipeline.published import residual
+from pipeline.models.depth import remove_blocks
+from pipeline.models.zoo import residual
+from pipeline.training.loss import Distillation, attention_map, cross_entropy, shared_stages
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.5, 1.0]])
 TEACHER = torch.tensor([[1.0, 1.0, -2.0], [0.0, 3.0, 0.0]])

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from targets.device import machine
-from targets.device.machine import MachineError, driver_version, here, l4t_version, package_version, tensorrt_version
+from targets.device.nvidia import machine
+from targets.device.nvidia.machine import (
+    MachineError,
+    driver_version,
+    here,
+    l4t_version,
+    package_version,
+    tensorrt_version,
+)
 
 # The packages of JetPack 6.2 as dpkg lists them, cut short.
 PACKAGES = """Package: libnvinfer10

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline import malloc
-from pipeline.malloc import SETTINGS, keep_freed_memory
+from pipeline.memory import allocator as malloc
+from pipeline.memory.allocator import SETTINGS, keep_freed_memory
 
 ROOT = Path(__file__).parent.parent
 HAS_GLIBC = "CS_GNU_LIBC_VERSION" in os.confstr_names and "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
@@ -21,7 +21,7 @@ SHOW = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.malloc import keep_freed_memory
+from pipeline.memory.allocator import keep_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -141,6 +141,6 @@ def test_a_system_without_confstr_has_no_glibc(monkeypatch: pytest.MonkeyPatch) 
     keep_freed_memory()
 
 
-@pytest.mark.parametrize("module", ["pipeline/cli.py", "pipeline/rank.py"])
+@pytest.mark.parametrize("module", ["pipeline/cli/app.py", "pipeline/training/worker.py"])
 def test_the_processes_of_a_training_ask(module: str) -> None:
     assert "    keep_freed_memory()\n" in (ROOT / module).read_text()

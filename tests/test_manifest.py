@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tiny_artifact import manifest_of, write_tiny_artifact
 
-from targets.device.manifest import FILE, ManifestError, read_manifest
+from targets.device.model.manifest import FILE, ManifestError, read_manifest
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

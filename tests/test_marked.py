@@ -14,11 +14,11 @@ from tiny_quantized import SIDE, calibrated, float_network, noise
 from torch import Tensor, nn
 
 from pipeline.errors import ExportError
-from pipeline.fakequant import QuantizedConv2d
-from pipeline.folding import trace_folded
-from pipeline.marked import OPSET, export_marked
-from pipeline.quantized import points_of
-from targets.markers import DOMAIN
+from pipeline.models.folding import trace_folded
+from pipeline.quantize.fake_quant import QuantizedConv2d
+from pipeline.quantize.marked_graph import OPSET, export_marked
+from pipeline.quantize.network import points_of
+from targets.dialects.markers import DOMAIN
 
 
 @pytest.fixture(scope="module")

@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
-from pipeline.data.dataset import Dataset, ImageSet, open_dataset
+from pipeline.cli.revalidate import measure_accuracy
+from pipeline.cli.revalidate import validate as validate_subject
+from pipeline.cli.subject import answering
+from pipeline.data.readers import Dataset, ImageSet, open_dataset
 from pipeline.errors import CompileError, DataError
-from pipeline.measure import measure_artifact
-from pipeline.pack import pack_shard
-from pipeline.predictions import Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
-from pipeline.revalidate import measure_accuracy
-from pipeline.revalidate import validate as validate_subject
-from pipeline.subject import answering
-from pipeline.validate import Terms
+from pipeline.validate.judge import Terms
+from pipeline.validate.measure import measure_artifact
+from pipeline.validate.pack import pack_shard
+from pipeline.validate.predictions import Predictions, read_predictions, write_predictions
 from targets.device.files import PREDICTIONS, SHARD
-from targets.device.image_files import ImageError, decode
-from targets.device.manifest import Manifest, sha256_of
-from targets.device.measure import MeasureError, measure
-from targets.device.preprocess import Preprocessing, preprocess
-from targets.device.shard import Shard
+from targets.device.gate.measure import MeasureError, measure
+from targets.device.gate.shard import Shard
+from targets.device.model.image_files import ImageError, decode
+from targets.device.model.manifest import Manifest, sha256_of
+from targets.device.model.preprocess import Preprocessing, preprocess
 
 Array = NDArray[np.float32]
 PREPROCESSING = Preprocessing(resize=None, crop=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 1.0))

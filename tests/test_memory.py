@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from tiny_trained import digits, write_checkpoint
 
-from pipeline import memory
 from pipeline.artifacts import Checkpoint
-from pipeline.capacity import Capacity
 from pipeline.errors import NotEnoughMemory, RecipeError
-from pipeline.memory import ORDER, check_memory, check_memory_quickly
-from pipeline.needs import Needs
+from pipeline.memory import check as memory
+from pipeline.memory.available import Capacity
+from pipeline.memory.check import ORDER, check_memory, check_memory_quickly
+from pipeline.memory.estimate import Needs
 from pipeline.recipe import Recipe
 
 GIB = 2**30

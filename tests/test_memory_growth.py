@@ -14,22 +14,23 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline import importance, microbatches
-from pipeline.answers import logits_of
 from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
-from pipeline.dependencies import Member, channel_groups
-from pipeline.fakequant import Mode, set_mode
-from pipeline.importance import block_importance, channel_importance
-from pipeline.loss import ATTENTION, Distillation
-from pipeline.malloc import keep_freed_memory
+from pipeline.memory.allocator import keep_freed_memory
+from pipeline.models.resnet import build_resnet
+from pipeline.models.surgery import Member, channel_groups
+from pipeline.models.zoo import residual
 from pipeline.progress import Silent
-from pipeline.published import residual
-from pipeline.quantized import points_of, prepare
-from pipeline.recovery import estimate_statistics
-from pipeline.resnet import build_resnet
-from pipeline.training import fit
-from targets.device.preprocess import Preprocessing
+from pipeline.prune import importance
+from pipeline.prune.importance import block_importance, channel_importance
+from pipeline.prune.recovery import estimate_statistics
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.network import points_of, prepare
+from pipeline.training import microbatches
+from pipeline.training.evaluation import logits_of
+from pipeline.training.loop import fit
+from pipeline.training.loss import ATTENTION, Distillation
+from targets.device.model.preprocess import Preprocessing
 
 ROOT = Path(__file__).parent.parent
 SIDE, BATCH = 128, 4

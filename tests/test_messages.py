@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from targets.device.messages import Request, Response, error_response, json_response
+from targets.device.server.messages import Request, Response, error_response, json_response
 
 DATE = b"Date: Tue, 01 Jan 2030 00:00:00 GMT\r\n"
 

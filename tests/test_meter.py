@@ -20,9 +20,9 @@ from tiny_networks import (
 from torch import nn
 
 from pipeline.artifacts import Architecture
-from pipeline.cost import cost_of
-from pipeline.dependencies import channel_groups, remove_channels
-from pipeline.meter import Budget, Meter
+from pipeline.models.cost import cost_of
+from pipeline.models.meter import Budget, Meter
+from pipeline.models.surgery import channel_groups, remove_channels
 
 Shape = tuple[int, int, int]
 

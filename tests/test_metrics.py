@@ -8,8 +8,8 @@ from malformed_requests import GOOD
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_package import write_tiny_package
 
-from targets.device import metrics as metrics_module
-from targets.device.metrics import KINDS, Metrics, resident_mib
+from targets.device.server import metrics as metrics_module
+from targets.device.server.metrics import KINDS, Metrics, resident_mib
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_networks import OPTION_A, network_of
 
-from pipeline.microbatches import micro_batch_size, micro_batches
+from pipeline.training.microbatches import micro_batch_size, micro_batches
 
 
 @pytest.mark.parametrize(

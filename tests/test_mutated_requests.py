@@ -13,7 +13,7 @@ from device_server import INFER, answering
 from malformed_requests import GOOD, HEADER, TENSOR, Headers
 from tiny_package import write_tiny_package
 
-from targets.device.protocol import LENGTH_HEADER
+from targets.device.server.protocol import LENGTH_HEADER
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from tiny_networks import own
 from tiny_trained import digits, write_checkpoint
 
 from pipeline.artifacts import Architecture, Checkpoint
-from pipeline.checkpoint import save_network
 from pipeline.data.batches import CACHE_BYTES
-from pipeline.data.dataset import Dataset
-from pipeline.needs import MIB, PROCESS, Needs
-from pipeline.published import published, residual
+from pipeline.data.readers import Dataset
+from pipeline.memory.estimate import MIB, PROCESS, Needs
+from pipeline.models.checkpoint import save_network
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import published, residual
 from pipeline.recipe import Recipe
-from pipeline.resnet import build_resnet
 
 STAGES = ("load", "prune", "quantize", "export", "compile", "validate", "package")
 TRAINED: dict[str, Any] = {"prune": {"macs": 0.5, "epochs": 1}, "quantize": {"qat_epochs": 1}}

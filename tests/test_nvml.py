@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from targets.device import nvml as module
-from targets.device.gauge import CLOCK, ENERGY, GPU_LOAD, POWER, STATE, TEMPERATURE, Sensors, Unreadable
-from targets.device.nvml import Nvml, find_nvml
+from targets.device.sensors import nvml as module
+from targets.device.sensors.gauge import CLOCK, ENERGY, GPU_LOAD, POWER, STATE, TEMPERATURE, Sensors, Unreadable
+from targets.device.sensors.nvml import Nvml, find_nvml
 
 SOURCE = r"""
 #include <string.h>

@@ -7,9 +7,9 @@ import pytest
 from tiny_onnx import CLASSES, LAYERS, SIDE, Graph, write_float, write_int8
 
 from pipeline.errors import CompileError
-from targets.base import Runtime, Target, catalogue, find_target
 from targets.runtimes import RUNTIMES, timing
-from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
+from targets.target import Runtime, Target, catalogue, find_target
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_build import FAST, ROOT, deploy, trained
 
-from pipeline import outset
-from pipeline.engine import Engine
+from pipeline.containers.engine import Engine
 from pipeline.errors import EngineMissing, PackageError, WorkspaceError
+from pipeline.package import prerequisites as outset
 
 __all__ = ["trained"]
 WITH_IMAGE = tuple(each for each in FAST if each != "--no-image")

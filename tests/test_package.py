@@ -15,16 +15,16 @@ from tiny_package import Packaged, TinyPackage, with_manifest, write_tiny_packag
 
 from pipeline import __version__
 from pipeline.artifacts import Image, Place, Verdict
-from pipeline.context import MODEL
-from pipeline.engine import Engine
+from pipeline.containers.engine import Engine
 from pipeline.errors import EngineMissing, PackageError
-from pipeline.image import read_image
-from pipeline.labels import OPEN_CONTAINER, PREFIX, SEAL, image_labels
-from pipeline.package import _check_same, package
-from pipeline.predictions import Predictions, read_predictions, write_predictions
+from pipeline.package.build_context import MODEL
+from pipeline.package.image_record import read_image
+from pipeline.package.labels import OPEN_CONTAINER, PREFIX, SEAL, image_labels
+from pipeline.package.package import _check_same, package
 from pipeline.progress import Silent
-from targets.base import find_target
+from pipeline.validate.predictions import Predictions, read_predictions, write_predictions
 from targets.device.files import PREDICTIONS
+from targets.target import find_target
 
 LOGITS = np.array([[4.0, 0.0], [0.0, 6.0]], np.float32)
 

@@ -14,13 +14,13 @@ from test_package import images_named, layers
 from tiny_package import Packaged, TinyPackage, write_tiny_package
 
 from pipeline.artifacts import AccuracyReport, Image, Judge, Place
-from pipeline.engine import Engine
+from pipeline.containers.engine import Engine
 from pipeline.errors import GateFailed, PackageError
-from pipeline.labels import PREFIX
-from pipeline.package import package
-from pipeline.predictions import read_predictions, write_predictions
+from pipeline.package.labels import PREFIX
+from pipeline.package.package import package
 from pipeline.progress import Silent
-from pipeline.validate import Terms, judge_predictions
+from pipeline.validate.judge import Terms, judge_predictions
+from pipeline.validate.predictions import read_predictions, write_predictions
 
 pytestmark = pytest.mark.docker
 

@@ -17,17 +17,17 @@ from tiny_quantized import CLASSES, NETWORKS, PREPROCESSING, Exported, calibrate
 from torch import fx
 
 from pipeline.artifacts import Checkpoint, Dialect, Parity
-from pipeline.checkpoint import build_network, load_checkpoint
+from pipeline.data.selection import pixels_of
 from pipeline.errors import ExportError
-from pipeline.marked import export_marked
-from pipeline.narration import parity_text
-from pipeline.parity import FLOAT_ERRORS, TOLERANCE, check_parity, parity_images
-from pipeline.published import published
-from pipeline.quantized import build_quantized, quantization_of
-from pipeline.resnet import build_resnet
-from pipeline.selection import pixels_of
-from targets.device.preprocess import normalize
-from targets.dialects import write_dialect
+from pipeline.export.parity import FLOAT_ERRORS, TOLERANCE, check_parity, parity_images
+from pipeline.models.checkpoint import build_network, load_checkpoint
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import published
+from pipeline.quantize.marked_graph import export_marked
+from pipeline.quantize.network import build_quantized, quantization_of
+from pipeline.report.lines import parity_text
+from targets.device.model.preprocess import normalize
+from targets.dialects.write import write_dialect
 
 INTEGER = (Dialect.ONNXRUNTIME, Dialect.TENSORRT)
 Images = NDArray[np.float32]

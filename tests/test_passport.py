@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from targets.device.machine import Machine
-from targets.device.passport import (
+from targets.device.nvidia.machine import Machine
+from targets.device.tensorrt.passport import (
     ENGINE,
     FILE,
     Passport,

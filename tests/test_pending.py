@@ -15,13 +15,13 @@ from test_build import deploy
 from test_cudart import library
 from tiny_tensorrt import TESTS, tiny_device
 
-from pipeline.context import CACHE, DEVICE, MODEL, PACKAGES
-from pipeline.summary import Document, TargetSummary
+from pipeline.package.build_context import CACHE, DEVICE, MODEL, PACKAGES
+from pipeline.report.document import Document, TargetSummary
 from targets.device.files import FIRST_START
-from targets.device.manifest import read_manifest
-from targets.device.passport import read as read_passport
-from targets.device.proof import read_proof
-from targets.device.shard import Shard
+from targets.device.gate.report import read_proof
+from targets.device.gate.shard import Shard
+from targets.device.model.manifest import read_manifest
+from targets.device.tensorrt.passport import read as read_passport
 
 __all__ = ["library"]
 NO_ENGINE = {"DOCKER_HOST": "tcp://127.0.0.1:1"}
@@ -106,8 +106,9 @@ def test_the_context_holds_all_but_base_and_engine(context: Path) -> None:
     assert proof is not None
     assert (proof.place, proof.verdict) == ("simulated", "pass")
     assert (context / CACHE).is_dir()
-    device = {path.name for path in (context / DEVICE / "targets" / "device").iterdir()}
-    assert {"trt_build.py", "passport.py", "machine.py", "server.py"} <= device
+    device = context / DEVICE / "targets" / "device"
+    for name in ("tensorrt/build.py", "tensorrt/passport.py", "nvidia/machine.py", "serve.py"):
+        assert (device / name).is_file()
     packages = {path.name for path in (context / PACKAGES).iterdir()}
     assert {"numpy", "PIL", "httptools", "orjson", "prometheus_client"} <= packages
     assert "onnxruntime" not in packages

@@ -3,11 +3,11 @@
 import pytest
 from tiny_wider_face import write_tiny_wider_face
 
-from pipeline.data.dataset import Dataset, open_dataset
+from pipeline.data.privacy import check_sending, personal_warning
+from pipeline.data.readers import Dataset, open_dataset
 from pipeline.errors import RecipeError
-from pipeline.personal import check_sending, personal_warning
 from pipeline.recipe import PackageRecipe, Recipe
-from targets.base import find_target
+from targets.target import find_target
 
 CPU, JETSON = find_target("cpu"), find_target("orin-jp61")
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from tiny_wider_face import jpeg
 
-from pipeline.data.photos import LARGEST_SIDE, Photos, decode_stored, png, stored_size
-from targets.device.image_files import ImageError, decode
+from pipeline.data.wider_face.photos import LARGEST_SIDE, Photos, decode_stored, png, stored_size
+from targets.device.model.image_files import ImageError, decode
 
 
 class Files:

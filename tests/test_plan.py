@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from tiny_trained import Recorded, digits, write_checkpoint, write_weights
 
-from pipeline import memory
 from pipeline.artifacts import Checkpoint, Precision
 from pipeline.build import STAGES, Build
-from pipeline.capacity import Capacity
 from pipeline.errors import GateFailed, NotEnoughMemory
+from pipeline.memory import check as memory
+from pipeline.memory.available import Capacity
 from pipeline.plan import (
     FIXED_SECONDS,
     PROFILE_SECONDS,
@@ -24,9 +24,9 @@ from pipeline.plan import (
 )
 from pipeline.recipe import Recipe
 from pipeline.steps import Steps
-from pipeline.workspace import Workspace
-from targets.base import find_target
+from pipeline.workspace.store import Workspace
 from targets.runtimes import timing
+from targets.target import find_target
 
 CUT: dict[str, Any] = {"quantize": {"qat_epochs": 0}, "prune": {"macs": 0.2, "epochs": 0}}
 """Done in a few seconds, and far from what the network could do before."""
@@ -160,7 +160,7 @@ def test_epochs_that_are_kept_are_not_planned_again(tmp_path: Path) -> None:
         **steps.recipe.prune.model_dump(mode="json", exclude={"table"}),
         "channel_multiple": steps.target.channel_multiple,
     }
-    key = steps.workspace.key("prune", module="pipeline.prune", inputs=inputs, options=options)
+    key = steps.workspace.key("prune", module="pipeline.prune.prune", inputs=inputs, options=options)
     steps.workspace.continuation(key).keep(b"state", epochs=990, seconds=1.0, name="recovery", progress=Recorded())
     left = plan(steps)
     assert [stage.epochs_done for stage in left.stages] == [0, 990, 0, 0, 0, 0, 0]

@@ -7,8 +7,8 @@ import torch
 from tiny_quantized import NETWORKS, float_network
 from torch import Tensor, nn
 
-from pipeline.folding import is_layer, trace_folded
-from pipeline.points import Plan, Site, plan_points
+from pipeline.models.folding import is_layer, trace_folded
+from pipeline.quantize.placement import Plan, Site, plan_points
 
 
 def plan_of(network: nn.Module, float_layers: Iterable[str] = ()) -> Plan:

@@ -10,10 +10,10 @@ from PIL import Image as Photo
 from tiny_artifact import PREPROCESSING
 from tiny_package import Packaged, TinyPackage, colorful, png, with_manifest, write_tiny_package
 
-from pipeline.commands.predict import ranked, run
+from pipeline.cli.predict import ranked, run
 from pipeline.errors import DataError
-from targets.device.preprocess import normalize
-from targets.device.sessions import open_session
+from targets.device.model.preprocess import normalize
+from targets.device.open_session import open_session
 
 Capture = pytest.CaptureFixture[str]
 

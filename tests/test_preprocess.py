@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from targets.device.image_files import ImageError
-from targets.device.preprocess import Preprocessing, crop_pixels, normalize, preprocess
+from targets.device.model.image_files import ImageError
+from targets.device.model.preprocess import Preprocessing, crop_pixels, normalize, preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = Preprocessing(resize=None, crop=None, mean=MEAN, std=STD)

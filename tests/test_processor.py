@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from machine_files import AGX_ORIN_JETPACK_6, PC, policies, write_files
 
-from targets.device.gauge import CLOCK, CPU_TIME, ENERGY, Sensors, Unreadable
-from targets.device.processor import busy_seconds, find_processor, find_rapl
+from targets.device.sensors.cpu import busy_seconds, find_processor, find_rapl
+from targets.device.sensors.gauge import CLOCK, CPU_TIME, ENERGY, Sensors, Unreadable
 
 ZONE = "sys/class/powercap/intel-rapl:0"
 

@@ -8,17 +8,18 @@ from tiny_networks import network_of
 from tiny_progress import Counted
 
 from pipeline.artifacts import Checkpoint
-from pipeline.checkpoint import save_network
-from pipeline.clock import Clock, Losses
-from pipeline.coverage import Subject, covering, drawn
 from pipeline.errors import TargetError
-from pipeline.latency import FILE, LatencyTable, Times, read_table
-from pipeline.profile import CHECKED, FITTED, fitted, profile, subject_of
+from pipeline.latency.profile import CHECKED, FITTED, fitted, profile, subject_of
+from pipeline.latency.sampling_plan import Subject, covering, drawn
+from pipeline.latency.subnetwork import Subnetwork
+from pipeline.latency.table import FILE, LatencyTable, Times, read_table
+from pipeline.models.checkpoint import save_network
+from pipeline.models.zoo import residual
 from pipeline.progress import Silent
-from pipeline.published import residual
-from pipeline.subnetwork import Subnetwork
-from targets.base import find_target
-from targets.runtimes import layer_times, timing
+from pipeline.prune.by_latency import Clock, Losses
+from targets.runtimes import timing
+from targets.runtimes.onnxruntime import layer_times
+from targets.target import find_target
 
 BASIC = residual(depths=(2, 2), stage_widths=(16, 32), classes=("a", "b", "c"), input_size=(16, 16))
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tiny_artifact import write_tiny_artifact
 
-from targets.device.manifest import Manifest
-from targets.device.proof import FILE, ProofError, read_proof
+from targets.device.gate.report import FILE, ProofError, read_proof
+from targets.device.model.manifest import Manifest
 
 REPORT: dict[str, Any] = {
     "advice": "",

@@ -7,13 +7,13 @@ from tiny_progress import Counted
 from tiny_table import table_of
 
 from pipeline.artifacts import Architecture
-from pipeline.deadline import Deadline, Time
 from pipeline.errors import CompressionError
-from pipeline.latency import Pace, Timing
+from pipeline.latency.subnetwork import Subnetwork
+from pipeline.latency.table import Pace, Timing
+from pipeline.models.zoo import residual
 from pipeline.progress import Progress, Report, Silent
-from pipeline.proposals import BLOCK_FACTORS, Proposals, propose
-from pipeline.published import residual
-from pipeline.subnetwork import Subnetwork
+from pipeline.prune.candidates import BLOCK_FACTORS, Proposals, propose
+from pipeline.prune.trials import Deadline, Time
 
 DEEP = residual(depths=(2, 3, 2), stage_widths=(16, 32, 48), classes=("a", "b", "c"), input_size=(16, 16))
 SHALLOW = residual(depths=(1, 1, 1), stage_widths=(16, 32, 48), classes=("a", "b", "c"), input_size=(16, 16))

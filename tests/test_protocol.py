@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from device_server import binary_request, images, json_request
 
-from targets.device.protocol import (
+from targets.device.server.protocol import (
     MAX_DIMENSIONS,
     MAX_SIZE,
     RequestedOutput,

@@ -17,10 +17,10 @@ from tiny_package import TinyPackage, write_tiny_package
 from tiny_tensorrt import Device, rarest, tiny_device, write_tiny_model
 
 from pipeline.artifacts import Place
-from pipeline.context import TENSORRT_ONLY
-from pipeline.predictions import read_predictions
-from pipeline.validate import Terms, judge_with
-from targets.device.passport import read as read_passport
+from pipeline.package.build_context import TENSORRT_ONLY, device_code
+from pipeline.validate.judge import Terms, judge_with
+from pipeline.validate.predictions import read_predictions
+from targets.device.tensorrt.passport import read as read_passport
 
 __all__ = ["library"]
 ON_CPU = {"report.json", "predictions.npz", "proof.json"}
@@ -271,12 +271,12 @@ def test_no_onnxruntime_is_needed_where_tensorrt_runs_the_model() -> None:
         "import sys, importlib, pkgutil\n"
         "sys.modules['onnxruntime'] = None\n"
         "import targets.device\n"
-        "names = [module.name for module in pkgutil.iter_modules(targets.device.__path__)]\n"
-        "left_out = ('ort_session', '__main__', 'trt_build', 'trt_log', 'trt_make', 'trt_session', 'trt_strong',"
-        " 'trt_weak')\n"
+        "names = [module.name for module in pkgutil.walk_packages(targets.device.__path__, 'targets.device.')]\n"
+        "left_out = ('model.onnxruntime_session', '__main__', 'tensorrt.build', 'tensorrt.log', 'tensorrt.build_worker',"
+        " 'tensorrt.session', 'tensorrt.strongly_typed', 'tensorrt.weakly_typed')\n"
         "for name in names:\n"
-        "    if name not in left_out:\n"
-        "        importlib.import_module(f'targets.device.{name}')\n"
+        "    if name.removeprefix('targets.device.') not in left_out:\n"
+        "        importlib.import_module(name)\n"
         "print(len(names))"
     )
     done = python("-c", code)
@@ -286,14 +286,18 @@ def test_no_onnxruntime_is_needed_where_tensorrt_runs_the_model() -> None:
 
 def test_an_image_of_onnxruntime_needs_nothing_of_tensorrt() -> None:
     """What such an image leaves out is imported by nothing that it serves, proves or tests itself with."""
-    code = Path(ROOT) / "targets" / "device"
-    left_out = sorted(source.stem for pattern in TENSORRT_ONLY for source in code.glob(pattern))
-    assert {"trt_start", "trt_engines", "passport", "cudart"} <= set(left_out)
+    left_out = sorted(
+        f"targets.device.{name.removesuffix('.py').replace('/', '.')}"
+        for name in device_code().keys() - device_code(TENSORRT_ONLY).keys()
+        if not name.endswith("__init__.py")
+    )
+    assert {f"targets.device.{name}" for name in ("tensorrt.start", "nvidia.cudart", "sensors.nvml")} <= set(left_out)
     done = python(
         "-c",
         "import sys\n"
         f"for name in {left_out!r}:\n"
-        "    sys.modules[f'targets.device.{name}'] = None\n"
-        "from targets.device import prove, selftest, server, healthcheck, ort_session",
+        "    sys.modules[name] = None\n"
+        "from targets.device import prove, selftest, serve, healthcheck\n"
+        "from targets.device.model import onnxruntime_session",
     )
     assert done.returncode == 0, done.stderr

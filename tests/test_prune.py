@@ -19,19 +19,19 @@ from tiny_trained import (
 )
 from torch import Tensor, nn
 
-from pipeline.answers import top1_of
 from pipeline.artifacts import Checkpoint
-from pipeline.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
 from pipeline.errors import CompressionError
-from pipeline.hashing import sha256_of_file, sha256_of_folder
-from pipeline.latency import Pace
+from pipeline.latency.table import Pace
+from pipeline.models.checkpoint import build_network, load_checkpoint, save_network
+from pipeline.models.zoo import residual
 from pipeline.progress import Silent
-from pipeline.prune import prune
-from pipeline.published import residual
+from pipeline.prune.prune import prune
+from pipeline.prune.recovery import estimate_statistics, express_by_data
 from pipeline.recipe import PruneRecipe
-from pipeline.recovery import estimate_statistics, express_by_data
+from pipeline.training.evaluation import top1_of
+from pipeline.workspace.hashing import sha256_of_file, sha256_of_folder
 
 OWN = """
 from torch import nn

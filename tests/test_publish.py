@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
-from pipeline.publish import is_published, keep_private, publish, shard_of
+from pipeline.validate.published import is_published, keep_private, publish, shard_of
 
 
 @pytest.fixture

@@ -18,16 +18,16 @@ from tiny_quantized import (
     write_quantized,
 )
 
-from pipeline.answers import logits_of
 from pipeline.artifacts import Checkpoint
-from pipeline.checkpoint import build_network, save_network
 from pipeline.data.batches import Batches
-from pipeline.divergence import divergence
 from pipeline.errors import CompressionError, RecipeError
-from pipeline.folding import trace_folded
-from pipeline.hashing import sha256_of_folder
-from pipeline.quantize import _harm
-from pipeline.quantized import build_quantized
+from pipeline.models.checkpoint import build_network, save_network
+from pipeline.models.folding import trace_folded
+from pipeline.quantize.network import build_quantized
+from pipeline.quantize.quantize import _harm
+from pipeline.training.divergence import divergence
+from pipeline.training.evaluation import logits_of
+from pipeline.workspace.hashing import sha256_of_folder
 
 
 @pytest.fixture(scope="module")

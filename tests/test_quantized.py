@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import Checkpoint
 from pipeline.errors import CheckpointError, CompressionError, RecipeError
-from pipeline.fakequant import Mode, QuantizedConv2d, QuantizedLinear, set_mode
-from pipeline.quantized import build_quantized, points_of, prepare, quantization_of
+from pipeline.quantize.fake_quant import Mode, QuantizedConv2d, QuantizedLinear, set_mode
+from pipeline.quantize.network import build_quantized, points_of, prepare, quantization_of
 
 
 class CalledTwice(nn.Module):

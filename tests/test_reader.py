@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from targets.device.messages import Request
-from targets.device.reader import DISCARDED_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, Reader, path_of
-from targets.device.tensors import RequestError
+from targets.device.server.messages import Request
+from targets.device.server.reader import DISCARDED_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, Reader, path_of
+from targets.device.server.tensors import RequestError
 
 HOST = b"Host: test\r\n"
 LIMIT = 1 << 20

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.summary import Document
+from pipeline.report.document import Document
 
 ROOT = Path(__file__).parent.parent
 LAYERS = 54

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.init import TEMPLATE
+from pipeline.cli.init import TEMPLATE
 from pipeline.errors import RecipeError
 from pipeline.recipe import Recipe, read_recipe
 

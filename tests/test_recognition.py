@@ -8,10 +8,10 @@ from torch import Tensor
 
 from pipeline.artifacts import Architecture
 from pipeline.errors import CheckpointError
-from pipeline.naming import some
-from pipeline.published import residual
-from pipeline.recognition import recognize
-from pipeline.resnet import build_resnet
+from pipeline.models.naming import some
+from pipeline.models.recognition import recognize
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import residual
 
 State = dict[str, Tensor]
 TEN = tuple("abcdefghij")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.devices_options import Placement
+from pipeline.devices.chosen import chosen, named
+from pipeline.devices.inventory import Device, parse_address, read_devices
 from pipeline.errors import RecipeError
-from pipeline.placement import Placement
-from pipeline.remote.chosen import chosen, named
-from pipeline.remote.device import Device, parse_address, read_devices
-from targets.base import find_target
+from targets.target import find_target
 
 TWO = """
 [devices.gate-1]

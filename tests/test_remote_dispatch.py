@@ -12,12 +12,12 @@ from test_variant import artifact
 from tiny_tensorrt import tiny_device, write_tiny_model
 
 from pipeline.artifacts import Place, Precision, Verdict
+from pipeline.compile.alternatives import Variant
+from pipeline.devices.dispatch import _by_model, _judged, _model_of
 from pipeline.errors import DataError
-from pipeline.remote.dispatch import _by_model, _judged, _model_of
-from pipeline.variant import Variant
-from pipeline.workspace import Folder
+from pipeline.workspace.store import Folder
 from targets.device.files import PREDICTIONS
-from targets.device.manifest import read_manifest
+from targets.device.model.manifest import read_manifest
 
 __all__ = ["library"]
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.emit import Form, Service, emit
-from pipeline.remote.engine import proof_words, reason_in, words_of
-from targets.base import find_target
+from pipeline.devices.docker import proof_words, reason_in, words_of
+from pipeline.package.service_files import Form, Service, emit
+from targets.target import find_target
 
 
 def words_for(target: str) -> list[str]:

@@ -15,11 +15,11 @@ from preflight_answers import (
     answer,
 )
 
+from pipeline.devices.jetpack import fits, jetpack_of
+from pipeline.devices.preflight import read_facts
+from pipeline.devices.ssh import PRELUDE
+from pipeline.devices.survey import SCRIPT
 from pipeline.errors import DeviceError
-from pipeline.remote.connection import PRELUDE
-from pipeline.remote.facts import read_facts
-from pipeline.remote.jetpack import fits, jetpack_of
-from pipeline.remote.survey import SCRIPT
 
 
 def ask_here(work: Path, docker: str = "docker", base: str = "") -> str:

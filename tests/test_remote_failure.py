@@ -2,6 +2,8 @@
 
 import pytest
 
+from pipeline.devices.failures import RETRIED, lost, why_failed, why_not_connected
+from pipeline.devices.inventory import Device
 from pipeline.errors import (
     AccessDenied,
     CommandMissing,
@@ -13,8 +15,6 @@ from pipeline.errors import (
     HostUnknown,
     HostUnreachable,
 )
-from pipeline.remote.device import Device
-from pipeline.remote.failure import RETRIED, lost, why_failed, why_not_connected
 
 DEVICE = Device(name="orin", address="me@orin.local", port=2222)
 CHANGED = """@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@

@@ -13,11 +13,11 @@ from preflight_answers import (
     answer,
 )
 
+from pipeline.devices.inventory import Device
+from pipeline.devices.preflight import read_facts
+from pipeline.devices.requirements import USUAL, Needs, check
 from pipeline.errors import CommandMissing, DeployError, DeviceDiskFull, DeviceUnfit
-from pipeline.remote.device import Device
-from pipeline.remote.facts import read_facts
-from pipeline.remote.fitness import USUAL, Needs, check
-from targets.base import find_target
+from targets.target import find_target
 
 DENIED = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock"
 STOPPED = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"

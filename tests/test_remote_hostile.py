@@ -14,14 +14,14 @@ import pytest
 from preflight_answers import ORIN_JP62, PC, answer
 from test_remote_local import connected, local
 
+from pipeline.devices import checkup, store
+from pipeline.devices.failures import understanding
+from pipeline.devices.inventory import Device
+from pipeline.devices.preflight import read_facts
+from pipeline.devices.requirements import USUAL, check
 from pipeline.errors import DeployError, DeviceError
 from pipeline.progress import Silent
-from pipeline.remote import checkup, store
-from pipeline.remote.device import Device
-from pipeline.remote.facts import read_facts
-from pipeline.remote.failure import understanding
-from pipeline.remote.fitness import USUAL, check
-from targets.base import find_target
+from targets.target import find_target
 
 ENDLESS = {
     "stdout": "yes",

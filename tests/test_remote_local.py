@@ -15,18 +15,18 @@ import docker.errors
 import pytest
 from test_build import ROOT, deploy
 
-from pipeline.engine import Engine
+from pipeline.cli.devices_options import Placement
+from pipeline.containers.engine import Engine
+from pipeline.devices.chosen import chosen
+from pipeline.devices.inventory import LOCAL, Device
+from pipeline.devices.requirements import Needs
+from pipeline.devices.ssh import Connection
+from pipeline.devices.stop import Stop
+from pipeline.devices.survey import survey
 from pipeline.errors import DeviceError, DeviceTimeout, DeviceUnfit, RecipeError
-from pipeline.placement import Placement
 from pipeline.progress import Silent
-from pipeline.remote.chosen import chosen
-from pipeline.remote.connection import Connection
-from pipeline.remote.device import LOCAL, Device
-from pipeline.remote.fitness import Needs
-from pipeline.remote.stop import Stop
-from pipeline.remote.survey import survey
-from pipeline.summary import Document
-from targets.base import find_target
+from pipeline.report.document import Document
+from targets.target import find_target
 
 NAME = "test-remote-local"
 

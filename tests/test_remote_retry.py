@@ -3,11 +3,11 @@ import time
 import pytest
 from test_fleet import Heard
 
+from pipeline.devices import retry
+from pipeline.devices.inventory import Device
+from pipeline.devices.retry import pause_before, retried
+from pipeline.devices.stop import Stop
 from pipeline.errors import AccessDenied, ConnectionLost, DeployError, HostUnreachable
-from pipeline.remote import retry
-from pipeline.remote.device import Device
-from pipeline.remote.retry import pause_before, retried
-from pipeline.remote.stop import Stop
 
 
 class Stopless(Stop):

@@ -11,30 +11,30 @@ from attacked import BLOCK, write_attacked, write_attacked_weights, write_quanti
 from numpy.typing import NDArray
 from tiny_trained import Recorded, digits, preprocessing, trained
 
-from pipeline.answers import logits_of
 from pipeline.artifacts import Checkpoint, Dialect, Precision
 from pipeline.build import Build
-from pipeline.checkpoint import build_network
 from pipeline.data.batches import Batches
 from pipeline.errors import GateFailed, WorkspaceError
-from pipeline.export import export
-from pipeline.exported import read_export
-from pipeline.fragility import fragilities
-from pipeline.narration import rescue_texts
+from pipeline.export.export import export
+from pipeline.export.result import read_export
+from pipeline.models.checkpoint import build_network
 from pipeline.progress import Silent
-from pipeline.quantized import build_quantized
+from pipeline.quantize.fragility import fragilities
+from pipeline.quantize.mixed_precision import fewest, rescue, shortest
+from pipeline.quantize.network import build_quantized
+from pipeline.quantize.result import Rescue, quantization_drop, read_rescue
+from pipeline.quantize.toll import Toll
 from pipeline.recipe import QuantizeRecipe, Recipe
-from pipeline.rescue import fewest, rescue, shortest
-from pipeline.rescue_summary import rescue_rows, summarize_rescue
-from pipeline.rescued import Rescue, quantization_drop, read_rescue
+from pipeline.report.document import summarize
+from pipeline.report.lines import rescue_texts
+from pipeline.report.rescue_summary import rescue_rows, summarize_rescue
 from pipeline.steps import Steps
-from pipeline.summary import summarize
-from pipeline.toll import Toll
-from pipeline.workspace import Workspace
-from targets.base import find_target
-from targets.device.gate import Judgement, judge
-from targets.device.ort_session import OnnxRuntimeSession
+from pipeline.training.evaluation import logits_of
+from pipeline.workspace.store import Workspace
+from targets.device.gate.judge import Judgement, judge
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
 from targets.runtimes import RUNTIMES
+from targets.target import find_target
 
 BROKEN = {f"{BLOCK}.conv1", f"{BLOCK}.conv2"}
 TARGET = find_target("cpu")

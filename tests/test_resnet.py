@@ -7,8 +7,8 @@ from conftest import with_random_statistics
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
-from pipeline.published import published, residual
-from pipeline.resnet import build_resnet, constant_shortcut, is_constant_shortcut
+from pipeline.models.resnet import build_resnet, constant_shortcut, is_constant_shortcut
+from pipeline.models.zoo import published, residual
 
 TEN = tuple("abcdefghij")
 TINY = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.hashing import sha256_of_file
+from pipeline.workspace.hashing import sha256_of_file
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ("--macs", "0.8", "--epochs", "1", "--qat-epochs", "1", "--max-drop", "30", "--no-image")

@@ -11,10 +11,10 @@ import pytest
 from onnx import numpy_helper
 from tiny_package import CLASSES, Packaged, TinyPackage, colorful, png, with_manifest, write_tiny_package
 
-from pipeline.commands.validate import run
+from pipeline.cli.validate import run
 from pipeline.errors import DataError, GateFailed, GateUndecided
-from pipeline.hashing import sha256_of_file
-from pipeline.publish import report_json
+from pipeline.validate.published import report_json
+from pipeline.workspace.hashing import sha256_of_file
 
 Capture = pytest.CaptureFixture[str]
 

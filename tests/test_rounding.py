@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.rounding import PART, fake_quantized
-from targets.grids import Grid
+from pipeline.quantize.rounding import PART, fake_quantized
+from targets.dialects.grids import Grid
 
 UNSIGNED = Grid(scale=0.0173, zero_point=0, low=0, high=255)
 SIGNED = Grid(scale=0.031, zero_point=128, low=0, high=255)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from targets.device.gauge import CLOCK, ENERGY, POWER, Sensors, Source, SwitchedOff, Unreadable
-from targets.device.sampler import Record, Sampler
+from targets.device.bench.sampler import Record, Sampler
+from targets.device.sensors.gauge import CLOCK, ENERGY, POWER, Sensors, Source, SwitchedOff, Unreadable
 
 
 def sensors_of(*gauges: tuple[str, str, Callable[[], float]]) -> Sensors:

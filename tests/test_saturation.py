@@ -10,10 +10,10 @@ from onnx import numpy_helper
 from tiny_quantized import NETWORKS, noise, write_export, write_original, write_quantized
 
 from pipeline.artifacts import Checkpoint, Dialect
-from pipeline.fakequant import Mode, set_mode
-from pipeline.quantized import build_quantized
-from pipeline.saturation import derive
-from targets.device.cpu import saturates_8bit
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.network import build_quantized
+from pipeline.quantize.saturation import derive
+from targets.device.model.cpu import saturates_8bit
 
 INT16 = 32_767
 

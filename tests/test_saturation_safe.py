@@ -16,18 +16,18 @@ from onnx import numpy_helper
 from test_build import deploy
 from tiny_variant import AVX2, run_on
 
-from pipeline import container
-from pipeline.bench_image import raw_session
-from pipeline.container import started
-from pipeline.engine import Engine
-from pipeline.labels import PREFIX
-from pipeline.predictions import read_predictions, write_predictions
+from pipeline.benchmarking.image import raw_session
+from pipeline.containers import container
+from pipeline.containers.container import started
+from pipeline.containers.engine import Engine
+from pipeline.package.labels import PREFIX
 from pipeline.progress import Silent
-from pipeline.summary import Document, TargetSummary
-from targets.device.cpu import instruction_set, saturates_8bit
-from targets.device.manifest import read_manifest
+from pipeline.report.document import Document, TargetSummary
+from pipeline.validate.predictions import read_predictions, write_predictions
+from targets.device.model.cpu import instruction_set, saturates_8bit
+from targets.device.model.manifest import read_manifest
+from targets.device.model.variant import FOLDER, MAIN, SATURATION_SAFE, choose
 from targets.device.selftest import selftest
-from targets.device.variant import FOLDER, MAIN, SATURATION_SAFE, choose
 
 pytestmark = pytest.mark.skipif(saturates_8bit(), reason="this CPU's int8 kernels saturate with 8-bit weights")
 NAME = "test-saturation-safe"

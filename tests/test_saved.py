@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.recognition import checked_values
-from pipeline.saved import read_saved, read_state
+from pipeline.models.checkpoint_file import read_saved, read_state
+from pipeline.models.recognition import checked_values
 
 State = dict[str, Tensor]
 

@@ -12,16 +12,16 @@ from tiny_quantized import CLASSES, SIDE, calibrated, float_network, noise
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from benchmarks.scales.averaged import MOMENTUM, AveragedRange
+from benchmarks.scales.clipped import best_shares
+from benchmarks.scales.learned import LearnedRange, learn_weights
 from pipeline.artifacts import ActivationRange, Dialect
-from pipeline.fakequant import Mode, Point, QuantizedConv2d, Quantizer, set_mode
-from pipeline.marked import export_marked
-from pipeline.quantized import points_of, quantization_of, quantized_layers
-from pipeline.ranges import Histogram
-from pipeline.scales.averaged import MOMENTUM, AveragedRange
-from pipeline.scales.clipped import best_shares
-from pipeline.scales.learned import LearnedRange, learn_weights
-from targets.device.ort_session import OnnxRuntimeSession
-from targets.dialects import write_dialect
+from pipeline.quantize.fake_quant import Mode, Point, QuantizedConv2d, Quantizer, set_mode
+from pipeline.quantize.marked_graph import export_marked
+from pipeline.quantize.network import points_of, quantization_of, quantized_layers
+from pipeline.quantize.ranges import Histogram
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+from targets.dialects.write import write_dialect
 
 SIGNED = ActivationRange(amax=2.0, signed=True, post_relu=False)
 POSITIVE = ActivationRange(amax=2.0, signed=False, post_relu=True)

@@ -15,15 +15,15 @@ from test_faults_container import port_of
 from tiny_package import Packaged, TinyPackage, write_tiny_package
 from tiny_tensorrt import write_tiny_model
 
-from pipeline.container import MODEL_FOLDER, OWNER, PORT, RIGHTS, owner, remove
-from pipeline.context import MODEL, write_context
-from pipeline.engine import Engine
-from pipeline.labels import SEAL
-from pipeline.shipped import shipped
-from targets.device.manifest import ManifestError
-from targets.device.seal import FILE, VARIABLE, SealError, check_seal, write_seal
-from targets.device.service import Service
-from targets.device.variant import FOLDER, choose
+from pipeline.containers.container import MODEL_FOLDER, OWNER, PORT, RIGHTS, owner, remove
+from pipeline.containers.engine import Engine
+from pipeline.package.build_context import MODEL, write_context
+from pipeline.package.labels import SEAL
+from targets.device.model.manifest import ManifestError
+from targets.device.model.seal import FILE, VARIABLE, SealError, check_seal, write_seal
+from targets.device.model.variant import FOLDER, choose
+from targets.device.server.service import Service
+from targets.shipped import shipped
 
 FIGURES = ("manifest.json", "report.json", "golden.npz", FILE)
 

@@ -7,16 +7,16 @@ import pytest
 from tiny_networks import network_of
 
 from pipeline.artifacts import Checkpoint, Dialect
-from pipeline.checkpoint import save_network
-from pipeline.coverage import Subject
-from pipeline.profile import subject_of
-from pipeline.published import residual
-from pipeline.segments import owner_of, owners
-from targets.base import find_target
-from targets.dialects import write_dialect
-from targets.runtimes import layer_times
-from targets.runtimes.layer_times import time_nodes
-from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+from pipeline.latency.layers import owner_of, owners
+from pipeline.latency.profile import subject_of
+from pipeline.latency.sampling_plan import Subject
+from pipeline.models.checkpoint import save_network
+from pipeline.models.zoo import residual
+from targets.dialects.write import write_dialect
+from targets.runtimes.onnxruntime import layer_times
+from targets.runtimes.onnxruntime.layer_times import time_nodes
+from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
+from targets.target import find_target
 
 BASIC = residual(depths=(1, 2), stage_widths=(16, 32), classes=("a", "b", "c"), input_size=(16, 16))
 OPTIONS = OnnxRuntimeCpu().session_options(find_target("cpu"), threads=1)

@@ -14,21 +14,21 @@ from tiny_artifact import PREPROCESSING
 from tiny_package import CLASSES, GOLDEN, TinyPackage, colorful, png, with_manifest, write_tiny_package
 
 from pipeline.artifacts import AccuracyReport
+from pipeline.cli.revalidate import validate
+from pipeline.cli.subject import answering
 from pipeline.data.images import ImageSet
-from pipeline.pack import pack_shard
 from pipeline.progress import Silent
-from pipeline.revalidate import validate
-from pipeline.subject import answering
-from pipeline.validate import Terms
-from targets.device.cpu import instruction_set
+from pipeline.validate.judge import Terms
+from pipeline.validate.pack import pack_shard
 from targets.device.files import SHARD
-from targets.device.golden import FILE, read_golden, write_golden
-from targets.device.manifest import ManifestError, read_manifest, sha256_of
-from targets.device.measure import MeasureError
-from targets.device.preprocess import Preprocessing, normalize
+from targets.device.gate.measure import MeasureError
+from targets.device.gate.shard import ShardError
+from targets.device.model.cpu import instruction_set
+from targets.device.model.golden import FILE, read_golden, write_golden
+from targets.device.model.manifest import ManifestError, read_manifest, sha256_of
+from targets.device.model.preprocess import Preprocessing, normalize
+from targets.device.open_session import SessionError, open_session
 from targets.device.selftest import selftest
-from targets.device.sessions import SessionError, open_session
-from targets.device.shard import ShardError
 
 COUNT = 120
 

@@ -9,13 +9,13 @@ import torch
 from tiny_networks import network_of
 from tiny_table import table_of
 
-from pipeline.clock import Clock
-from pipeline.deadline import Deadline, Trial
-from pipeline.dependencies import channel_groups
-from pipeline.latency import Timing
-from pipeline.published import residual
-from pipeline.sensitivity import CHART, FILE, losses_of, sensitivity, write_report
-from pipeline.subnetwork import Subnetwork, sites
+from pipeline.latency.subnetwork import Subnetwork, sites
+from pipeline.latency.table import Timing
+from pipeline.models.surgery import channel_groups
+from pipeline.models.zoo import residual
+from pipeline.prune.by_latency import Clock
+from pipeline.prune.report import CHART, FILE, losses_of, sensitivity, write_report
+from pipeline.prune.trials import Deadline, Trial
 
 BASIC = residual(depths=(2, 1), stage_widths=(8, 16), classes=("a", "b"), input_size=(16, 16))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from machine_files import MACHINES, write_files
 
-from targets.device.gauge import CLOCK, ENERGY, POWER, STATE, TEMPERATURE
-from targets.device.sensors import find_sensors
+from targets.device.bench.sensors import find_sensors
+from targets.device.sensors.gauge import CLOCK, ENERGY, POWER, STATE, TEMPERATURE
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,10 +45,10 @@ def test_a_machine_that_tells_nothing_gives_reasons_alone(tmp_path: Path) -> Non
 def test_an_image_without_the_code_of_tensorrt_can_measure() -> None:
     code = (
         "import sys\n"
-        "for name in ('nvml', 'cudart', 'machine', 'passport'):\n"
+        "for name in ('sensors.nvml', 'nvidia.cudart', 'nvidia.machine', 'tensorrt.passport'):\n"
         "    sys.modules[f'targets.device.{name}'] = None\n"
-        "from targets.device.bench import bench\n"
-        "from targets.device.sensors import find_sensors\n"
+        "from targets.device.bench.bench import bench\n"
+        "from targets.device.bench.sensors import find_sensors\n"
         "print(len(find_sensors(gpu=False).gauges) > 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -22,12 +22,12 @@ from tiny_artifact import PREPROCESSING, write_tiny_artifact
 from tiny_onnx import CLASSES
 from tiny_package import TinyPackage, colorful, write_tiny_package
 
-from pipeline.inference import InferenceClient
-from targets.device.cpu import instruction_set
-from targets.device.golden import write_golden
-from targets.device.manifest import sha256_of
-from targets.device.preprocess import normalize
-from targets.device.sessions import open_session
+from pipeline.containers.client import InferenceClient
+from targets.device.model.cpu import instruction_set
+from targets.device.model.golden import write_golden
+from targets.device.model.manifest import sha256_of
+from targets.device.model.preprocess import normalize
+from targets.device.open_session import open_session
 
 Array = NDArray[np.float32]
 

@@ -5,7 +5,7 @@ import socket
 import pytest
 from device_server import HOST, free_port
 
-from targets.device.server import _listening
+from targets.device.serve import _listening
 from targets.device.settings import Settings
 
 

@@ -14,19 +14,19 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.answers import logits_of
-from pipeline.archive import npy_bytes, write_archive
 from pipeline.artifacts import Checkpoint
-from pipeline.checkpoint import build_network, load_checkpoint
 from pipeline.data.batches import Batches
-from pipeline.data.dataset import Dataset, ImageSet, open_dataset
-from pipeline.pack import pack_shard, pack_some
+from pipeline.data.readers import Dataset, ImageSet, open_dataset
+from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.progress import Silent
-from pipeline.shard import write_shard
+from pipeline.training.evaluation import logits_of
+from pipeline.validate.archive import npy_bytes, write_archive
+from pipeline.validate.pack import pack_shard, pack_some
+from pipeline.validate.shard import write_shard
 from targets.device.files import SHARD
-from targets.device.image_files import decode
-from targets.device.preprocess import Preprocessing, preprocess
-from targets.device.shard import FACTS, Shard, ShardError, shard_sha256
+from targets.device.gate.shard import FACTS, Shard, ShardError, shard_sha256
+from targets.device.model.image_files import decode
+from targets.device.model.preprocess import Preprocessing, preprocess
 
 PREPROCESSING = Preprocessing(resize=None, crop=(32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 Members = dict[str, bytes]

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import shipped as module
-from pipeline.context import DOCKERFILES
-from pipeline.shipped import shipped
+from pipeline.package.build_context import DOCKERFILES
+from targets import shipped as module
+from targets.shipped import shipped
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,7 +16,7 @@ from faults import GOOD, SECONDS, resident_mib
 from grpc_device import INFER, channel, infer, request, speaking, status_of, typed_images
 from tiny_package import write_tiny_package
 
-from targets.device.connection import PACE_SECONDS
+from targets.device.server.connection import PACE_SECONDS
 
 LIVE = INFER.replace("ModelInfer", "ServerLive")
 ONE = typed_images(images(1))

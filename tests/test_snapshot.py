@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.snapshot import UnusableSnapshot, restore, snapshot_of, tensors_of
+from pipeline.training.snapshot import UnusableSnapshot, restore, snapshot_of, tensors_of
 
 
 class Noisy(nn.Module):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import sources
+from pipeline.workspace import code_version as sources
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_change_in_an_import_changes_the_digest(copy: Path) -> None:
 
 def test_a_change_elsewhere_changes_nothing(copy: Path) -> None:
     before = digest("pipeline.recipe")
-    extend(copy / "pipeline/cli.py")
+    extend(copy / "pipeline/cli/app.py")
     assert digest("pipeline.recipe") == before
 
 
@@ -59,5 +59,5 @@ def test_a_reworded_error_changes_nothing(copy: Path) -> None:
 
 def test_imports_inside_functions_count(copy: Path) -> None:
     before = digest("pipeline.steps")
-    extend(copy / "pipeline/prune.py")
+    extend(copy / "pipeline/prune/prune.py")
     assert digest("pipeline.steps") != before

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.data.split import without_splitting
+from pipeline.data.sampling import without_splitting
 
 
 def clustered(seed: int) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], list[str]]:

@@ -10,11 +10,11 @@ from tiny_onnx import SIDE, write_float
 from tiny_package import write_tiny_package
 
 from pipeline.artifacts import Place
-from pipeline.hashing import sha256_of_file
-from targets.device.manifest import Manifest, ManifestError, read_manifest
-from targets.device.ort_session import OnnxRuntimeSession
-from targets.runtimes.stand_in import open_here, place_of
-from targets.runtimes.trt_source import in_half
+from pipeline.workspace.hashing import sha256_of_file
+from targets.device.model.manifest import Manifest, ManifestError, read_manifest
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+from targets.dialects.tensorrt_source import in_half
+from targets.runtimes.simulation import open_here, place_of
 
 IMAGES = np.random.default_rng(0).standard_normal((4, 3, SIDE, SIDE)).astype(np.float32)
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from pipeline.errors import DataError
-from pipeline.statistics import (
+from pipeline.data.sample_size import (
     EXPECTED_MARGIN,
     check_above_chance,
     check_expected,
     detectable_loss,
     too_small_warning,
 )
+from pipeline.errors import DataError
 
 
 def test_warning_where_the_gate_is_too_small() -> None:

@@ -9,7 +9,7 @@ from malformed_requests import GOOD
 from status_server import wait_for_text, wait_for_word
 from tiny_package import write_tiny_package
 
-from pipeline.publish import report_json
+from pipeline.validate.published import report_json
 
 pytestmark = pytest.mark.browser
 TOKEN = "0123456789abcdef" * 2

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from targets.device.steady import (
+from targets.device.bench.statistics import (
     LEAST_RUNS,
     WINDOWS,
     chi_square_tail,

@@ -11,8 +11,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from tiny_quantized import exported
 
 from pipeline.artifacts import Dialect
-from targets.device.ort_session import PROVIDER, ort_options
-from targets.stem import fold_stem
+from targets.device.model.onnxruntime_session import PROVIDER, ort_options
+from targets.dialects.space_to_depth import fold_stem
 
 Pads = tuple[int, int, int, int]
 """Top, left, bottom, right."""

@@ -16,14 +16,15 @@ from tiny_trained import Recorded, architecture, digits, preprocessing, write_we
 
 from pipeline import profiling
 from pipeline.artifacts import Artifact, Audit, Candidate, Checkpoint, Dialect, Latency, Precision
-from pipeline.data.dataset import Dataset
+from pipeline.data.readers import Dataset
 from pipeline.errors import CheckpointError, DataError, RecipeError
+from pipeline.models.resnet import build_resnet
 from pipeline.recipe import Recipe
-from pipeline.resnet import build_resnet
 from pipeline.steps import Steps, read_preprocessing
-from pipeline.workspace import Folder, NotDone, StageKey, Workspace
-from targets.base import Target, find_target
-from targets.runtimes import layer_times, timing
+from pipeline.workspace.store import Folder, NotDone, StageKey, Workspace
+from targets.runtimes import timing
+from targets.runtimes.onnxruntime import layer_times
+from targets.target import Target, find_target
 
 
 @pytest.fixture

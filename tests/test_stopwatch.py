@@ -7,14 +7,14 @@ from tiny_networks import network_of
 from tiny_progress import Counted
 
 from pipeline.artifacts import Checkpoint
-from pipeline.checkpoint import save_network
-from pipeline.dependencies import channel_groups
+from pipeline.latency.stopwatch import LEAST_NOISE, MOST_NOISE, RUNS, Stopwatch, spread_of
+from pipeline.latency.subnetwork import Subnetwork
+from pipeline.models.checkpoint import save_network
+from pipeline.models.surgery import channel_groups
+from pipeline.models.zoo import residual
 from pipeline.progress import reporting
-from pipeline.published import residual
-from pipeline.stopwatch import LEAST_NOISE, MOST_NOISE, RUNS, Stopwatch, spread_of
-from pipeline.subnetwork import Subnetwork
-from targets.base import find_target
 from targets.runtimes import timing
+from targets.target import find_target
 
 WIDE = residual(depths=(2, 1), stage_widths=(64, 128), classes=("a", "b"), input_size=(16, 16))
 

@@ -14,12 +14,12 @@ from tiny_artifact import PREPROCESSING
 from tiny_package import Packaged, TinyPackage, colorful, write_tiny_package
 
 from pipeline.artifacts import Place
-from pipeline.engine import Engine
+from pipeline.cli.subject import answering
+from pipeline.containers.engine import Engine
 from pipeline.errors import CompileError, EngineMissing, PackageError
 from pipeline.progress import Silent
-from pipeline.subject import answering
-from targets.device.golden import read_golden, write_golden
-from targets.device.preprocess import normalize
+from targets.device.model.golden import read_golden, write_golden
+from targets.device.model.preprocess import normalize
 
 
 @pytest.fixture

@@ -11,18 +11,18 @@ from tiny_networks import GROUPED, network_of
 from torch import nn
 
 from pipeline.artifacts import Architecture, Checkpoint, Dialect, Quantization
-from pipeline.checkpoint import save_network
-from pipeline.dependencies import channel_groups, remove_channels
-from pipeline.depth import remove_blocks
 from pipeline.errors import CompressionError
-from pipeline.folding import trace_folded
-from pipeline.marked import export_marked
-from pipeline.profile import subject_of
-from pipeline.published import residual
-from pipeline.subnetwork import Subnetwork, carve, removable_blocks, sites
-from targets.base import find_target
-from targets.dialects import write_dialect
-from targets.runtimes.onnxruntime_cpu import OnnxRuntimeCpu
+from pipeline.latency.profile import subject_of
+from pipeline.latency.subnetwork import Subnetwork, carve, removable_blocks, sites
+from pipeline.models.checkpoint import save_network
+from pipeline.models.depth import remove_blocks
+from pipeline.models.folding import trace_folded
+from pipeline.models.surgery import channel_groups, remove_channels
+from pipeline.models.zoo import residual
+from pipeline.quantize.marked_graph import export_marked
+from targets.dialects.write import write_dialect
+from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
+from targets.target import find_target
 
 BASIC = residual(depths=(2, 3, 1), stage_widths=(8, 16, 16), classes=("a", "b", "c"), input_size=(16, 16))
 

@@ -20,15 +20,15 @@ from pipeline.artifacts import (
     Verdict,
 )
 from pipeline.build import Outcome
+from pipeline.compile.alternatives import Variant
 from pipeline.errors import CheckpointError, CompileError, DataError, GateFailed, GateUndecided
-from pipeline.groups import GroupAccuracy
-from pipeline.rows import table_header, table_rows
-from pipeline.summary import Document, TargetSummary, document, summary_schema
-from pipeline.variant import Variant
-from pipeline.workspace import Folder
-from targets.base import find_target
-from targets.device.manifest import Manifest
-from targets.device.preprocess import Preprocessing
+from pipeline.report.document import Document, TargetSummary, document, summary_schema
+from pipeline.report.table import table_header, table_rows
+from pipeline.validate.groups import GroupAccuracy
+from pipeline.workspace.store import Folder
+from targets.device.model.manifest import Manifest
+from targets.device.model.preprocess import Preprocessing
+from targets.target import find_target
 
 PROMISED = {
     "target",

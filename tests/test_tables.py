@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import TargetError
-from targets.tables import check_keys, one_of, text, texts, truth, whole
+from targets.toml_fields import check_keys, one_of, text, texts, truth, whole
 
 FILE = Path("board.toml")
 

@@ -9,9 +9,9 @@ import pytest
 from test_build import FAST, built, deploy, trained
 
 from pipeline.errors import WorkspaceError
-from pipeline.predictions import read_predictions, write_predictions
-from pipeline.summary import Document
-from pipeline.workspace import StageKey, Workspace
+from pipeline.report.document import Document
+from pipeline.validate.predictions import read_predictions, write_predictions
+from pipeline.workspace.store import StageKey, Workspace
 
 __all__ = ["built", "trained"]
 BUILD = ("build", "--data", "digits", "--checkpoint", "digits.safetensors", *FAST)

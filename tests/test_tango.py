@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, norm
 
-from targets.device.tango import drop_bounds, drop_interval, images_needed, score
+from targets.device.gate.tango import drop_bounds, drop_interval, images_needed, score
 
 TABLES = [(9, 3, 32), (1, 0, 44), (0, 0, 300), (0, 7, 50), (7, 0, 50), (25, 25, 50), (40, 2, 50), (5, 5, 846)]
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pipeline.commands.targets import run
+from pipeline.cli.targets import run
 from pipeline.errors import TargetError
-from targets.base import catalogue
+from targets.target import catalogue
 
 
 def said_by(capsys: pytest.CaptureFixture[str], *words: str, as_json: bool = False) -> str:

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from machine_files import AGX_ORIN_JETPACK_6, PC, RASPBERRY_PI, THOR, write_files, zones
 
-from targets.device.gauge import EVENTS, STATE, TEMPERATURE, Sensors
-from targets.device.thermal import find_thermal
+from targets.device.sensors.gauge import EVENTS, STATE, TEMPERATURE, Sensors
+from targets.device.sensors.thermal import find_thermal
 
 
 def found(root: Path) -> Sensors:

@@ -9,9 +9,9 @@ from script import ROOT
 from tiny_networks import network_of
 from tiny_table import table_of
 
-from pipeline.cost import cost_of
-from pipeline.latency import FILE
-from pipeline.published import residual
+from pipeline.latency.table import FILE
+from pipeline.models.cost import cost_of
+from pipeline.models.zoo import residual
 
 sys.path.append(str(ROOT / "scripts"))
 from time_pruned import allocated, timed, uniform  # type: ignore[import-not-found]

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.artifacts import Artifact, Candidate, Latency, Precision
 from pipeline.errors import LatencyMissed
-from pipeline.gatekeeper import stop_if_late
-from pipeline.latency import CHOICE, Timing
-from pipeline.timeliness import Timeliness, settle
+from pipeline.latency.budget_check import Timeliness, settle
+from pipeline.latency.table import CHOICE, Timing
+from pipeline.validate.verdict import stop_if_late
 
 MEASURED = {"unpruned_ms": 4.0, "pruned_ms": 2.0, "noise": 0.01}
 SPEEDUP = {"asked": {"latency_ms": None, "speedup": 2.0}}

@@ -6,9 +6,9 @@ import pytest
 from tiny_progress import Counted
 from tiny_quantized import write_original, write_quantized
 
-from pipeline.toll import Toll
-from targets.base import find_target
+from pipeline.quantize.toll import Toll
 from targets.runtimes import timing
+from targets.target import find_target
 
 
 def test_every_set_is_timed_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_trained import Recorded, architecture, digits, write_weights
 
-from pipeline.baseline import read_baseline
-from pipeline.data.dataset import Dataset, ImageSet
+from pipeline.data.readers import Dataset, ImageSet
 from pipeline.errors import CheckpointError, DataError, RecipeError
-from pipeline.hashing import sha256_of_file
-from pipeline.load import load, stored_preprocessing
+from pipeline.load.baseline import read_baseline
+from pipeline.load.load import load, stored_preprocessing
 from pipeline.recipe import PreprocessingRecipe
-from pipeline.train import Trained, train
+from pipeline.training.train import Trained, train
+from pipeline.workspace.hashing import sha256_of_file
 
 DIM = PreprocessingRecipe(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 

@@ -12,16 +12,16 @@ from tiny_networks import CLASSES, Rigid, network_of, own
 from tiny_trained import Recorded, digits, is_same, preprocessing, state_of
 from torch import Tensor, fx, nn
 
-from pipeline.answers import logits_of, top1_of
-from pipeline.continuation import Continuation
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError
-from pipeline.hashing import Json
-from pipeline.loss import Loss, cross_entropy
-from pipeline.published import residual
-from pipeline.resnet import build_resnet
-from pipeline.snapshot import tensors_of
-from pipeline.training import LARGEST_GRADIENT, MOMENTUM, fit, rate_at, seed_everything
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import residual
+from pipeline.training.evaluation import logits_of, top1_of
+from pipeline.training.loop import LARGEST_GRADIENT, MOMENTUM, fit, rate_at, seed_everything
+from pipeline.training.loss import Loss, cross_entropy
+from pipeline.training.snapshot import tensors_of
+from pipeline.workspace.hashing import Json
+from pipeline.workspace.training_state import Continuation
 
 ARCHITECTURE = residual(depths=(1, 1), stage_widths=(4, 8), classes=CLASSES, input_size=(16, 16))
 TEN = residual(depths=(1, 1), stage_widths=(4, 8), classes=digits().classes, input_size=(16, 16))
@@ -30,7 +30,7 @@ TEN = residual(depths=(1, 1), stage_widths=(4, 8), classes=digits().classes, inp
 def test_micro_batches_train_as_the_whole_batch_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """With statistics of batch normalization frozen, where no image depends on its neighbours."""
     whole = train(fresh(), frozen_statistics=True)
-    monkeypatch.setattr("pipeline.microbatches.PIXELS", 10 * 16 * 16)  # 32 images in four parts
+    monkeypatch.setattr("pipeline.training.microbatches.PIXELS", 10 * 16 * 16)  # 32 images in four parts
     parts = train(fresh(), frozen_statistics=True)
     for name, value in tensors_of(whole).items():
         torch.testing.assert_close(tensors_of(parts)[name], value, rtol=1e-3, atol=1e-5)

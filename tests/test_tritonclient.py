@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tiny_package import TinyPackage
 from tiny_served import running, tiny
 
-from targets.device.compression import LEAST_BYTES
-from targets.device.sessions import open_session
+from targets.device.open_session import open_session
+from targets.device.server.bodies import LEAST_BYTES
 
 __all__ = ["running", "tiny"]
 CODINGS = [None, "gzip", "deflate"]

@@ -12,9 +12,9 @@ from tiny_quantized import exported
 
 from pipeline.artifacts import Dialect, Precision
 from pipeline.errors import CompileError
-from targets.base import Runtime, find_target
-from targets.device.passport import PassportError
-from targets.runtimes.trt import MAX_BATCH, TensorRt, _compile_errors
+from targets.device.tensorrt.passport import PassportError
+from targets.runtimes.tensorrt.runtime import MAX_BATCH, TensorRt, _compile_errors
+from targets.target import Runtime, find_target
 
 without_tensorrt = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here"
@@ -58,7 +58,7 @@ def test_with_tensorrt_and_no_gpu_the_gpu_is_what_is_missing(
     bindings: Any = bindings_of("11.4.0", tmp_path_factory)
     code = (
         "from pipeline.errors import CompileError\n"
-        "from targets.runtimes.trt import TensorRt\n"
+        "from targets.runtimes.tensorrt.runtime import TensorRt\n"
         "try:\n"
         "    TensorRt().machine()\n"
         "except CompileError as error:\n"
@@ -80,9 +80,9 @@ def test_an_open_engine_is_never_given_to_tensorrt_without_its_passport(
     (tmp_path / "model.engine").write_bytes(b"no engine")
     code = (
         "from pathlib import Path\n"
-        "from targets.device.machine import Machine\n"
-        "from targets.device.passport import PassportError, issue\n"
-        "from targets.device.trt_session import TensorRtSession\n"
+        "from targets.device.nvidia.machine import Machine\n"
+        "from targets.device.tensorrt.passport import PassportError, issue\n"
+        "from targets.device.tensorrt.session import TensorRtSession\n"
         "from targets.device.errors import SessionError\n"
         f"engine = Path({str(tmp_path / 'model.engine')!r})\n"
         "here = Machine('11.4.0.106', '13.2', '9.0', 'H100', 132, 'linux/amd64', '', '580.0', 80 << 30)\n"

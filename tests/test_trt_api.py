@@ -21,13 +21,13 @@ from script import load_script
 
 ROOT = Path(__file__).parent.parent
 DEVICE = ROOT / "targets" / "device"
-COMMON = ("trt_log.py", "trt_build.py", "trt_session.py", "layer_report.py")
+COMMON = ("log.py", "build.py", "session.py", "layer_report.py")
 GENERATIONS = {
-    "8.5.3": ("trt_weak.py", "Weak8"),
-    "8.6.1": ("trt_weak.py", "Weak8"),
-    "10.3.0": ("trt_weak.py", "Weak10"),
-    "10.16.1": ("trt_strong.py", "Strong"),
-    "11.4.0": ("trt_strong.py", "Strong"),
+    "8.5.3": ("weakly_typed.py", "Weak8"),
+    "8.6.1": ("weakly_typed.py", "Weak8"),
+    "10.3.0": ("weakly_typed.py", "Weak10"),
+    "10.16.1": ("strongly_typed.py", "Strong"),
+    "11.4.0": ("strongly_typed.py", "Strong"),
 }
 CONFIGURATION = """[mypy]
 strict = True
@@ -103,9 +103,9 @@ def test_every_call_fits_the_bindings(version: str, bindings: Any, tmp_path: Pat
 
 
 REMOVED = {
-    "8.6.1": ("trt_strong.py", {"STRONGLY_TYPED"}),
+    "8.6.1": ("strongly_typed.py", {"STRONGLY_TYPED"}),
     "11.4.0": (
-        "trt_weak.py",
+        "weakly_typed.py",
         {"platform_has_fast_int8", "INT8", "platform_has_fast_fp16", "FP16", "EXPLICIT_BATCH"},
     ),
 }
@@ -121,12 +121,12 @@ def test_what_a_version_lacks_would_be_found(version: str, bindings: Any, tmp_pa
 
 
 WRONG = {
-    "a method that is not there": ("trt_session.py", "execute_async_v3(", "execute_async_v2(", "execute_async_v2"),
-    "a property that is not there": ("trt_build.py", "builder.num_DLA_cores", "builder.dla_cores", "dla_cores"),
-    "a flag that is not there": ("trt_build.py", "BuilderFlag.GPU_FALLBACK", "BuilderFlag.FALLBACK", "FALLBACK"),
-    "an argument too few": ("trt_build.py", "set_timing_cache(cache, False)", "set_timing_cache(cache)", "ignore_mis"),
-    "an argument of another type": ("trt_session.py", "trt.Dims([batch,", "str([batch,", "set_input_shape"),
-    "a call of a property": ("trt_build.py", "parser.num_errors)", "parser.num_errors())", "not callable"),
+    "a method that is not there": ("session.py", "execute_async_v3(", "execute_async_v2(", "execute_async_v2"),
+    "a property that is not there": ("build.py", "builder.num_DLA_cores", "builder.dla_cores", "dla_cores"),
+    "a flag that is not there": ("build.py", "BuilderFlag.GPU_FALLBACK", "BuilderFlag.FALLBACK", "FALLBACK"),
+    "an argument too few": ("build.py", "set_timing_cache(cache, False)", "set_timing_cache(cache)", "ignore_mis"),
+    "an argument of another type": ("session.py", "trt.Dims([batch,", "str([batch,", "set_input_shape"),
+    "a call of a property": ("build.py", "parser.num_errors)", "parser.num_errors())", "not callable"),
 }
 
 
@@ -137,9 +137,9 @@ def test_a_wrong_call_fails(version: str, bindings: Any, change: str, tmp_path: 
     copy = tmp_path / "tree" / "targets"
     shutil.copytree(DEVICE, copy / "device", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "__init__.py").touch()
-    text = (copy / "device" / file).read_text()
+    text = (copy / "device" / "tensorrt" / file).read_text()
     assert right in text
-    (copy / "device" / file).write_text(text.replace(right, wrong))
+    (copy / "device" / "tensorrt" / file).write_text(text.replace(right, wrong))
     found = complaints(bindings, ours(version, device=copy / "device"), tmp_path, root=tmp_path / "tree")
     assert found
     assert message in "\n".join(found)
@@ -158,7 +158,7 @@ def test_each_version_is_spoken_to_by_its_generation(version: str, bindings: Any
     """And not by another: the class is taken by the version that the bindings themselves report."""
     code = (
         "import tensorrt\n"
-        "from targets.device.trt_build import generation_of\n"
+        "from targets.device.tensorrt.build import generation_of\n"
         "print(type(generation_of(tensorrt.__version__)).__name__)"
     )
     assert run_or_skip(bindings, code) == GENERATIONS[version][1]
@@ -171,7 +171,7 @@ def test_without_a_gpu_the_build_says_so(version: str, bindings: Any, tmp_path: 
     code = (
         "from pathlib import Path\n"
         "from targets.device.errors import BuildError\n"
-        "from targets.device.trt_build import Order, build\n"
+        "from targets.device.tensorrt.build import Order, build\n"
         "try:\n"
         f"    build(Order(onnx=Path({str(model)!r}), precision='fp16', max_batch=8, memory_bytes=8 << 30))\n"
         "except BuildError as error:\n"
@@ -185,7 +185,7 @@ def test_errors_come_through_tensorrts_own_logger(version: str, bindings: Any) -
     """Our logger is one of TensorRT's, and sorts what it is told by TensorRT's own severities."""
     code = (
         "import tensorrt as trt\n"
-        "from targets.device.trt_log import Log\n"
+        "from targets.device.tensorrt.log import Log\n"
         "log = Log()\n"
         "assert isinstance(log, trt.ILogger)\n"
         "for name in ('VERBOSE', 'INFO', 'WARNING', 'ERROR', 'INTERNAL_ERROR'):\n"
@@ -216,7 +216,7 @@ def test_an_order_that_cannot_be_filled_is_refused(
     code = (
         "from dataclasses import replace\n"
         "from pathlib import Path\n"
-        "from targets.device.trt_build import *\n"
+        "from targets.device.tensorrt.build import *\n"
         f"order = Order(onnx=Path({str(model)!r}), precision='fp16', max_batch=8, memory_bytes=8 << 30)\n"
         "try:\n"
         f"    build(replace(order, {change}))\n"
@@ -231,7 +231,7 @@ def test_a_file_is_built_in_no_precision_but_its_own(version: str, bindings: Any
     """Each generation's rule of which file a precision is built from, spelled out."""
     code = (
         "import tensorrt\n"
-        "from targets.device.trt_build import generation_of\n"
+        "from targets.device.tensorrt.build import generation_of\n"
         "made = generation_of(tensorrt.__version__)\n"
         "for precision in ('fp32', 'fp16', 'int8'):\n"
         "    for quantized in (False, True):\n"
@@ -248,8 +248,8 @@ def test_a_file_is_built_in_no_precision_but_its_own(version: str, bindings: Any
 def test_workspace_and_timing_cache_follow_the_device(version: str, bindings: Any) -> None:
     code = (
         "from pathlib import Path\n"
-        "from targets.device.machine import Machine\n"
-        "from targets.device.trt_build import timing_cache_file, workspace_bytes\n"
+        "from targets.device.nvidia.machine import Machine\n"
+        "from targets.device.tensorrt.build import timing_cache_file, workspace_bytes\n"
         "print([workspace_bytes(gib << 30) >> 20 for gib in (0, 4, 8, 64)])\n"
         "here = Machine('10.3.0.30', '12.6', '8.7', 'Orin (nvgpu)', 16, 'linux/arm64', '36.4.3', '540.4.0', 1)\n"
         "print(timing_cache_file(Path('caches'), here))"
@@ -261,7 +261,7 @@ def test_workspace_and_timing_cache_follow_the_device(version: str, bindings: An
 def test_too_old_a_tensorrt_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
     bindings = bindings_of("8.6.1", tmp_path_factory)
     code = (
-        "from targets.device.trt_build import BuildError, generation_of\n"
+        "from targets.device.tensorrt.build import BuildError, generation_of\n"
         "try:\n"
         "    generation_of('8.2.1.9')\n"
         "except BuildError as error:\n"

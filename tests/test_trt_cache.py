@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from device_server import ROOT
 
-from targets.device import trt_cache as cache_module
 from targets.device.errors import CacheError
-from targets.device.trt_cache import Cache, explained
+from targets.device.tensorrt import cache as cache_module
+from targets.device.tensorrt.cache import Cache, explained
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_another_process_waits_until_the_lock_is_free_also_where_its_owner_is_ki
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from targets.device.trt_cache import Cache\n"
+        "from targets.device.tensorrt.cache import Cache\n"
         f"with Cache(Path({str(cache.folder)!r})).locked(waiting=lambda: None):\n"
         "    print('mine', flush=True)\n"
         "    time.sleep(600)\n"

@@ -12,11 +12,11 @@ from test_cudart import library
 from tiny_tensorrt import VERSION, Device, answers, tiny_device, write_tiny_model
 
 from targets.device.errors import SessionError
-from targets.device.machine import Machine
-from targets.device.manifest import Manifest, ManifestError, read_manifest
-from targets.device.passport import Passport
-from targets.device.trt_engines import KEY_LETTERS, MAX_BATCH, dla_core_of, key_of, max_batch_of
-from targets.device.variant import FP16, fallback, rivals
+from targets.device.model.manifest import Manifest, ManifestError, read_manifest
+from targets.device.model.variant import FP16, fallback, rivals
+from targets.device.nvidia.machine import Machine
+from targets.device.tensorrt.engines import KEY_LETTERS, MAX_BATCH, dla_core_of, key_of, max_batch_of
+from targets.device.tensorrt.passport import Passport
 
 __all__ = ["library"]
 ORIN = Machine(VERSION, "12.6", "8.7", "Orin", 14, "linux/arm64", "36.4.3", "", 8 << 30)
@@ -73,8 +73,8 @@ def test_whoever_opens_an_artifact_of_tensorrt_gets_its_engine(
         "import sys\n"
         "from pathlib import Path\n"
         "import numpy as np\n"
-        "from targets.device.manifest import read_manifest\n"
-        "from targets.device.sessions import open_session\n"
+        "from targets.device.model.manifest import read_manifest\n"
+        "from targets.device.open_session import open_session\n"
         f"folder = Path({str(tmp_path / 'model')!r})\n"
         "with open_session(folder, read_manifest(folder)) as session:\n"
         f"    np.save({str(tmp_path / 'answers.npy')!r}, session.infer(np.load({str(tmp_path / 'images.npy')!r})))\n"

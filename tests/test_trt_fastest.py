@@ -16,8 +16,8 @@ from test_cudart import library
 from test_trt_start import flip, get, logits_of, phases, raw, ready, reason_of, refused, settings
 from tiny_tensorrt import VERSION, Device, answers, rarest, tiny_device, write_tiny_model
 
-from targets.device.manifest import read_manifest
-from targets.device.passport import read as read_passport
+from targets.device.model.manifest import read_manifest
+from targets.device.tensorrt.passport import read as read_passport
 
 __all__ = ["library"]
 EACH = ["open", "build", "golden", "gate"]

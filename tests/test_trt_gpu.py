@@ -18,15 +18,15 @@ from tiny_quantized import CLASSES, marked, noise
 
 from pipeline.artifacts import Architecture, Dialect, Precision
 from pipeline.errors import CompileError
-from pipeline.published import residual
-from pipeline.resnet import build_resnet
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import residual
 from targets.device.files import LAYERS
-from targets.device.layer_report import audit
-from targets.device.machine import Machine
-from targets.device.ort_session import OnnxRuntimeSession
-from targets.device.passport import FILE
-from targets.dialects import layer_names, write_dialect
-from targets.runtimes.trt import SOURCE, TensorRt
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+from targets.device.nvidia.machine import Machine
+from targets.device.tensorrt.layer_report import audit
+from targets.device.tensorrt.passport import FILE
+from targets.dialects.write import layer_names, write_dialect
+from targets.runtimes.tensorrt.runtime import SOURCE, TensorRt
 
 pytestmark = pytest.mark.gpu
 
@@ -169,8 +169,8 @@ def test_an_engine_of_another_place_is_refused_before_tensorrt_sees_it(
 
 
 def test_a_timing_cache_is_kept_used_and_made_anew_where_it_is_damaged(machine: Machine, tmp_path: Path) -> None:
-    from targets.device.trt_build import Order, build, timing_cache_file
-    from targets.runtimes.trt_source import source_for
+    from targets.device.tensorrt.build import Order, build, timing_cache_file
+    from targets.dialects.tensorrt_source import source_for
 
     source, cache = tmp_path / "source.onnx", timing_cache_file(tmp_path / "caches", machine)
     model = onnx.load(model_of("resnet20", Precision.INT8, tmp_path))

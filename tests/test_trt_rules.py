@@ -15,11 +15,11 @@ from torch import nn
 
 from pipeline.artifacts import Dialect
 from pipeline.errors import ExportError
-from pipeline.export import export
+from pipeline.export.export import export
 from pipeline.progress import Silent
-from targets.dialects import write_dialect
-from targets.runtimes import trt_rules
-from targets.runtimes.trt_rules import check_rules, violations
+from targets.dialects import tensorrt_rules as trt_rules
+from targets.dialects.tensorrt_rules import check_rules, violations
+from targets.dialects.write import write_dialect
 
 Break = Callable[[ModelProto], None]
 
@@ -339,6 +339,6 @@ def test_an_export_that_breaks_a_rule_is_no_export(
         asymmetric(model)
         return model
 
-    monkeypatch.setattr("pipeline.export.write_dialect", spoiled)
+    monkeypatch.setattr("pipeline.export.export.write_dialect", spoiled)
     with pytest.raises(ExportError, match="its zero point is 3"):
         export(checkpoint, digits(), PREPROCESSING, dialects=(Dialect.TENSORRT,), progress=Silent(), folder=tmp_path)

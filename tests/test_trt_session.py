@@ -20,14 +20,15 @@ from tiny_quantized import exported, noise
 
 from pipeline.artifacts import Dialect, OnnxModel, Precision
 from pipeline.errors import CompileError
-from targets.device import cudart, passport
 from targets.device.files import LAYERS
-from targets.device.ort_session import OnnxRuntimeSession
-from targets.runtimes.trt import SOURCE, TensorRt
-from targets.runtimes.trt_source import FIRST_NEW_PARSER, FIRST_STRONG
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+from targets.device.nvidia import cudart
+from targets.device.tensorrt import passport
+from targets.dialects.tensorrt_source import FIRST_NEW_PARSER, FIRST_STRONG
+from targets.runtimes.tensorrt.runtime import SOURCE, TensorRt
 
 __all__ = ["library"]
-MODULES = ("trt_log", "trt_weak", "trt_strong", "trt_build", "trt_session")
+MODULES = ("log", "weakly_typed", "strongly_typed", "build", "session")
 Start = Callable[[str], StandIn]
 
 
@@ -38,14 +39,14 @@ def start(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def begin(version: str) -> StandIn:
         for name in MODULES:
-            monkeypatch.delitem(sys.modules, f"targets.device.{name}", raising=False)
+            monkeypatch.delitem(sys.modules, f"targets.device.tensorrt.{name}", raising=False)
         made = StandIn(version)
         monkeypatch.setitem(sys.modules, "tensorrt", made)
         return made
 
     yield begin
     for name in MODULES:
-        sys.modules.pop(f"targets.device.{name}", None)
+        sys.modules.pop(f"targets.device.tensorrt.{name}", None)
 
 
 @pytest.fixture
@@ -263,7 +264,7 @@ def test_a_timing_cache_outlives_the_build_and_a_damaged_one_is_said(
     assert trt.last.config.cache == b"timings"
 
     cache.write_bytes(b"spoiled")
-    module = importlib.import_module("targets.device.trt_build")
+    module = importlib.import_module("targets.device.tensorrt.build")
     order = module.Order(
         onnx=tmp_path / "first" / SOURCE, precision="int8", max_batch=4, memory_bytes=1 << 30, timing_cache=cache
     )
@@ -284,7 +285,7 @@ def test_the_layer_report_lies_beside_the_engine(
 def test_host_and_device_draw_the_same_line_between_versions(start: Start) -> None:
     """The host writes what the device's generation asks for, and cannot import it to ask."""
     start("11.4.0.106")
-    module = importlib.import_module("targets.device.trt_build")
+    module = importlib.import_module("targets.device.tensorrt.build")
     assert (module.FIRST_STRONG, module.FIRST_WITHOUT_IMPLICIT_BATCH) == (FIRST_STRONG, FIRST_NEW_PARSER)
 
 

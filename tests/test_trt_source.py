@@ -13,10 +13,10 @@ from tiny_quantized import NETWORKS, float_network, marked, noise
 
 from pipeline.artifacts import Dialect, Precision
 from pipeline.errors import ExportError
-from targets.device.ort_session import OnnxRuntimeSession
-from targets.dialects import write_dialect
-from targets.runtimes.trt_rules import violations
-from targets.runtimes.trt_source import in_half, source_for, with_opset_17
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+from targets.dialects.tensorrt_rules import violations
+from targets.dialects.tensorrt_source import in_half, source_for, with_opset_17
+from targets.dialects.write import write_dialect
 
 UNOPTIMIZED = {"graph_optimization_level": "disable"}
 

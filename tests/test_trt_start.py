@@ -21,11 +21,11 @@ from test_cudart import library
 from tiny_tensorrt import COUNT, VERSION, Device, answers, rarest, tiny_device, write_tiny_model
 
 from pipeline.artifacts import Place
-from pipeline.predictions import read_predictions
-from pipeline.validate import Terms, judge_with
-from targets.device import passport as passports
-from targets.device.golden import read_golden, write_golden
-from targets.device.manifest import read_manifest
+from pipeline.validate.judge import Terms, judge_with
+from pipeline.validate.predictions import read_predictions
+from targets.device.model.golden import read_golden, write_golden
+from targets.device.model.manifest import read_manifest
+from targets.device.tensorrt import passport as passports
 
 __all__ = ["library"]
 FILES = {"model.engine", "passport.json", "layers.json", "golden.npz", "report.json", "predictions.npz"}

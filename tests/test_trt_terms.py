@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from targets.device.files import FIRST_START
-from targets.device.manifest import ManifestError
-from targets.device.trt_terms import Terms, read_terms
+from targets.device.model.manifest import ManifestError
+from targets.device.tensorrt.terms import Terms, read_terms
 
 GOOD = {"schema": 1, "max_drop": 1, "confidence": 0.99, "undecided": "stop", "fallback": "fp16"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import CheckpointError
-from pipeline.user_code import find_module, import_module
+from pipeline.models.user_code import find_module, import_module
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_the_processes_of_a_training_import_our_own_modules(here: Path) -> None:
     (here / "pipeline" / "__init__.py").write_text("raise SystemExit('the wrong one')")
     root = Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-P", "-c", "import pipeline.rank; print(pipeline.__file__)"],
+        [sys.executable, "-P", "-c", "import pipeline.training.worker; print(pipeline.__file__)"],
         env={"PYTHONPATH": f"{root}:{here}"},
         capture_output=True,
         text=True,

@@ -10,17 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
-from pipeline.data.dataset import open_dataset
+from pipeline.data.readers import open_dataset
 from pipeline.errors import CompileError, DataError
-from pipeline.pack import pack_shard
-from pipeline.predictions import Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
-from pipeline.validate import Origin, Terms, accuracy_of, judge, judge_predictions
+from pipeline.validate.judge import Origin, Terms, accuracy_of, judge, judge_predictions
+from pipeline.validate.pack import pack_shard
+from pipeline.validate.predictions import Predictions, read_predictions, write_predictions
 from targets.device.files import PREDICTIONS, SHARD
-from targets.device.manifest import Manifest
-from targets.device.preprocess import Preprocessing
-from targets.device.shard import Shard
-from targets.device.tango import drop_bounds, drop_interval
+from targets.device.gate.shard import Shard
+from targets.device.gate.tango import drop_bounds, drop_interval
+from targets.device.model.manifest import Manifest
+from targets.device.model.preprocess import Preprocessing
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -333,7 +333,7 @@ def test_judging_needs_no_heavy_library_and_no_image(stored: Path) -> None:
     code = (
         "import sys, pathlib\n"
         "from pipeline.artifacts import Place\n"
-        "from pipeline.validate import Terms, judge_predictions\n"
+        "from pipeline.validate.judge import Terms, judge_predictions\n"
         f"folder = pathlib.Path({str(stored)!r})\n"
         f"judge_predictions(folder / {SHARD!r}, folder / {PREDICTIONS!r}, artifact=folder, place=Place.HOST,"
         " terms=Terms(max_drop=3.0, gate_looks=1))\n"

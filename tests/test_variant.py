@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Latency, Precision
+from pipeline.compile.alternatives import name_of, others_of, variant_of, why_needless
 from pipeline.errors import TargetError
 from pipeline.fallback import Fallback
-from pipeline.variant import name_of, others_of, variant_of, why_needless
-from targets.base import find_target
+from targets.target import find_target
 
 
 def latency(cpu_ms: float) -> Latency:

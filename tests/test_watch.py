@@ -3,7 +3,7 @@
 import pytest
 from device_server import python
 
-from targets.device.watch import STUCK_STATUS
+from targets.device.server.watchdog import STUCK_STATUS
 
 START = """
 import asyncio, sys, threading, time

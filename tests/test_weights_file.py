@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline.weights_file import save_weights
+from pipeline.models.weights_file import save_weights
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_a_disk_that_takes_no_more_is_an_oserror_with_its_number(tmp_path: Path)
     code = (
         "import resource, torch\n"
         "from pathlib import Path\n"
-        "from pipeline.weights_file import save_weights\n"
+        "from pipeline.models.weights_file import save_weights\n"
         "network = torch.nn.Linear(1000, 1000)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "try:\n"

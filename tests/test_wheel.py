@@ -51,11 +51,11 @@ def test_the_wheel_holds_all_that_ships_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"pipeline", "targets", f"edge_deploy-{__version__}.dist-info"}
     for path in (ROOT / "docker").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
-            assert f"pipeline/_docker/{path.relative_to(ROOT / 'docker').as_posix()}" in names
+            assert f"targets/_docker/{path.relative_to(ROOT / 'docker').as_posix()}" in names
     for path in (ROOT / "targets" / "catalogue").glob("*.toml"):
         assert f"targets/catalogue/{path.name}" in names
-    assert "targets/device/status.html" in names
-    assert "pipeline/remote/preflight.sh" in names
+    assert "targets/device/server/status.html" in names
+    assert "pipeline/devices/preflight.sh" in names
     assert "pipeline/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -97,6 +97,8 @@ def test_the_whole_chain_runs_from_the_wheel(installed: Path, tmp_path: Path) ->
         "surplus.txt",
         "wheels",
     }
-    assert (device / "server.py").is_file()
-    assert (device / "status.html").read_bytes() == (ROOT / "targets/device/status.html").read_bytes()
+    assert (device / "serve.py").is_file()
+    assert (device / "server" / "status.html").read_bytes() == (
+        ROOT / "targets/device/server/status.html"
+    ).read_bytes()
     assert list((context / "wheels").glob("onnxruntime-*.whl"))

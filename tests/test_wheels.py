@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PackageError, ToolError
+from pipeline.package.wheels import HASH, Lock, Pin, default_cache, fetch_wheels, find_fault, find_lock, platform_tags
 from pipeline.progress import Progress, Silent
-from pipeline.wheels import HASH, Lock, Pin, default_cache, fetch_wheels, find_fault, find_lock, platform_tags
 
 NAMES = ("one", "other_two")
 
@@ -168,7 +168,7 @@ def test_a_wheel_for_a_newer_glibc_than_debian_10_has_is_not_taken() -> None:
 
 
 def test_without_pip_the_cure_is_named(lock: Lock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.wheels.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.package.wheels.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ToolError, match="ensurepip"):
         fetch_wheels(lock, cache=tmp_path / "cache", progress=Silent())
 

@@ -16,16 +16,16 @@ from tiny_wider_face import (
 )
 
 from pipeline.data import index as index_module
-from pipeline.data import wider_face
 from pipeline.data.batches import Batches
-from pipeline.data.dataset import open_dataset
+from pipeline.data.files import FolderTree
 from pipeline.data.images import ImageSet
 from pipeline.data.index import Index
+from pipeline.data.readers import open_dataset
 from pipeline.data.source import Source
-from pipeline.data.tree import FolderTree
+from pipeline.data.wider_face import dataset as wider_face
 from pipeline.errors import DataError
-from targets.device.image_files import decode
-from targets.device.preprocess import Preprocessing
+from targets.device.model.image_files import decode
+from targets.device.model.preprocess import Preprocessing
 
 PLAIN = Preprocessing(resize=16, crop=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from targets.device.worker import Job, Worker
+from targets.device.server.worker import Job, Worker
 
 Array = NDArray[np.float32]
 SECONDS = 20.0

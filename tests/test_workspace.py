@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from tiny_trained import Recorded
 
-from pipeline.commands import clean, status
+from pipeline.cli import clean, status
 from pipeline.errors import WorkspaceError
 from pipeline.progress import Silent
-from pipeline.workspace import RECORD, NotDone, StageKey, Workspace, write_atomically
+from pipeline.workspace.store import RECORD, NotDone, StageKey, Workspace, write_atomically
 
 
 def stage(**options: int) -> StageKey:

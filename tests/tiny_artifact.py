@@ -6,10 +6,10 @@ from pathlib import Path
 import onnxruntime
 from tiny_onnx import CLASSES, SIDE, write_float, write_int8
 
-from pipeline.hashing import sha256_of_file
-from targets.device.cpu import instruction_set
-from targets.device.manifest import SCHEMA, Manifest
-from targets.device.preprocess import Preprocessing
+from pipeline.workspace.hashing import sha256_of_file
+from targets.device.model.cpu import instruction_set
+from targets.device.model.manifest import SCHEMA, Manifest
+from targets.device.model.preprocess import Preprocessing
 
 PREPROCESSING = Preprocessing(resize=None, crop=(SIDE, SIDE), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 OPTIONS: dict[str, str | int] = {

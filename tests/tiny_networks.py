@@ -10,9 +10,9 @@ from conftest import with_random_statistics
 from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture
-from pipeline.dependencies import Group, Removal
-from pipeline.published import residual
-from pipeline.resnet import build_resnet
+from pipeline.models.resnet import build_resnet
+from pipeline.models.surgery import Group, Removal
+from pipeline.models.zoo import residual
 
 CLASSES = ("a", "b", "c", "d")
 SHAPE = (3, 16, 16)

@@ -16,17 +16,17 @@ from tiny_onnx import SIDE, write_float
 
 from pipeline.artifacts import AccuracyReport, Artifact, Audit, Candidate, Image, Latency, Place, Precision
 from pipeline.data.images import ImageSet
-from pipeline.hashing import sha256_of_file
-from pipeline.measure import measure_artifact
-from pipeline.pack import pack_shard
-from pipeline.package import Proof
+from pipeline.package.package import Proof
 from pipeline.progress import Silent
-from pipeline.validate import Terms, judge_predictions
+from pipeline.validate.judge import Terms, judge_predictions
+from pipeline.validate.measure import measure_artifact
+from pipeline.validate.pack import pack_shard
+from pipeline.workspace.hashing import sha256_of_file
 from targets.device.files import SHARD
-from targets.device.golden import write_golden
-from targets.device.manifest import Manifest, read_manifest
-from targets.device.preprocess import normalize
-from targets.device.sessions import open_session
+from targets.device.model.golden import write_golden
+from targets.device.model.manifest import Manifest, read_manifest
+from targets.device.model.preprocess import normalize
+from targets.device.open_session import open_session
 
 CLASSES = ("a", "b", "c", "d")
 IMAGES, GOLDEN = 120, 16

@@ -12,19 +12,19 @@ from onnx import ModelProto
 from torch import fx, nn
 
 from pipeline.artifacts import Architecture, Checkpoint, Dialect, OnnxModel, Quantization
-from pipeline.checkpoint import save_network
-from pipeline.data.dataset import Dataset, open_dataset
-from pipeline.export import export
-from pipeline.exported import read_export
-from pipeline.fakequant import Mode, set_mode
-from pipeline.marked import export_marked
+from pipeline.data.readers import Dataset, open_dataset
+from pipeline.data.selection import spread
+from pipeline.export.export import export
+from pipeline.export.result import read_export
+from pipeline.models.checkpoint import save_network
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import residual
 from pipeline.progress import Silent
-from pipeline.published import residual
-from pipeline.quantize import quantize
-from pipeline.quantized import points_of, prepare, quantization_of
-from pipeline.resnet import build_resnet
-from pipeline.selection import spread
-from targets.device.preprocess import Preprocessing
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.marked_graph import export_marked
+from pipeline.quantize.network import points_of, prepare, quantization_of
+from pipeline.quantize.quantize import quantize
+from targets.device.model.preprocess import Preprocessing
 
 SIDE = 16
 CLASSES = tuple("0123456789")

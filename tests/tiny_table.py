@@ -4,10 +4,10 @@ import itertools
 
 from torch import nn
 
-from pipeline.coverage import widths_of
-from pipeline.dependencies import channel_groups
-from pipeline.latency import LatencyTable, Times
-from pipeline.subnetwork import sites
+from pipeline.latency.sampling_plan import widths_of
+from pipeline.latency.subnetwork import sites
+from pipeline.latency.table import LatencyTable, Times
+from pipeline.models.surgery import channel_groups
 
 
 def table_of(

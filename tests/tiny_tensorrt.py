@@ -15,14 +15,14 @@ from tiny_onnx import CLASSES, write_float, write_int8
 from tiny_package import colorful, png
 
 from pipeline.data.images import ImageSet
-from pipeline.hashing import sha256_of_file
-from pipeline.pack import pack_shard
 from pipeline.progress import Silent
+from pipeline.validate.pack import pack_shard
+from pipeline.workspace.hashing import sha256_of_file
 from targets.device.files import SHARD
-from targets.device.golden import write_golden
-from targets.device.manifest import TENSORRT, Manifest
-from targets.device.ort_session import OnnxRuntimeSession
-from targets.device.preprocess import normalize
+from targets.device.model.golden import write_golden
+from targets.device.model.manifest import TENSORRT, Manifest
+from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+from targets.device.model.preprocess import normalize
 
 TESTS = Path(__file__).parent
 NAMES = ("a", "b", "c", "d")

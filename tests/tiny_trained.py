@@ -8,15 +8,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture, Checkpoint
-from pipeline.checkpoint import save_network
 from pipeline.data.batches import Batches
-from pipeline.data.dataset import Dataset, open_dataset, usual_preprocessing
-from pipeline.loss import cross_entropy
+from pipeline.data.readers import Dataset, open_dataset, usual_preprocessing
+from pipeline.models.checkpoint import save_network
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import residual
 from pipeline.progress import Silent
-from pipeline.published import residual
-from pipeline.resnet import build_resnet
-from pipeline.training import fit, seed_everything
-from targets.device.preprocess import Preprocessing
+from pipeline.training.loop import fit, seed_everything
+from pipeline.training.loss import cross_entropy
+from targets.device.model.preprocess import Preprocessing
 
 
 @cache

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tiny_package import TinyPackage, with_manifest, write_tiny_package
 
-from targets.device import cpu
-from targets.device.manifest import Manifest, read_manifest
-from targets.device.variant import FOLDER
+from targets.device.model import cpu
+from targets.device.model.manifest import Manifest, read_manifest
+from targets.device.model.variant import FOLDER
 
 VNNI = "flags\t\t: fpu sse sse2 avx avx2 avx512bw avx512_vnni\n"
 AVX2 = "flags\t\t: fpu sse sse2 avx avx2\n"

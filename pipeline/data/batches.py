@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.data.decoding import WORKERS, decoded, stacked
 from pipeline.data.images import ImageSet
-from targets.device.preprocess import Preprocessing, normalize
+from targets.device.model.preprocess import Preprocessing, normalize
 
 CACHE_BYTES = 2 * 2**30
 SHIFT_SHARE = 1 / 8

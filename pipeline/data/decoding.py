@@ -11,8 +11,8 @@ from pipeline.data.images import ImageSet
 from pipeline.data.source import first_few
 from pipeline.errors import DataError
 from pipeline.progress import Progress
-from targets.device.image_files import ImageError
-from targets.device.preprocess import Preprocessing, crop_pixels
+from targets.device.model.image_files import ImageError
+from targets.device.model.preprocess import Preprocessing, crop_pixels
 
 WORKERS = min(8, os.cpu_count() or 1)
 CHUNK = 64

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.images import ImageSet
+from pipeline.data.sampling import stratified
 from pipeline.data.source import Source
-from pipeline.data.split import stratified
 from pipeline.errors import DataError
 
 CLASSES = tuple("0123456789")

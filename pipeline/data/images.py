@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from targets.device.image_files import check_decodable, decode
+from targets.device.model.image_files import check_decodable, decode
 
 Found = TypeVar("Found")
 
@@ -72,7 +72,7 @@ class ImageSet:
         return self._read(index)
 
     def image(self, index: int, *, shorter_side: int | None = None) -> Image.Image:
-        """The upright RGB image of these bytes. Raises `DataError` or `targets.device.image_files.ImageError`.
+        """The upright RGB image of these bytes. Raises `DataError` or `targets.device.model.image_files.ImageError`.
 
         `shorter_side`: pixels that are needed of it, see `image_files.open_image`; None: all.
         """

@@ -54,7 +54,7 @@ def _serve() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     from targets.device.log import log_as_json
-    from targets.device.server import serve
+    from targets.device.serve import serve
     from targets.device.settings import SettingError, read_settings
 
     try:
@@ -78,7 +78,7 @@ def _prove(arguments: List[str]) -> int:
     from targets.device.log import log_as_json
     from targets.device.progress import Progress
     from targets.device.prove import prove
-    from targets.device.service import REFUSALS
+    from targets.device.server.service import REFUSALS
     from targets.device.settings import SettingError, read_settings
 
     stopped: List[int] = []
@@ -106,12 +106,12 @@ def _selftest(arguments: List[str]) -> int:
     from pathlib import Path
 
     from targets.device.errors import ModelError
-    from targets.device.image_files import ImageError
-    from targets.device.manifest import ManifestError
-    from targets.device.measure import MeasureError
+    from targets.device.gate.measure import MeasureError
+    from targets.device.gate.shard import ShardError
+    from targets.device.model.image_files import ImageError
+    from targets.device.model.manifest import ManifestError
     from targets.device.selftest import MAX_DROP, selftest
     from targets.device.settings import SettingError, read_settings
-    from targets.device.shard import ShardError
 
     try:
         folder = read_settings().model_folder
@@ -128,12 +128,12 @@ def _selftest(arguments: List[str]) -> int:
 def _bench(arguments: List[str]) -> int:
     import json
 
-    from targets.device.bench import SECONDS, bench
+    from targets.device.bench.bench import SECONDS, bench
     from targets.device.errors import ModelError
-    from targets.device.manifest import ManifestError
-    from targets.device.sessions import open_session
+    from targets.device.model.manifest import ManifestError
+    from targets.device.model.variant import choose
+    from targets.device.open_session import open_session
     from targets.device.settings import SettingError, read_settings
-    from targets.device.variant import choose
 
     try:
         seconds = _seconds(arguments[0]) if arguments else SECONDS

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any, Dict, Optional
 
-from targets.device.bench import bench
+from targets.device.bench.bench import bench
 from targets.device.errors import ModelError
+from targets.device.open_session import Session
 from targets.device.progress import Progress
-from targets.device.sessions import Session
 
 LOG = logging.getLogger(__name__)
 LIMIT = 3.0

@@ -7,21 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from targets.device import ort_start
-from targets.device.accuracy import ask, report_of
 from targets.device.errors import ModelError
-from targets.device.evidence import write_to
 from targets.device.files import SHARD
-from targets.device.gate import PASS
-from targets.device.manifest import TENSORRT, sha256_of
+from targets.device.gate.judge import PASS
+from targets.device.gate.run import ask, report_of
+from targets.device.gate.shard import Shard
+from targets.device.gate.started import Started
+from targets.device.gate.tango import CONFIDENCE
 from targets.device.measurements import measured
+from targets.device.model.manifest import TENSORRT, sha256_of
+from targets.device.model.variant import Chosen, choose
 from targets.device.progress import Progress
 from targets.device.selftest import MAX_DROP
+from targets.device.server import start_onnxruntime as ort_start
+from targets.device.server.evidence import write_to
 from targets.device.settings import Settings
-from targets.device.shard import Shard
-from targets.device.started import Started
-from targets.device.tango import CONFIDENCE
-from targets.device.variant import Chosen, choose
 
 
 class ProveError(ModelError):
@@ -52,9 +52,9 @@ def prove(settings: Settings, out: Path, shard: Optional[Path], progress: Progre
 
 
 def _on_gpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress) -> Started:
-    from targets.device.trt_engines import Engines
-    from targets.device.trt_start import TensorRtStart
-    from targets.device.trt_terms import read_terms
+    from targets.device.tensorrt.engines import Engines
+    from targets.device.tensorrt.start import TensorRtStart
+    from targets.device.tensorrt.terms import read_terms
 
     terms = read_terms(chosen.folder)
     engines = Engines(settings.engine_cache, progress)

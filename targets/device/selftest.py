@@ -8,13 +8,13 @@ from typing import Any, Dict, Optional
 
 import numpy as np
 
-from targets.device.accuracy import ask
-from targets.device.gate import PASS, judge
-from targets.device.golden import check
-from targets.device.manifest import Manifest
-from targets.device.sessions import Session, open_session
-from targets.device.shard import Shard
-from targets.device.variant import choose
+from targets.device.gate.judge import PASS, judge
+from targets.device.gate.run import ask
+from targets.device.gate.shard import Shard
+from targets.device.model.golden import check
+from targets.device.model.manifest import Manifest
+from targets.device.model.variant import choose
+from targets.device.open_session import Session, open_session
 
 SCHEMA = 2
 MAX_DROP = 1.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Optional
 
-from targets.device.image_files import MAX_PIXELS
+from targets.device.model.image_files import MAX_PIXELS
 
 MEBIBYTE = 1 << 20
 

@@ -1,0 +1,99 @@
+"""`deploy bench`: artifacts and ONNX files timed against each other in one run, and the conditions of that run."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts import Latency
+from pipeline.errors import CompileError
+from targets.device.bench.conditions import disturbed, occupied_since, summary, untold
+from targets.device.bench.sampler import Record, Sampler
+from targets.device.bench.sensors import ROOT, find_sensors
+from targets.device.bench.statistics import WINDOWS, unsteady
+from targets.device.model.manifest import ManifestError, read_manifest
+from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
+from targets.runtimes.timing import Series
+from targets.target import find_target
+
+DEFAULT_TARGET = "cpu"
+IDLE_SECONDS = 1.0
+LEAST_RUNS = 3 * WINDOWS
+"""Of a model, below which ten windows of it say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Latencies in the order of the models, and whether they can be relied on."""
+
+    latencies: tuple[Latency, ...]
+    reasons: tuple[str, ...]
+    """Why not, in words; none where the run was stable."""
+    conditions: Mapping[str, Any]
+    """Clocks, temperatures, throttling and load while it ran; `bench.conditions.summary` has the keys."""
+    facts: Mapping[str, str]
+    """What did not change: the governor, the limits of the clocks."""
+    missing: Mapping[str, str]
+    """What this machine does not tell, with the reasons."""
+
+
+def bench(models: Sequence[Path], *, threads: int = 1, root: Path = ROOT) -> Bench:
+    """Latency of each artifact folder or ONNX file at batch 1, interleaved, on the same number of threads.
+
+    All are opened with the options of the `cpu` target, an artifact's own number of threads included, so that
+    nothing but the models differs. `root` stands in for another machine's sensors. Raises `CompileError` for what
+    cannot be opened.
+    """
+    runtime = OnnxRuntimeCpu()
+    options = runtime.session_options(find_target(DEFAULT_TARGET), threads=threads)
+    files = [model_file(path) for path in models]
+    sensors = find_sensors(root, gpu=False)
+    try:
+        with Sampler(sensors) as sampler:
+            started = time.perf_counter()
+            time.sleep(IDLE_SECONDS)
+            loaded = time.perf_counter()
+            series = runtime.series(files, options=options)
+        idle, record = sampler.between(started, loaded), sampler.between(loaded, math.inf)
+    finally:
+        sensors.close()
+    return Bench(
+        latencies=tuple(one.latency() for one in series),
+        reasons=tuple(_reasons(models, series, idle, record)),
+        conditions=summary(record),
+        facts=sensors.facts,
+        missing={**sensors.missing, **untold(record)},
+    )
+
+
+def model_file(path: Path) -> Path:
+    """The ONNX file of an artifact folder, its hash checked, or `path` itself where it is one."""
+    if path.is_dir():
+        try:
+            manifest = read_manifest(path)
+            model = manifest.model_path(path)
+        except ManifestError as error:
+            raise CompileError(str(error)) from None
+        if manifest.runtime == "tensorrt":
+            raise CompileError(
+                f"{path} is for {manifest.target}, and its engine is timed where it runs: in its image there, "
+                "python3 -m targets.device bench."
+            )
+        return model
+    if not path.is_file():
+        raise CompileError(f"{path} does not exist. Give artifact folders or ONNX files.")
+    return path
+
+
+def _reasons(models: Sequence[Path], series: Sequence[Series], idle: Record, record: Record) -> list[str]:
+    """Heat is no reason here: models that take turns meet it alike, and clocks that it cuts are one."""
+    found = [*occupied_since(idle, record, gpu=False), *disturbed(record, gpu=False, heat=False)]
+    for path, one in zip(models, series, strict=True):
+        if len(one.cpu) >= LEAST_RUNS:
+            windows = np.array_split(np.array(one.cpu, np.float64), WINDOWS)
+            found += [f"{path}: {reason}" for reason in unsteady(windows)]
+    return found

@@ -1,0 +1,101 @@
+"""`deploy demo`: the main job on embedded data, from nothing to a container that answers."""
+
+import json
+import shlex
+from pathlib import Path
+
+from pipeline.cli.build import run as build
+from pipeline.cli.console import progress_for
+from pipeline.cli.options import Request
+from pipeline.data.readers import Dataset, open_dataset
+from pipeline.errors import RecipeError
+from pipeline.recipe import PreprocessingRecipe
+
+NAME = "digits"
+TAG = f"{NAME}:0.1.0-cpu"
+CONTAINER = "edge-deploy-demo"
+NETWORK, TRAINING_EPOCHS = "resnet8", 15
+RECIPE = """\
+# Written by `deploy demo`: a ResNet-8 for handwritten digits, pruned to 80 % of its work, in int8.
+name = "digits"
+checkpoint = "digits.safetensors"
+data = "digits"
+
+[prune]
+macs = 0.8
+epochs = 8
+
+[quantize]
+qat_epochs = 2
+"""
+
+
+def run(*, folder: Path, base_image: str | None, with_image: bool, is_verbose: bool) -> None:
+    """Train, build, start the container and ask it one question; what is done already is not done again."""
+    progress = progress_for(is_verbose=is_verbose)
+    recipe, checkpoint = folder / "deploy.toml", folder / "digits.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(RECIPE)
+    except OSError as error:
+        raise RecipeError(f"{folder} cannot be written: {error.strerror}. Name another with --folder.") from None
+    dataset = open_dataset("digits")
+    if checkpoint.exists():
+        progress.line(f"{checkpoint} was trained before")
+    else:
+        progress.line(f"training {NETWORK} on {len(dataset.training)} handwritten digits that scikit-learn carries")
+        _train(checkpoint, dataset, is_verbose=is_verbose)
+    flags: dict[str, object] = {"package.base_image": base_image, "package.image": with_image}
+    request = Request(
+        recipe_file=recipe, flags=flags, workspace=folder / ".deploy", as_json=False, is_verbose=is_verbose
+    )
+    progress.line(f"deploy build --recipe {shlex.quote(str(recipe))}")
+    build(request, until=None)
+    if with_image:
+        _ask(dataset, folder, is_verbose=is_verbose)
+
+
+def _train(checkpoint: Path, dataset: Dataset, *, is_verbose: bool) -> None:
+    from pipeline.training.train import train
+
+    train(
+        dataset,
+        PreprocessingRecipe(),
+        network=NETWORK,
+        checkpoint=None,
+        epochs=TRAINING_EPOCHS,
+        learning_rate=None,
+        batch_size=64,
+        seed=0,
+        progress=progress_for(is_verbose=is_verbose),
+        output=checkpoint,
+    )
+
+
+def _ask(dataset: Dataset, folder: Path, *, is_verbose: bool) -> None:
+    """Start the container, show it a digit of the gate, and say how the user can go on."""
+    from pipeline.cli.predict import ranked, read
+    from pipeline.containers.container import running
+    from pipeline.containers.engine import connect
+
+    photo = folder / "digit.png"
+    photo.write_bytes(dataset.gate.encoded(0))
+    label = dataset.classes[int(dataset.gate.labels[0])]
+    engine = connect()
+    with running(engine, TAG, progress=progress_for(is_verbose=is_verbose), stay_as=CONTAINER) as client:
+        image = read(photo, client.manifest.preprocessing)[None]
+        ((answer, score),) = ranked(client.infer(image)[0], client.manifest.classes, 1)
+        request = {
+            "inputs": [
+                {"name": "images", "shape": list(image.shape), "datatype": "FP32", "data": image.ravel().tolist()}
+            ]
+        }
+        (folder / "request.json").write_text(json.dumps(request))
+        url = client.url
+    engine.close()
+    print(
+        f"the container {CONTAINER} answers at {url}: {photo} is a {answer} ({score:.1%}); it is a {label}\n"
+        f"  ask it:   curl {url}/v2/models/{NAME}/infer -d @{folder / 'request.json'}\n"
+        f"  or:       deploy predict {TAG} {photo}\n"
+        f"  stop it:  docker rm -f {CONTAINER}"
+    )

@@ -1,0 +1,66 @@
+"""`deploy plan`: look before hours of training."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+from pipeline.cli.build import prepare
+from pipeline.cli.options import Request
+from pipeline.cli.table import print_table
+from pipeline.memory.available import gib
+from pipeline.plan import Plan, PlannedStage, plan
+
+
+def run(request: Request) -> None:
+    """Print what `deploy build` with the same options would do."""
+    with prepare(request) as prepared:
+        plans = [plan(prepared.steps(target)) for target in prepared.targets]
+        free = shutil.disk_usage(prepared.workspace.root).free
+    if request.as_json:
+        documents = [
+            {**asdict(each), "seconds_left": each.seconds_left, "memory_bytes": each.memory_bytes} for each in plans
+        ]
+        print(json.dumps(documents, indent=2))
+        return
+    for each in plans:
+        _print(each, free)
+
+
+def _print(found: Plan, free: int) -> None:
+    rows = [
+        (stage.stage, _state(stage), _duration(stage.seconds, is_estimate=not stage.is_done), _memory(stage))
+        for stage in found.stages
+    ]
+    print_table(f"target {found.target}", ("stage", "state", "time", "memory"), rows)
+    if found.seconds_left > 0:
+        print(
+            f"left: {_duration(found.seconds_left, is_estimate=True)} on this machine, {_peak(found)}"
+            f"{found.disk_bytes / 1e6:,.0f} MB in the workspace ({free / 1e9:,.0f} GB free)"
+        )
+    else:
+        print("nothing to do: `deploy build` would answer at once")
+
+
+def _state(stage: PlannedStage) -> str:
+    if stage.is_done:
+        return "done"
+    return f"goes on after epoch {stage.epochs_done}" if stage.epochs_done else "to do"
+
+
+def _memory(stage: PlannedStage) -> str:
+    if stage.is_done:
+        return ""
+    return "not known" if stage.memory_bytes is None else f"about {gib(stage.memory_bytes)}"
+
+
+def _peak(found: Plan) -> str:
+    return "" if found.memory_bytes is None else f"{gib(found.memory_bytes)} of memory at the peak, "
+
+
+def _duration(seconds: float, *, is_estimate: bool) -> str:
+    about = "about " if is_estimate else ""
+    if seconds < 90:
+        return f"{about}{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{about}{seconds / 60:.0f} min"
+    return f"{about}{seconds / 3600:.1f} h"

@@ -1,0 +1,54 @@
+"""`deploy profile`: the latency table of a network on this machine."""
+
+from pathlib import Path
+
+from pipeline.cli.build import prepare
+from pipeline.cli.options import Request
+from pipeline.cli.table import print_table
+from pipeline.errors import RecipeError
+from pipeline.latency.table import FILE, LatencyTable, Times, read_table
+from pipeline.workspace.store import write_atomically
+
+
+def run(request: Request, *, output: Path | None) -> None:
+    """Measure the table, or find it in the workspace; print how well it predicts, and write it where it is wanted."""
+    with prepare(request) as prepared:
+        if len(prepared.targets) > 1:
+            raise RecipeError(f"{len(prepared.targets)} targets were given; a latency table is one target's.")
+        steps = prepared.steps(prepared.targets[0])
+        found = steps.profile(steps.load())
+        text = (found.path / FILE).read_text()
+        table = read_table(found.path / FILE)
+    if output is not None:
+        write_atomically(output, text)
+    if request.as_json:
+        print(text, end="")
+        return
+    _print(table, "measured before" if found.was_cached else f"measured in {found.seconds:.0f} s")
+
+
+def _print(table: LatencyTable, when: str) -> None:
+    where = f"{table.machine['processor']}, {table.machine['instruction_set']}"
+    print(f"{table.architecture} for {table.target} on {where}, {table.runtime}, threads: {table.threads}; {when}")
+    for precision, times in table.precisions.items():
+        rows = [_row(shape, times) for shape in sorted(times.shapes)]
+        print_table(f"{precision}: layers in full and at half width", ("layer", "µs", "µs at half"), rows)
+        print_table(
+            f"{precision}: networks that the table has not seen, largest error {times.error:.1%}",
+            ("blocks out", "predicted ms", "measured ms", "error"),
+            [
+                (f"{len(c.removed)}", f"{c.predicted_ms:.3f}", f"{c.measured_ms:.3f}", f"{c.error:+.1%}")
+                for c in times.checks
+            ],
+        )
+
+
+def _row(shape: str, times: Times) -> tuple[str, ...]:
+    widest = max(times.shapes[shape])
+    half = _nearest(times, shape, widest)
+    return shape, f"{times.layer_us(shape, *widest):.1f}", f"{times.layer_us(shape, *half):.1f}"
+
+
+def _nearest(times: Times, shape: str, widest: tuple[int, int]) -> tuple[int, int]:
+    """The cell of the grid nearest to half the channels in and out."""
+    return min(times.shapes[shape], key=lambda cell: sum(abs(n - w / 2) for n, w in zip(cell, widest, strict=True)))

@@ -1,0 +1,97 @@
+"""`deploy status`: what the workspace holds."""
+
+from collections.abc import Collection
+from datetime import datetime
+from pathlib import Path
+
+from pipeline.artifacts import Place
+from pipeline.cli.table import print_table
+from pipeline.errors import WorkspaceError
+from pipeline.printable import say
+from pipeline.untrusted import parse_json
+from pipeline.validate.kept_proofs import KeptProof, proofs_of
+from pipeline.validate.published import DEVICES, REPORT
+from pipeline.workspace.hashing import sha256_of_file
+from pipeline.workspace.integrity import check_files
+from pipeline.workspace.store import RECORD, TRAINING, read_record
+from pipeline.workspace.training_state import STATE, progress_of
+from targets.device.model.manifest import ManifestError, read_manifest
+
+
+def run(root: Path, *, verify: bool = False) -> None:
+    """List finished stages of the workspace at `root`, oldest first, unfinished trainings and published artifacts.
+
+    `verify`: hash every file of every stage and artifact. Raises `WorkspaceError` where one is not what was written,
+    once all of them are listed.
+    """
+    if not root.is_dir():
+        print(f"{root} does not exist: nothing has been built here yet.")
+        return
+    stages = sorted(root.glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    rows, damaged, contents = [], list[str](), set[str]()
+    for file in stages:
+        done = datetime.fromtimestamp(file.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        took, state = "?", "verified" if verify else "as written"
+        try:
+            record = read_record(file.parent)
+            took = f"{record.seconds:.1f} s"
+            check_files(file.parent, record.files, thoroughly=verify)
+            contents |= {each.sha256 for each in record.files.values()}
+        except WorkspaceError as error:
+            state = "damaged"
+            damaged.append(f"{file.parent}: {error}")
+        rows.append((file.parent.parent.name, file.parent.name, done, took, size_text(file.parent), state))
+    print_table(str(root), ("stage", "key", "done", "took", "size", "files"), rows)
+    for training in sorted(root.glob(f"{TRAINING}/*/{STATE}")):
+        epochs, seconds = progress_of(training.parent)
+        say(f"{training.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
+    for report in sorted(root.glob(f"artifacts/*/{REPORT}")):
+        try:
+            _show_artifact(report.parent, contents if verify else None)
+        except (WorkspaceError, ManifestError) as error:
+            say(f"{report.parent}: damaged")
+            damaged.append(str(error))
+    if damaged:
+        raise WorkspaceError(f"damaged: {'; '.join(damaged)}. A build does them again.")
+
+
+def _show_artifact(folder: Path, contents: Collection[str] | None) -> None:
+    """`contents`: hashes of all files of the stages, among which a published one has to be; None: none is hashed."""
+    try:
+        raw = parse_json((folder / REPORT).read_text(encoding="utf-8"))
+        where = ", simulated" if raw["place"] == Place.SIMULATED else ""
+        text = f"{raw['verdict']}{where}, drop {float(raw['drop_points']):+.2f} points on {raw['images']} images"
+        model = str(raw["artifact_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkspaceError(f"{folder / REPORT}: {error}") from None
+    if contents is not None:
+        _check_artifact(folder, model, contents)
+    say(f"{folder}: {text}")
+    for proof in proofs_of(folder):
+        say(f"  {proof.device}: {proof.verdict}{_which(proof, folder)}")
+
+
+def _check_artifact(folder: Path, model: str, contents: Collection[str]) -> None:
+    """Hash what was published: each file is one of a stage; where these were removed, only the model is known."""
+    main = read_manifest(folder).model_path(folder)
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != REPORT)
+    ours = [path for path in files if path.relative_to(folder).parts[0] != DEVICES]
+    for file in ours if model in contents else [main]:
+        content = sha256_of_file(file)
+        if content != model if file == main else content not in contents:
+            raise WorkspaceError(f"{file} has other content than was written")
+
+
+def _which(proof: KeptProof, published: Path) -> str:
+    """Which of the published models it is about, where that is not the main one."""
+    for folder in (published, *sorted(path.parent for path in published.glob("*/manifest.json"))):
+        manifest = read_manifest(folder)
+        if proof.artifact_sha256 == manifest.model_sha256 and proof.precision in (None, manifest.precision):
+            return "" if folder == published else f" ({folder.name})"
+    return " (of an earlier model)"
+
+
+def size_text(folder: Path) -> str:
+    """Size of all files under `folder`, for people."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{size / 1e6:.1f} MB"

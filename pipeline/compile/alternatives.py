@@ -1,0 +1,120 @@
+"""Other models beside an artifact: where they are of use, and what is known of one once it is judged.
+
+On a CPU that is the saturation-safe variant; of a TensorRT engine the same network in other precisions, to be built
+where the main one does not pass, or to be timed against it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts import AccuracyReport, Artifact, Candidate, Compilation, Precision
+from pipeline.compile.result import UNTIMED
+from pipeline.errors import TargetError
+from pipeline.fallback import Fallback
+from pipeline.workspace.store import Folder
+from targets.device.files import PREDICTIONS
+from targets.device.model.variant import FOLDER
+from targets.target import Target
+
+NAME = "saturation-safe variant"
+FALLBACK = Precision.FP16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A complete artifact, what it answered to the gate's images, and the report on that."""
+
+    artifact: Artifact
+    answers: Folder
+    report: AccuracyReport
+    name: str = NAME
+    """In messages."""
+    folder: str = FOLDER
+    """In the main model's folder, wherever that is."""
+
+    @property
+    def predictions(self) -> Path:
+        return self.answers.path / PREDICTIONS
+
+
+def why_needless(artifact: Artifact, target: Target, *, weight_bits: int) -> str | None:
+    """Why nothing of this target can saturate, or None where a variant is of use.
+
+    Raises `TargetError` where this host, of another platform, cannot prove one.
+    """
+    asked = f"saturation_safe is on, but {target.name} needs no variant"
+    if target.gpu is not None:
+        return f"{asked}: a GPU adds int8 products in 32 bits, which do not saturate"
+    if target.platform != "linux/amd64":
+        return f"{asked}: CPUs of {target.platform} add int8 products in 32 bits, which do not saturate"
+    if artifact.precision is not Precision.INT8:
+        return f"{asked}: {artifact.precision} was chosen, which has no int8 sums"
+    if weight_bits == 7:
+        return f"{asked}: its weights have 7 bits already, and one model serves CPUs with and without VNNI"
+    if artifact.stand_in is not None:
+        raise TargetError(
+            f"saturation_safe is on, but a variant for {target.name} cannot be proven on this host, which is "
+            f"{artifact.stand_in}. Build on a machine of {target.platform}, or with --weight-bits 7 instead."
+        )
+    return None
+
+
+def variant_of(artifact: Artifact, compilation: Compilation) -> Artifact:
+    """The variant's only candidate as an artifact; its latencies are of a run of its own."""
+    (candidate,) = compilation.candidates
+    assert candidate.latency is not None, "a CPU's candidates are timed"
+    assert compilation.float_latency is not None, "a CPU's baseline is timed"
+    latency, baseline = candidate.latency.cpu_ms, compilation.float_latency.cpu_ms
+    return Artifact(
+        folder=candidate.folder,
+        target=artifact.target,
+        precision=candidate.precision,
+        reason=(
+            f"{NAME}: 7-bit weights, {latency / baseline:.2f} of the float baseline's latency on this CPU "
+            f"({latency:.3g} ms against {baseline:.3g} ms CPU time)"
+        ),
+        candidate=candidate,
+        float_latency=compilation.float_latency,
+    )
+
+
+def others_of(
+    artifact: Artifact, compilation: Compilation, *, fallback: Fallback, max_drop: float
+) -> tuple[Artifact, ...]:
+    """The candidates that a device may build besides the one it is sent as its main model, the smallest first.
+
+    For the fastest all that lose at most `max_drop` points on the selection split; else the fp16 one, where the main
+    one is in int8.
+    """
+    if fallback == "fastest":
+        within = [each for each in compilation.candidates if each.selection_drop_points <= max_drop]
+        others = [each for each in within if each.precision is not artifact.precision]
+        why = f"within the budget on the selection split, so timed against {artifact.precision} where it runs"
+    elif fallback == "fp16" and artifact.precision is Precision.INT8:
+        others = [each for each in compilation.candidates if each.precision is FALLBACK]
+        if not others:
+            raise TargetError(
+                f"fallback is {FALLBACK}, which the target {artifact.target} does not consider (precisions)."
+            )
+        why = f"built where the {artifact.precision} engine does not pass"
+    else:
+        return ()
+    smallest_first = sorted(others, key=lambda each: UNTIMED.index(each.precision))
+    return tuple(_other(each, artifact, compilation, fallback, why) for each in smallest_first)
+
+
+def name_of(precision: Precision, fallback: Fallback) -> str:
+    """`fp16 fallback`, in messages."""
+    return f"{precision} {'rival' if fallback == 'fastest' else 'fallback'}"
+
+
+def _other(candidate: Candidate, main: Artifact, compilation: Compilation, fallback: Fallback, why: str) -> Artifact:
+    return Artifact(
+        folder=candidate.folder,
+        target=main.target,
+        precision=candidate.precision,
+        reason=f"{name_of(candidate.precision, fallback)}: {why}",
+        candidate=candidate,
+        float_latency=compilation.float_latency,
+        stand_in=compilation.stand_in,
+    )

@@ -1,0 +1,156 @@
+"""Every precision of the compressed network as a complete artifact, audited, measured and timed on this host.
+
+Of a TensorRT target the artifact is what its engine will be built from. ONNX Runtime stands in for its arithmetic
+here; time and layers are the device's to tell.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from pipeline.artifacts import Audit, Candidate, Compilation, Latency, OnnxModel, Precision
+from pipeline.compile.artifact_folder import MODEL, add_golden, input_shape, open_artifact, write_artifact
+from pipeline.compile.engine_audit import write_plan
+from pipeline.compile.result import write_compilation
+from pipeline.data.images import ImageSet
+from pipeline.data.readers import Dataset
+from pipeline.data.selection import count_right, logits_of_each
+from pipeline.progress import Progress
+from pipeline.workspace.hashing import sha256_of_file
+from targets.device.model.cpu import instruction_set
+from targets.device.model.manifest import SCHEMA, Manifest
+from targets.device.model.preprocess import Preprocessing
+from targets.dialects.tensorrt_source import source_for
+from targets.host import check_host, stand_in_for
+from targets.runtimes import RUNTIMES
+from targets.target import Session, Target
+
+DLA_CORE = 0
+"""The first: every DLA is alike, and an image serves one model."""
+TOLERANCE = 1e-3
+"""Share of the logits' range. On one instruction set only sums split among other threads can differ at all."""
+
+
+def compile_candidates(
+    models: Mapping[Precision, OnnxModel],
+    baseline: OnnxModel,
+    *,
+    target: Target,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    name: str,
+    version: str,
+    classes: tuple[str, ...],
+    weight_bits: int,
+    threads: int,
+    tensorrt: str,
+    dla: bool = False,
+    progress: Progress,
+    folder: Path,
+) -> None:
+    """Write one artifact folder per precision, `compilation.json` and `timings.json`.
+
+    `baseline` is the unpruned float network: its accuracy is what candidates lose against, its latency what they
+    are compared with. `tensorrt` is the version in the target's image, such as "10.3.0"; unused for a CPU. With `dla`
+    the engine is one for the deep learning accelerator. Raises `TargetError` where this host cannot stand for the
+    target, and `CompileError`.
+    """
+    check_host(target)
+    runtime = RUNTIMES[target.runtime]
+    options = runtime.session_options(target, threads=threads)
+    selection = dataset.selection
+    describe = partial(
+        Manifest,
+        schema=SCHEMA,
+        name=name,
+        version=version,
+        target=target.name,
+        runtime=target.runtime,
+        runtime_version=runtime.version if target.gpu is None else tensorrt,
+        model_file=MODEL,
+        input_shape=input_shape(selection, preprocessing),
+        classes=classes,
+        preprocessing=preprocessing,
+        session_options=dict(options) | ({"dla_core": DLA_CORE} if dla else {}),
+        instruction_set=instruction_set(),
+        tolerance=TOLERANCE,
+    )
+    if target.gpu is not None:
+        models = {precision: _source(model, precision, tensorrt, folder) for precision, model in models.items()}
+    for precision, model in models.items():
+        manifest = describe(
+            precision=precision.value,
+            weight_bits=weight_bits if precision is Precision.INT8 else None,
+            model_sha256=sha256_of_file(model.path),
+        )
+        write_artifact(folder / precision, model, manifest)
+        if target.gpu is not None:
+            write_plan(model, folder / precision)
+            model.path.unlink()
+    write_compilation(_measured(models, baseline, target, threads, selection, progress, folder), folder)
+
+
+def _measured(
+    models: Mapping[Precision, OnnxModel],
+    baseline: OnnxModel,
+    target: Target,
+    threads: int,
+    selection: ImageSet,
+    progress: Progress,
+    folder: Path,
+) -> Compilation:
+    here = RUNTIMES["onnxruntime"]
+    options = here.session_options(target, threads=threads)
+    folders = [folder / precision for precision in models]
+    audits: Sequence[Audit | None] = [None] * len(models)
+    latencies: Sequence[Latency | None] = [None] * len(models)
+    float_latency: Latency | None = None
+    stand_in: str | None = f"ONNX Runtime {onnxruntime.__version__}"
+    if target.gpu is None:
+        audits = [here.audit(model, options=options, platform=target.platform) for model in models.values()]
+    float_right, *rights = _count_right(here.open(baseline.path, options=options), folders, selection, progress)
+    if target.gpu is None:
+        progress.detail(f"timing {len(models) + 1} models in one run on {threads} thread{'s' if threads > 1 else ''}")
+        float_latency, *latencies = here.time([baseline.path, *(path / MODEL for path in folders)], options=options)
+        stand_in = stand_in_for(target)
+    candidates = tuple(
+        Candidate(
+            precision=precision,
+            folder=path,
+            latency=latency,
+            audit=audit,
+            selection_top1=right / len(selection),
+            # From counts: a drop of just the margin must not exceed it by a rounding error.
+            selection_drop_points=100 * (float_right - right) / len(selection),
+        )
+        for precision, path, latency, audit, right in zip(models, folders, latencies, audits, rights, strict=True)
+    )
+    return Compilation(
+        candidates=candidates,
+        float_latency=float_latency,
+        selection_images=len(selection),
+        stand_in=stand_in,
+    )
+
+
+def _source(model: OnnxModel, precision: Precision, tensorrt: str, folder: Path) -> OnnxModel:
+    """The file that this TensorRT builds an engine from."""
+    path = folder / f"{precision}.onnx"
+    onnx.save(source_for(onnx.load(model.path), tensorrt, precision), path)
+    return replace(model, path=path, precision=precision)
+
+
+def _count_right(baseline: Session, folders: list[Path], selection: ImageSet, progress: Progress) -> list[int]:
+    """Images the baseline and every artifact, opened as the device opens it, have right; golden images on the way."""
+    with ExitStack() as stack:
+        artifacts = [stack.enter_context(open_artifact(path)) for path in folders]
+        sessions = [baseline, *(artifact.session for artifact in artifacts)]
+        logits = logits_of_each(sessions, selection, artifacts[0].manifest.preprocessing, progress)
+        for artifact, answers in zip(artifacts, logits[1:], strict=True):
+            add_golden(artifact, selection, answers)
+    return [count_right(answers, selection.labels) for answers in logits]

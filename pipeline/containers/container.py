@@ -1,0 +1,288 @@
+"""Containers of an image: started with no rights, asked over HTTP, and always removed."""
+
+import io
+import json
+import os
+import socket
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
+
+from pipeline.containers.address import ANY_PORT, addresses, usual_port_if_free
+from pipeline.containers.client import InferenceClient
+from pipeline.containers.emulation import volumes_for
+from pipeline.containers.engine import LOG_LINES, Engine, speaking
+from pipeline.errors import PackageError
+from pipeline.progress import Progress
+from targets.device.model.manifest import FILE, Manifest, ManifestError, read_manifest
+from targets.device.model.variant import FOLDER, SATURATION_SAFE
+
+OWNER = "dev.edge-deploy.owner"
+STAYS = "dev.edge-deploy.stays"
+MODEL_FOLDER = "/opt/edge-deploy/model"
+PORT = "8000/tcp"
+READY_SECONDS = 120.0
+ANSWER_SECONDS = 300.0
+"""Of one request, in which as many images are asked about as the server takes."""
+EMULATION = 12.0
+"""How much longer an emulated container gets for either; a ResNet in int8 takes some 20 to 50 times as long there."""
+POLL_SECONDS = 0.05
+RIGHTS: dict[str, Any] = {
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges:true"],
+    "tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=16m"},
+    "pids_limit": 256,
+}
+"""None but to compute and to answer: what every container of ours is started with, and `docker_run` prints."""
+
+
+class NeverReady(PackageError):
+    """The server lives, and says why it will not answer."""
+
+    def __init__(self, image: str, reason: str, container: Container) -> None:
+        super().__init__(f"a container of {image} does not become ready: {reason}.{_end_of_log(container)}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A container, and the seconds from the order to start it to now."""
+
+    container: Container
+    client: InferenceClient
+    ready_seconds: float
+
+
+@contextmanager
+def running(
+    engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None, model_folder: str = MODEL_FOLDER
+) -> Iterator[InferenceClient]:
+    """A client of a server of `image`, see `started`."""
+    with started(engine, image, progress=progress, stay_as=stay_as, model_folder=model_folder) as server:
+        yield server.client
+
+
+@contextmanager
+def started(
+    engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None, model_folder: str = MODEL_FOLDER
+) -> Iterator[Started]:
+    """A server of `image`, ready to answer; raises `PackageError` with the end of its log where it does not start.
+
+    `model_folder` is another artifact of the image than the one it would serve. For the rest see `launched`.
+    """
+    patience = EMULATION if engine.emulates(image) else 1.0
+    environment = {} if model_folder == MODEL_FOLDER else {"MODEL_FOLDER": model_folder}
+    with launched(engine, image, stay_as=stay_as, environment=environment) as server:
+        client = server.client
+        start = time.monotonic()
+        wait_until_ready(client, server.container, image, seconds=patience * READY_SECONDS)
+        ready_seconds = server.ready_seconds + time.monotonic() - start
+        progress.detail(f"the image is ready after {ready_seconds:.1f} s")
+        if client.variant() == SATURATION_SAFE:
+            client.manifest = _manifest_in(server.container, image, f"{model_folder}/{FOLDER}")
+        yield Started(container=server.container, client=client, ready_seconds=ready_seconds)
+
+
+@contextmanager
+def launched(
+    engine: Engine, image: str, *, stay_as: str | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Started]:
+    """A container of `image` that was started just now, whether or not its server will be ready.
+
+    The container is gone when this is left, also by Ctrl-C or SIGTERM (see `cli.interrupt`). With `stay_as` it
+    has that name, port 8000 where that is free, and goes on when this is left in order.
+    """
+    bind, connect_to = addresses(engine)
+    wanted = ANY_PORT if stay_as is None else usual_port_if_free(bind, PORT)
+    ports, settings = {PORT: (bind, wanted)}, dict(environment or {})
+    with created(engine, image, ports=ports, stay_as=stay_as, environment=settings) as container:
+        manifest = _manifest_in(container, image, settings.get("MODEL_FOLDER", MODEL_FOLDER))
+        start = time.monotonic()
+        with speaking(f"start a container of {image}"):
+            container.start()
+            container.reload()
+        port = int(container.attrs["NetworkSettings"]["Ports"][PORT][0]["HostPort"])
+        patience = EMULATION if engine.emulates(image) else 1.0
+        client = InferenceClient(connect_to, port, manifest, answer_seconds=patience * ANSWER_SECONDS)
+        try:
+            yield Started(container=container, client=client, ready_seconds=time.monotonic() - start)
+        finally:
+            client.close()
+
+
+def output_of(engine: Engine, image: str, command: Sequence[str]) -> str:
+    """What `command` prints to stdout in a container of `image`; raises `PackageError` where it fails."""
+    with (
+        created(engine, image, entrypoint=list(command), network_mode="none") as container,
+        speaking(f"run {command[0]} in {image}"),
+    ):
+        container.start()
+        status = int(container.wait()["StatusCode"])
+        text = container.logs(stdout=True, stderr=False).decode(errors="replace")
+        errors = container.logs(stdout=False, stderr=True).decode(errors="replace")
+    if status != 0:
+        raise PackageError(f"{command[0]} ended with status {status} in a container of {image}: {errors.strip()}")
+    return text
+
+
+@contextmanager
+def created(
+    engine: Engine,
+    image: str,
+    *,
+    entrypoint: list[str] | None = None,
+    network_mode: str | None = None,
+    ports: Mapping[str, tuple[str, int]] | None = None,
+    environment: dict[str, str] | None = None,
+    stay_as: str | None = None,
+) -> Iterator[Container]:
+    """A container without rights, not yet started; removed at the end, with `stay_as` only after a failure."""
+    name = stay_as or f"edge-deploy-{uuid.uuid4().hex[:12]}"
+    if stay_as is not None:
+        _make_way(engine, stay_as)
+
+    stack = ExitStack()
+    volumes = stack.enter_context(volumes_for(engine, image))
+
+    def create() -> Container:
+        with speaking(f"create a container of {image}"):
+            return engine.client.containers.create(
+                image,
+                name=name,
+                entrypoint=entrypoint,
+                labels={OWNER: owner()} if stay_as is None else {STAYS: image},
+                network_mode=network_mode,
+                ports=ports,
+                environment=environment,
+                volumes=volumes,
+                **RIGHTS,
+            )
+
+    # In a thread of its own: an interrupt ends our waiting, not the making, so that it is known what to remove.
+    thread = ThreadPoolExecutor(max_workers=1)
+    is_kept = False
+    try:
+        yield thread.submit(create).result()
+        is_kept = stay_as is not None
+    finally:
+        thread.shutdown(wait=True)
+        with stack:
+            if not is_kept:
+                remove(engine, name)
+
+
+def remove(engine: Engine, name: str) -> None:
+    """Remove a container, running or not; one that is gone is gone."""
+    with speaking(f"remove the container {name}"):
+        try:
+            engine.client.api.remove_container(name, force=True, v=True)
+        except NotFound:
+            pass
+        except APIError as error:
+            # Another process is removing it already.
+            if error.status_code != 409:
+                raise
+
+
+def sweep(engine: Engine) -> list[str]:
+    """Remove containers that builds killed on this machine left behind; returns their names."""
+    swept = []
+    for container in engine.client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True):
+        if is_orphan(container.labels[OWNER]):
+            swept.append(str(container.name))
+            remove(engine, swept[-1])
+    return swept
+
+
+def owner() -> str:
+    """This process: the machine it runs on, its number, and when it started."""
+    return json.dumps([socket.gethostname(), os.getpid(), _start_of(os.getpid())])
+
+
+def is_orphan(label: str) -> bool:
+    """Whether the process that `label` names was on this machine, and is gone."""
+    try:
+        host, process, start = json.loads(label)
+    except (ValueError, TypeError):
+        return False
+    return bool(host == socket.gethostname() and _start_of(int(process)) != start)
+
+
+def _start_of(process: int) -> str | None:
+    """When a process started, in ticks since boot, and which boot: numbers of processes are used again."""
+    try:
+        # The name in parentheses may hold spaces; start time is field 22, the 20th behind it.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {fields[19]}"
+    except OSError:
+        return None
+
+
+def _make_way(engine: Engine, name: str) -> None:
+    """Remove the container of an earlier call; one of that name which is not ours is left alone."""
+    for container in engine.client.containers.list(all=True, filters={"name": f"^/{name}$"}, ignore_removed=True):
+        if STAYS not in container.labels:
+            raise PackageError(f"there is a container {name} that is not ours. Rename or remove it, then run again.")
+        remove(engine, name)
+
+
+def copy_out(container: Container, image: str, path: str, folder: Path) -> None:
+    """Copy a file or a folder of a container into `folder`."""
+    try:
+        chunks, _ = container.get_archive(path)
+        archive = io.BytesIO(b"".join(chunks))
+    except APIError:
+        raise PackageError(f"{image} is no image that `deploy build` made: it holds no {path}.") from None
+    with tarfile.open(fileobj=archive) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def _manifest_in(container: Container, image: str, model_folder: str) -> Manifest:
+    with tempfile.TemporaryDirectory() as folder:
+        copy_out(container, image, f"{model_folder}/{FILE}", Path(folder))
+        try:
+            return read_manifest(Path(folder))
+        except ManifestError as error:
+            raise PackageError(f"the image {image} cannot be used: {error}") from None
+
+
+def wait_until_ready(client: InferenceClient, container: Container, image: str, *, seconds: float) -> None:
+    """Raises `NeverReady` where the server says so itself, `PackageError` where it ends or takes longer."""
+    deadline = time.monotonic() + seconds
+    reason = "it does not answer"
+    while time.monotonic() < deadline:
+        state = client.readiness()
+        if state.is_ready:
+            return
+        reason = state.reason or reason
+        with speaking(f"look after a container of {image}"):
+            container.reload()
+        if state.has_failed and container.status == "running":
+            raise NeverReady(image, reason, container)
+        if state.has_failed or container.status != "running":
+            break
+        time.sleep(POLL_SECONDS)
+    else:
+        reason += f" (after {seconds:.0f} s)"
+    raise PackageError(f"a container of {image} does not become ready: {reason}.{_end_of_log(container)}")
+
+
+def _end_of_log(container: Container) -> str:
+    state: Mapping[str, object] = container.attrs["State"]
+    ended = "" if state["Running"] else f" It ended with status {state['ExitCode']}."
+    try:
+        lines = container.logs(tail=LOG_LINES).decode(errors="replace").strip()
+    except APIError:
+        lines = ""
+    return f"{ended} Its last lines:\n{lines}" if lines else ended

@@ -1,0 +1,156 @@
+"""From an artifact that this host has judged to the work of a target's devices, and what came of it."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import AccuracyReport, Artifact, Place
+from pipeline.compile.alternatives import Variant
+from pipeline.compile.engine_audit import PLAN, audit_engine, check_engine
+from pipeline.containers.engine import connect
+from pipeline.delivery import RECIPE_LABEL, Delivery
+from pipeline.devices.delivered import Delivered
+from pipeline.devices.delivery import Work
+from pipeline.devices.fleet import deliver
+from pipeline.devices.inventory import Device
+from pipeline.errors import DataError
+from pipeline.package.base_image import find_base
+from pipeline.package.build_context import write_context
+from pipeline.package.deferral import context_of
+from pipeline.package.labels import image_labels
+from pipeline.package.wheels import check_runtime, default_cache, fetch_wheels, find_lock
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.untrusted import parse_json
+from pipeline.validate.judge import judge_predictions, terms_of
+from pipeline.validate.predictions import read_predictions
+from pipeline.workspace.hashing import sha256_of_json
+from pipeline.workspace.store import Folder
+from targets.base_images import BaseImage, stated_base
+from targets.device.files import DOCUMENT, LAYERS, SHARD
+from targets.device.model.manifest import read_manifest
+from targets.target import Target
+
+Models = Mapping[tuple[str, str], tuple[Path, AccuracyReport]]
+"""By hash and precision: before TensorRT 10.12 fp16 and fp32 are built from the same file."""
+
+
+def dispatch(
+    to: Delivery,
+    devices: Sequence[Device],
+    artifact: Artifact,
+    report: AccuracyReport,
+    shard: Folder,
+    variants: Sequence[Variant],
+    published: Path,
+) -> list[Delivered]:
+    """Build and prove the image on every device, in parallel; each one's error is in what became of it."""
+    recipe, target = to.recipe, to.target
+    base = base_of(target, recipe.package.base_image, to.progress)
+    manifest = read_manifest(artifact.folder)
+    models = _by_model(artifact, report, variants)
+    describe = partial(image_labels, name=recipe.name, version=recipe.version, base=base.tag)
+    own = {RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))}
+    with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
+        if target.gpu is not None:
+            context = context_of(to, artifact, report, shard, variants)
+        else:
+            to.workspace.check(artifact.folder, shard.path, *(each.artifact.folder for each in variants))
+            context = Path(scratch) / "context"
+            safe = variants[0].report if variants else None
+            labels = describe(manifest, report, safe=safe) | own
+            _write(context, artifact, report, variants, base, recipe, labels, to.progress)
+        work = Work(
+            target=target,
+            tag=f"{recipe.name}:{recipe.version}-{target.name}",
+            base=base.tag,
+            context=context,
+            shard=shard.path / SHARD,
+            judge=partial(_judged, shard.path / SHARD, models),
+            describe=lambda there, answers: describe(read_manifest(_model_of(models, answers)[0]), there) | own,
+            package_undecided=recipe.validate_.undecided == "package",
+        )
+        return deliver(devices, work, published=published, progress=to.progress)
+
+
+def base_of(target: Target, base_image: str | None, progress: Progress) -> BaseImage:
+    """What is known of the base image; one that only the user knows is asked for its Python on this host."""
+    stated = stated_base(target, base_image)
+    if stated is not None:
+        return stated
+    with closing(connect()) as engine:
+        return find_base(engine, target, base_image, progress=progress)
+
+
+def _write(
+    context: Path,
+    artifact: Artifact,
+    report: AccuracyReport,
+    variants: Sequence[Variant],
+    base: BaseImage,
+    recipe: Recipe,
+    labels: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    """A CPU target's build context, the same bytes as `pipeline.package.package` writes."""
+    lock = find_lock(base.platform, base.python, grpc=recipe.package.grpc)
+    check_runtime(lock, read_manifest(artifact.folder))
+    write_context(
+        context,
+        artifact=artifact.folder,
+        report=report,
+        base=base,
+        wheels=fetch_wheels(lock, cache=default_cache(), progress=progress),
+        lock=lock.path,
+        grpc=recipe.package.grpc,
+        labels=labels,
+        beside={each.folder: (each.artifact.folder, each.report) for each in variants},
+    )
+
+
+def _by_model(artifact: Artifact, report: AccuracyReport, variants: Sequence[Variant]) -> Models:
+    """The models that an image may run, with what this host found of them."""
+    known = [(artifact.folder, report), *((each.artifact.folder, each.report) for each in variants)]
+    manifests = [read_manifest(folder) for folder, _ in known]
+    return {(each.model_sha256, each.precision): found for each, found in zip(manifests, known, strict=True)}
+
+
+def _model_of(models: Models, answers: Path) -> tuple[Path, AccuracyReport]:
+    """The one that a device ran, by what it answered and by its document beside that."""
+    model = read_predictions(answers).artifact_sha256
+    document = answers.parent / DOCUMENT
+    try:
+        precision = str(parse_json(document.read_text(encoding="utf-8"))["precision"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the device's {DOCUMENT} does not say which precision it ran: {error!r}.") from None
+    if (model, precision) not in models:
+        raise DataError(
+            f"the device answered with the model {model[:16]}... in {precision}, which is none of those that were "
+            "sent."
+        )
+    return models[model, precision]
+
+
+def _layers(file: Path) -> Any:
+    try:
+        return parse_json(file.read_bytes())
+    except ValueError as error:
+        raise DataError(f"the device's {LAYERS} cannot be read: {error}.") from None
+
+
+def _judged(shard: Path, models: Models, answers: Path) -> AccuracyReport:
+    """This host's own verdict on what a device answered."""
+    folder, found = _model_of(models, answers)
+    layers = answers.parent / LAYERS
+    if layers.is_file() and (folder / PLAN).is_file():
+        check_engine(audit_engine(folder, _layers(layers)), "the device")
+    return judge_predictions(
+        shard,
+        answers,
+        artifact=folder,
+        place=Place.DEVICE,
+        terms=terms_of(found),
+    )

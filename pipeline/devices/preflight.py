@@ -1,0 +1,160 @@
+"""What a device says of itself (`preflight.sh`), read into facts."""
+
+import re
+from dataclasses import dataclass
+
+from pipeline.devices.jetpack import jetpack_of
+from pipeline.errors import DeviceError
+from pipeline.untrusted import parse_json
+from targets.device.model.cpu import instruction_sets
+
+PLATFORMS = {"x86_64": "linux/amd64", "amd64": "linux/amd64", "aarch64": "linux/arm64", "arm64": "linux/arm64"}
+KIB = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """An NVIDIA GPU in a PC or server."""
+
+    name: str
+    driver: str
+    compute_capability: str
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A device at one moment; None is what it does not say."""
+
+    platform: str
+    user: str
+    work: str
+    """Our folder there, resolved."""
+    l4t: str | None
+    """None: no Jetson."""
+    jetpack: str | None
+    model: str | None
+    power_mode: str | None
+    power_modes: tuple[str, ...]
+    """All that the board has."""
+    clocks_pinned: bool | None
+    cards: tuple[Card, ...]
+    docker: str | None
+    """Version of the engine that answers."""
+    docker_problem: str | None
+    """What Docker says instead of a version; None where it is not installed, too."""
+    has_docker: bool
+    runtimes: tuple[str, ...]
+    has_gpu_hook: bool
+    """Whether Docker's own `--gpus` finds what it calls."""
+    has_base: bool
+    missing: tuple[str, ...]
+    """Programs that our scripts need and that are not there."""
+    work_free_bytes: int | None
+    docker_free_bytes: int | None
+    memory_bytes: int | None
+    memory_free_bytes: int | None
+    temperature: float | None
+    """Degrees Celsius of the hottest zone."""
+    instruction_sets: tuple[str, ...]
+    """Of the CPU, best first, by the names of `targets.device.model.cpu`."""
+
+    @property
+    def highest_power_mode(self) -> str | None:
+        """MAXN, or the one of most watts; None where the board does not say what it has."""
+        unlimited = sorted(mode for mode in self.power_modes if mode.startswith("MAXN"))
+        if unlimited:
+            return unlimited[-1]
+        watts = {int(found[1]): mode for mode in self.power_modes if (found := re.search(r"(\d+) ?W", mode))}
+        return watts[max(watts)] if watts else None
+
+
+def read_facts(text: str) -> Facts:
+    """Raises `DeviceError` where the answer is cut short or of no known kind."""
+    found = _sections(text)
+    if "end" not in found or found.get("machine", "") == "":
+        raise DeviceError("the device's answer about itself is cut short. Run again.")
+    l4t = _l4t(found)
+    version = re.fullmatch(r"\w+/\w+ (\S+)", found["docker-version"])
+    has_docker = bool(found["docker-command"])
+    memory = dict(re.findall(r"(\w+): +(\d+) kB", found["memory"]))
+    return Facts(
+        platform=PLATFORMS.get(found["machine"], f"linux/{found['machine']}"),
+        user=found["user"],
+        work=found["work"],
+        l4t=l4t,
+        jetpack=None if l4t is None else jetpack_of(l4t),
+        model=found["model"] or None,
+        power_mode=_power_mode(found["power-mode"]),
+        power_modes=tuple(re.findall(r"NAME=(\S+)", found["power-modes"])),
+        clocks_pinned=_pinned(found["clocks"]),
+        cards=tuple(map(_card, found["nvidia-smi"].splitlines())) if "," in found["nvidia-smi"] else (),
+        docker=version[1] if version is not None else None,
+        docker_problem=found["docker-version"] if version is None and has_docker else None,
+        has_docker=has_docker,
+        runtimes=_runtimes(found["docker-runtimes"]),
+        has_gpu_hook=bool(found["gpu-hook"]),
+        has_base=bool(found["base-image"]),
+        missing=tuple(found["programs"].split()),
+        work_free_bytes=_bytes(found["work-free"]),
+        docker_free_bytes=_bytes(found["docker-free"]),
+        memory_bytes=_bytes(memory.get("MemTotal", "")),
+        memory_free_bytes=_bytes(memory.get("MemAvailable", "")),
+        temperature=_hottest(found["temperature"]),
+        instruction_sets=instruction_sets(cpuinfo=found["cpu"], machine=found["machine"]),
+    )
+
+
+def _sections(text: str) -> dict[str, str]:
+    parts = re.split(r"^@@ ([\w-]+)$", text, flags=re.MULTILINE)
+    return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _l4t(found: dict[str, str]) -> str | None:
+    """As `targets.device.nvidia.machine.l4t_version` finds it: NVIDIA's file, else its package."""
+    release = re.match(r"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", found["release"])
+    if release is not None:
+        return f"{release[1]}.{release[2]}"
+    package = re.match(r"ii\s+(\d+(?:\.\d+)+)", found["l4t-core"])
+    return None if package is None else package[1]
+
+
+def _power_mode(text: str) -> str | None:
+    found = re.search(r"^NV Power Mode: *(.+?) *$", text, re.MULTILINE)
+    return None if found is None else found[1]
+
+
+def _pinned(text: str) -> bool | None:
+    """Whether every clock of CPU and GPU may move nowhere; None where the device shows none."""
+    ranges = [line.split()[2:] for line in text.splitlines()]
+    return all(len(each) == 2 and each[0] == each[1] for each in ranges) if ranges else None
+
+
+def _card(line: str) -> Card:
+    name, driver, capability, memory = [*line.split(","), "", "", ""][:4]
+    size = memory.strip()
+    return Card(
+        name=name.strip(),
+        driver=driver.strip(),
+        compute_capability=capability.strip(),
+        memory_bytes=int(size) * KIB * KIB if size.isdecimal() else None,
+    )
+
+
+def _bytes(kibibytes: str) -> int | None:
+    return int(kibibytes) * KIB if kibibytes.isdecimal() else None
+
+
+def _hottest(text: str) -> float | None:
+    """Zones that are off say -256 °C or nothing."""
+    degrees = [int(value) / 1000 for value in re.findall(r" (-?\d+)$", text, re.MULTILINE)]
+    return max((each for each in degrees if each > -50), default=None)
+
+
+def _runtimes(text: str) -> tuple[str, ...]:
+    """Names of Docker's runtimes; none where it says something else."""
+    try:
+        raw = parse_json(text or "{}")
+    except ValueError:
+        return ()
+    return tuple(sorted(raw)) if isinstance(raw, dict) else ()

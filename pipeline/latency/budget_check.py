@@ -1,0 +1,101 @@
+"""What became of the time that was asked for: predicted by the table, measured after the cut, and of the artifact.
+
+A speedup is over the unpruned network in the precision that the table was asked for (int8 where there is one), timed
+beside the artifact in one run: those of two runs would differ by what the machine did in between, 10 % and more.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.artifacts import Artifact
+from pipeline.latency.table import CHOICE, Timing
+
+TOLERANCE = 0.05
+"""By which an artifact may be slower than asked: two runs of one model on a busy machine differ as much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeliness:
+    """One of the two that can be asked for is None, throughout."""
+
+    asked_ms: float | None
+    asked_speedup: float | None
+    predicted_ms: float
+    predicted_speedup: float
+    planned_ms: float | None
+    """Of the pruned network before its recovery; None where it was not timed here."""
+    planned_speedup: float | None
+    artifact_ms: float | None
+    artifact_speedup: float | None
+    verdict: Literal["held", "missed", "unmeasured"]
+    reason: str
+    """Why it is unmeasured; empty otherwise."""
+
+    def __str__(self) -> str:
+        if self.asked_ms is not None:
+            asked, found = f"{self.asked_ms:.3g} ms", (self.predicted_ms, self.planned_ms, self.artifact_ms)
+            unit = " ms"
+        else:
+            asked = f"a speedup of {self.asked_speedup:.3g}"
+            found, unit = (self.predicted_speedup, self.planned_speedup, self.artifact_speedup), ""
+        names = ("predicted", "measured after the cut", "of the artifact")
+        figures = [f"{value:.3g}{unit} {name}" for value, name in zip(found, names, strict=True) if value is not None]
+        why = f" ({self.reason})" if self.reason else ""
+        return f"time {self.verdict}{why}: {asked} asked, {', '.join(figures)}"
+
+
+def settle(pruned: Path, artifact: Artifact, clocked: Callable[[bool], Timing | None]) -> Timeliness | None:
+    """From the folder of stage `prune` and the artifact's times; None where no time was asked for.
+
+    `clocked` tells the artifact's and the unpruned network's time in one run, as it is known or, if True, taken anew:
+    a miss is timed once more before it counts.
+    """
+    file = pruned / CHOICE
+    if not file.exists():
+        return None
+    plan = json.loads(file.read_text())
+    found = _timeliness(plan, artifact, clocked(False))
+    return found if found.verdict != "missed" else _timeliness(plan, artifact, clocked(True))
+
+
+def _timeliness(plan: dict[str, Any], artifact: Artifact, timing: Timing | None) -> Timeliness:
+    asked, measured = plan["asked"], plan["measured"]
+    reason = _why_unmeasured(plan["not_measured"], artifact)
+    of_artifact = speedup = None
+    if timing is not None and not reason:
+        of_artifact, speedup = timing.pruned_ms, timing.unpruned_ms / timing.pruned_ms
+    return Timeliness(
+        asked_ms=asked["latency_ms"],
+        asked_speedup=asked["speedup"],
+        predicted_ms=plan["predicted_ms"],
+        predicted_speedup=plan["unpruned_ms"] / plan["predicted_ms"],
+        planned_ms=measured and measured["pruned_ms"],
+        planned_speedup=measured and measured["unpruned_ms"] / measured["pruned_ms"],
+        artifact_ms=of_artifact,
+        artifact_speedup=speedup,
+        verdict=_verdict(asked["latency_ms"], asked["speedup"], of_artifact, speedup),
+        reason=reason,
+    )
+
+
+def _why_unmeasured(not_measured: str | None, artifact: Artifact) -> str:
+    if not_measured:
+        return not_measured
+    if artifact.stand_in is not None:
+        return f"timed on {artifact.stand_in}"
+    return "" if artifact.candidate.latency is not None else "its device alone times it"
+
+
+def _verdict(
+    asked_ms: float | None, asked_speedup: float | None, ms: float | None, speedup: float | None
+) -> Literal["held", "missed", "unmeasured"]:
+    if asked_ms is not None:
+        if ms is None:
+            return "unmeasured"
+        return "held" if ms <= asked_ms * (1 + TOLERANCE) else "missed"
+    if speedup is None or asked_speedup is None:
+        return "unmeasured"
+    return "held" if speedup >= asked_speedup / (1 + TOLERANCE) else "missed"

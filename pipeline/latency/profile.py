@@ -1,0 +1,247 @@
+"""Profile: the latency table of a network on this machine, checked against networks that it has not seen.
+
+A few dozen subnetworks are cut out of the real graph so that every layer shape meets every pair of widths of the grid
+at least once. The runtime's profiler tells what each layer takes there, fusions included; all run in turn, beside the
+unpruned network, whose time ties runs of different minutes together. Then whole networks are timed without profiler:
+some to fit what lies between layers, others only to check the prediction.
+"""
+
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from scipy.optimize import nnls
+from torch import nn
+
+from pipeline.artifacts import Architecture, Checkpoint, Dialect, Precision, Quantization
+from pipeline.errors import CompressionError, TargetError
+from pipeline.latency.layers import layer_shapes, owner_of, owners
+from pipeline.latency.sampling_plan import Cell, Subject, covering, drawn, widths_of
+from pipeline.latency.subnetwork import Subnetwork, carve, removable_blocks, sites
+from pipeline.latency.table import FILE, Check, LatencyTable, Times
+from pipeline.models.checkpoint import build_network
+from pipeline.models.surgery import channel_groups
+from pipeline.progress import Progress, Report, portion, reporting
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.marked_graph import export_marked
+from pipeline.quantize.network import points_of, prepare, quantization_of
+from targets.device.model.cpu import instruction_set, processor_name
+from targets.dialects.write import write_dialect
+from targets.host import check_host, stand_in_for
+from targets.runtimes.onnxruntime.layer_times import NodeTime, time_nodes
+from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
+from targets.target import Target
+
+FITTED, CHECKED = 10, 6
+"""Whole networks timed for the fit, and for the check."""
+CUTTING = 0.2
+"""Of the work as it is reported: to cut a subnetwork out and write it, against timing it."""
+CHUNK_BYTES = 400_000_000
+"""Of models that are open at a time."""
+SEED = 0
+
+
+def profile(
+    checkpoint: Checkpoint, *, target: Target, threads: int, weight_bits: int, progress: Progress, folder: Path
+) -> None:
+    """Write `table.json` for `checkpoint`'s network; its weights do not matter.
+
+    Raises `TargetError` for a target whose clock is not this machine's, `CompressionError` and `ExportError` for a
+    network that cannot be cut.
+    """
+    check_clock(target)
+    rng = random.Random(SEED)
+    with progress.task("export to profile", 1) as advance:
+        subject = subject_of(checkpoint, multiple=target.channel_multiple, weight_bits=7 if weight_bits == 7 else 8)
+        plan = covering(subject, rng)
+        advance()
+    whole = [Subnetwork(widths=subject.full), *(drawn(subject, rng) for _ in range(FITTED + CHECKED - 1))]
+    runtime = OnnxRuntimeCpu()
+    options = runtime.session_options(target, threads=threads)
+    precisions: dict[str, Times] = {}
+    wanted = [precision for precision in target.precisions if precision is not Precision.FP16]
+    of_one = len(plan) + len(whole)
+    with (
+        reporting(progress, "profile", len(wanted) * of_one) as report,
+        tempfile.TemporaryDirectory(prefix="edge-deploy-") as name,
+    ):
+        for precision in wanted:
+            progress.detail(f"timing the layers of {len(plan)} subnetworks in {precision}, {len(whole)} as a whole")
+            dialect = target.dialect if precision is Precision.INT8 else Dialect.FLOAT
+            with portion(report, len(plan) / of_one / len(wanted), f"layers in {precision}") as part:
+                times = _layer_times(subject, plan, dialect, Path(name), options, part)
+            with portion(report, len(whole) / of_one / len(wanted), f"whole networks in {precision}") as part:
+                measured = _whole_times(subject, whole, dialect, Path(name), options, part)
+            precisions[precision.value] = fitted(subject, times, whole, measured)
+    table = LatencyTable(
+        architecture=checkpoint.architecture.name,
+        target=target.name,
+        machine=machine(),
+        runtime=f"onnxruntime {runtime.version}",
+        threads=threads,
+        full=subject.full,
+        grid=subject.grid,
+        layers=subject.shapes,
+        precisions=precisions,
+    )
+    (folder / FILE).write_text(table.to_json())
+
+
+def check_clock(target: Target) -> None:
+    """Raise `TargetError` where this machine's times say nothing about the target's."""
+    check_host(target)
+    here = stand_in_for(target) if target.gpu is None else "no such GPU"
+    if here is not None:
+        raise TargetError(
+            f"{target.name} is timed where it runs, and this machine is {here}: no latency table of it can be made "
+            "here. Import one that was made there (--table FILE), or prune by --macs or --params."
+        )
+
+
+def machine() -> dict[str, str]:
+    """What a table's times hang on, beside runtime and options."""
+    return {"processor": processor_name(), "instruction_set": instruction_set()}
+
+
+def subject_of(checkpoint: Checkpoint, *, multiple: int, weight_bits: Literal[7, 8]) -> Subject:
+    """Exported once; ranges are of noise, since the values do not matter to the clock."""
+    network, architecture = build_network(checkpoint), checkpoint.architecture
+    groups = channel_groups(network, architecture.input_shape)
+    if not groups:
+        raise CompressionError("no channels of this network can be pruned, so there is nothing to profile.")
+    layers = sites(network, groups)
+    marked, quantization = _marked(network, architecture, weight_bits)
+    return Subject(
+        marked=marked,
+        quantization=quantization,
+        layers=layers,
+        shapes=layer_shapes(network, marked, layers, architecture.input_shape),
+        full={group.root: group.width for group in groups},
+        grid={group.root: widths_of(group, multiple) for group in groups},
+        removable=removable_blocks(architecture),
+    )
+
+
+def fitted(subject: Subject, times: Times, whole: Sequence[Subnetwork], measured: Sequence[float]) -> Times:
+    """`times` with scale and cost per node from the first `FITTED` networks, checked on the others.
+
+    Least squares of the relative error, neither of the two below zero. `measured`: CPU milliseconds.
+    """
+    raw = [_raw(subject, times, each) for each in whole]
+    rows = np.array([[us / ms, nodes / ms] for (us, nodes), ms in zip(raw, measured, strict=True)])[:FITTED]
+    (scale, per_node), _ = nnls(rows / 1e3, np.ones(len(rows)))
+    done = replace(times, scale=float(scale), per_node=float(per_node))
+    checks = tuple(
+        Check(
+            widths=dict(each.widths),
+            removed=tuple(sorted(each.removed)),
+            predicted_ms=(scale * us + per_node * nodes) / 1e3,
+            measured_ms=ms,
+        )
+        for each, (us, nodes), ms in list(zip(whole, raw, measured, strict=True))[FITTED:]
+    )
+    return replace(done, checks=checks)
+
+
+def _raw(subject: Subject, times: Times, subnetwork: Subnetwork) -> tuple[float, float]:
+    cells = [times.shapes[shape][inputs, outputs] for _, (shape, inputs, outputs) in subject.cells(subnetwork)]
+    return times.rest[0] + sum(us for us, _ in cells), times.rest[1] + sum(nodes for _, nodes in cells)
+
+
+def _layer_times(
+    subject: Subject,
+    plan: Sequence[Subnetwork],
+    dialect: Dialect,
+    folder: Path,
+    options: Mapping[str, str | int],
+    report: Report,
+) -> Times:
+    """Mean times of all cells; each run of some subnetworks has the unpruned one, `plan[0]`, for company."""
+    found: dict[Cell, list[tuple[float, int]]] = {}
+    rest: list[tuple[float, int]] = []
+    level: float | None = None
+    reference = _write(subject, plan[0], dialect, folder / "reference.onnx")
+    many = max(4, CHUNK_BYTES // reference.stat().st_size)
+    for start in range(0, len(plan), many):
+        chunk = plan[start : start + many]
+        with portion(report, len(chunk) / len(plan)) as part:
+            files = _written(subject, chunk, dialect, folder, part)
+            with portion(part, 1 - CUTTING) as timing:
+                company, *timed = time_nodes([reference, *files], options=options, report=timing)
+        total = sum(node.microseconds for node in company)
+        level = total if level is None else level
+        for each, file, nodes in zip(chunk, files, timed, strict=True):
+            by_layer = _by_layer(nodes, owners(onnx.load(file)), level / total)
+            rest.append(by_layer.pop(None, (0.0, 0)))
+            for name, cell in subject.cells(each):
+                found.setdefault(cell, []).append(by_layer.get(name, (0.0, 0)))
+    shapes: dict[str, dict[tuple[int, int], tuple[float, float]]] = {}
+    for (shape, inputs, outputs), values in found.items():
+        shapes.setdefault(shape, {})[inputs, outputs] = _mean(values)
+    return Times(shapes=shapes, rest=_mean(rest), scale=1.0, per_node=0.0, checks=())
+
+
+def _whole_times(
+    subject: Subject,
+    whole: Sequence[Subnetwork],
+    dialect: Dialect,
+    folder: Path,
+    options: Mapping[str, str | int],
+    report: Report,
+) -> list[float]:
+    """CPU milliseconds of each, without a profiler."""
+    files = _written(subject, whole, dialect, folder, report)
+    with portion(report, 1 - CUTTING) as timing:
+        return [latency.cpu_ms for latency in OnnxRuntimeCpu().time(files, options=options, report=timing)]
+
+
+def _by_layer(nodes: Sequence[NodeTime], known: dict[str, str], scale: float) -> dict[str | None, tuple[float, int]]:
+    """Microseconds and nodes of each layer; what its name does not tell belongs to the layer that ran before it."""
+    summed: dict[str | None, tuple[float, int]] = {}
+    layer: str | None = None
+    for node in nodes:
+        layer = owner_of(node.name, known) or layer
+        before = summed.get(layer, (0.0, 0))
+        summed[layer] = (before[0] + scale * node.microseconds, before[1] + 1)
+    return summed
+
+
+def _mean(values: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    return float(np.mean([us for us, _ in values])), float(np.mean([nodes for _, nodes in values]))
+
+
+def _written(
+    subject: Subject, subnetworks: Sequence[Subnetwork], dialect: Dialect, folder: Path, report: Report
+) -> list[Path]:
+    files = []
+    for index, each in enumerate(subnetworks):
+        files.append(_write(subject, each, dialect, folder / f"{index}.onnx"))
+        report(CUTTING / len(subnetworks))
+    return files
+
+
+def _write(subject: Subject, subnetwork: Subnetwork, dialect: Dialect, path: Path) -> Path:
+    marked, quantization = carve(subject.marked, subject.quantization, subject.layers, subject.full, subnetwork)
+    onnx.save(write_dialect(marked, quantization, dialect), path)
+    return path
+
+
+def _marked(
+    network: nn.Module, architecture: Architecture, weight_bits: Literal[7, 8]
+) -> tuple[ModelProto, Quantization]:
+    quantized = prepare(network, weight_bits=weight_bits)
+    generator = torch.Generator().manual_seed(SEED)
+    set_mode(quantized, Mode.CALIBRATE)
+    with torch.no_grad():
+        quantized(torch.randn(4, *architecture.input_shape, generator=generator))
+    for point in points_of(quantized):
+        point.range = point.histogram.best_range(post_relu=point.post_relu)
+    quantization = quantization_of(quantized, weight_bits=weight_bits, float_layers=())
+    return export_marked(quantized, architecture.input_shape), quantization

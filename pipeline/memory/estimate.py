@@ -1,0 +1,269 @@
+"""How much memory each stage needs at its peak.
+
+What tensors need is counted on the network itself, on as many images as go through it at a time
+(`memory.footprint`). The rest is added: weights in several states, decoded images that are kept, the programs.
+Images add to it as far as `Batches` keeps them, and no further.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from pipeline.artifacts import ActivationRange, Checkpoint
+from pipeline.data.batches import CACHE_BYTES, Batches
+from pipeline.data.images import ImageSet
+from pipeline.data.readers import Dataset
+from pipeline.data.selection import BATCH as RUNTIME_BATCH
+from pipeline.export.parity import parity_images
+from pipeline.latency.profile import CHECKED, CHUNK_BYTES, FITTED
+from pipeline.memory.footprint import peak_bytes, weight_bytes
+from pipeline.models.checkpoint import build_network
+from pipeline.models.surgery import channel_groups
+from pipeline.progress import Silent
+from pipeline.prune import recovery
+from pipeline.prune.candidates import BLOCK_FACTORS
+from pipeline.prune.importance import channel_importance
+from pipeline.prune.prune import IMPORTANCE_IMAGES
+from pipeline.quantize import quantize
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.network import points_of, prepare
+from pipeline.recipe import Recipe
+from pipeline.training.loop import fit
+from pipeline.training.loss import ATTENTION, Distillation
+from pipeline.training.microbatches import micro_batch_size
+from pipeline.training.mixed_precision import has_bfloat16
+from targets.device.model.preprocess import Preprocessing
+
+MIB = 2**20
+PROCESS = 350 * MIB
+"""Python with PyTorch, ONNX and ONNX Runtime."""
+EXPORTER = 100 * MIB
+"""What PyTorch's exporter loads besides."""
+FRAGMENTATION = 1.45
+"""Of the allocator: resident bytes per byte of tensors. 1.3 to 1.8 on a half-width ResNet-50 in 224 x 224."""
+FLOAT_BYTES = 4
+MANY_OUTPUTS, MANY_WEIGHTS = 3, 16
+"""More tensors than any stage has: in outputs of all layers, and in sets of weights."""
+LOOKED_AT = 128
+"""Images of a batch that is only looked at."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of one network with these images; bytes."""
+
+    checkpoint: Checkpoint
+    dataset: Dataset
+    recipe: Recipe
+
+    def of(self, stage: str) -> int:
+        """At the peak of a stage, in all its processes together."""
+        needs = {
+            "load": self._load,
+            "prune": self._prune,
+            "quantize": self._quantize,
+            "export": self._export,
+            "compile": self._compile,
+            "validate": self._validate,
+        }
+        return needs[stage]() if stage in needs else PROCESS
+
+    @property
+    def at_most(self) -> int:
+        """More than any stage needs, from one image that goes through the network: quick to have."""
+        sizes: list[int] = []
+
+        def noted(module: nn.Module, inputs: object, made: object) -> None:
+            del module, inputs
+            sizes.extend(leaf.numel() * FLOAT_BYTES for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+
+        handles = [
+            module.register_forward_hook(noted) for module in self._network.modules() if not list(module.children())
+        ]
+        try:
+            with torch.inference_mode():
+                self._network(torch.zeros(1, *self._shape))
+        finally:
+            for handle in handles:
+                handle.remove()
+        tensors = MANY_OUTPUTS * sum(sizes) * self._shown(LOOKED_AT) + MANY_WEIGHTS * self._weights
+        splits = (self.dataset.training, self.dataset.selection, self.dataset.selection, self.dataset.gate)
+        images = sum(self._kept(len(split)) for split in splits)
+        images += IMPORTANCE_IMAGES * FLOAT_BYTES * math.prod(self._shape) + self._kept(recovery.STATISTICS_IMAGES)
+        return EXPORTER + self.recipe.nproc * (PROCESS + _resident(tensors) + images)
+
+    def _load(self) -> int:
+        return self._looked_at(self.dataset.selection)
+
+    def _looked_at(self, images: ImageSet) -> int:
+        """Of one network that answers `images`, with the weights it was built from."""
+        tensors = self._looking(self._shown(min(LOOKED_AT, len(images)))) + 2 * self._weights
+        return PROCESS + _resident(tensors) + self._kept(len(images))
+
+    def _prune(self) -> int:
+        budget, training, selection = self.recipe.prune, len(self.dataset.training), len(self.dataset.selection)
+        if not budget.prunes:
+            return PROCESS
+        sample = min(IMPORTANCE_IMAGES, training)
+        beside = self._weights if not budget.by_clock else (2 + len(BLOCK_FACTORS)) * self._weights
+        # By the clock the same images are looked at several times, and kept as the network sees them.
+        seen = sample * FLOAT_BYTES * math.prod(self._shape) if budget.by_clock else 0
+        counted = _resident(self._importance + beside) + seen + self._kept(sample)
+        statistics = self._kept(min(recovery.STATISTICS_IMAGES, training))
+        alone = PROCESS + max(counted, seen + statistics + _resident(3 * self._weights))
+        if budget.by_clock and budget.table is None:
+            alone = max(alone, self.profile)
+        if budget.epochs == 0:
+            return alone
+        images = self._kept(training) + 2 * self._kept(selection)
+        return max(alone, self._trained(self._recovery, beside, images + seen, self._kept(training)))
+
+    @property
+    def profile(self) -> int:
+        """Of a latency table, which is made on the way to pruning: many cut networks are open at a time."""
+        whole = (FITTED + CHECKED) * 2 * self._weights
+        layers = 2 * (CHUNK_BYTES + self._weights)
+        return PROCESS + EXPORTER + max(whole, layers) + _resident(4 * self._weights)
+
+    def _quantize(self) -> int:
+        selection = 2 * self._kept(len(self.dataset.selection))
+        if self.recipe.quantize.qat_epochs == 0:
+            tensors = self._looking(self._shown(RUNTIME_BATCH), is_quantized=True) + 3 * self._weights
+            return PROCESS + _resident(tensors) + selection + self._kept(quantize.CALIBRATION_IMAGES)
+        training = self._kept(len(self.dataset.training))
+        # The network before it was folded, and the weights that may be better than those that follow.
+        return self._trained(self._quantization, 2 * self._weights, training + selection, training)
+
+    def _export(self) -> int:
+        """The exporter, and the comparison of what it wrote with PyTorch in float64."""
+        images = min(parity_images(self._shape[1:]), len(self.dataset.selection))
+        exact = 2 * self._looking(images) + 8 * self._weights
+        return PROCESS + EXPORTER + _resident(exact)
+
+    def _compile(self) -> int:
+        """Sessions of ONNX Runtime side by side: the float baseline, and candidates that take no more together."""
+        return PROCESS + 2 * self._session(self.dataset.selection)
+
+    def _validate(self) -> int:
+        """The float network's answers, then the artifact's."""
+        return max(self._looked_at(self.dataset.gate), PROCESS + self._session(self.dataset.gate))
+
+    def _trained(self, tensors: int, beside: int, images: int, images_of_others: int) -> int:
+        """Of a training: gradients from one part of a batch to the next and momenta are two times the weights."""
+        others = self.recipe.nproc - 1
+        shared = self._weights if others else 0
+        own = _resident(tensors + 2 * self._weights + shared)
+        return PROCESS + own + _resident(beside) + images + others * (PROCESS + own + images_of_others)
+
+    def _kept(self, images: int) -> int:
+        """Of decoded images, which are kept where all of them fit."""
+        size = images * math.prod(self._shape)
+        return size if size <= CACHE_BYTES else 0
+
+    def _shown(self, batch: int) -> int:
+        """Images that go through the network at a time, of a batch that is cut into equal parts."""
+        parts = max(1, math.ceil(batch / micro_batch_size(self._shape[1:])))
+        return math.ceil(batch / parts)
+
+    def _learned_from(self, batch: int) -> int:
+        return self._shown(math.ceil(batch / self.recipe.nproc))
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.checkpoint.architecture.input_shape
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        return build_network(self.checkpoint)
+
+    @cached_property
+    def _weights(self) -> int:
+        return weight_bytes(self._network)
+
+    def _session(self, images: ImageSet) -> int:
+        """Of ONNX Runtime: weights as they are and in the order of its kernels, and what one run computes."""
+        return self._looking(min(RUNTIME_BATCH, len(images))) + self._weights
+
+    def _looking(self, images: int, *, is_quantized: bool = False) -> int:
+        """Tensors of one pass, weights included."""
+
+        def look(network: nn.Module) -> None:
+            with torch.inference_mode():
+                network(self._inputs(images))
+
+        return peak_bytes(look, self._on_grid() if is_quantized else self._network)
+
+    @cached_property
+    def _importance(self) -> int:
+        """Tensors of the search for what matters, with the copy of the network that it is done with."""
+        groups = channel_groups(self._network, self._shape)
+        images = self._shown(recovery.BATCH_SIZE)
+
+        def search(network: nn.Module) -> None:
+            channel_importance(network, groups, [self._inputs(images)], seed=0)
+
+        return peak_bytes(search, self._network)
+
+    @cached_property
+    def _recovery(self) -> int:
+        """Tensors of one step, with both networks and the gradients."""
+
+        def step(student: nn.Module, teacher: nn.Module) -> None:
+            loss = Distillation(teacher, attention=ATTENTION)
+            self._step(student, loss, recovery.BATCH_SIZE, is_quantized=False)
+
+        return peak_bytes(step, self._network, self._network)
+
+    @cached_property
+    def _quantization(self) -> int:
+        def step(student: nn.Module, teacher: nn.Module) -> None:
+            self._step(student, Distillation(teacher), quantize.BATCH_SIZE, is_quantized=True)
+
+        return peak_bytes(step, self._on_grid(), self._network)
+
+    def _step(self, student: nn.Module, loss: Distillation, batch: int, *, is_quantized: bool) -> None:
+        height, width = self._shape[1:]
+        preprocessing = Preprocessing(resize=None, crop=(height, width), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        fit(
+            student,
+            Batches(_blank(self._learned_from(batch), (width, height)), preprocessing),
+            epochs=1,
+            learning_rate=1.0,
+            loss=loss,
+            selection=None,
+            frozen_statistics=is_quantized,
+            mixed_precision=not is_quantized and has_bfloat16(),
+            progress=Silent(),
+            name="memory",
+        )
+
+    def _on_grid(self) -> nn.Module:
+        quantized = prepare(self._network, weight_bits=8, keep_float=self.recipe.quantize.keep_float)
+        for point in points_of(quantized):
+            point.range = ActivationRange(amax=1.0, signed=not point.post_relu, post_relu=point.post_relu)
+        set_mode(quantized, Mode.ONNXRUNTIME)
+        return quantized
+
+    def _inputs(self, images: int) -> Tensor:
+        return torch.empty(images, *self._shape)
+
+
+def _resident(tensors: int) -> int:
+    return int(FRAGMENTATION * tensors)
+
+
+def _blank(count: int, size: tuple[int, int]) -> ImageSet:
+    names = [str(index) for index in range(count)]
+    return ImageSet(
+        read=lambda _index: b"",
+        draw=lambda _index: Image.new("RGB", size),
+        digests=names,
+        names=names,
+        labels=np.zeros(count, dtype=np.int64),
+    )

@@ -1,0 +1,231 @@
+"""Which ResNet a state dict holds, read off its names and shapes alone.
+
+What the weights cannot tell is assumed: stride on a bottleneck's 3x3 convolution (torchvision's way), and for
+parameter-free shortcuts zeros on both sides of the channels (see `models.resnet.constant_shortcut`). The float
+accuracy that is measured after loading shows whether that holds.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.artifacts import Architecture
+from pipeline.errors import CheckpointError
+from pipeline.models.naming import CURE, State, counted, some, torchvision_names
+from pipeline.models.resnet import build_resnet, constant_shortcut
+from pipeline.models.zoo import INPUT_SIZE, published_name
+
+BLOCK = re.compile(r"^layer(\d+)\.(\d+)\.")
+CONVOLUTION = re.compile(r"(?:^|\.)(?:conv\d|downsample\.0)\.weight$")
+STEMS: dict[tuple[int, ...], Literal["imagenet", "cifar"]] = {(7, 7): "imagenet", (3, 3): "cifar"}
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def recognize(
+    state: Mapping[str, Tensor], *, classes: tuple[str, ...], input_size: tuple[int, int] | None
+) -> tuple[Architecture, State]:
+    """The architecture and its complete state dict: fp32, under our names, constant shortcuts included.
+
+    `classes` empty: the outputs are named by their number. `input_size` None: what the stem was made for.
+    Raises `CheckpointError` for anything but a ResNet whose tensors fit together and are finite.
+    """
+    named = torchvision_names(state)
+    architecture = _structure(named)
+    expected = _expected_names(architecture, named)
+    check_names(expected, named)
+    named = checked_values(named)
+    _check_convolutions(named)
+    height, width = input_size or INPUT_SIZE[architecture.stem]
+    architecture = replace(
+        architecture,
+        groups=_groups(named) if architecture.block == "bottleneck" else 1,
+        input_shape=(named["conv1.weight"].shape[1], height, width),
+        classes=name_classes(classes, named["fc.weight"].shape[0]),
+        widths={name.removesuffix(".weight"): value.shape[0] for name, value in named.items() if value.dim() == 4},
+    )
+    if architecture.shortcut == "A":
+        architecture = _with_constant_shortcuts(architecture, named)
+    _check_channels(architecture)
+    check_shapes(_shapes(architecture), named)
+    return replace(architecture, name=published_name(architecture)), named
+
+
+def name_classes(classes: tuple[str, ...], outputs: int) -> tuple[str, ...]:
+    """`classes`, checked against the number of the network's outputs; numbers where none are given."""
+    if not classes:
+        return tuple(str(index) for index in range(outputs))
+    if len(classes) != outputs:
+        raise CheckpointError(
+            f"the network tells {outputs} classes apart, the data set has {len(classes)} ({some(classes)}): "
+            "give the data the network was trained for, all its classes included."
+        )
+    return classes
+
+
+def check_names(expected: frozenset[str], given: Mapping[str, Tensor], cure: str = CURE) -> None:
+    """Every tensor there and none too many; counters of batch normalization do not matter."""
+    names = {name for name in given if not name.endswith("num_batches_tracked")}
+    missing, surplus = sorted(expected - names), sorted(names - expected)
+    if not missing and not surplus:
+        return
+    parts = []
+    if missing:
+        parts.append(f"{counted(missing, 'tensor is', 'tensors are')} missing ({some(missing)})")
+    if surplus:
+        parts.append(f"{counted(surplus, 'tensor does', 'tensors do')} not belong to it ({some(surplus)})")
+    raise CheckpointError(
+        f"the checkpoint does not fit the network: {', and '.join(parts)}. "
+        f"Save the whole state dict of the network that was trained. {cure}"
+    )
+
+
+def check_shapes(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor], cure: str = CURE) -> None:
+    """Every tensor in the shape that the network needs."""
+    wrong = [
+        f"{name} is {_text(given[name].shape)} instead of {_text(shape)}"
+        for name, shape in expected.items()
+        if name in given and given[name].shape != shape
+    ]
+    if wrong:
+        tensors = counted(wrong, "tensor has", "tensors have")
+        raise CheckpointError(f"{tensors} a shape that does not fit: {some(wrong, 3)}. {cure}")
+
+
+def checked_values(state: Mapping[str, Tensor]) -> State:
+    """The state dict in fp32 (half precision is widened, which is exact), without counters; every value finite."""
+    floats: State = {}
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if value.is_meta:
+            raise CheckpointError(
+                f"{name} has a shape but no values (it was on PyTorch's meta device). Save real weights."
+            )
+        if value.layout is not torch.strided:
+            raise CheckpointError(f"{name} is a sparse tensor: save it dense, with .to_dense().")
+        if value.is_quantized or not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{name} holds {kind} values: give the float weights, before any quantization.")
+        floats[name] = value.detach().to(torch.float32)
+    broken = [name for name, value in floats.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise CheckpointError(
+            f"{counted(broken, 'tensor holds', 'tensors hold')} values that are not finite ({some(broken)}): the "
+            "training diverged, or the file is damaged. Give an earlier checkpoint."
+        )
+    negative = [name for name, value in floats.items() if name.endswith("running_var") and bool((value < 0).any())]
+    if negative:
+        raise CheckpointError(f"negative variances in {some(negative)}: the file is damaged. Give another checkpoint.")
+    return floats
+
+
+def _structure(state: State) -> Architecture:
+    depths: dict[int, int] = {}
+    for name in state:
+        if match := BLOCK.match(name):
+            stage, index = int(match[1]), int(match[2])
+            depths[stage] = max(depths.get(stage, 0), index + 1)
+    if not depths or min(depths) != 1 or max(depths) != len(depths):
+        found = some(f"layer{stage}" for stage in sorted(depths)) or "none"
+        raise CheckpointError(f"no ResNet in this file: stages layer1, layer2, … are needed, found: {found}. {CURE}")
+    kernel = tuple(state["conv1.weight"].shape[2:])
+    if kernel not in STEMS:
+        shape = _text(state["conv1.weight"].shape)
+        raise CheckpointError(f"the stem conv1.weight is {shape}; known are kernels of 7x7 and 3x3. {CURE}")
+    if state["conv1.weight"].shape[1] != 3:
+        channels = state["conv1.weight"].shape[1]
+        raise CheckpointError(f"the network takes images of {channels} channels; only RGB (3) is supported.")
+    return Architecture(
+        family="torchvision" if STEMS[kernel] == "imagenet" else "cifar",
+        name="resnet",
+        block="bottleneck" if any(".conv3." in name for name in state) else "basic",
+        depths=tuple(depths[stage] for stage in sorted(depths)),
+        stem=STEMS[kernel],
+        shortcut=_shortcut(state),
+        input_shape=(3, 0, 0),
+        classes=(),
+    )
+
+
+def _shortcut(state: State) -> Literal["A", "B"]:
+    """B where shortcuts have batch normalization; our own files keep option A as constants of 0 and 1."""
+    shortcuts = [name for name in state if ".downsample." in name]
+    if all(name.endswith(".downsample.0.weight") for name in shortcuts) and all(
+        bool(((state[name] == 0) | (state[name] == 1)).all()) for name in shortcuts
+    ):
+        return "A"
+    return "B"
+
+
+def _expected_names(architecture: Architecture, state: State) -> frozenset[str]:
+    names = {"conv1.weight", "fc.weight", "fc.bias"} | {f"bn1.{part}" for part in BATCH_NORM}
+    last = 3 if architecture.block == "bottleneck" else 2
+    for stage, depth in enumerate(architecture.depths, start=1):
+        for index in range(depth):
+            block = f"layer{stage}.{index}"
+            for layer in range(1, last + 1):
+                names.add(f"{block}.conv{layer}.weight")
+                names |= {f"{block}.bn{layer}.{part}" for part in BATCH_NORM}
+            has_shortcut = any(name.startswith(f"{block}.downsample.") for name in state)
+            if has_shortcut or (architecture.shortcut == "B" and stage > 1 and index == 0):
+                names.add(f"{block}.downsample.0.weight")
+                if architecture.shortcut == "B":
+                    names |= {f"{block}.downsample.1.{part}" for part in BATCH_NORM}
+    return frozenset(names)
+
+
+def _check_convolutions(state: State) -> None:
+    for name, value in state.items():
+        if CONVOLUTION.search(name) and value.dim() != 4:
+            raise CheckpointError(f"{name} is {_text(value.shape)}, not the weight of a convolution. {CURE}")
+
+
+def _groups(state: State) -> int:
+    first, second = state["layer1.0.conv1.weight"].shape[0], state["layer1.0.conv2.weight"].shape[1]
+    return first // second if second and first % second == 0 else 1
+
+
+def _with_constant_shortcuts(architecture: Architecture, state: State) -> Architecture:
+    """Adds the constants that stand for option A to `state` and their widths to the architecture."""
+    widths = dict(architecture.widths)
+    last = "conv3" if architecture.block == "bottleneck" else "conv2"
+    channels = widths["conv1"]
+    for stage, depth in enumerate(architecture.depths, start=1):
+        for index in range(depth):
+            name, out = f"layer{stage}.{index}.downsample.0", widths[f"layer{stage}.{index}.{last}"]
+            if name not in widths and index == 0 and (stage > 1 or out > channels):
+                widths[name] = out
+                state[f"{name}.weight"] = constant_shortcut(channels, out, 1).weight.detach()
+            channels = out
+    return replace(architecture, widths=widths)
+
+
+def _check_channels(architecture: Architecture) -> None:
+    """What a block adds to its shortcut must have as many channels."""
+    widths = architecture.widths
+    last = "conv3" if architecture.block == "bottleneck" else "conv2"
+    channels = widths["conv1"]
+    for stage, depth in enumerate(architecture.depths, start=1):
+        for index in range(depth):
+            block = f"layer{stage}.{index}"
+            shortcut, out = widths.get(f"{block}.downsample.0", channels), widths[f"{block}.{last}"]
+            if shortcut != out:
+                raise CheckpointError(
+                    f"{block} adds {out} channels ({block}.{last}) to a shortcut of {shortcut}: "
+                    f"tensors of different networks in one file? {CURE}"
+                )
+            channels = out
+
+
+def _shapes(architecture: Architecture) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        network = build_resnet(architecture)
+    return {name: value.shape for name, value in network.state_dict().items() if value.dim() > 0}
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(str(size) for size in shape) or "a scalar"

@@ -1,0 +1,173 @@
+"""A TensorRT target's package: what becomes a proven image where its engine can be built, which is not here.
+
+The build context is complete without an engine and without its base image, which holds gigabytes; the image is built
+from it where both can be had. What is known of it here is that it starts, and says what it waits for.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.artifacts import AccuracyReport, Artifact, Image, Place
+from pipeline.compile.alternatives import Variant
+from pipeline.containers.container import EMULATION, READY_SECONDS, NeverReady, launched, wait_until_ready
+from pipeline.containers.engine import Engine, connect
+from pipeline.errors import EngineMissing, PackageError
+from pipeline.fallback import Fallback
+from pipeline.package.base_image import find_base, obtain_base
+from pipeline.package.build_context import FirstStart, write_context
+from pipeline.package.image_record import write_image
+from pipeline.package.labels import PREFIX, image_labels
+from pipeline.package.wheels import default_cache, fetch_wheels, find_lock
+from pipeline.progress import Progress
+from pipeline.validate.pack import pack_some
+from targets.base_images import BaseImage, stated_base
+from targets.device.model.manifest import read_manifest
+from targets.target import Target
+
+CONTEXT, WORDS = "context", "first_words.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """What is here of an image whose engine nobody has built yet."""
+
+    context: Path
+    image: Image | None
+    words: str
+    """What its server says when it is started without a GPU, or why there is no image here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the recipe says of such a package."""
+
+    name: str
+    version: str
+    target: Target
+    base_image: str | None
+    grpc: bool
+    undecided: Literal["stop", "package"]
+    shard_images: int | None
+    fallback: Fallback
+
+    @property
+    def tag(self) -> str:
+        return f"{self.name}:{self.version}-{self.target.name}"
+
+
+def write_pending(
+    artifact: Artifact,
+    report: AccuracyReport,
+    *,
+    order: Order,
+    shard: Path,
+    others: Sequence[Variant],
+    labels: Mapping[str, str],
+    progress: Progress,
+    folder: Path,
+) -> None:
+    """Write the build context to `folder`/context; `report` is the simulated gate's, `others` travel beside it.
+
+    Needs no engine, but for a base image that only the user knows. Raises `PackageError` and `EngineMissing`.
+    """
+    base = stated_base(order.target, order.base_image) or _asked(order, progress)
+    lock = find_lock(base.platform, base.python, runtime="tensorrt", grpc=order.grpc)
+    described = image_labels(
+        read_manifest(artifact.folder), report, name=order.name, version=order.version, base=base.tag
+    )
+    with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
+        travels = shard if order.shard_images is None else pack_some(shard, order.shard_images, Path(scratch))
+        write_context(
+            folder / CONTEXT,
+            artifact=artifact.folder,
+            report=report,
+            base=base,
+            wheels=fetch_wheels(lock, cache=default_cache(), progress=progress),
+            lock=lock.path,
+            grpc=order.grpc,
+            labels=described | {PREFIX + "proof": "pending"} | dict(labels),
+            beside={each.folder: (each.artifact.folder, each.report) for each in others},
+            first_start=FirstStart(
+                shard=travels,
+                max_drop=report.max_drop_points,
+                confidence=report.confidence,
+                undecided=order.undecided,
+                fallback=order.fallback,
+            ),
+        )
+
+
+def build_pending(context: Path, order: Order, *, progress: Progress, folder: Path) -> None:
+    """Build the image of a context, see that it starts, tag it; write `image.json` and what its server said.
+
+    Raises `EngineMissing` or `PackageError` where that cannot be done here, and leaves no image then.
+    """
+    with closing(connect()) as engine:
+        _, platform = obtain_base(engine, order.target, order.base_image, progress=progress)
+        progress.line(f"building the image {order.tag}")
+        labels = {PREFIX + "place": Place.SIMULATED.value}
+        built = engine.build(context, labels=labels, platform=platform, progress=progress)
+        try:
+            words = _words(engine, built, platform)
+            image = Image(
+                tag=order.tag,
+                id=built,
+                bytes=engine.bytes_of(built),
+                platform=platform,
+                place=Place.SIMULATED,
+            )
+            write_image(folder, image)
+            (folder / WORDS).write_text(words)
+            engine.tag(built, order.tag)
+        except BaseException:
+            engine.remove(built)
+            raise
+
+
+def show_context(context: Path, place: Path) -> Path:
+    """A link to the context where the user looks for it, replaced at once; returns `place`."""
+    fresh = place.with_name(f".{place.name}.new")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(os.path.relpath(context, place.parent))
+    if place.is_dir() and not place.is_symlink():
+        # Of an earlier version, or of a CPU target's build without an engine.
+        shutil.rmtree(place)
+    fresh.replace(place)
+    return place
+
+
+def _asked(order: Order, progress: Progress) -> BaseImage:
+    try:
+        engine = connect()
+    except EngineMissing as error:
+        raise EngineMissing(
+            f"{error} Without one the Python in {order.base_image} cannot be known, so no build context was written; "
+            "leave out --base-image to get one."
+        ) from None
+    with closing(engine):
+        return find_base(engine, order.target, order.base_image, progress=progress)
+
+
+def _words(engine: Engine, image: str, platform: str) -> str:
+    """What the server says here, where it can be started at all; raises `PackageError` where it ends.
+
+    It is shown no GPU, also by an engine whose containers see one unasked: an engine is not to be built in passing.
+    """
+    seconds = READY_SECONDS * (EMULATION if engine.emulates(image) else 1.0)
+    try:
+        with launched(engine, image, environment={"NVIDIA_VISIBLE_DEVICES": "void"}) as server:
+            wait_until_ready(server.client, server.container, image, seconds=seconds)
+        return "the image starts, and was ready here; its engine is gone with the container"
+    except NeverReady as error:
+        return f"the image starts, and says what it lacks here: {error.reason}"
+    except PackageError as error:
+        if "exec format error" in str(error):
+            return f"not started here: this machine cannot run programs of {platform}"
+        raise

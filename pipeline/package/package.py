@@ -1,0 +1,292 @@
+"""Artifact and report become a container image, which must answer just as the artifact did, or there is none."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge, Place, Verdict
+from pipeline.compile.alternatives import Variant
+from pipeline.containers.container import MODEL_FOLDER, running, sweep
+from pipeline.containers.engine import Engine, connect
+from pipeline.errors import EngineMissing, PackageError
+from pipeline.package.base_image import base_without_engine, find_base
+from pipeline.package.build_context import build_command, write_context
+from pipeline.package.image_record import write_image
+from pipeline.package.labels import PREFIX, image_labels
+from pipeline.package.wheels import check_runtime, default_cache, fetch_wheels, find_lock
+from pipeline.progress import Progress
+from pipeline.validate.measure import measure_session
+from pipeline.validate.predictions import Predictions, read_predictions
+from targets.device.files import PREDICTIONS
+from targets.device.model.manifest import Manifest, ManifestError, read_manifest
+from targets.device.model.variant import FOLDER
+from targets.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What the image's answers are compared with: the gate's images and the artifact's answers on this host."""
+
+    shard: Path
+    predictions: Path
+
+
+def package(
+    artifact: Artifact,
+    report: AccuracyReport,
+    *,
+    proof: Proof,
+    safe: Variant | None = None,
+    name: str,
+    version: str,
+    target: Target,
+    base_image: str | None,
+    grpc: bool = False,
+    labels: Mapping[str, str],
+    context: Path,
+    wheel_cache: Path | None = None,
+    judge: Judge | None = None,
+    progress: Progress,
+    folder: Path,
+) -> Image:
+    """Build `name:version-target` and run the validation set through it; write `image.json`, `predictions.npz`.
+
+    The build context is written to the folder `context`; where no engine answers it stays there and `EngineMissing`
+    says how to build it elsewhere. `labels` are added as they are, `safe` to the model's layer. Raises `PackageError`
+    and leaves no image where it cannot be built or does not answer as artifact and variant did. On a host of another
+    platform than the target's the answers need not be the host's: they pass a gate of their own, which `judge` holds.
+    """
+    manifest = _proven_manifest(artifact, report)
+    _check_belongs(proof, report)
+    beside = None if safe is None else _beside(safe, proof, artifact)
+    tag = f"{name}:{version}-{target.name}"
+    assert artifact.stand_in is None or judge is not None, "another platform's image needs a judge"
+    engine, missing = _engine()
+    try:
+        if engine is None:
+            base = base_without_engine(target, base_image, missing)
+        else:
+            base = find_base(engine, target, base_image, progress=progress)
+        lock = find_lock(base.platform, base.python, grpc=grpc)
+        check_runtime(lock, manifest)
+        describe = partial(image_labels, manifest, name=name, version=version, base=base.tag)
+        write_context(
+            context,
+            artifact=artifact.folder,
+            report=report,  # The host's, wherever the image is judged: it is complete before it can be asked.
+            base=base,
+            wheels=fetch_wheels(lock, cache=wheel_cache or default_cache(), progress=progress),
+            lock=lock.path,
+            grpc=grpc,
+            labels=describe(report, safe=None if safe is None else safe.report) | dict(labels),
+            beside={} if safe is None else {FOLDER: (safe.artifact.folder, safe.report)},
+        )
+        if engine is None:
+            raise EngineMissing(f"{missing} {_elsewhere(context, tag)}")
+        built = _build(engine, context, tag, base.platform, progress)
+        gate = Gate(engine=engine, manifest=manifest, proof=proof, beside=beside, progress=progress, folder=folder)
+        image = gate.tagged(built, tag, base.platform, None if artifact.stand_in is None else judge, describe)
+    finally:
+        if engine is not None:
+            engine.close()
+    shutil.rmtree(context)
+    return image
+
+
+def prove(
+    engine: Engine,
+    image: str,
+    manifest: Manifest,
+    proof: Proof,
+    *,
+    progress: Progress,
+    folder: Path,
+    model_folder: str = MODEL_FOLDER,
+) -> None:
+    """Run the shard through a container; raise `PackageError` unless every answer is the one given on this host."""
+    ask(engine, image, manifest, proof.shard, progress=progress, folder=folder, model_folder=model_folder)
+    _check_same(read_predictions(proof.predictions), read_predictions(folder / PREDICTIONS), manifest.tolerance)
+
+
+def ask(
+    engine: Engine,
+    image: str,
+    manifest: Manifest,
+    shard: Path,
+    *,
+    progress: Progress,
+    folder: Path,
+    model_folder: str = MODEL_FOLDER,
+) -> None:
+    """Run the shard through a container, which must hold what was packaged; write `predictions.npz`."""
+    with running(engine, image, progress=progress, model_folder=model_folder) as client:
+        if client.manifest != manifest:
+            raise PackageError(f"the image {image} holds another artifact than the one that was packaged.")
+        runtime, instruction_set = client.runs_on()
+        measure_session(
+            client,
+            manifest,
+            shard,
+            folder,
+            instruction_set=instruction_set,
+            runtime=runtime,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What stands between an image that was built and its tag; what does not get through is removed."""
+
+    engine: Engine
+    manifest: Manifest
+    proof: Proof
+    beside: tuple[Manifest, Proof] | None = None
+    """The same of the saturation-safe variant, where there is one."""
+    progress: Progress
+    folder: Path
+
+    def tagged(
+        self,
+        built: str,
+        tag: str,
+        platform: str,
+        judge: Judge | None,
+        describe: Callable[[AccuracyReport], dict[str, str]],
+    ) -> Image:
+        """By the host's answers, or where they need not be the same, by `judge`."""
+        if judge is None:
+            return self.tagged_if_same(built, tag, platform)
+        return self.tagged_if_passed(built, tag, platform, judge, describe)
+
+    def tagged_if_same(self, built: str, tag: str, platform: str) -> Image:
+        """Every answer must be the one given on this host."""
+        with self._removed_unless_proven(built, tag):
+            prove(self.engine, built, self.manifest, self.proof, progress=self.progress, folder=self.folder)
+            if self.beside is not None:
+                # Asked for by name, as this CPU may not be one that would choose it.
+                manifest, proof = self.beside
+                there, inside = self.folder / FOLDER, f"{MODEL_FOLDER}/{FOLDER}"
+                prove(self.engine, built, manifest, proof, progress=self.progress, folder=there, model_folder=inside)
+            return self._tagged(built, tag, platform)
+
+    def tagged_if_passed(
+        self, built: str, tag: str, platform: str, judge: Judge, describe: Callable[[AccuracyReport], dict[str, str]]
+    ) -> Image:
+        """The answers must pass a gate of their own; its figures replace the host's on the labels."""
+        place = _place(self.engine, built)
+        with self._removed_unless_proven(built, tag):
+            self.progress.line(f"asking the image about the gate's images: {place}, which may take a while")
+            ask(self.engine, built, self.manifest, self.proof.shard, progress=self.progress, folder=self.folder)
+            report = judge(self.folder / PREDICTIONS, place)
+            with tempfile.TemporaryDirectory() as scratch:
+                (Path(scratch) / "Dockerfile").write_text(f"FROM {built}\n")
+                labelled = self.engine.build(
+                    Path(scratch), labels=describe(report), platform=platform, progress=self.progress
+                )
+            return self._tagged(labelled, tag, platform)
+
+    def _tagged(self, image: str, tag: str, platform: str) -> Image:
+        size, place = self.engine.bytes_of(image), _place(self.engine, image)
+        made = Image(tag=tag, id=image, bytes=size, platform=platform, place=place)
+        write_image(self.folder, made)
+        self.engine.tag(image, tag)
+        return made
+
+    @contextmanager
+    def _removed_unless_proven(self, built: str, tag: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, PackageError) and self.engine.layers_of(tag) == self.engine.layers_of(built):
+                # An earlier build from the same files made and tagged this very image; it is refuted now.
+                self.engine.untag(tag)
+            self.engine.remove(built)
+            raise
+
+
+def _place(engine: Engine, image: str) -> Place:
+    return Place.EMULATED if engine.emulates(image) else Place.IMAGE
+
+
+def _build(engine: Engine, context: Path, tag: str, platform: str, progress: Progress) -> str:
+    for left_over in sweep(engine):
+        progress.detail(f"removed the container {left_over} of a build that was killed")
+    progress.line(f"building the image {tag}")
+    place = Place.IMAGE if engine.platform == platform else Place.EMULATED
+    # The place is claimed before it is proven, but an image that is not proven is removed.
+    return engine.build(context, labels={PREFIX + "place": place.value}, platform=platform, progress=progress)
+
+
+def _check_same(here: Predictions, there: Predictions, tolerance: float) -> None:
+    """Raise unless the report on `here` is true of `there`, too: so far as it goes, it speaks of classes alone.
+
+    `tolerance` is the manifest's: a share of the logits' range, for CPUs of the same instruction set. On others
+    float sums are rounded differently (see `targets.device.model.golden`), so that logits may move; no class may.
+    """
+    differing = int((here.logits.argmax(axis=1) != there.logits.argmax(axis=1)).sum())
+    difference = float(np.abs(here.logits - there.logits).max())
+    is_same_kind = here.instruction_set == there.instruction_set
+    limit = tolerance * float(np.ptp(here.logits)) if is_same_kind else float("inf")
+    if differing or not difference <= limit:
+        allowed = f"{limit:.3g} allowed" if is_same_kind else f"any allowed, as this host has {here.instruction_set}"
+        raise PackageError(
+            f"the image does not answer as the artifact did on this host: {differing} of {len(here.logits)} classes "
+            f"differ, logits by at most {difference:.3g} ({allowed}). The image, which runs {there.runtime} on "
+            f"{there.instruction_set}, was removed; artifact and report are kept."
+        )
+
+
+def _proven_manifest(artifact: Artifact, report: AccuracyReport) -> Manifest:
+    try:
+        manifest = read_manifest(artifact.folder)
+        manifest.model_path(artifact.folder)
+    except ManifestError as error:
+        raise PackageError(f"the artifact cannot be packaged: {error}") from None
+    if report.artifact_sha256 != manifest.model_sha256:
+        raise PackageError(
+            f"the report is about the model {report.artifact_sha256[:16]}..., the artifact {artifact.folder} holds "
+            f"{manifest.model_sha256[:16]}.... Validate this artifact first."
+        )
+    if report.verdict is Verdict.FAIL:
+        raise PackageError(f"the artifact {artifact.folder} failed its gate: no image is made of it.")
+    return manifest
+
+
+def _elsewhere(context: Path, tag: str) -> str:
+    return (
+        f"Everything up to the image is done, and its build context is in {context}. "
+        f"Where an engine answers: {build_command(context, tag)}"
+    )
+
+
+def _beside(safe: Variant, proof: Proof, artifact: Artifact) -> tuple[Manifest, Proof]:
+    assert artifact.stand_in is None, "a host of another platform cannot prove a variant"
+    manifest = _proven_manifest(safe.artifact, safe.report)
+    own = Proof(shard=proof.shard, predictions=safe.predictions)
+    _check_belongs(own, safe.report)
+    return manifest, own
+
+
+def _check_belongs(proof: Proof, report: AccuracyReport) -> None:
+    found = read_predictions(proof.predictions)
+    if (found.artifact_sha256, found.shard_sha256) != (report.artifact_sha256, report.shard_sha256):
+        raise PackageError(
+            f"the predictions {proof.predictions} are of the model {found.artifact_sha256[:16]}... on the shard "
+            f"{found.shard_sha256[:16]}..., the report of {report.artifact_sha256[:16]}... on "
+            f"{report.shard_sha256[:16]}.... Validate the artifact again."
+        )
+
+
+def _engine() -> tuple[Engine | None, str]:
+    """The engine, or why there is none: what needs none is done all the same."""
+    try:
+        return connect(), ""
+    except EngineMissing as error:
+        return None, str(error)

@@ -1,0 +1,192 @@
+"""The image's Python packages: locked by hash per platform and Python, fetched once, verified at every use."""
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import PackageError, ToolError
+from pipeline.process import Run, run
+from pipeline.progress import Progress
+from pipeline.workspace.hashing import sha256_of_file
+from targets.device.model.manifest import Manifest
+from targets.shipped import shipped
+
+# The glibc versions of `manylinux` tags; 2.28 is what the newest of the locked wheels need, Debian 10 has it.
+GLIBC_MINORS = range(28, 4, -1)
+MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
+FOLDERS = {
+    ("onnxruntime", False): "",
+    ("onnxruntime", True): "grpc",
+    ("tensorrt", False): "tensorrt",
+    ("tensorrt", True): "tensorrt-grpc",
+}
+"""Below docker/locks, by runtime and whether the image speaks gRPC."""
+PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==(\S+)", re.MULTILINE)
+HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    version: str
+    hashes: frozenset[str]
+    """SHA-256 of every published file of this version."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """One file of `docker/locks`."""
+
+    path: Path
+    platform: str
+    python: str
+    """Major and minor, e.g. `3.12`."""
+    pins: dict[str, Pin]
+    """By normalized name."""
+
+    @property
+    def key(self) -> str:
+        """Locks with the same text ask for different files on different platforms and Pythons."""
+        return f"{self.path.stem}-{sha256_of_file(self.path)[:16]}"
+
+
+def find_lock(platform: str, python: str, *, runtime: str = "onnxruntime", grpc: bool = False) -> Lock:
+    """The lock of a platform such as `linux/amd64` and a Python such as `3.12`; raises `PackageError`."""
+    folder = shipped("locks") / FOLDERS[runtime, grpc]
+    path = folder / f"{platform.replace('/', '-')}-cp{python.replace('.', '')}.txt"
+    if not path.is_file():
+        raise PackageError(
+            f"no packages are locked for Python {python} on {platform}. Locked are: {', '.join(_locked(folder))}. "
+            "Use a base image with one of these (--base-image), or add a lock with scripts/lock_device.py."
+        )
+    return Lock(path=path, platform=platform, python=python, pins=_parse(path.read_text()))
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/edge-deploy/wheels`, by default below `~/.cache`."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "edge-deploy" / "wheels"
+
+
+def fetch_wheels(lock: Lock, *, cache: Path, progress: Progress, door: Run = run) -> Path:
+    """The folder with the lock's wheels, all verified; the network is used only where the cache lacks them.
+
+    Raises `ToolError` where they cannot be fetched.
+    """
+    place = cache / lock.key
+    if place.is_dir():
+        fault = find_fault(place, lock)
+        if fault is None:
+            return place
+        progress.line(f"the cached packages in {place} are damaged ({fault}): fetching them again")
+        shutil.rmtree(place)
+    progress.line(f"fetching {len(lock.pins)} Python packages for {lock.platform}, Python {lock.python}, into {cache}")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as scratch:
+        _download(lock, Path(scratch), progress, door)
+        fault = find_fault(Path(scratch), lock)
+        if fault is not None:
+            raise ToolError(f"pip fetched other packages than {lock.path.name} asks for: {fault}.")
+        _publish(Path(scratch), place)
+    return place
+
+
+def find_fault(folder: Path, lock: Lock) -> str | None:
+    """What is wrong with the wheels in `folder`, if anything: missing, surplus, or of another hash than locked."""
+    missing = dict(lock.pins)
+    for wheel in sorted(folder.iterdir()):
+        name = _normalized(wheel.name.split("-")[0])
+        pin = missing.pop(name, None)
+        if pin is None or wheel.suffix != ".whl":
+            return f"{wheel.name} is not expected"
+        if sha256_of_file(wheel) not in pin.hashes:
+            return f"{wheel.name} does not have a locked hash"
+    return f"{', '.join(sorted(missing))} missing" if missing else None
+
+
+def _download(lock: Lock, folder: Path, progress: Progress, door: Run) -> None:
+    if importlib.util.find_spec("pip") is None:
+        raise ToolError(
+            f"{sys.executable} has no pip, which fetches the image's Python packages. "
+            "Add it: python -m ensurepip, or uv pip install pip."
+        )
+    version = lock.python.replace(".", "")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "2"]
+    command += ["--require-hashes", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command += ["--python-version", lock.python, "--implementation", "cp"]
+    command += ["--abi", f"cp{version}", "--abi", "abi3", "--abi", "none"]
+    for tag in platform_tags(lock.platform):
+        command += ["--platform", tag]
+    try:
+        door([*command, "--requirement", str(lock.path)], progress=progress)
+    except ToolError as error:
+        raise ToolError(
+            f"the image's Python packages ({lock.path.name}) could not be fetched, and the cache {folder.parent} "
+            "does not hold them. This is needed once. Connect to a package index, name a mirror (PIP_INDEX_URL), or "
+            f"copy that cache folder from a machine that has it.\n{error}"
+        ) from None
+
+
+def platform_tags(platform: str) -> list[str]:
+    """The wheel platforms that run on this image platform, newest glibc first."""
+    machine = MACHINES[platform]
+    return [f"manylinux_2_{minor}_{machine}" for minor in GLIBC_MINORS] + [f"manylinux2014_{machine}"]
+
+
+def _publish(scratch: Path, place: Path) -> None:
+    """Move the complete folder into the cache at once; another process may have been faster with the same."""
+    ready = scratch.with_name(f"{scratch.name}-ready")
+    ready.mkdir()
+    try:
+        for wheel in scratch.iterdir():
+            wheel.rename(ready / wheel.name)
+        if not place.exists():
+            ready.rename(place)
+    finally:
+        shutil.rmtree(ready, ignore_errors=True)
+
+
+def _parse(text: str) -> dict[str, Pin]:
+    pins: dict[str, Pin] = {}
+    starts = list(PIN.finditer(text))
+    for index, start in enumerate(starts):
+        end = starts[index + 1].start() if index + 1 < len(starts) else len(text)
+        hashes = frozenset(HASH.findall(text, start.end(), end))
+        pins[_normalized(start[1])] = Pin(version=start[2], hashes=hashes)
+    return pins
+
+
+def _normalized(name: str) -> str:
+    """As PEP 503 compares names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _locked(folder: Path) -> list[str]:
+    found = []
+    for path in sorted(folder.glob("*-cp*.txt")):
+        platform, _, version = path.stem.rpartition("-cp")
+        found.append(f"{platform.replace('-', '/')} Python {version[0]}.{version[1:]}")
+    return found
+
+
+def check_runtime(lock: Lock, manifest: Manifest) -> None:
+    """The image's runtime may be newer than the one of the proof, never older: it would refuse the artifact.
+
+    Raises `PackageError`. TensorRT is in the base image, not in a lock; its engine is proven where it is built.
+    """
+    if manifest.runtime == "tensorrt":
+        return
+    locked = lock.pins[manifest.runtime].version
+    if _release(locked) < _release(manifest.runtime_version):
+        raise PackageError(
+            f"the artifact was proven with {manifest.runtime} {manifest.runtime_version}, the image would run "
+            f"{locked}. Install {manifest.runtime}=={locked} here and build again."
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])

@@ -1,0 +1,228 @@
+"""Prune: channels, and blocks, out where they matter least for what they cost; then recovery by distillation.
+
+The cost is counted (`pipeline.prune.by_cost`) or read from a latency table (`pipeline.prune.by_latency`).
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from pipeline.artifacts import Architecture, Checkpoint
+from pipeline.data.batches import Batches
+from pipeline.data.readers import Dataset
+from pipeline.errors import CompressionError
+from pipeline.latency.table import Pace
+from pipeline.models.checkpoint import build_network, save_network
+from pipeline.models.meter import Budget
+from pipeline.models.surgery import channel_groups, remove_channels
+from pipeline.progress import Advance, Progress
+from pipeline.prune.by_cost import allocate
+from pipeline.prune.candidates import Proposal, Proposals, propose
+from pipeline.prune.importance import channel_importance
+from pipeline.prune.recovery import estimate_statistics, express_by_data, recover, sample
+from pipeline.prune.report import sensitivity, write_report
+from pipeline.prune.tournament import Contest, hold
+from pipeline.prune.trials import Deadline, Time, times_text
+from pipeline.recipe import PruneRecipe
+from pipeline.training.evaluation import top1_of
+from pipeline.training.loop import seed_everything
+from pipeline.workspace.hashing import Json
+from pipeline.workspace.training_state import Continuation
+from targets.device.model.preprocess import Preprocessing
+
+IMPORTANCE_IMAGES = 512
+
+
+def prune(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    recipe: PruneRecipe,
+    channel_multiple: int,
+    seed: int,
+    progress: Progress,
+    folder: Path,
+    continuation: Continuation | None = None,
+    pace: Pace | None = None,
+    time: Time | None = None,
+    processes: int = 1,
+) -> None:
+    """Write the pruned and recovered network to `folder`; with nothing to prune the very files that came in.
+
+    `pace` is the table to which `latency` and `speedup` are held, and `time` the clock that confirms it where it can;
+    `continuation` is where the recovery is kept after every epoch. Raises `CompressionError` where the network's
+    channels cannot be followed or the budget cannot be reached.
+    """
+    if not recipe.prunes:
+        shutil.copytree(checkpoint.folder, folder, dirs_exist_ok=True, ignore=_all_but_the_network)
+        return
+    seed_everything(seed)
+    network = build_network(checkpoint)
+    express_by_data(network, dataset.training, preprocessing, progress=progress)
+    selection = Batches(dataset.selection, preprocessing)
+    if pace is not None:
+        kept = _cut_by_clock(
+            network, checkpoint, dataset, preprocessing, recipe, pace, time,
+            seed=seed, progress=progress, continuation=continuation, folder=folder, processes=processes,
+        )  # fmt: skip
+    else:
+        with progress.task("importance of channels", min(IMPORTANCE_IMAGES, len(dataset.training))) as advance:
+            seen = sample(dataset.training, preprocessing, IMPORTANCE_IMAGES)
+            kept = _cut(network, checkpoint, seen, recipe, channel_multiple, seed=seed, advance=advance, folder=folder)
+    architecture = Checkpoint(folder=folder).architecture
+    # From here on it is what any later stage rebuilds from the stored widths and weights.
+    pruned = build_network(Checkpoint(folder=folder))
+    estimate_statistics(pruned, dataset.training, preprocessing, progress=progress)
+    progress.line(
+        f"prune: {kept}; selection {top1_of(network, selection, progress=progress):.1%} before, "
+        f"{top1_of(pruned, selection, progress=progress):.1%} after, not yet recovered"
+    )
+    if recipe.epochs > 0:
+        recover(
+            pruned,
+            network,
+            dataset,
+            preprocessing,
+            epochs=recipe.epochs,
+            seed=seed,
+            progress=progress,
+            continuation=continuation,
+            processes=processes,
+        )
+    save_network(pruned, architecture, folder)
+
+
+def _cut(
+    network: nn.Module,
+    checkpoint: Checkpoint,
+    seen: Iterable[Tensor],
+    recipe: PruneRecipe,
+    channel_multiple: int,
+    *,
+    seed: int,
+    advance: Advance,
+    folder: Path,
+) -> str:
+    """Write the network without its least important channels to `folder`; returns what is kept, in words.
+
+    `seen`: batches float32 [B, 3, H, W] by which importance is measured.
+    """
+    budget: Budget = "macs" if recipe.macs < 1 else "params"
+    share = min(recipe.macs, recipe.params)
+    input_shape = checkpoint.architecture.input_shape
+    groups = channel_groups(network, input_shape)
+    scores = channel_importance(network, groups, seen, seed=seed, advance=advance)
+    removal = allocate(
+        network,
+        groups,
+        scores,
+        input_shape=input_shape,
+        budget=budget,
+        share=share,
+        channel_multiple=channel_multiple,
+    )
+    save_network(remove_channels(network, input_shape, removal), checkpoint.architecture, folder)
+    _check_budget(checkpoint, Checkpoint(folder=folder), budget, share)
+    return f"{share:g} of the {budget} kept"
+
+
+def _cut_by_clock(
+    network: nn.Module,
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    recipe: PruneRecipe,
+    pace: Pace,
+    time: Time | None,
+    *,
+    seed: int,
+    progress: Progress,
+    continuation: Continuation | None,
+    folder: Path,
+    processes: int,
+) -> str:
+    """Write the network that recovers best within the time to `folder`, and what its cuts cost and bought."""
+    architecture = checkpoint.architecture
+    deadline = Deadline.of(recipe)
+    seen = list(sample(dataset.training, preprocessing, IMPORTANCE_IMAGES))
+    proposals = propose(
+        network, architecture, seen, pace=pace, deadline=deadline, time=time, seed=seed, progress=progress
+    )
+    for number, proposal in enumerate(proposals.each, start=1):
+        text = times_text(proposal.trial, proposals.unpruned_us, proposal.trials, pace.elsewhere)
+        progress.detail(f"cut {number} of {len(proposals.each)}: {text}{_gone(proposal, architecture)}")
+    contest = hold(
+        [proposal.network for proposal in proposals.each],
+        network,
+        dataset,
+        preprocessing,
+        epochs=recipe.epochs,
+        seed=seed,
+        progress=progress,
+        continuation=continuation,
+        processes=processes,
+    )
+    chosen = proposals.each[contest.winner]
+    save_network(chosen.network, chosen.architecture, folder)
+    write_report(
+        folder,
+        sensitivity(proposals.clock, proposals.losses, proposals.full, chosen.trial.chosen),
+        precision=pace.precision,
+        unpruned_us=proposals.unpruned_us,
+        deadline=deadline,
+        trial=chosen.trial,
+        trials=chosen.trials,
+        elsewhere=pace.elsewhere,
+        machine=pace.table.machine,
+        contest=_facts(proposals, contest),
+    )
+    text = times_text(chosen.trial, proposals.unpruned_us, chosen.trials, pace.elsewhere)
+    return f"{text}{_gone(chosen, architecture)}{_won(contest)}"
+
+
+def _gone(proposal: Proposal, before: Architecture) -> str:
+    gone, depth = len(proposal.trial.chosen.removed), sum(before.depths)
+    return f", {gone} of {depth} blocks left out" if gone else ""
+
+
+def _facts(proposals: Proposals, contest: Contest) -> list[Json]:
+    divergences = contest.divergences or (None,)
+    return [
+        {
+            "block_factor": proposal.block_factor,
+            "removed_blocks": list[Json](sorted(proposal.trial.chosen.removed)),
+            "widths": dict(proposal.trial.chosen.widths),
+            "divergence": value,
+            "images": contest.images,
+        }
+        for proposal, value in zip(proposals.each, divergences, strict=True)
+    ]
+
+
+def _won(contest: Contest) -> str:
+    if not contest.divergences:
+        return ""
+    figures = ", ".join(f"{value:.3g}" for value in contest.divergences)
+    after = f"after {contest.images} images" if contest.images else "untrained"
+    return (
+        f"; cut {contest.winner + 1} of {len(contest.divergences)} is nearest to the float network ({figures} {after})"
+    )
+
+
+def _check_budget(before: Checkpoint, after: Checkpoint, budget: Budget, share: float) -> None:
+    left, full = (
+        (after.cost.macs, before.cost.macs) if budget == "macs" else (after.cost.parameters, before.cost.parameters)
+    )
+    if left > share * full:
+        raise CompressionError(
+            f"{budget} = {share:g} was asked for, {left / full:.4f} is left after pruning. This is a bug of ours; "
+            "please report it."
+        )
+
+
+def _all_but_the_network(folder: str, names: list[str]) -> set[str]:
+    del folder
+    return set(names) - {"weights.safetensors", "architecture.json", "cost.json"}

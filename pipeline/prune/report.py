@@ -1,0 +1,137 @@
+"""What each cut costs in importance and buys in time: the figures behind a choice by the clock, and their chart."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.latency.subnetwork import Subnetwork
+from pipeline.latency.table import CHOICE
+from pipeline.models.surgery import Group
+from pipeline.prune.by_cost import cumulative_losses
+from pipeline.prune.by_latency import Clock, Losses
+from pipeline.prune.chart import Bar, Row, chart
+from pipeline.prune.trials import Deadline, Trial
+from pipeline.workspace.hashing import Json
+
+FILE, CHART = CHOICE, "sensitivity.svg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """One group at one width, or one block left out, with all else as it was."""
+
+    width: int
+    """0: the block is left out."""
+    loss: float
+    """Expected squared change of the logits, per image."""
+    gain_us: float
+    """Microseconds of CPU time that the table promises; negative where the narrower layer is slower."""
+    is_chosen: bool
+
+
+def losses_of(
+    groups: Sequence[Group],
+    scores: Mapping[str, Tensor],
+    blocks: Mapping[str, float],
+    grid: Mapping[str, Sequence[int]],
+    *,
+    images: int,
+) -> Losses:
+    """Importance lost per image at each width of the grid; `scores` and `blocks` are sums over `images`."""
+    summed = cumulative_losses(groups, scores)
+    widths = {
+        group.root: {
+            width: summed[group.root][(group.width - width) // group.parts] / images for width in grid[group.root]
+        }
+        for group in groups
+    }
+    return Losses(widths=widths, blocks={block: change / images for block, change in blocks.items()})
+
+
+def sensitivity(
+    clock: Clock, losses: Losses, full: Mapping[str, int], chosen: Subnetwork
+) -> dict[str, tuple[Cut, ...]]:
+    """Every cut by group, then by block."""
+    start = clock.latency_us(Subnetwork(widths=full))
+    found: dict[str, tuple[Cut, ...]] = {}
+    for root, widths in losses.widths.items():
+        found[root] = tuple(
+            Cut(
+                width=width,
+                loss=loss,
+                gain_us=start - clock.latency_us(Subnetwork(widths={**full, root: width})),
+                is_chosen=chosen.widths[root] == width,
+            )
+            for width, loss in sorted(widths.items())
+        )
+    for block, loss in losses.blocks.items():
+        without = Subnetwork(widths=full, removed=frozenset({block}))
+        gain = start - clock.latency_us(without)
+        found[block] = (Cut(width=0, loss=loss, gain_us=gain, is_chosen=block in chosen.removed),)
+    return found
+
+
+def write_report(
+    folder: Path,
+    cuts: Mapping[str, Sequence[Cut]],
+    *,
+    precision: str,
+    unpruned_us: float,
+    deadline: Deadline,
+    trial: Trial,
+    trials: Sequence[Trial],
+    elsewhere: str | None,
+    machine: Mapping[str, str],
+    contest: Sequence[Json] = (),
+) -> None:
+    """Write `sensitivity.json` and `sensitivity.svg`; `elsewhere` is why nothing was timed, where nothing was.
+
+    `contest`: the cuts that were tried, in words (`pipeline.prune.tournament`).
+    """
+    predicted_us, latency = trial.predicted_us, deadline.latency_us
+    facts = {
+        "precision": precision,
+        "machine": dict(machine),
+        "unpruned_ms": unpruned_us / 1e3,
+        "asked": {"latency_ms": latency and latency / 1e3, "speedup": deadline.speedup},
+        "budget_ms": trial.budget_us / 1e3,
+        "predicted_ms": predicted_us / 1e3,
+        "measured": trial.timing and asdict(trial.timing),
+        "not_measured": elsewhere,
+        "trials": [
+            {
+                "budget_ms": each.budget_us / 1e3,
+                "predicted_ms": each.predicted_us / 1e3,
+                "measured": each.timing and asdict(each.timing),
+            }
+            for each in trials
+        ],
+        "removed_blocks": sorted(trial.chosen.removed),
+        "contest": list(contest),
+        "cuts": {name: [asdict(cut) for cut in each] for name, each in cuts.items()},
+    }
+    (folder / FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    rows = [_row(name, each) for name, each in cuts.items()]
+    title = (
+        f"Importance lost per microsecond gained, {precision}: "
+        f"{unpruned_us / 1e3:.3g} ms unpruned, {predicted_us / 1e3:.3g} ms chosen"
+    )
+    (folder / CHART).write_text(chart(title, rows), encoding="utf-8")
+
+
+def _row(name: str, cuts: Sequence[Cut]) -> Row:
+    """Cuts that cost importance and buy time; the rest is told in words."""
+    bars = [
+        Bar(
+            label="left out" if cut.width == 0 else f"{cut.width}",
+            value=cut.loss / cut.gain_us if cut.gain_us > 0 else None,
+            note=f"loss {cut.loss:.3g}, {cut.gain_us:+.1f} µs",
+            is_marked=cut.is_chosen,
+        )
+        for cut in cuts
+        if cut.loss > 0 or cut.gain_us != 0
+    ]
+    return Row(name=name, bars=tuple(bars))

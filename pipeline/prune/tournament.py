@@ -1,0 +1,86 @@
+"""Which of several cuts recovers best: each is trained a little, and the one nearest to the float network goes on.
+
+As NetAdapt does with its proposals (Yang et al. 2018, https://arxiv.org/abs/1804.03230); but judged by the divergence
+from the float network's answers, which tells cuts apart that few images' top-1 does not, and does so on images, too,
+whose labels the network has learned by heart.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from pipeline.data.batches import Batches
+from pipeline.data.readers import Dataset
+from pipeline.data.selection import spread
+from pipeline.progress import Progress
+from pipeline.prune.recovery import estimate_statistics, recover
+from pipeline.training.divergence import divergence
+from pipeline.training.evaluation import logits_of
+from pipeline.training.loop import seed_everything
+from pipeline.workspace.training_state import Continuation
+from targets.device.model.preprocess import Preprocessing
+
+SHARE = 0.1
+"""Of the images that the recovery sees, for all contestants together."""
+MOST_IMAGES = 20_000
+"""Of each: by then the ranks are settled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    winner: int
+    divergences: tuple[float, ...]
+    """From the teacher's answers on the selection split, in nats, in the order of the contestants."""
+    images: int
+    """That each was trained on, once; 0: judged as cut."""
+
+
+def hold(
+    contestants: Sequence[nn.Module],
+    teacher: nn.Module,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+    continuation: Continuation | None = None,
+    processes: int = 1,
+) -> Contest:
+    """Train a copy of each; `epochs` are those of the recovery that follows.
+
+    Each is kept after its training beside `continuation`, so that a contest that was stopped goes on.
+    """
+    if len(contestants) == 1:
+        return Contest(winner=0, divergences=(), images=0)
+    share = round(SHARE * epochs * len(dataset.training) / len(contestants))
+    count = min(share, MOST_IMAGES, len(dataset.training))
+    few = replace(dataset, training=dataset.training.subset(spread(len(dataset.training), count)))
+    selection = Batches(dataset.selection, preprocessing)
+    wanted = logits_of(teacher, selection, progress=progress, name="float answers")
+    divergences = []
+    for number, contestant in enumerate(contestants, start=1):
+        network = copy.deepcopy(contestant)
+        estimate_statistics(network, dataset.training, preprocessing, progress=progress)
+        if count > 0:
+            seed_everything(seed)
+            recover(
+                network,
+                teacher,
+                few,
+                preprocessing,
+                epochs=1,
+                seed=seed,
+                progress=progress,
+                name=f"cut {number} of {len(contestants)}",
+                continuation=continuation
+                and replace(continuation, file=continuation.file.with_name(f"{continuation.file.name}-{number}")),
+                processes=processes,
+            )
+            # Running averages lag behind weights that have moved for so short a time.
+            estimate_statistics(network, dataset.training, preprocessing, progress=progress)
+        found = logits_of(network, selection, progress=progress, name=f"answers of cut {number}")
+        divergences.append(divergence(found, wanted))
+    return Contest(winner=divergences.index(min(divergences)), divergences=tuple(divergences), images=count)

@@ -1,0 +1,210 @@
+"""Quantize: ranges from training images, then training on the grid that will run.
+
+Ranges are measured once (`quantize.ranges`) and stay; weights and biases learn around them by distillation from the
+float model. Training is done on ONNX Runtime's grid. TensorRT's differs by one bit where there are no negative
+values and by one rounding per residual block; no difference in accuracy between the two has been measured.
+
+Training has to prove itself: where it leaves the network farther from the float model on the selection split than
+calibration alone did, or with fewer right answers, the calibrated weights are kept.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from pipeline.artifacts import Checkpoint
+from pipeline.data.batches import Batches
+from pipeline.data.readers import Dataset
+from pipeline.data.selection import count_right, spread
+from pipeline.errors import CompressionError
+from pipeline.models.checkpoint import build_network, save_network
+from pipeline.models.folding import unfold
+from pipeline.progress import Progress
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.network import points_of, prepare, quantization_of
+from pipeline.quantize.result import FACTS
+from pipeline.training.divergence import divergence
+from pipeline.training.evaluation import logits_of
+from pipeline.training.loop import fit, seed_everything
+from pipeline.training.loss import Distillation
+from pipeline.workspace.training_state import Continuation
+from targets.device.model.preprocess import Preprocessing
+
+CALIBRATION_IMAGES = 512
+"""Spread over the training images; ranges of ResNets settle well before."""
+LEARNING_RATE = 1e-3
+"""With batch normalization folded a tenth of a usual fine-tuning rate is what trained weights stand."""
+BATCH_SIZE = 64
+
+
+def quantize(
+    checkpoint: Checkpoint,
+    original: Checkpoint,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    qat_epochs: int,
+    weight_bits: Literal[7, 8],
+    keep_float: tuple[str, ...],
+    seed: int,
+    progress: Progress,
+    folder: Path,
+    continuation: Continuation | None = None,
+    processes: int = 1,
+) -> None:
+    """Write the network of `checkpoint` with new weights, `quantization.json` and `quantize.json` into `folder`.
+
+    `original` is the float network that came in: the teacher. `continuation`: where the training is kept after every
+    epoch. Raises `RecipeError` for a name in `keep_float` that is no layer, `CompressionError` where the network
+    cannot be traced or its numbers explode.
+    """
+    seed_everything(seed)
+    network = build_network(checkpoint)
+    teacher = build_network(original)
+    quantized = prepare(network, weight_bits=weight_bits, keep_float=keep_float)
+    calibrate(quantized, dataset, preprocessing, progress=progress)
+    facts = train(
+        quantized,
+        teacher,
+        dataset,
+        preprocessing,
+        epochs=qat_epochs,
+        seed=seed,
+        progress=progress,
+        continuation=continuation,
+        processes=processes,
+    )
+    quantization = quantization_of(quantized, weight_bits=weight_bits, float_layers=keep_float)
+    unfold(network, quantized)
+    save_network(network, checkpoint.architecture, folder)
+    (folder / "quantization.json").write_text(quantization.to_json())
+    (folder / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+
+
+def calibrate(
+    quantized: fx.GraphModule, dataset: Dataset, preprocessing: Preprocessing, *, progress: Progress
+) -> None:
+    """Measure the range of every point on training images, in float."""
+    images = dataset.training.subset(spread(len(dataset.training), CALIBRATION_IMAGES))
+    set_mode(quantized, Mode.CALIBRATE)
+    progress.detail(f"calibrating {len(points_of(quantized))} tensors on {len(images)} training images")
+    logits_of(quantized, Batches(images, preprocessing), progress=progress, name="calibration")
+    for point in points_of(quantized):
+        if not point.histogram.is_finite:
+            raise CompressionError(
+                f"the activations at {point.name} are not finite numbers, so they have no range. "
+                "Check that weights and preprocessing belong together."
+            )
+        point.range = point.histogram.best_range(post_relu=point.post_relu)
+
+
+def train(
+    quantized: fx.GraphModule,
+    teacher: nn.Module,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+    continuation: Continuation | None = None,
+    processes: int = 1,
+) -> dict[str, object]:
+    """Train in place; returns what calibration and training came to on the selection split.
+
+    `divergence` is the mean Kullback-Leibler divergence of the answers from the teacher's, `right` the number of right
+    answers; `float` is the network as it came, before its weights were quantized or trained.
+    """
+    selection = Batches(dataset.selection, preprocessing)
+    wanted = logits_of(teacher, selection, progress=progress, name="float answers")
+    set_mode(quantized, Mode.FLOAT)
+    before = logits_of(quantized, selection, progress=progress, name="answers before")
+    set_mode(quantized, Mode.ONNXRUNTIME)
+    calibrated = logits_of(quantized, selection, progress=progress, name="answers in int8")
+    by_calibration = _facts(calibrated, wanted, selection)
+    facts: dict[str, object] = {
+        "images": len(selection.images),
+        "float": _facts(before, wanted, selection),
+        "calibrated": by_calibration,
+        "trained": None,
+        "kept": "calibrated",
+    }
+    if epochs == 0:
+        return facts
+    if continuation is not None:
+        # Ranges are measured anew and are no part of the state: weights that learned around others must not go on.
+        continuation = continuation.bound_to(
+            {point.name: asdict(point.known_range()) for point in points_of(quantized)}
+        )
+    weights = {name: value.detach().clone() for name, value in quantized.state_dict().items()}
+    fit_on_grid(
+        quantized,
+        teacher,
+        dataset,
+        preprocessing,
+        epochs=epochs,
+        seed=seed,
+        progress=progress,
+        continuation=continuation,
+        processes=processes,
+    )
+    trained = logits_of(quantized, selection, progress=progress, name="answers in int8")
+    by_training = _facts(trained, wanted, selection)
+    facts["trained"] = by_training
+    harm = _harm(by_calibration, by_training)
+    if harm is None:
+        facts["kept"] = "trained"
+    else:
+        quantized.load_state_dict(weights)
+        progress.line(f"quantization-aware training is not used, calibration alone is better: {harm}")
+    return facts
+
+
+def _harm(calibrated: dict[str, float], trained: dict[str, float]) -> str | None:
+    """What training made worse on the selection split; None where neither divergence nor right answers did suffer."""
+    worse = []
+    if trained["divergence"] > calibrated["divergence"]:
+        worse.append(f"divergence from the float model {calibrated['divergence']:.3g} -> {trained['divergence']:.3g}")
+    if trained["right"] < calibrated["right"]:
+        worse.append(f"right answers {calibrated['right']:.0f} -> {trained['right']:.0f}")
+    return "; ".join(worse) or None
+
+
+def fit_on_grid(
+    quantized: fx.GraphModule,
+    teacher: nn.Module,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+    continuation: Continuation | None = None,
+    processes: int = 1,
+) -> None:
+    """Train the calibrated network in place on ONNX Runtime's grid to answer as `teacher` does."""
+    set_mode(quantized, Mode.ONNXRUNTIME)
+    fit(
+        quantized,
+        Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
+        epochs=epochs,
+        learning_rate=LEARNING_RATE,
+        loss=Distillation(teacher),
+        selection=Batches(dataset.selection, preprocessing),
+        frozen_statistics=True,
+        mixed_precision=False,
+        progress=progress,
+        name="quantization-aware training",
+        continuation=continuation,
+        processes=processes,
+    )
+
+
+def _facts(logits: NDArray[np.float32], wanted: NDArray[np.float32], selection: Batches) -> dict[str, float]:
+    right = count_right(logits, selection.images.labels)
+    return {"divergence": divergence(logits, wanted), "right": right, "top1": right / len(logits)}

@@ -1,0 +1,77 @@
+"""What a network answers to images, and how much of it is right."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from pipeline.data.batches import Batches
+from pipeline.models.resnet import ResNet
+from pipeline.progress import Progress, Silent
+from pipeline.training.microbatches import micro_batches
+from pipeline.training.mixed_precision import autocast
+
+
+def logits_of(
+    network: nn.Module,
+    batches: Batches,
+    *,
+    mixed_precision: bool = False,
+    progress: Progress | None = None,
+    name: str = "evaluation",
+) -> NDArray[np.float32]:
+    """Logits [N, C] in the order of the images; the network is left in the mode it was in.
+
+    `progress` is told how many images are done, under `name`.
+    """
+    assert not batches.is_shuffled
+    assert not batches.is_augmented
+    parts: list[NDArray[np.float32]] = []
+    with (
+        (progress or Silent()).task(name, len(batches.images)) as advance,
+        _evaluating(network),
+        torch.inference_mode(),
+        autocast(enabled=mixed_precision),
+    ):
+        for images, _ in batches.epoch(0):
+            for (part,) in micro_batches(images):
+                parts.append(network(placed(part, network)).float().cpu().numpy())
+                advance(len(part))
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def top1_of(
+    network: nn.Module,
+    batches: Batches,
+    *,
+    mixed_precision: bool = False,
+    progress: Progress | None = None,
+    name: str = "evaluation",
+) -> float:
+    """Share of images whose label has the largest logit."""
+    logits = logits_of(network, batches, mixed_precision=mixed_precision, progress=progress, name=name)
+    return float((logits.argmax(axis=1) == batches.images.labels).mean())
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def placed(images: Tensor, network: nn.Module) -> Tensor:
+    """On the network's device; channels last where its code allows it: 15-20 % less CPU time for small networks."""
+    device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
+    if isinstance(network, fx.GraphModule):
+        is_safe = all(node.target != "view" for node in network.graph.nodes)
+    else:
+        is_safe = isinstance(network, ResNet)  # a user's own network may call `view`, which needs the usual layout
+    return images.to(device, memory_format=torch.channels_last if is_safe else torch.contiguous_format)

@@ -1,0 +1,180 @@
+"""`deploy train`: a float ResNet from scratch, or one that is fine-tuned, as a checkpoint `deploy build` can load."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from pipeline.artifacts import Architecture
+from pipeline.data.batches import Batches
+from pipeline.data.preprocessing import Given
+from pipeline.data.readers import Dataset, check_images, preprocessing_from
+from pipeline.errors import CheckpointError, DataError, RecipeError
+from pipeline.models.checkpoint_file import read_state
+from pipeline.models.digests import digest_of_checkpoint
+from pipeline.models.recognition import recognize
+from pipeline.models.resnet import ResNet, build_resnet
+from pipeline.models.weights_file import save_weights
+from pipeline.models.zoo import published
+from pipeline.progress import Progress
+from pipeline.training.evaluation import top1_of
+from pipeline.training.loop import fit, seed_everything
+from pipeline.training.loss import cross_entropy
+from pipeline.training.mixed_precision import has_bfloat16
+from pipeline.training.torchrun import is_first
+from pipeline.workspace.code_version import sources_digest
+from pipeline.workspace.hashing import Json, sha256_of_json
+from pipeline.workspace.training_state import Continuation
+from targets.device.model.preprocess import Preprocessing
+
+LEARNING_RATE = 0.1
+FINE_TUNING_RATE = 0.01
+"""Trained weights are moved gently: a tenth of what fresh ones stand."""
+UNFINISHED = ".training"
+"""Added to the output's name: the file beside it in which an unfinished training is kept after every epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What was written. The gate's images have not been looked at."""
+
+    path: Path
+    architecture: Architecture
+    preprocessing: Preprocessing
+    selection_top1: float
+    selection_images: int
+
+
+def train(
+    dataset: Dataset,
+    preprocessing: Given,
+    *,
+    network: str,
+    checkpoint: Path | None,
+    epochs: int,
+    learning_rate: float | None,
+    batch_size: int,
+    seed: int,
+    progress: Progress,
+    output: Path,
+    processes: int = 1,
+) -> Trained:
+    """Train `network` (a published name), or fine-tune `checkpoint`, and write `output` (.safetensors).
+
+    Classes and preprocessing are stored with the weights, as JSON in the file's metadata. `learning_rate` None:
+    `LEARNING_RATE`, or `FINE_TUNING_RATE` for a checkpoint. Until `output` is written the training is kept beside it,
+    and the same call goes on from there. All processes that `torchrun` started call this, and the first writes. Raises
+    `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`, `ProcessLost`.
+    """
+    _check_output(output)
+    if learning_rate is None:
+        learning_rate = LEARNING_RATE if checkpoint is None else FINE_TUNING_RATE
+    elif not learning_rate > 0:
+        raise RecipeError(f"the learning rate {learning_rate:g} teaches nothing. Give one above 0, or leave it out.")
+    seed_everything(seed)
+    model, architecture = _start(dataset, network, checkpoint, progress)
+    settled, assumed = preprocessing_from(
+        preprocessing, family=architecture.family, input_size=architecture.input_shape[1:]
+    )
+    progress.line(f"{architecture.name}, {len(dataset.training)} training images; assumed: {'; '.join(assumed)}")
+    _check_data(dataset, progress)
+    selection = Batches(dataset.selection, settled, batch_size=batch_size, seed=seed)
+    continuation = _continuation(output, checkpoint, [network, dataset.fingerprint, batch_size, seed, str(settled)])
+    fit(
+        model,
+        Batches(dataset.training, settled, batch_size=batch_size, seed=seed, shuffle=True, augment=True),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        loss=cross_entropy,
+        selection=selection,
+        frozen_statistics=False,
+        mixed_precision=has_bfloat16(),
+        progress=progress,
+        name="train",
+        continuation=continuation,
+        processes=processes,
+    )
+    if is_first():
+        _save(model, output, classes=dataset.classes, preprocessing=settled)
+        continuation.remove()
+    return Trained(
+        path=output,
+        architecture=architecture,
+        preprocessing=settled,
+        selection_top1=top1_of(model, selection),
+        selection_images=len(dataset.selection),
+    )
+
+
+def _continuation(output: Path, checkpoint: Path | None, facts: list[Json]) -> Continuation:
+    """The file beside `output`, bound to all that the training depends on and `fit` does not see."""
+    begun_from = None if checkpoint is None else digest_of_checkpoint(checkpoint)
+    return Continuation(
+        file=output.with_name(output.name + UNFINISHED),
+        fingerprint=sha256_of_json([*facts, begun_from, sources_digest("pipeline.training.train")]),
+    )
+
+
+def _check_data(dataset: Dataset, progress: Progress) -> None:
+    if len(dataset.training) < 2 or len(dataset.selection) == 0:
+        raise DataError(f"{len(dataset.training)} training images are too few; two of each class are the least.")
+    check_images(dataset.training, progress)
+    check_images(dataset.selection, progress)
+
+
+def _check_output(output: Path) -> None:
+    """Before the training, not after it."""
+    if output.suffix != ".safetensors":
+        raise RecipeError(f"the output {output} must be a .safetensors file: plain weights that anybody can load.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.is_dir():
+            raise RecipeError(f"{output} is a folder. Give a file with --output.")
+        trial = _temporary(output)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise RecipeError(f"{output} cannot be written: {error.strerror}. Give another file with --output.") from None
+
+
+def _temporary(output: Path) -> Path:
+    return output.with_name(f".{output.name}.{os.getpid()}")
+
+
+def _start(dataset: Dataset, network: str, checkpoint: Path | None, progress: Progress) -> tuple[ResNet, Architecture]:
+    if checkpoint is None:
+        architecture = published(network, classes=dataset.classes)
+        return build_resnet(architecture), architecture
+    try:
+        found, state = recognize(read_state(checkpoint), classes=(), input_size=None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error.__cause__
+    architecture = replace(found, classes=dataset.classes)
+    model = build_resnet(architecture)
+    if len(found.classes) != len(dataset.classes):
+        progress.line(f"new head: {len(dataset.classes)} classes instead of the {len(found.classes)} of {checkpoint}")
+        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    model.load_state_dict(state, strict=False)  # all but the head is there: `recognize` has checked
+    return model, architecture
+
+
+def _save(model: nn.Module, output: Path, *, classes: tuple[str, ...], preprocessing: Preprocessing) -> None:
+    """Write the state dict so that a reader sees the whole file or none."""
+    # A single entry: several are written in an order that differs from run to run, and so would the file's hash.
+    facts = {"classes": classes, "preprocessing": preprocessing.to_dict()}
+    metadata = {"edge-deploy": json.dumps(facts, sort_keys=True)}
+    temporary = _temporary(output)
+    try:
+        save_weights(model, temporary, metadata=metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(output)
+    except OSError as error:
+        raise RecipeError(
+            f"{output} cannot be written: {error.strerror}. The training is kept beside it: make room and run the "
+            "same command again."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)

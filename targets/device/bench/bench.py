@@ -1,0 +1,255 @@
+"""Measure a model where it runs: latency in a stable window, energy per inference, and under which conditions.
+
+The machine is first looked at without load for up to 2 s. Then windows of a tenth of the time asked for, with 30 runs
+or more, are measured until ten of them in a row show neither drift nor steps (`steady`), and no change of clocks, cut
+clocks, rising temperature or other programs (`conditions`), or until the time is over. What went before is the
+warm-up, the first window always. The keys of what is found:
+
+- `schema`: 1. `stable`: false where there are `reasons`; the figures are there all the same.
+- `shape`; `runs` and `seconds` of the ten windows; `warm_up`: `runs` and `seconds` before them.
+- `latency_ms`: `p50`, `p90`, `p99` (null below 299 runs), `mean`, `least` of those runs, copies to a GPU included.
+- `windows_p50_ms`: of each window, in their order. `images_per_second` of one caller.
+- `gpu_ms`: the same as latency, and `runs`, between events on the GPU, without copies, measured after the ten windows;
+  null for a CPU, or where `shape` is not of the engine's least batch.
+- `energy`: `source`, `covers`, `method` (counter or sampled), `mean_w`, `idle_w`, `joules_per_inference` (one run of
+  `shape`), and `above_idle`, the joules of it beyond idle power, both null where others kept the machine busy; all
+  null where no source can be read.
+  `energy_sources`: the same of all sources, the most telling one first.
+- `conditions` of the ten windows: `clocks_mhz`, `temperatures_c`, `rails_w`, `throttle_events`, `throttle_states`,
+  `cpu_of_others` (0 to 1), `gpu_load_percent`, and `facts` (governor, power mode, names). `idle`: before the load.
+- `missing`: what cannot be read here, each with the reason.
+- `sampling` of the sensors: `hertz` asked for, `readings` in the ten windows, `cpu_share` of one CPU that it took.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.device.bench.conditions import disturbed, occupied, occupied_since, summary, untold
+from targets.device.bench.quantile import median, quantiles
+from targets.device.bench.sampler import Record, Sampler
+from targets.device.bench.sensors import ROOT, find_sensors
+from targets.device.bench.statistics import LEAST_RUNS, WINDOWS, unsteady
+from targets.device.gate.measure import Session
+from targets.device.sensors.gauge import ENERGY, Source, Unreadable
+
+SCHEMA = 1
+SECONDS = 10.0
+"""Of the stable window, unless another length is asked for."""
+LIMIT = 6.0
+"""How many times as long the measurement may take until the window is found."""
+IDLE_SECONDS = 2.0
+WINDOW_RUNS = -(-LEAST_RUNS // WINDOWS)
+"""At least, in each of the ten windows: then all of them have enough for the 99th percentile."""
+
+Array = NDArray[np.float64]
+
+
+@runtime_checkable
+class GpuTimed(Protocol):
+    """A session that runs on a GPU, and times runs of its least batch by events there."""
+
+    @property
+    def least_batch(self) -> int: ...
+
+    def gpu_ms(self, runs: int) -> List[float]: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """Runs one after the other, on `time.perf_counter`."""
+
+    start: float
+    end: float
+    milliseconds: Array
+    """Of each run."""
+
+
+def bench(
+    session: Session,
+    *,
+    shape: Sequence[int],
+    seconds: float = SECONDS,
+    limit: Optional[float] = None,
+    root: Path = ROOT,
+) -> Dict[str, Any]:
+    """Run images of `shape` [N, C, H, W] until latency and conditions stand still for `seconds`; ready for JSON.
+
+    The keys are described above. `limit`: seconds after which it gives up waiting for that, 6 times `seconds` unless
+    given. `root` stands in for another machine's files. Raises what `session` raises, among it `ValueError` for a
+    shape that it does not take.
+    """
+    limit = LIMIT * seconds if limit is None else limit
+    images = _images(shape)
+    gpu = isinstance(session, GpuTimed)
+    sensors = find_sensors(root, gpu=gpu)
+    missing = dict(sensors.missing)
+    try:
+        with Sampler(sensors) as sampler:
+            started = time.perf_counter()
+            time.sleep(min(IDLE_SECONDS, seconds))
+            idle = sampler.between(started, time.perf_counter())
+            before, block, reasons = _windows(session, images, seconds, limit, sampler, gpu=gpu)
+            timed, unsteady_gpu = _on_gpu(session, shape[0], seconds / 2, missing)
+        record = sampler.between(block[0].start, block[-1].end)
+        missing.update(untold(record))
+        occupants = occupied(idle, gpu=gpu)
+        if occupants and sensors.sources:
+            missing["idle power"] = f"the machine was not idle: {'; '.join(occupants)}."
+        per_run = _busy_seconds(block) / _runs(block)
+        energies = _energies(sensors.sources, record, None if occupants else idle, per_run, missing)
+        reasons = [*occupied_since(idle, record, gpu=gpu), *reasons, *unsteady_gpu]
+        return {
+            "schema": SCHEMA,
+            "stable": not reasons,
+            "reasons": reasons,
+            "shape": list(shape),
+            **_latency(before, block, shape[0]),
+            "gpu_ms": timed,
+            "energy": energies[0] if energies else None,
+            "energy_sources": energies,
+            "conditions": {**summary(record), "facts": sensors.facts},
+            "idle": {"seconds": min(IDLE_SECONDS, seconds), **summary(idle)},
+            "missing": missing,
+            "sampling": {
+                "hertz": sampler.hertz,
+                "readings": len(record.seconds),
+                "cpu_share": sampler.reading_seconds / sampler.seconds,
+            },
+        }
+    finally:
+        sensors.close()
+
+
+def percentiles(milliseconds: Array) -> Dict[str, Any]:
+    """`p50`, `p90`, `p99`, `mean` and `least`; `p99` is None where too few runs bound it."""
+    half, most, tail = quantiles(milliseconds, (0.5, 0.9, 0.99))
+    return {
+        "p50": half,
+        "p90": most,
+        "p99": tail if len(milliseconds) >= LEAST_RUNS else None,
+        "mean": float(milliseconds.mean()),
+        "least": float(milliseconds.min()),
+    }
+
+
+def _images(shape: Sequence[int]) -> NDArray[np.float32]:
+    """Values in the range of normalized images, none so small that it would be slow to compute with.
+
+    Without numpy.random, which our images leave out.
+    """
+    values = 2 * np.sin(np.arange(1, int(np.prod(shape)) + 1, dtype=np.float64) * 0.7)
+    return values.reshape(tuple(shape)).astype(np.float32)
+
+
+def _windows(
+    session: Session, images: NDArray[np.float32], seconds: float, limit: float, sampler: Sampler, *, gpu: bool
+) -> Tuple[List[Window], List[Window], List[str]]:
+    """The warm-up, the ten windows that are stable or are the last ones in time, and what is wrong with these then."""
+    windows: List[Window] = []
+    deadline = time.perf_counter() + limit
+    while True:
+        windows.append(_window(session, images, seconds / WINDOWS, deadline))
+        # The first run of all loads and allocates; where there is no time for more, it has to do.
+        first = max(len(windows) - WINDOWS, min(1, len(windows) - 1))
+        before, block = windows[:first], windows[first:]
+        reasons = _reasons(block, sampler, gpu=gpu)
+        if not reasons:
+            return before, block, []
+        if time.perf_counter() >= deadline:
+            return before, block, [f"no stable window within {limit:.0f} s", *reasons]
+
+
+def _window(session: Session, images: NDArray[np.float32], seconds: float, deadline: float) -> Window:
+    times = []
+    start = time.perf_counter()
+    while True:
+        before = time.perf_counter()
+        session.infer(images)
+        now = time.perf_counter()
+        times.append((now - before) * 1e3)
+        if now >= deadline or (now - start >= seconds and len(times) >= WINDOW_RUNS):
+            return Window(start, now, np.array(times, np.float64))
+
+
+def _reasons(block: Sequence[Window], sampler: Sampler, *, gpu: bool) -> List[str]:
+    found = []
+    if len(block) < WINDOWS:
+        found.append(f"only {len(block)} of {WINDOWS} windows fitted in; give it more seconds")
+    if _runs(block) < LEAST_RUNS:
+        found.append(f"{_runs(block)} runs are too few for the 99th percentile, which needs {LEAST_RUNS}")
+    if len(block) < WINDOWS // 2:
+        return found
+    record = sampler.between(block[0].start, block[-1].end)
+    return [*found, *unsteady([window.milliseconds for window in block]), *disturbed(record, gpu=gpu)]
+
+
+def _on_gpu(
+    session: Session, batch: int, seconds: float, missing: Dict[str, str]
+) -> Tuple[Optional[Dict[str, Any]], List[str]]:
+    """Times by events of `seconds` or more, and why they do not stand still."""
+    if not isinstance(session, GpuTimed):
+        return None, []
+    if batch != session.least_batch:
+        missing["gpu_ms"] = f"events time the engine's least batch, {session.least_batch}; this is {batch}."
+        return None, []
+    windows = []
+    for _ in range(WINDOWS):
+        times: List[float] = []
+        end = time.perf_counter() + seconds / WINDOWS
+        while not times or time.perf_counter() < end:
+            times += session.gpu_ms(WINDOW_RUNS)
+        windows.append(np.array(times, np.float64))
+    every = np.concatenate(windows)
+    return {**percentiles(every), "runs": len(every)}, [f"on the GPU alone, {reason}" for reason in unsteady(windows)]
+
+
+def _latency(before: Sequence[Window], block: Sequence[Window], batch: int) -> Dict[str, Any]:
+    return {
+        "runs": _runs(block),
+        "seconds": _busy_seconds(block),
+        "warm_up": {"runs": _runs(before), "seconds": _busy_seconds(before)},
+        "latency_ms": percentiles(np.concatenate([window.milliseconds for window in block])),
+        "windows_p50_ms": [median(window.milliseconds) for window in block],
+        "images_per_second": batch * _runs(block) / _busy_seconds(block),
+    }
+
+
+def _energies(
+    sources: Sequence[Source], record: Record, idle: Optional[Record], seconds: float, missing: Dict[str, str]
+) -> List[Dict[str, Any]]:
+    """What each source says of a run of `seconds`; the reason of one that says nothing goes to `missing`."""
+    found = []
+    for source in sources:
+        try:
+            watts = record.watts(source)
+            before = None if idle is None else idle.watts(source)
+        except Unreadable as reason:
+            missing[f"energy of {source.name}"] = str(reason)
+            continue
+        found.append(
+            {
+                "source": source.name,
+                "covers": source.covers,
+                "method": "counter" if source.kind == ENERGY else "sampled",
+                "mean_w": watts,
+                "idle_w": before,
+                "joules_per_inference": watts * seconds,
+                "above_idle": None if before is None else (watts - before) * seconds,
+            }
+        )
+    return found
+
+
+def _runs(windows: Sequence[Window]) -> int:
+    return sum(len(window.milliseconds) for window in windows)
+
+
+def _busy_seconds(windows: Sequence[Window]) -> float:
+    return sum(window.end - window.start for window in windows)

@@ -1,0 +1,128 @@
+"""Read all sensors again and again beside a run, and keep what they said, with times."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Callable, Dict, List, Optional, Tuple, Type
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.device.sensors.gauge import ENERGY, Sensors, Source, Unreadable
+
+HERTZ = 10.0
+"""One reading of six rails over I2C takes milliseconds, and the chips average over about as long."""
+STOP_SECONDS = 5.0
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the sensors said in some span of time."""
+
+    seconds: Array
+    """On `time.perf_counter`, [T]."""
+    values: Dict[Tuple[str, str], Array]
+    """By kind and name, [T]; NaN where a sensor did not answer."""
+
+    def of(self, kind: str) -> Dict[str, Array]:
+        """Every sensor of a kind that answered at all, by name; only its answers."""
+        found = {name: values[~np.isnan(values)] for (which, name), values in self.values.items() if which == kind}
+        return {name: values for name, values in found.items() if len(values) > 0}
+
+    def silent(self) -> Dict[str, str]:
+        """The sensors that never answered, with the reason."""
+        return {
+            f"{kind} of {name}": "the sensor gave no figure in the whole window."
+            for (kind, name), values in self.values.items()
+            if np.isnan(values).all()
+        }
+
+    def watts(self, source: Source) -> float:
+        """Mean power of the source; raises `Unreadable` where there is too little to tell."""
+        wanted = [self.values.get((source.kind, name)) for name in source.gauges]
+        known = [values for values in wanted if values is not None]
+        if len(known) < len(wanted) or len(self.seconds) < 2:
+            raise Unreadable(f"{source.name} was read {len(self.seconds)} times; two are the least.")
+        total = np.sum(known, axis=0)
+        answered = ~np.isnan(total)
+        times, values = self.seconds[answered], total[answered]
+        if len(times) < 2:
+            raise Unreadable(f"{source.name} answered {len(times)} times; two are the least.")
+        span = float(times[-1] - times[0])
+        if source.kind == ENERGY:
+            if values[-1] <= values[0]:
+                raise Unreadable(f"the counter of {source.name} did not move in {span:.1f} s.")
+            return float(values[-1] - values[0]) / span
+        return float(np.sum((values[1:] + values[:-1]) / 2 * np.diff(times))) / span
+
+
+class Sampler:
+    """A thread that reads; a context manager."""
+
+    def __init__(self, sensors: Sensors, hertz: float = HERTZ) -> None:
+        self.sensors = sensors
+        self.hertz = hertz
+        self.reading_seconds = 0.0
+        """CPU time of the readings so far: what they take from the run."""
+        self._started = 0.0
+        self._rows: List[Tuple[float, List[float]]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """Since the first reading began."""
+        return time.perf_counter() - self._started
+
+    def between(self, start: float, end: float) -> Record:
+        """Readings of that span, on `time.perf_counter`."""
+        rows = [row for row in list(self._rows) if start <= row[0] <= end]
+        table = np.array([values for _, values in rows], np.float64).reshape(len(rows), len(self.sensors.gauges))
+        keys = [(gauge.kind, gauge.name) for gauge in self.sensors.gauges]
+        return Record(
+            seconds=np.array([seconds for seconds, _ in rows], np.float64),
+            values={key: table[:, index] for index, key in enumerate(keys)},
+        )
+
+    def __enter__(self) -> Sampler:
+        self._started = time.perf_counter()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self._stop.set()
+        self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        due = time.perf_counter()
+        is_last = False
+        while not is_last:
+            # Once more when it is stopped, so that the shortest run has a reading at its end.
+            is_last = self._stop.is_set()
+            self._read()
+            # After a long one the next waits its time, too, instead of catching up.
+            due = max(due + 1 / self.hertz, time.perf_counter())
+            if not is_last:
+                self._stop.wait(due - time.perf_counter())
+
+    def _read(self) -> None:
+        before = time.thread_time()
+        started = time.perf_counter()
+        values = [_value(gauge.read) for gauge in self.sensors.gauges]
+        # In the middle: that is what a row of readings one after the other stands for.
+        self._rows.append(((started + time.perf_counter()) / 2, values))
+        self.reading_seconds += time.thread_time() - before
+
+
+def _value(read: Callable[[], float]) -> float:
+    try:
+        return read()
+    except Unreadable:
+        return float("nan")

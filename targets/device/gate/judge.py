@@ -1,0 +1,125 @@
+"""The gate: an artifact's answers against the float baseline's on the same images, judged in an instant.
+
+On the building host and on the device it is this code that judges, so that both come to the same report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Sequence, Tuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.device.gate.tango import CONFIDENCE, drop_bounds, drop_interval, images_needed
+
+PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+# With up to this many classes, being among the first five says little.
+FEW_CLASSES = 10
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gate says of an artifact, wherever its answers were given."""
+
+    verdict: str
+    """`pass`, `fail` or `undecided`."""
+    images: int
+    float_top1: float
+    artifact_top1: float
+    float_top5: Optional[float]
+    artifact_top5: Optional[float]
+    lost: int
+    """Images the float model has right and the artifact wrong."""
+    won: int
+    """Images the artifact has right and the float model wrong."""
+    drop_points: float
+    """Loss of top-1 in points; a loss is positive."""
+    drop_interval_points: Tuple[float, float]
+    """Two-sided 95 % interval of the drop."""
+    drop_bounds_points: Tuple[float, float]
+    """One-sided bounds of `confidence`; the verdict compares them with the margin."""
+    confidence: float
+    """0.95, or more where several artifacts have been judged by the same images and that was to be corrected."""
+    max_drop_points: float
+    flip_rate: float
+    """Share of images whose predicted class changed."""
+    worst_class: str
+    worst_class_drop_points: float
+    advice: str
+    """For `undecided`: how many images would decide, or that more cannot be expected to."""
+
+
+def judge(
+    labels: NDArray[np.int64],
+    float_logits: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    *,
+    classes: Sequence[str],
+    max_drop: float,
+    confidence: float = CONFIDENCE,
+) -> Judgement:
+    """Compare both models' finite logits [N, C] of the same N > 0 images; `max_drop` is in points."""
+    images = len(labels)
+    float_right, right = float_logits.argmax(axis=1) == labels, logits.argmax(axis=1) == labels
+    lost, won = int((float_right & ~right).sum()), int((right & ~float_right).sum())
+    lower, upper = drop_bounds(lost, won, images, confidence)
+    low, high = drop_interval(lost, won, images)
+    verdict = _verdict(lower, upper, max_drop / 100)
+    worst, worst_drop = _worst_class(labels, float_right, right, classes)
+    return Judgement(
+        verdict=verdict,
+        images=images,
+        float_top1=float(float_right.mean()),
+        artifact_top1=float(right.mean()),
+        float_top5=top5_of(labels, float_logits),
+        artifact_top5=top5_of(labels, logits),
+        lost=lost,
+        won=won,
+        drop_points=100 * (lost - won) / images,
+        drop_interval_points=(100 * low, 100 * high),
+        drop_bounds_points=(100 * lower, 100 * upper),
+        confidence=confidence,
+        max_drop_points=max_drop,
+        flip_rate=float((float_logits.argmax(axis=1) != logits.argmax(axis=1)).mean()),
+        worst_class=worst,
+        worst_class_drop_points=worst_drop,
+        advice=_advice(lost, won, images, max_drop / 100, confidence) if verdict == UNDECIDED else "",
+    )
+
+
+def top5_of(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> Optional[float]:
+    """Share of images whose label is among the five largest logits; equal ones count in the order of the classes."""
+    if logits.shape[1] <= FEW_CLASSES:
+        return None
+    of_label = np.take_along_axis(logits, labels[:, None], axis=1)
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    ahead = (logits > of_label) | ((logits == of_label) & earlier)
+    return float((ahead.sum(axis=1) < TOP).mean())
+
+
+def _verdict(lower: float, upper: float, margin: float) -> str:
+    if upper <= margin:
+        return PASS
+    return FAIL if lower > margin else UNDECIDED
+
+
+def _advice(lost: int, won: int, images: int, margin: float, confidence: float) -> str:
+    needed = images_needed(lost, won, images, margin=margin, confidence=confidence)
+    if needed is not None:
+        return f"At the rates seen, about {needed:,} images would give an even chance to prove it."
+    reached = "reaches" if (lost - won) / images >= margin else "is too close to"
+    return f"More images cannot be expected to help: the drop seen {reached} the {100 * margin:g} allowed."
+
+
+def _worst_class(
+    labels: NDArray[np.int64], float_right: NDArray[np.bool_], right: NDArray[np.bool_], classes: Sequence[str]
+) -> Tuple[str, float]:
+    """Name and drop in points of the class that loses the largest share of its own images."""
+    size = len(classes)
+    counts = np.bincount(labels, minlength=size)
+    losses = np.bincount(labels[float_right], minlength=size) - np.bincount(labels[right], minlength=size)
+    drops = np.where(counts > 0, 100 * losses / np.maximum(counts, 1), -np.inf)
+    worst = int(drops.argmax())
+    return classes[worst], float(drops[worst])

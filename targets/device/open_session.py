@@ -1,0 +1,103 @@
+"""Open an artifact with the runtime that its manifest names; an image holds one of them only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Optional, Protocol, Tuple, Type
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.device.errors import SessionError
+from targets.device.model.manifest import ONNXRUNTIME, TENSORRT, Manifest
+
+__all__ = ["Session", "SessionError", "check_shape", "open_session"]
+
+
+class Session(Protocol):
+    """A model that is open, whatever runs it; a context manager that closes it."""
+
+    @property
+    def runtime(self) -> str:
+        """Name and version, as `onnxruntime 1.22.0`."""
+
+    @property
+    def instruction_set(self) -> str:
+        """What it computes with: of a CPU as `avx2`, of a GPU as `sm_87`."""
+
+    @property
+    def input_shape(self) -> Tuple[int, int, int]:
+        """Channels, height, width."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [N, C] of preprocessed images [N, 3, H, W]."""
+
+    def close(self) -> None:
+        """Free the model's memory."""
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None: ...
+
+
+def open_session(folder: Path, manifest: Manifest) -> Session:
+    """Open the model of an artifact folder as its manifest says; nothing is replaced by something similar.
+
+    An engine is looked for in the engine cache, and built there first where there is none: minutes. Raises
+    `ManifestError` and `SessionError`; for an engine also `BuildError`, `CacheError`, `CudaError` and `MachineError`.
+    """
+    session: Session
+    if manifest.runtime == ONNXRUNTIME:
+        session = _opened_by_onnxruntime(folder, manifest)
+    elif manifest.runtime == TENSORRT:
+        from targets.device.tensorrt.engines import Engines
+
+        session = Engines().opened_or_built(folder, manifest)
+    else:
+        raise SessionError(
+            f"the artifact {folder} needs the runtime {manifest.runtime!r}; this version knows {ONNXRUNTIME} and "
+            f"{TENSORRT}."
+        )
+    check_shape(session, folder, manifest)
+    return session
+
+
+def check_shape(session: Session, folder: Path, manifest: Manifest) -> None:
+    """Close the session and raise `SessionError` where it is of another network than the manifest."""
+    if session.input_shape != manifest.input_shape or session.classes != len(manifest.classes):
+        session.close()
+        raise SessionError(
+            f"the model of {folder} takes {list(session.input_shape)} and knows {session.classes} classes; "
+            f"its manifest says {list(manifest.input_shape)} and {len(manifest.classes)}."
+        )
+
+
+def _opened_by_onnxruntime(folder: Path, manifest: Manifest) -> Session:
+    try:
+        import onnxruntime
+
+        # Here alone, as an image of TensorRT has none.
+        from targets.device.model.onnxruntime_session import OnnxRuntimeSession
+    except ImportError as error:
+        raise SessionError(
+            f"the artifact {folder} needs ONNX Runtime, which cannot be imported: {error}. Use the image that was "
+            "built for it."
+        ) from None
+    here = str(onnxruntime.__version__)
+    if _release(here) < _release(manifest.runtime_version):
+        raise SessionError(
+            f"ONNX Runtime {here} is older than {manifest.runtime_version}, with which the artifact "
+            f"{folder} was proven. Install onnxruntime>={manifest.runtime_version}."
+        )
+    return OnnxRuntimeSession(manifest.model_path(folder), manifest.session_options)
+
+
+def _release(version: str) -> Tuple[int, ...]:
+    """(1, 32) of 1.32.0: patch releases keep kernels and file format."""
+    return tuple(int(part) for part in version.split(".")[:2])

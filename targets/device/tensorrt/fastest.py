@@ -1,0 +1,216 @@
+"""Serve the fastest of an image's proven engines: each is built and proven, those that pass are timed in turn."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+
+from targets.device.errors import BuildError, SessionError
+from targets.device.gate.evidence_files import write_text, write_whole
+from targets.device.gate.measure import MeasureError
+from targets.device.gate.shard import Shard
+from targets.device.gate.started import Started
+from targets.device.model import variant
+from targets.device.model.variant import Chosen
+from targets.device.tensorrt import passport as passports
+from targets.device.tensorrt.cache import explained
+from targets.device.tensorrt.comparison import (
+    Comparison,
+    Rival,
+    fastest,
+    file_of,
+    medians_of,
+    read_comparison,
+    time_in_turn,
+)
+from targets.device.tensorrt.engines import Engines
+from targets.device.tensorrt.passport import PassportError
+from targets.device.tensorrt.terms import Terms
+
+if TYPE_CHECKING:
+    from targets.device.tensorrt.session import TensorRtSession
+
+LOG = logging.getLogger(__name__)
+COMPARE = "compare"
+
+
+class Fastest:
+    """One start's candidates; only while they are being compared is more than one of them open."""
+
+    def __init__(
+        self, engines: Engines, shard: Path, terms: Terms, prove: Callable[[Chosen], Started], *, keeps: bool
+    ) -> None:
+        """`prove` builds, or finds, and judges one engine; `keeps` as in `TensorRtStart`."""
+        self._engines = engines
+        self._shard = shard
+        self._terms = terms
+        self._prove = prove
+        self._keeps = keeps
+        self._left_out: Dict[str, str] = {}
+
+    def start(self, main: Chosen) -> Started:
+        """The fastest one; where none may be served, one of them with every reason as its refusal.
+
+        Raises what `prove` raises, but for a build that fails and answers that are no numbers: such an engine is out
+        of the comparison.
+        """
+        candidates = [main, *variant.rivals(main.folder, main.manifest)]
+        known = self._decided(candidates)
+        if known is not None:
+            return known
+        judged = [found for found in map(self._candidate, candidates) if found is not None]
+        passing = self._proven_first([each for each in judged if not each.refusal])
+        if not passing:
+            return self._refused(judged)
+        comparison = self._compared(candidates, passing)
+        winner = next(each for each in passing if _precision(each) == comparison.chosen)
+        return _told(replace(winner, session=self._opened(winner)), comparison)
+
+    def _candidate(self, candidate: Chosen) -> Optional[Started]:
+        """Its proof; closed, lest the next build lack the memory. None where there is no engine to judge."""
+        precision = candidate.manifest.precision
+        try:
+            found = self._prove(candidate)
+        except BuildError as error:
+            self._leave_out(precision, f"the {precision} engine cannot be built: {error}")
+            return None
+        except MeasureError as error:
+            self._leave_out(precision, f"the {precision} engine is not proven: {error}")
+            return None
+        found.session.close()
+        if found.refusal:
+            self._leave_out(precision, found.refusal)
+        return found
+
+    def _leave_out(self, precision: str, reason: str) -> None:
+        self._left_out[precision] = reason
+        LOG.warning("out of the comparison", extra={"fields": {"precision": precision, "reason": reason}})
+
+    def _proven_first(self, passing: List[Started]) -> List[Started]:
+        """One that the gate could not decide on is served, where the recipe says so, if none is proven."""
+        proven = [each for each in passing if each.is_proven]
+        if not proven:
+            return passing
+        for each in passing:
+            if not each.is_proven:
+                advice = "" if each.report is None else f": {each.report['advice']}"
+                self._leave_out(
+                    _precision(each), f"the {_precision(each)} engine is not proven, the gate could not decide{advice}"
+                )
+        return proven
+
+    def _refused(self, judged: List[Started]) -> Started:
+        why = f"no engine of this image is proven: {' '.join(self._left_out.values())}"
+        if not judged:
+            raise BuildError(why)
+        return replace(judged[0], refusal=why)
+
+    def _decided(self, candidates: List[Chosen]) -> Optional[Started]:
+        """What an earlier start chose among these very engines by these terms; None where there is none to go by."""
+        hashes = self._hashes(candidates)
+        found = read_comparison(file_of(self._engines.cache.folder, hashes), hashes)
+        if found is None or len(hashes) < len(candidates) or found.terms != self._terms_now():
+            return None
+        chosen = next(each for each in candidates if each.manifest.precision == found.chosen)
+        try:
+            started = self._prove(chosen)
+        except (BuildError, MeasureError):
+            # Damaged since, and not to be had anew; the others may be.
+            return None
+        # It may have been built anew meanwhile.
+        if started.refusal or self._hashes([chosen]).get(found.chosen) != hashes[found.chosen]:
+            started.session.close()
+            return None
+        return _told(started, found)
+
+    def _compared(self, candidates: List[Chosen], passing: List[Started]) -> Comparison:
+        """Under the cache's lock: a build beside it would spoil the times."""
+        engines = self._engines
+        hashes = self._hashes(candidates)
+        file = file_of(engines.cache.folder, hashes)
+        precisions = [_precision(each) for each in passing]
+        with engines.cache.locked(waiting=engines.wait):
+            # Judged by other terms, or by a process that this one has waited for.
+            earlier = read_comparison(file, hashes)
+            if earlier is not None and _timed(earlier) == sorted(precisions):
+                medians = {rival.precision: rival.median_ms for rival in earlier.rivals}
+                runs, batch = earlier.runs, earlier.batch
+            else:
+                earlier = None
+                times, batch = self._times(passing)
+                medians = dict(medians_of(times))
+                runs = min(map(len, times.values()), default=0)
+            timed = {precision: value for precision, value in medians.items() if value is not None}
+            found = Comparison(
+                chosen=fastest(timed) if timed else precisions[0],
+                place=f"{engines.machine.gpu_name} with TensorRT {engines.machine.tensorrt}",
+                batch=batch,
+                runs=runs,
+                rivals=[
+                    Rival(each, hashes.get(each, ""), timed.get(each), self._left_out.get(each, ""))
+                    for each in (candidate.manifest.precision for candidate in candidates)
+                ],
+                terms=self._terms_now(),
+            )
+            if self._keeps or earlier is None:
+                text = json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n"
+                with explained(engines.cache.folder):
+                    write_whole(file, partial(write_text, text=text))
+        return found
+
+    def _times(self, passing: List[Started]) -> Tuple[Dict[str, List[float]], int]:
+        """Milliseconds by precision, and the batch; nothing where only one is left."""
+        if len(passing) == 1:
+            return {}, 0
+        progress, names = self._engines.progress, list(map(_precision, passing))
+        words = f"timing the engines in {' and '.join(names)} in turn"
+        progress.enter(COMPARE, words)
+        with ExitStack() as opened:
+            sessions = [opened.enter_context(self._opened(each)) for each in passing]
+            times = time_in_turn(sessions, lambda number, every: progress.note(f"{words}, round {number} of {every}"))
+        return {name: times[index] for index, name in enumerate(names)}, max(each.least_batch for each in sessions)
+
+    def _opened(self, proven: Started) -> TensorRtSession:
+        session = self._engines.opened(proven.chosen.folder, proven.chosen.manifest)
+        if session is None:
+            raise SessionError(
+                f"the {_precision(proven)} engine was proven a moment ago and cannot be opened any more; the log says "
+                "why. See that nothing else changes the engine cache, and start again."
+            )
+        return session
+
+    def _hashes(self, candidates: List[Chosen]) -> Dict[str, str]:
+        """Of the engines that are in the cache, by precision."""
+        found = {}
+        for each in candidates:
+            try:
+                found[each.manifest.precision] = passports.read(self._engines.entry(each.manifest)).engine_sha256
+            except PassportError:
+                continue
+        return found
+
+    def _terms_now(self) -> Dict[str, Any]:
+        with Shard(self._shard) as shard:
+            return {**asdict(self._terms), "shard_sha256": shard.sha256}
+
+
+def _precision(started: Started) -> str:
+    return started.chosen.manifest.precision
+
+
+def _timed(comparison: Comparison) -> List[str]:
+    """The precisions that were timed, or the only one that there was."""
+    names = [rival.precision for rival in comparison.rivals if rival.median_ms is not None]
+    return sorted(names) or [comparison.chosen]
+
+
+def _told(started: Started, comparison: Comparison) -> Started:
+    chosen = replace(started.chosen, reason=comparison.text)
+    variant.log(chosen)
+    remark = " ".join(text for text in (started.remark, comparison.left_out) if text)
+    return replace(started, chosen=chosen, remark=remark, comparison=comparison.as_json())

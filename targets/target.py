@@ -1,0 +1,180 @@
+"""What a target is, and what a runtime must be able to do."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifacts import Audit, Dialect, Latency, OnnxModel, Place, Precision
+from pipeline.errors import TargetError
+from targets.gpu import Gpu, read_gpu
+from targets.toml_fields import check_keys, one_of, text, texts, whole
+
+CATALOGUE = Path(__file__).parent / "catalogue"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Of a target: it is a part of folders' names, and of an image's tag."""
+ALIASES, REFUSED = CATALOGUE / "aliases.toml", CATALOGUE / "refused.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One line of the table `deploy targets` prints; read from a TOML file."""
+
+    name: str
+    description: str
+    platform: Literal["linux/amd64", "linux/arm64"]
+    runtime: Literal["onnxruntime", "tensorrt"]
+    dialect: Dialect
+    instruction_sets: tuple[str, ...]
+    """Instruction sets int8 may rely on, best first; see `targets.device.model.cpu`. None for a GPU."""
+    base_image: str
+    """Key of `docker/images.toml`."""
+    channel_multiple: int
+    """Pruned widths are rounded to multiples of this where the layer is wide enough."""
+    precisions: tuple[Precision, ...]
+    provable_at: tuple[Place, ...]
+    """Places where this target's artifact can be proven."""
+    required_place: Place
+    """The least place whose report lets `release` ship, unless the recipe asks for more."""
+    gpu: Gpu | None = None
+    """What a TensorRT target states about its GPU; None for a CPU."""
+
+
+class Session(Protocol):
+    """A loaded model that answers; used as a context manager."""
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits [N, C] of preprocessed images [N, 3, H, W]."""
+
+
+class Runtime(Protocol):
+    """One way to run a model: how it is compiled, timed and looked into."""
+
+    @property
+    def version(self) -> str:
+        """Of the runtime that is installed here."""
+
+    def open(self, model: Path, *, options: Mapping[str, str | int]) -> Session:
+        """A session of a bare model file; raises `CompileError`."""
+
+    def session_options(self, target: Target, *, threads: int) -> Mapping[str, str | int]:
+        """The options the artifact is opened with everywhere, stored in its manifest."""
+
+    def time(
+        self,
+        models: Sequence[Path],
+        *,
+        options: Mapping[str, str | int],
+        report: Callable[[float], None] | None = None,
+    ) -> list[Latency]:
+        """Latency of each model at batch 1, all interleaved in one run, of which each share that is done is told."""
+
+    def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
+        """Count what the runtime's optimized graph runs in int8; raise `CompileError` where the plan is not met.
+
+        `platform` is the target's, whose rules the graph is optimized by; this machine's unless given.
+        """
+
+
+def catalogue() -> list[Target]:
+    """Every target that comes with the tool, by name."""
+    files = (path for path in CATALOGUE.glob("*.toml") if path not in (ALIASES, REFUSED))
+    return sorted(map(read_target, files), key=lambda target: target.name)
+
+
+def aliases() -> dict[str, str]:
+    """Other names by which targets of the catalogue can be called."""
+    return {alias: str(name) for alias, name in tomllib.loads(ALIASES.read_text()).items()}
+
+
+def find_target(name: str) -> Target:
+    """A target of the catalogue by name or alias, or the user's own by the path of a TOML file."""
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise TargetError(f"the target file {name} does not exist. Give a path to a TOML file, or a name.")
+        return read_target(path)
+    _refuse_by_name(name)
+    known, other_names = {target.name: target for target in catalogue()}, aliases()
+    if other_names.get(name, name) in known:
+        return known[other_names.get(name, name)]
+    close = difflib.get_close_matches(name, [*known, *other_names], n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    shown = ", ".join([*known, *(f"{alias} (= {target})" for alias, target in other_names.items())])
+    raise TargetError(f"there is no target {name!r}.{hint} Known: {shown}; or the path of a TOML file.")
+
+
+def read_target(path: Path) -> Target:
+    """Read one target file; unknown, missing and impossible values are errors that name the file."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TargetError(f"the target file {path} is not valid TOML: {error}.") from None
+    check_keys(path, raw, known=[field.name for field in fields(Target)], optional=("name", "gpu"))
+    try:
+        target = Target(
+            name=text({"name": path.stem, **raw}, "name", NAME, like="line-3"),
+            description=text(raw, "description"),
+            platform=one_of(raw["platform"], ("linux/amd64", "linux/arm64")),
+            runtime=one_of(raw["runtime"], ("onnxruntime", "tensorrt")),
+            dialect=Dialect(raw["dialect"]),
+            instruction_sets=texts(raw, "instruction_sets"),
+            base_image=text(raw, "base_image"),
+            channel_multiple=whole(raw, "channel_multiple", least=1),
+            precisions=tuple(Precision(value) for value in texts(raw, "precisions")),
+            provable_at=tuple(Place(value) for value in texts(raw, "provable_at")),
+            required_place=Place(raw["required_place"]),
+            gpu=read_gpu(path, raw["gpu"]) if "gpu" in raw else None,
+        )
+        _check_runtime(target)
+    except (ValueError, TypeError) as error:
+        raise TargetError(f"the target file {path} has a wrong value: {error}.") from None
+    _refuse_jetpack_4(path, target.gpu)
+    return target
+
+
+def _check_runtime(target: Target) -> None:
+    """Raise `ValueError` where runtime, dialect, GPU and precisions contradict each other."""
+    for_tensorrt = target.runtime == "tensorrt"
+    if not target.precisions:
+        raise ValueError("precisions = [] leaves nothing to run; the usual is ['fp32', 'int8']")
+    if not target.provable_at:
+        raise ValueError("provable_at = [] leaves no place to prove anything; 'image' is usual")
+    if target.gpu is None and not target.instruction_sets:
+        raise ValueError("instruction_sets = [] leaves no CPU that it could run on")
+    for field in (target.precisions, target.provable_at, target.instruction_sets):
+        if len(set(field)) != len(field):
+            raise ValueError(f"{', '.join(field)} names something twice")
+    if for_tensorrt != (target.gpu is not None):
+        raise ValueError(f'runtime = "{target.runtime}", but {"no" if for_tensorrt else "a"} table [gpu]')
+    if for_tensorrt != (target.dialect is Dialect.TENSORRT):
+        raise ValueError(f'dialect = "{target.dialect}" is not one that the runtime "{target.runtime}" reads')
+    if target.gpu is not None and not target.gpu.int8 and Precision.INT8 in target.precisions:
+        raise ValueError('precisions has "int8", but [gpu] says int8 = false; leave it out of precisions')
+
+
+def _refusals() -> dict[str, dict[str, str]]:
+    return tomllib.loads(REFUSED.read_text())
+
+
+def _refuse_by_name(name: str) -> None:
+    """Raise `TargetError` for devices that people ask for and that cannot be served, with what to do instead."""
+    for refusal in _refusals().values():
+        if re.fullmatch(refusal["names"], name.lower()):
+            raise TargetError(f"{name} cannot be a target: {refusal['reason']} {refusal['instead']}")
+
+
+def _refuse_jetpack_4(path: Path, gpu: Gpu | None) -> None:
+    if gpu is None or not any(version.split(".")[0] == "32" for version in gpu.l4t):
+        return
+    refusal = _refusals()["jetpack-4"]
+    raise TargetError(
+        f"the target file {path} is for JetPack {gpu.jetpack} (L4T {', '.join(gpu.l4t)}): {refusal['reason']} "
+        f"{refusal['instead']}"
+    )
