@@ -94,7 +94,7 @@ def complaints(bindings: Any, files: list[Path], folder: Path, *, root: Path = R
 
 
 def ours(version: str, *, device: Path = DEVICE) -> list[Path]:
-    return [device / name for name in (*COMMON, GENERATIONS[version][0])]
+    return [device / "tensorrt" / name for name in (*COMMON, GENERATIONS[version][0])]
 
 
 def test_every_call_fits_the_bindings(version: str, bindings: Any, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ REMOVED = {
 def test_what_a_version_lacks_would_be_found(version: str, bindings: Any, tmp_path: Path) -> None:
     """The other generation's file, held against this version: all that it lacks is complained of, and nothing else."""
     file, missing = REMOVED[version]
-    found = complaints(bindings, [DEVICE / file], tmp_path)
+    found = complaints(bindings, [DEVICE / "tensorrt" / file], tmp_path)
     assert {match for line in found for match in re.findall(r'has no attribute "(\w+)"', line)} == missing
     assert len(found) == len(missing)
 

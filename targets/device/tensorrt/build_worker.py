@@ -1,4 +1,4 @@
-"""python -m targets.device.tensorrt.build_worker ASSIGNMENT PARENT: the process that builds one engine (see `builder`)."""
+"""python -m targets.device.tensorrt.build_worker ASSIGNMENT PARENT: the process that builds one engine."""
 
 from __future__ import annotations
 
