@@ -7,7 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from pipeline.validate.groups import GroupAccuracy
+Fallback = Literal["none", "fp16", "fastest"]
+"""What a device may build besides the main model's engine: nothing; fp16 where the main one, in int8, does not pass; every
+precision, of which the fastest is served."""
 
 
 class Precision(StrEnum):
@@ -38,6 +40,18 @@ class Verdict(StrEnum):
     PASS = "pass"
     FAIL = "fail"
     UNDECIDED = "undecided"
+
+
+class Role(StrEnum):
+    """What a model is for in its image; alternatives are built and judged like the main one."""
+
+    MAIN = "model"
+    SATURATION_SAFE = "saturation-safe variant"
+    """7-bit weights, served where the CPU's int8 sums would saturate."""
+    FALLBACK = "fallback"
+    """Built by the device where the main model's engine does not pass."""
+    RIVAL = "rival"
+    """Timed against the main model by the device, which serves the fastest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,10 +259,31 @@ class Artifact:
     float_latency: Latency | None
     stand_in: str | None = None
     """As in `Compilation`."""
+    role: Role = Role.MAIN
+
+    @property
+    def name(self) -> str:
+        """In messages: `model`, `saturation-safe variant`, `fp16 fallback`."""
+        is_of_a_gpu = self.role in (Role.FALLBACK, Role.RIVAL)
+        return f"{self.precision} {self.role}" if is_of_a_gpu else self.role.value
 
     @property
     def manifest(self) -> Path:
         return self.folder / "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupAccuracy:
+    """Both models on one group of the gate's images, such as the faces of one size: there, the recall."""
+
+    name: str
+    images: int
+    float_share: float
+    """Right answers among the images."""
+    float_interval: tuple[float, float]
+    """Two-sided 95 % interval of that share (Wilson)."""
+    artifact_share: float
+    artifact_interval: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)

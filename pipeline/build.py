@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Image, Place
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Dialect, Fallback, Image, Place
 from pipeline.compile.alternatives import NAME, Variant, name_of, others_of, variant_of, why_needless
 from pipeline.compile.result import choose, read_compilation
 from pipeline.devices.delivered import Delivered
 from pipeline.devices.inventory import Device
 from pipeline.errors import DeployError, GateFailed, GateUndecided, LatencyMissed, worst_of
 from pipeline.export.result import read_export
-from pipeline.fallback import Fallback
 from pipeline.latency.budget_check import Timeliness, settle
 from pipeline.load.baseline import read_baseline
 from pipeline.quantize.result import Rescue, read_rescue

@@ -14,7 +14,7 @@ from pipeline.workspace.store import NotDone
 from targets.device.model.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from pipeline.estimate import Effort
+    from pipeline.estimate.time import Effort
 
 # Seconds a stage takes beyond its passes over images (imports, graph writing, timing runs), rounded up.
 FIXED_SECONDS = {"prune": 10.0, "quantize": 10.0, "export": 30.0, "compile": 20.0, "validate": 5.0, "package": 60.0}
@@ -101,7 +101,7 @@ def _memory(network: Checkpoint, steps: Steps, stages: Sequence[str]) -> dict[st
     """Bytes by stage; looked at first, as a trial that runs out of memory tells nothing."""
     if not stages:
         return {}
-    from pipeline.memory.check import check_memory
+    from pipeline.estimate.memory_check import check_memory
 
     return check_memory(network, steps.dataset, steps.recipe, stages=stages)
 
@@ -110,7 +110,7 @@ def _effort(network: Checkpoint, steps: Steps, preprocessing: Preprocessing, sta
     """None where nothing is left to do, which is to be known without PyTorch."""
     if not stages:
         return None
-    from pipeline.estimate import effort_of
+    from pipeline.estimate.time import effort_of
 
     return effort_of(network, steps.dataset, preprocessing, steps.recipe, stages=stages)
 

@@ -37,7 +37,7 @@ class Profiling(Delivery):
 
     def check_memory(self, loaded: Folder, *, since: str) -> None:
         """Raise `NotEnoughMemory` where a stage from `since` on needs more than this process may use."""
-        from pipeline.memory.check import check_memory_quickly
+        from pipeline.estimate.memory_check import check_memory_quickly
 
         check_memory_quickly(Checkpoint(folder=loaded.path), self.dataset, self.recipe, since=since)
 

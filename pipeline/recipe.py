@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.artifacts import Place
+from pipeline.artifacts import Fallback, Place
 from pipeline.errors import RecipeError
-from pipeline.fallback import Fallback
 from pipeline.toml_errors import explain
 
 Share = Annotated[float, Field(gt=0, le=1)]

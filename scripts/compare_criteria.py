@@ -24,7 +24,6 @@ from pipeline.data.readers import Dataset, open_dataset, preprocessing_from
 from pipeline.data.selection import spread
 from pipeline.latency.subnetwork import Subnetwork, removable_blocks, sites
 from pipeline.latency.table import LatencyTable, read_table
-from pipeline.memory.allocator import keep_freed_memory
 from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.models.surgery import channel_groups
 from pipeline.progress import Silent
@@ -35,6 +34,7 @@ from pipeline.prune.prune import IMPORTANCE_IMAGES
 from pipeline.prune.recovery import estimate_statistics, recover
 from pipeline.prune.report import losses_of
 from pipeline.recipe import PreprocessingRecipe
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.divergence import divergence
 from pipeline.training.evaluation import logits_of
 from pipeline.training.loop import seed_everything

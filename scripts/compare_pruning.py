@@ -29,11 +29,11 @@ from pipeline.data.selection import logits_of_each
 from pipeline.export.result import read_export
 from pipeline.latency.profile import subject_of
 from pipeline.latency.subnetwork import Subnetwork, carve
-from pipeline.memory.allocator import keep_freed_memory
 from pipeline.models.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.prune.recovery import estimate_statistics, recover
 from pipeline.recipe import PruneRecipe
 from pipeline.steps import Steps, read_preprocessing
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.loop import seed_everything
 from pipeline.workspace.hashing import Json, sha256_of_file
 from pipeline.workspace.store import Folder

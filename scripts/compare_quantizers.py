@@ -26,7 +26,6 @@ from pipeline.artifacts import Checkpoint, Dialect
 from pipeline.data.images import ImageSet
 from pipeline.data.readers import open_dataset, preprocessing_from
 from pipeline.data.selection import logits_of_each, pixels_of, spread
-from pipeline.memory.allocator import keep_freed_memory
 from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import published
@@ -35,6 +34,7 @@ from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.marked_graph import INPUT, export_marked
 from pipeline.quantize.network import points_of, prepare, quantization_of
 from pipeline.recipe import PreprocessingRecipe
+from pipeline.training.allocator import keep_freed_memory
 from targets.device.model.preprocess import Preprocessing, normalize
 from targets.dialects.write import write_dialect
 from targets.runtimes import RUNTIMES

@@ -30,13 +30,13 @@ from pipeline.artifacts import ActivationRange, Checkpoint
 from pipeline.data.batches import Batches
 from pipeline.data.readers import Dataset, open_dataset, preprocessing_from
 from pipeline.load.load import stored_preprocessing
-from pipeline.memory.allocator import keep_freed_memory
 from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.progress import Silent
 from pipeline.quantize.fake_quant import Mode, Point, QuantizedConv2d, QuantizedLinear, set_mode
 from pipeline.quantize.network import points_of, prepare, quantized_layers
 from pipeline.quantize.quantize import calibrate, fit_on_grid
 from pipeline.recipe import PreprocessingRecipe
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.divergence import divergence
 from pipeline.training.evaluation import logits_of
 from pipeline.training.loop import seed_everything

@@ -24,7 +24,7 @@ import onnxruntime
 from local_server import HOST, ROOT, free_port, own_server, resident_mib, started
 
 from pipeline.benchmarking.image import latencies, one_image, per_second, percentiles
-from pipeline.cli.table import print_table
+from pipeline.cli.output import print_table
 from pipeline.containers.client import InferenceClient
 from targets.device.model.manifest import Manifest, read_manifest
 from targets.device.open_session import open_session

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
 from pipeline.data.preprocessing import usual_preprocessing
-from pipeline.memory.allocator import keep_freed_memory
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import published
 from pipeline.progress import Silent
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.loop import MOMENTUM, WEIGHT_DECAY, fit, seed_everything
 from pipeline.training.loss import cross_entropy
 from pipeline.training.mixed_precision import autocast, has_bfloat16

@@ -21,7 +21,7 @@ from pathlib import Path
 from local_server import HOST, free_port, own_server, resident_mib
 
 from pipeline.benchmarking.image import latencies, per_second, percentiles
-from pipeline.cli.table import print_table
+from pipeline.cli.output import print_table
 from targets.device.model.image_files import decode
 from targets.device.model.manifest import Manifest, read_manifest
 from targets.device.model.preprocess import preprocess

@@ -22,7 +22,7 @@ from noise_images import write_noise
 from pipeline.artifacts import Checkpoint
 from pipeline.data.readers import open_dataset
 from pipeline.errors import GateFailed, GateUndecided, LatencyMissed
-from pipeline.memory.estimate import MIB, Needs
+from pipeline.estimate.memory import MIB, Needs
 from pipeline.recipe import Recipe
 
 KIB_PER_MIB = 1024

@@ -14,12 +14,12 @@ from torch import nn
 
 from pipeline.artifacts import Dialect, Precision
 from pipeline.compile.artifact_folder import MODEL
-from pipeline.memory.allocator import keep_freed_memory
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import published
 from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import points_of, prepare, quantization_of
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.workspace.hashing import sha256_of_file
 from targets.device.model.cpu import instruction_set
 from targets.device.model.golden import write_golden

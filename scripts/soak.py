@@ -25,7 +25,7 @@ import numpy as np
 from local_server import HOST, free_port, own_server, resident_mib
 
 from pipeline.cli.console import progress_for
-from pipeline.cli.table import print_table
+from pipeline.cli.output import print_table
 from targets.device.model.manifest import Manifest, read_manifest
 from targets.device.server.protocol import LENGTH_HEADER
 

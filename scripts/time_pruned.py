@@ -26,7 +26,6 @@ from pipeline.cli.console import progress_for
 from pipeline.latency.profile import profile
 from pipeline.latency.subnetwork import Subnetwork, removable_blocks, sites
 from pipeline.latency.table import FILE, read_table
-from pipeline.memory.allocator import keep_freed_memory
 from pipeline.models.checkpoint import save_network
 from pipeline.models.cost import cost_of
 from pipeline.models.resnet import build_resnet
@@ -37,6 +36,7 @@ from pipeline.prune.by_cost import allocate
 from pipeline.prune.by_latency import Clock
 from pipeline.prune.importance import block_importance, channel_importance
 from pipeline.prune.report import losses_of
+from pipeline.training.allocator import keep_freed_memory
 from targets.runtimes import RUNTIMES
 from targets.target import find_target
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.memory.available import capacity, gib
+from pipeline.estimate.available_memory import capacity, gib
 
 GIB = 2**30
 MEMINFO = (

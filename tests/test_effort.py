@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from tiny_trained import digits, preprocessing, write_checkpoint
 
-from pipeline import estimate as effort
 from pipeline.artifacts import Checkpoint
 from pipeline.errors import RecipeError
-from pipeline.estimate import STEPS, Effort, effort_of
+from pipeline.estimate import time as effort
+from pipeline.estimate.time import STEPS, Effort, effort_of
 from pipeline.prune.tournament import SHARE
 from pipeline.quantize.quantize import CALIBRATION_IMAGES
 from pipeline.recipe import Recipe

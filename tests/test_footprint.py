@@ -5,7 +5,7 @@ import torch
 from tiny_networks import OPTION_B, network_of
 from torch import nn
 
-from pipeline.memory.footprint import peak_bytes, weight_bytes
+from pipeline.estimate.footprint import peak_bytes, weight_bytes
 
 COUNT = 1000
 FLOATS = 4 * COUNT

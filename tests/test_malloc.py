@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline.memory import allocator as malloc
-from pipeline.memory.allocator import SETTINGS, keep_freed_memory
+from pipeline.training import allocator as malloc
+from pipeline.training.allocator import SETTINGS, keep_freed_memory
 
 ROOT = Path(__file__).parent.parent
 HAS_GLIBC = "CS_GNU_LIBC_VERSION" in os.confstr_names and "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
@@ -21,7 +21,7 @@ SHOW = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.memory.allocator import keep_freed_memory
+from pipeline.training.allocator import keep_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -8,10 +8,10 @@ from tiny_trained import digits, write_checkpoint
 
 from pipeline.artifacts import Checkpoint
 from pipeline.errors import NotEnoughMemory, RecipeError
-from pipeline.memory import check as memory
-from pipeline.memory.available import Capacity
-from pipeline.memory.check import ORDER, check_memory, check_memory_quickly
-from pipeline.memory.estimate import Needs
+from pipeline.estimate import memory_check as memory
+from pipeline.estimate.available_memory import Capacity
+from pipeline.estimate.memory import Needs
+from pipeline.estimate.memory_check import ORDER, check_memory, check_memory_quickly
 from pipeline.recipe import Recipe
 
 GIB = 2**30

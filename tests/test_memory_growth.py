@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
-from pipeline.memory.allocator import keep_freed_memory
 from pipeline.models.resnet import build_resnet
 from pipeline.models.surgery import Member, channel_groups
 from pipeline.models.zoo import residual
@@ -27,6 +26,7 @@ from pipeline.prune.recovery import estimate_statistics
 from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.network import points_of, prepare
 from pipeline.training import microbatches
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.evaluation import logits_of
 from pipeline.training.loop import fit
 from pipeline.training.loss import ATTENTION, Distillation

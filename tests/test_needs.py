@@ -11,7 +11,7 @@ from tiny_trained import digits, write_checkpoint
 from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.data.batches import CACHE_BYTES
 from pipeline.data.readers import Dataset
-from pipeline.memory.estimate import MIB, PROCESS, Needs
+from pipeline.estimate.memory import MIB, PROCESS, Needs
 from pipeline.models.checkpoint import save_network
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import published, residual

@@ -11,8 +11,8 @@ from tiny_trained import Recorded, digits, write_checkpoint, write_weights
 from pipeline.artifacts import Checkpoint, Precision
 from pipeline.build import STAGES, Build
 from pipeline.errors import GateFailed, NotEnoughMemory
-from pipeline.memory import check as memory
-from pipeline.memory.available import Capacity
+from pipeline.estimate import memory_check as memory
+from pipeline.estimate.available_memory import Capacity
 from pipeline.plan import (
     FIXED_SECONDS,
     PROFILE_SECONDS,

@@ -13,6 +13,7 @@ from pipeline.artifacts import (
     Audit,
     Candidate,
     Cost,
+    GroupAccuracy,
     Image,
     Latency,
     Place,
@@ -24,7 +25,6 @@ from pipeline.compile.alternatives import Variant
 from pipeline.errors import CheckpointError, CompileError, DataError, GateFailed, GateUndecided
 from pipeline.report.document import Document, TargetSummary, document, summary_schema
 from pipeline.report.table import table_header, table_rows
-from pipeline.validate.groups import GroupAccuracy
 from pipeline.workspace.store import Folder
 from targets.device.model.manifest import Manifest
 from targets.device.model.preprocess import Preprocessing

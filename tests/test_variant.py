@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Latency, Precision
+from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Fallback, Latency, Precision
 from pipeline.compile.alternatives import name_of, others_of, variant_of, why_needless
 from pipeline.errors import TargetError
-from pipeline.fallback import Fallback
 from targets.target import find_target
 
 

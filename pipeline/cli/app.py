@@ -20,8 +20,8 @@ from pipeline.cli.interrupt import Interrupted, raise_on_signals
 from pipeline.cli.profile_options import profile
 from pipeline.cli.train_options import train
 from pipeline.errors import EXIT_CODES, DeployError, WorkspaceError
-from pipeline.memory.allocator import keep_freed_memory
-from pipeline.printable import printable
+from pipeline.training.allocator import keep_freed_memory
+from pipeline.untrusted import printable
 
 EPILOG = "Exit codes:  0 done · 1 a bug of ours · 2 wrong command line · " + " · ".join(
     f"{error.exit_code} {error.meaning}" for error in EXIT_CODES

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.benchmarking.models import Bench, bench
 from pipeline.cli.console import progress_for
-from pipeline.cli.table import print_table
+from pipeline.cli.output import print_table, say
 from pipeline.errors import RecipeError
-from pipeline.printable import say
 
 if TYPE_CHECKING:
     from pipeline.benchmarking.image import Percentiles

@@ -130,7 +130,7 @@ def print_document(outcomes: Sequence[Outcome], *, error: DeployError | None) ->
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
     """The table before -> after."""
-    from pipeline.cli.table import print_table
+    from pipeline.cli.output import print_table
     from pipeline.report.table import table_header, table_rows
 
     print_table("", table_header(), table_rows(outcomes))

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.artifacts import Verdict
+from pipeline.cli.output import say
 from pipeline.compile.engine_audit import check_engine
 from pipeline.devices.collect import Access, collect, device_name
 from pipeline.errors import GateFailed, GateUndecided, RecipeError
-from pipeline.printable import say
 from pipeline.report.lines import comparison_text, verdict_text
 
 

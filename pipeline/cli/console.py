@@ -21,8 +21,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from pipeline.printable import printable
 from pipeline.progress import Advance, Progress
+from pipeline.untrusted import printable
 
 PLAIN_INTERVAL_S = 15.0
 """Between two plain lines about long work, so that a log stays readable."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.cli.console import progress_for
-from pipeline.cli.table import print_table
+from pipeline.cli.output import print_table
 from pipeline.devices.checkup import Checkup, check_all
 from pipeline.devices.chosen import named
 from pipeline.devices.inventory import Device

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from pipeline.cli.build import prepare
 from pipeline.cli.options import Request
-from pipeline.cli.table import print_table
-from pipeline.memory.available import gib
+from pipeline.cli.output import print_table
+from pipeline.estimate.available_memory import gib
 from pipeline.plan import Plan, PlannedStage, plan
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cli.console import progress_for
+from pipeline.cli.output import say
 from pipeline.cli.subject import answering
 from pipeline.errors import DataError
-from pipeline.printable import say
 from targets.device.model.image_files import ImageError, decode
 from targets.device.model.manifest import Manifest
 from targets.device.model.preprocess import Preprocessing, preprocess

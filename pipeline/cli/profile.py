@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.cli.build import prepare
 from pipeline.cli.options import Request
-from pipeline.cli.table import print_table
+from pipeline.cli.output import print_table
 from pipeline.errors import RecipeError
 from pipeline.latency.table import FILE, LatencyTable, Times, read_table
 from pipeline.workspace.store import write_atomically

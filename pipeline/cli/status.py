@@ -5,9 +5,8 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.artifacts import Place
-from pipeline.cli.table import print_table
+from pipeline.cli.output import print_table, say
 from pipeline.errors import WorkspaceError
-from pipeline.printable import say
 from pipeline.untrusted import parse_json
 from pipeline.validate.kept_proofs import KeptProof, proofs_of
 from pipeline.validate.published import DEVICES, REPORT

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline.cli.explanation import explain
-from pipeline.cli.table import print_table
+from pipeline.cli.output import print_table, say
 from pipeline.errors import TargetError
-from pipeline.printable import say
 from targets.target import Target, aliases, catalogue, find_target
 
 LABEL_WIDTH = 22

@@ -7,10 +7,9 @@ where the main one does not pass, or to be timed against it.
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Artifact, Candidate, Compilation, Precision
+from pipeline.artifacts import AccuracyReport, Artifact, Candidate, Compilation, Fallback, Precision
 from pipeline.compile.result import UNTIMED
 from pipeline.errors import TargetError
-from pipeline.fallback import Fallback
 from pipeline.workspace.store import Folder
 from targets.device.files import PREDICTIONS
 from targets.device.model.variant import FOLDER

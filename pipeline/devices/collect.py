@@ -22,8 +22,7 @@ from pipeline.compile.engine_audit import PLAN, EngineAudit, audit_engine
 from pipeline.devices.inventory import is_host
 from pipeline.errors import DataError, DeviceError, RecipeError
 from pipeline.package.build_context import MODEL
-from pipeline.printable import on_one_line
-from pipeline.untrusted import parse_json
+from pipeline.untrusted import on_one_line, parse_json
 from pipeline.validate.judge import Terms, judge_with, read_terms
 from pipeline.validate.kept_proofs import keep_proof
 from pipeline.validate.predictions import Predictions, read_predictions

@@ -16,7 +16,7 @@ from pipeline.errors import (
     HostUnknown,
     HostUnreachable,
 )
-from pipeline.printable import on_one_line
+from pipeline.untrusted import on_one_line
 
 SSH_FAILED = 255
 """The status of ssh where it is ssh that failed; scripts of ours never end with it."""

@@ -20,8 +20,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import CompressionError, RecipeError
 from pipeline.latency.table_file import check_table, text_of
-from pipeline.printable import on_one_line
-from pipeline.untrusted import parse_json
+from pipeline.untrusted import on_one_line, parse_json
 
 SCHEMA = 1
 FILE = "table.json"

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 import targets
-from pipeline.artifacts import AccuracyReport
+from pipeline.artifacts import AccuracyReport, Fallback
 from pipeline.containers.engine import FIXED_TIME
-from pipeline.fallback import Fallback
 from pipeline.package.labels import SEAL
 from pipeline.package.unpack import unpack_wheels
 from pipeline.validate.published import report_json

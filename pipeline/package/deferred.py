@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.artifacts import AccuracyReport, Artifact, Image, Place
+from pipeline.artifacts import AccuracyReport, Artifact, Fallback, Image, Place
 from pipeline.compile.alternatives import Variant
 from pipeline.containers.container import EMULATION, READY_SECONDS, NeverReady, launched, wait_until_ready
 from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
-from pipeline.fallback import Fallback
 from pipeline.package.base_image import find_base, obtain_base
 from pipeline.package.build_context import FirstStart, write_context
 from pipeline.package.image_record import write_image

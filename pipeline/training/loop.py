@@ -64,8 +64,8 @@ def fit(
     points of the last weights where ResNet-20 recovered (10,000 images), to either side. So there is neither.
 
     `frozen_statistics` leaves the running statistics of batch normalization alone; `mixed_precision` computes in
-    bfloat16 (see `mixed_precision.py`), which the grid of a quantized network would not survive. With a `continuation` the
-    training is kept there after every epoch, and goes on from what is there: on the same machine with the same number
+    bfloat16 (see `mixed_precision.py`), which the grid of a quantized network would not survive. With a `continuation`
+    the training is kept there after every epoch, and goes on from what is there: on the same machine with the same number
     of threads and processes to the same bits. The caller removes it once the result is safe.
 
     `processes` share every batch (`training.crew`); so do those that `torchrun` has started, each of which calls

@@ -3,27 +3,14 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts import GroupAccuracy
+
 Z_95 = 1.959964
 """Standard normal quantile of a two-sided 95 % interval."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupAccuracy:
-    """Both models on one group of the gate's images, such as the faces of one size: there, the recall."""
-
-    name: str
-    images: int
-    float_share: float
-    """Right answers among the images."""
-    float_interval: tuple[float, float]
-    """Two-sided 95 % interval of that share (Wilson)."""
-    artifact_share: float
-    artifact_interval: tuple[float, float]
 
 
 def accuracy_of_groups(

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.errors import WorkspaceError
-from pipeline.printable import on_one_line
 from pipeline.progress import Progress, Silent
+from pipeline.untrusted import on_one_line
 from pipeline.workspace.code_version import sources_digest
 from pipeline.workspace.hashing import Json, sha256_of_json
 from pipeline.workspace.integrity import FileRecord, check_files, digest_of, from_json, records_of, to_json

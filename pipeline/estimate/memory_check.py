@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pipeline.artifacts import Checkpoint
 from pipeline.data.readers import Dataset
 from pipeline.errors import DeployError, NotEnoughMemory
-from pipeline.memory.available import Capacity, capacity, gib
-from pipeline.memory.estimate import Needs
+from pipeline.estimate.available_memory import Capacity, capacity, gib
+from pipeline.estimate.memory import Needs
 from pipeline.recipe import Recipe
 
 # What the forward pass of a user's own network raises on tensors without values; an estimate must not end a build.

@@ -20,9 +20,9 @@ from pipeline.data.batches import CACHE_BYTES, Batches
 from pipeline.data.images import ImageSet
 from pipeline.data.readers import Dataset
 from pipeline.data.selection import BATCH as RUNTIME_BATCH
+from pipeline.estimate.footprint import peak_bytes, weight_bytes
 from pipeline.export.parity import parity_images
 from pipeline.latency.profile import CHECKED, CHUNK_BYTES, FITTED
-from pipeline.memory.footprint import peak_bytes, weight_bytes
 from pipeline.models.checkpoint import build_network
 from pipeline.models.surgery import channel_groups
 from pipeline.progress import Silent

@@ -1,11 +1,17 @@
-"""Tables on the terminal: the summary of a build, the targets, the state of a workspace."""
+"""Results on stdout: sentences and tables, in which no text of strangers moves the terminal's cursor."""
 
 from collections.abc import Sequence
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.printable import printable
+from pipeline.untrusted import LONGEST, printable
+
+
+def say(text: str) -> None:
+    """Print `text`, printable."""
+    typer.echo(printable(text, longest=LONGEST * 100))
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
