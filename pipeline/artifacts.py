@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 Fallback = Literal["none", "fp16", "fastest"]
-"""What a device may build besides the main model's engine: nothing; fp16 where the main one, in int8, does not pass; every
-precision, of which the fastest is served."""
+"""What a device may build besides the main model's engine: nothing; fp16 where the main one, in int8, does
+not pass; every precision, of which the fastest is served."""
 
 
 class Precision(StrEnum):
@@ -270,6 +270,24 @@ class Artifact:
     @property
     def manifest(self) -> Path:
         return self.folder / "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeliness:
+    """What became of the time that was asked for: a latency or a speedup; the other is None, throughout."""
+
+    asked_ms: float | None
+    asked_speedup: float | None
+    predicted_ms: float
+    predicted_speedup: float
+    planned_ms: float | None
+    """Of the pruned network before its recovery; None where it was not timed here."""
+    planned_speedup: float | None
+    artifact_ms: float | None
+    artifact_speedup: float | None
+    verdict: Literal["held", "missed", "unmeasured"]
+    reason: str
+    """Why it is unmeasured; empty otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,10 @@ A message says what happened, with the actual value, and what to do next. `pipel
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pipeline.artifacts import AccuracyReport
 
 
 class DeployError(Exception):
@@ -81,11 +84,15 @@ class CompileError(DeployError):
 class GateFailed(DeployError):
     exit_code = 10
     meaning = "the artifact loses more accuracy than allowed"
+    report: "AccuracyReport | None" = None
+    """The main model's, where the error is about that."""
 
 
 class GateUndecided(DeployError):
     exit_code = 11
     meaning = "too few images to decide"
+    report: "AccuracyReport | None" = None
+    """The main model's, where the error is about that."""
 
 
 class EngineMissing(DeployError):

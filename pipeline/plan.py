@@ -6,10 +6,13 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts import Checkpoint
-from pipeline.build import STAGES, Build
+from pipeline.build import STAGES, story
 from pipeline.data.readers import Dataset
+from pipeline.errors import DeployError
+from pipeline.load.stage import load
+from pipeline.outcome import Outcome
 from pipeline.recipe import Recipe
-from pipeline.steps import Steps, read_preprocessing
+from pipeline.run import Run
 from pipeline.workspace.store import NotDone
 from targets.device.model.preprocess import Preprocessing
 
@@ -53,66 +56,64 @@ class Plan:
         return sum(stage.seconds for stage in self.stages if not stage.is_done)
 
 
-def plan(steps: Steps) -> Plan:
+def plan(run: Run) -> Plan:
     """Load for real (it is quick, and finds what is wrong with checkpoint and data), then only look.
 
     The rest is estimated from what is to be done with images, tried for a moment on this machine. Raises
     `NotEnoughMemory` before that where a stage needs more than this process may use.
     """
-    loaded = steps.load()
-    build = Build(steps.looking(), until=None)
+    loaded = load(run)
+    seconds: dict[str, float] = {}
     missing, epochs_done = len(STAGES), 0
     try:
-        error = build.run().error
-        if error is not None:
-            steps.progress.line(f"{steps.target.name}: a build would end with: {error}")
+        for done in story(run.looking(), Outcome(target=run.target)):
+            seconds[done.stage] = sum(folder.seconds for folder in done.folders)
+    except DeployError as error:
+        run.progress.line(f"{run.target.name}: a build would end with: {error}")
     except NotDone as found:
         # The latency table is made on the way to what it is for.
         missing = STAGES.index("prune" if found.stage == "profile" else found.stage)
         epochs_done = found.epochs_done
     # A stage that is neither done nor missing will not run: no image is asked for, or the gate is not passed.
-    last = len(STAGES) if steps.recipe.package.image else STAGES.index("package")
-    done = tuple(
-        PlannedStage(stage=stage, is_done=True, seconds=seconds)
-        for stage, seconds in build.outcome.stage_seconds.items()
-    )
-    network, stages = Checkpoint(folder=loaded.path), STAGES[missing:last]
+    last = len(STAGES) if run.recipe.package.image else STAGES.index("package")
+    finished = (PlannedStage(stage=stage, is_done=True, seconds=taken) for stage, taken in seconds.items())
+    network, stages = loaded.checkpoint, STAGES[missing:last]
     # Of a ResNet-50 at 224 x 224 each takes a minute.
-    with steps.progress.task("memory of the stages", 1):
-        memory = _memory(network, steps, stages)
-    with steps.progress.task("time of the stages, tried", 1):
-        effort = _effort(network, steps, read_preprocessing(loaded), stages)
+    with run.progress.task("memory of the stages", 1):
+        memory = _memory(network, run, stages)
+    with run.progress.task("time of the stages, tried", 1):
+        effort = _effort(network, run, loaded.preprocessing, stages)
     to_do = tuple(
         PlannedStage(
             stage=stage,
             is_done=False,
-            seconds=fixed_seconds(stage, steps.recipe)
-            + (effort.seconds(stage, steps.recipe, steps.dataset, epochs_done=kept) if effort else 0.0),
+            seconds=fixed_seconds(stage, run.recipe)
+            + (effort.seconds(stage, run.recipe, run.dataset, epochs_done=kept) if effort else 0.0),
             epochs_done=kept,
             memory_bytes=memory.get(stage),
         )
         for stage, kept in zip(stages, chain([epochs_done], repeat(0)), strict=False)
     )
-    disk_bytes = disk(network, steps.dataset, stages)
-    return Plan(target=steps.target.name, stages=(*done, *to_do), disk_bytes=disk_bytes)
+    disk_bytes = disk(network, run.dataset, stages)
+    return Plan(target=run.target.name, stages=(*finished, *to_do), disk_bytes=disk_bytes)
 
 
-def _memory(network: Checkpoint, steps: Steps, stages: Sequence[str]) -> dict[str, int]:
+def _memory(network: Checkpoint, run: Run, stages: Sequence[str]) -> dict[str, int]:
     """Bytes by stage; looked at first, as a trial that runs out of memory tells nothing."""
     if not stages:
         return {}
     from pipeline.estimate.memory_check import check_memory
 
-    return check_memory(network, steps.dataset, steps.recipe, stages=stages)
+    return check_memory(network, run.dataset, run.recipe, stages=stages)
 
 
-def _effort(network: Checkpoint, steps: Steps, preprocessing: Preprocessing, stages: Sequence[str]) -> "Effort | None":
+def _effort(network: Checkpoint, run: Run, preprocessing: Preprocessing, stages: Sequence[str]) -> "Effort | None":
     """None where nothing is left to do, which is to be known without PyTorch."""
     if not stages:
         return None
     from pipeline.estimate.time import effort_of
 
-    return effort_of(network, steps.dataset, preprocessing, steps.recipe, stages=stages)
+    return effort_of(network, run.dataset, preprocessing, run.recipe, stages=stages)
 
 
 def fixed_seconds(stage: str, recipe: Recipe) -> float:

@@ -18,7 +18,6 @@ from tiny_package import TinyPackage, write_tiny_package
 
 from pipeline.containers.engine import Engine
 from pipeline.data.readers import open_dataset
-from pipeline.delivery import Delivery
 from pipeline.devices.delivered import Delivered
 from pipeline.devices.dispatch import dispatch
 from pipeline.devices.inventory import Device
@@ -33,6 +32,8 @@ from pipeline.errors import (
 )
 from pipeline.progress import Advance, Silent
 from pipeline.recipe import Recipe
+from pipeline.results import Judged, Validated
+from pipeline.run import Run
 from pipeline.workspace.store import Folder, Workspace
 from targets.target import find_target
 
@@ -92,7 +93,7 @@ class Sender:
         )
         workspace = Workspace(self._root / ".deploy")
         stage = self._stage(workspace)
-        to = Delivery(
+        run = Run(
             recipe=recipe,
             target=find_target("cpu"),
             dataset=open_dataset("digits"),
@@ -100,9 +101,9 @@ class Sender:
             progress=heard or Heard(),
         )
         report = replace(self._tiny.report, max_drop_points=max_drop)
-        return dispatch(
-            to, devices, replace(self._tiny.artifact, folder=stage.path), report, stage, (), self.published
-        )
+        artifact = replace(self._tiny.artifact, folder=stage.path)
+        main = Judged(artifact=artifact, answers=stage, report=report)
+        return dispatch(run, devices, Validated(shard_folder=stage, models=(main,), published=self.published))
 
     def _stage(self, workspace: Workspace) -> Folder:
         key = workspace.key("compile", module="pipeline.compile.compile", inputs={}, options={})

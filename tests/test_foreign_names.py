@@ -9,13 +9,14 @@ from test_build import deploy
 
 from pipeline.containers.engine import Engine
 from pipeline.data.readers import open_dataset
-from pipeline.delivery import Delivery
 from pipeline.devices import fleet
 from pipeline.devices.inventory import Device, read_devices
 from pipeline.errors import PackageError, RecipeError, WorkspaceError
 from pipeline.package.base_image import _python_in
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe, read_recipe
+from pipeline.run import Run
+from pipeline.validate.stage import publish_models
 from pipeline.workspace.store import Workspace, child
 from targets.target import CATALOGUE, find_target
 
@@ -79,16 +80,17 @@ def test_where_a_check_was_forgotten_nothing_is_published(tmp_path: Path) -> Non
     """What publishes asks again: here with a target that no file could have made."""
     target = find_target("cpu")
     object.__setattr__(target, "name", "/../../../victim")
-    to = Delivery(
+    run = Run(
         recipe=Recipe.model_validate({}),
         target=target,
         dataset=open_dataset("digits"),
         workspace=Workspace(tmp_path / "a" / ".deploy"),
         progress=Silent(),
     )
-    nothing = cast("object", SimpleNamespace(path=tmp_path, verdict="pass", folder=tmp_path))
+    nothing = SimpleNamespace(path=tmp_path, verdict="pass", folder=tmp_path)
+    model = SimpleNamespace(artifact=nothing, answers=nothing, report=nothing, predictions=tmp_path)
     with pytest.raises(WorkspaceError, match="cannot be the name of a folder"):
-        to.publish(nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
+        publish_models(run, nothing, [model])  # type: ignore[arg-type, list-item]
     with pytest.raises(WorkspaceError, match="cannot be the name of a folder"):
         fleet.deliver(
             [Device(name="../x", address="a")],

@@ -9,14 +9,14 @@ from tiny_progress import Counted
 from tiny_table import table_of
 from tiny_trained import architecture, digits, trained, write_weights
 
-from pipeline.build import Build
+from pipeline.build import build
 from pipeline.errors import LatencyMissed
 from pipeline.latency.stopwatch import Stopwatch
 from pipeline.latency.subnetwork import Subnetwork
 from pipeline.latency.table import LatencyTable, Timing
 from pipeline.progress import Report
 from pipeline.recipe import Recipe
-from pipeline.steps import Steps
+from pipeline.run import Run
 from pipeline.workspace.store import Workspace
 from targets.device.model.cpu import instruction_set, processor_name
 from targets.runtimes import timing
@@ -66,11 +66,11 @@ def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monk
         }
     )
     progress = Counted()
-    steps = Steps(
+    run = Run(
         recipe=recipe, target=find_target("cpu"), dataset=digits(), workspace=Workspace(tmp_path / ".deploy"),
         progress=progress,
     )  # fmt: skip
-    outcome = Build(steps, until=None).run()
+    outcome = build(run, until=None)
     assert isinstance(outcome.error, LatencyMissed), outcome.error
     assert outcome.error.exit_code == 26
     assert "time missed: 0.0001 ms asked" in str(outcome.error)
@@ -86,7 +86,7 @@ def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monk
     assert outcome.timeliness.artifact_ms is not None
     assert outcome.timeliness.artifact_ms > 10 * ASKED_MS
     # Who only looks finds it as it was; who builds again has it timed once more.
-    looked = Build(steps.looking(), until=None).run()
+    looked = build(run.looking(), until=None)
     assert (looked.timeliness, len(timed)) == (outcome.timeliness, 2)
-    assert isinstance(Build(steps, until=None).run().error, LatencyMissed)
+    assert isinstance(build(run, until=None).error, LatencyMissed)
     assert len(timed) == 3

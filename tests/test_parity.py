@@ -20,12 +20,12 @@ from pipeline.artifacts import Checkpoint, Dialect, Parity
 from pipeline.data.selection import pixels_of
 from pipeline.errors import ExportError
 from pipeline.export.parity import FLOAT_ERRORS, TOLERANCE, check_parity, parity_images
+from pipeline.export.result import parity_text
 from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import published
 from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import build_quantized, quantization_of
-from pipeline.report.lines import parity_text
 from targets.device.model.preprocess import normalize
 from targets.dialects.write import write_dialect
 

@@ -11,10 +11,10 @@ from test_summary import REPORT
 from test_variant import artifact
 from tiny_tensorrt import tiny_device, write_tiny_model
 
-from pipeline.artifacts import Place, Precision, Verdict
-from pipeline.compile.alternatives import Variant
+from pipeline.artifacts import Place, Precision, Role, Verdict
 from pipeline.devices.dispatch import _by_model, _judged, _model_of
 from pipeline.errors import DataError
+from pipeline.results import Judged
 from pipeline.workspace.store import Folder
 from targets.device.files import PREDICTIONS
 from targets.device.model.manifest import read_manifest
@@ -33,20 +33,20 @@ def test_a_model_is_known_by_its_hash_and_its_precision(tmp_path: Path, library:
     answers = Folder(path=out, digest="0", seconds=0.0, was_cached=True)
     found = replace(REPORT, max_drop_points=1.0)
     variants = [
-        Variant(
-            artifact=replace(artifact(precision), folder=model / precision),
+        Judged(
+            artifact=replace(artifact(precision), folder=model / precision, role=Role.RIVAL),
             answers=answers,
             report=replace(found, gate_looks=looks),
-            folder=precision,
         )
         for looks, precision in ((2, Precision.FP16), (3, Precision.FP32))
     ]
-    models = _by_model(replace(artifact(), folder=model), found, variants)
+    main = Judged(artifact=replace(artifact(), folder=model), answers=answers, report=found)
+    models = _by_model([main, *variants])
     assert len(models) == 3
     assert _model_of(models, out / PREDICTIONS) == (model / "fp16", variants[0].report)
     judged = _judged(model / "shard.zip", models, out / PREDICTIONS)
     assert (judged.verdict, judged.place, judged.gate_looks) == (Verdict.PASS, Place.DEVICE, 2)
-    without = _by_model(replace(artifact(), folder=model), found, variants[1:])
+    without = _by_model([main, *variants[1:]])
     with pytest.raises(DataError, match=r"in fp16, which is none of those that were sent"):
         _model_of(without, out / PREDICTIONS)
     (out / "proof.json").write_text("[]")

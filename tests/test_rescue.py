@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiny_trained import Recorded, digits, preprocessing, trained
 
 from pipeline.artifacts import Checkpoint, Dialect, Precision
-from pipeline.build import Build
+from pipeline.build import build
 from pipeline.data.batches import Batches
 from pipeline.errors import GateFailed, WorkspaceError
 from pipeline.export.export import export
@@ -28,7 +28,7 @@ from pipeline.recipe import QuantizeRecipe, Recipe
 from pipeline.report.document import summarize
 from pipeline.report.lines import rescue_texts
 from pipeline.report.rescue_summary import rescue_rows, summarize_rescue
-from pipeline.steps import Steps
+from pipeline.run import Run
 from pipeline.training.evaluation import logits_of
 from pipeline.workspace.store import Workspace
 from targets.device.gate.judge import Judgement, judge
@@ -143,10 +143,10 @@ def test_a_build_passes_with_the_two_layers_in_float_and_says_so(tmp_path: Path)
     # Of int8 alone, since fp32 is as fast for a network as small as this.
     target = replace(TARGET, precisions=(Precision.INT8,))
     progress = Recorded()
-    steps = Steps(
+    run = Run(
         recipe=recipe, target=target, dataset=digits(), workspace=Workspace(tmp_path / ".deploy"), progress=progress
     )
-    outcome = Build(steps, until=None).run()
+    outcome = build(run, until=None)
     assert outcome.error is None
     found = summarize(outcome)
     assert found.verdict == "pass"
@@ -154,12 +154,10 @@ def test_a_build_passes_with_the_two_layers_in_float_and_says_so(tmp_path: Path)
     assert found.rescue is not None
     assert {layer.name for layer in found.rescue.layers} == BROKEN
     assert all(any(f"{name} in float: saves" in line for line in progress.lines) for name in BROKEN)
-    again = Build(steps, until=None).run()
+    again = build(run, until=None)
     assert again.was_done_before
-    alone = replace(
-        steps, recipe=recipe.model_copy(update={"quantize": QuantizeRecipe(qat_epochs=0, fallback="none")})
-    )
-    failed = Build(alone, until=None).run()
+    alone = replace(run, recipe=recipe.model_copy(update={"quantize": QuantizeRecipe(qat_epochs=0, fallback="none")}))
+    failed = build(alone, until=None)
     assert isinstance(failed.error, GateFailed)
     assert summarize(failed).rescue is None
 

@@ -14,13 +14,22 @@ from tiny_package import write_tiny_package
 from tiny_table import table_of
 from tiny_trained import Recorded, architecture, digits, preprocessing, write_weights
 
-from pipeline import profiling
-from pipeline.artifacts import Artifact, Audit, Candidate, Checkpoint, Dialect, Latency, Precision
+from pipeline import run as run_module
+from pipeline.artifacts import Artifact, Audit, Candidate, Dialect, Latency, Precision
+from pipeline.compile.stage import compile_candidates
 from pipeline.data.readers import Dataset
 from pipeline.errors import CheckpointError, DataError, RecipeError
+from pipeline.export import stage as export_stage
+from pipeline.latency.stage import pace, profile, stopwatch
+from pipeline.load.stage import load
 from pipeline.models.resnet import build_resnet
+from pipeline.package.stage import package
+from pipeline.prune.stage import prune
+from pipeline.quantize.stage import quantize_all, rescue
 from pipeline.recipe import Recipe
-from pipeline.steps import Steps, read_preprocessing
+from pipeline.results import Judged, Loaded, Pruned, Quantized, Validated
+from pipeline.run import Run
+from pipeline.validate.stage import count_look, write_gate_shard
 from pipeline.workspace.store import Folder, NotDone, StageKey, Workspace
 from targets.runtimes import timing
 from targets.runtimes.onnxruntime import layer_times
@@ -39,15 +48,15 @@ def recipe_of(checkpoint: str | None, **sections: Any) -> Recipe:
     )
 
 
-def steps_of(
+def run_of(
     root: Path,
     recipe: Recipe,
     *,
     target: Target | None = None,
     dataset: Dataset | None = None,
     progress: Recorded | None = None,
-) -> Steps:
-    return Steps(
+) -> Run:
+    return Run(
         recipe=recipe,
         target=target or replace(find_target("cpu"), channel_multiple=4),
         dataset=dataset or digits(),
@@ -59,17 +68,17 @@ def steps_of(
 def test_a_stage_is_done_once(weights: str, tmp_path: Path) -> None:
     recipe = recipe_of(weights, prune={"macs": 0.7, "epochs": 0})
     progress = Recorded()
-    steps = steps_of(tmp_path, recipe, progress=progress)
-    loaded = steps.load()
-    pruned = steps.prune(loaded)
-    assert not loaded.was_cached
-    assert not pruned.was_cached
-    assert Checkpoint(folder=pruned.path).cost.macs <= 0.7 * Checkpoint(folder=loaded.path).cost.macs
-    assert read_preprocessing(loaded) == preprocessing()
+    run = run_of(tmp_path, recipe, progress=progress)
+    loaded = load(run)
+    pruned = prune(run, loaded)
+    assert not loaded.folder.was_cached
+    assert not pruned.folder.was_cached
+    assert pruned.checkpoint.cost.macs <= 0.7 * loaded.checkpoint.cost.macs
+    assert loaded.preprocessing == preprocessing()
     said = len(progress.lines)
-    again = steps_of(tmp_path, recipe, progress=progress)
-    assert again.load() == replace(loaded, was_cached=True)
-    assert again.prune(loaded) == replace(pruned, was_cached=True)
+    again = run_of(tmp_path, recipe, progress=progress)
+    assert load(again).folder == replace(loaded.folder, was_cached=True)
+    assert prune(again, loaded).folder == replace(pruned.folder, was_cached=True)
     assert len(progress.lines) == said
 
 
@@ -82,34 +91,41 @@ def test_a_stage_is_done_once(weights: str, tmp_path: Path) -> None:
     ],
 )
 def test_only_what_the_target_reads_is_written(target: str, dialects: tuple[Dialect, ...], tmp_path: Path) -> None:
-    assert steps_of(tmp_path, recipe_of("net.pth"), target=find_target(target)).dialects == dialects
+    assert run_of(tmp_path, recipe_of("net.pth"), target=find_target(target)).dialects == dialects
 
 
 def test_a_target_without_int8_gets_the_float_file_alone(tmp_path: Path) -> None:
     target = replace(find_target("cpu"), precisions=(Precision.FP32,))
-    assert steps_of(tmp_path, recipe_of("net.pth"), target=target).dialects == (Dialect.FLOAT,)
+    assert run_of(tmp_path, recipe_of("net.pth"), target=target).dialects == (Dialect.FLOAT,)
 
 
-@pytest.mark.parametrize(("prune", "before"), [({}, "loaded"), ({"macs": 0.7, "epochs": 0}, "pruned")])
+@pytest.mark.parametrize(("sections", "before"), [({}, "loaded"), ({"macs": 0.7, "epochs": 0}, "pruned")])
 def test_float_files_are_of_the_network_before_it_was_quantized(
-    prune: dict[str, Any], before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sections: dict[str, Any], before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[Dialect, str]] = []
 
-    def export(_self: Steps, _loaded: Folder, network: Folder, dialect: Dialect) -> Folder:
+    def export_one(_run: Run, _loaded: Loaded, network: Folder, dialect: Dialect) -> Folder:
         made.append((dialect, network.path.name))
         return network
 
-    monkeypatch.setattr(Steps, "export", export)
-    folders = (
+    monkeypatch.setattr(export_stage, "export_one", export_one)
+    loaded, pruned, quantized = (
         Folder(path=tmp_path / name, digest=name, seconds=0.0, was_cached=True)
         for name in ("loaded", "pruned", "quantized")
     )
-    steps_of(tmp_path, recipe_of("net.pth", prune=prune)).exports(*folders)
-    assert sorted(made) == [(Dialect.FLOAT, before), (Dialect.ONNXRUNTIME, "quantized")]
+    export_stage.export(
+        run_of(tmp_path, recipe_of("net.pth", prune=sections)),
+        Loaded(folder=loaded),
+        Pruned(folder=pruned),
+        Quantized(folder=quantized, all_int8=quantized),
+    )
+    baseline, *models = made
+    assert baseline == (Dialect.FLOAT, "loaded")
+    assert sorted(models) == [(Dialect.FLOAT, before), (Dialect.ONNXRUNTIME, "quantized")]
 
 
-def keys_of(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> dict[str, str]:
+def keys_of(monkeypatch: pytest.MonkeyPatch, run: Run) -> dict[str, str]:
     """What each stage's work is filed under, the stages before being equal."""
     before = Folder(path=Path("none"), digest="0", seconds=0.0, was_cached=True)
     keys: dict[str, str] = {}
@@ -128,12 +144,13 @@ def keys_of(monkeypatch: pytest.MonkeyPatch, steps: Steps) -> dict[str, str]:
 
     with monkeypatch.context() as patched:
         patched.setattr(Workspace, "find", remember)
-        looking = steps.looking()
-        note("load", looking.load)
-        note("prune", lambda: looking.prune(before))
-        note("quantize", lambda: looking.quantize(before, before))
-        note("compile", lambda: looking.compile(before, before, {Dialect.FLOAT: before}))
-        note("shard", lambda: looking.shard(before))
+        looking = run.looking()
+        loaded, pruned = Loaded(folder=before), Pruned(folder=before)
+        note("load", lambda: load(looking))
+        note("prune", lambda: prune(looking, loaded))
+        note("quantize", lambda: quantize_all(looking, loaded, pruned))
+        note("compile", lambda: compile_candidates(looking, loaded, before, {Dialect.FLOAT: before}))
+        note("shard", lambda: write_gate_shard(looking, loaded))
     return keys
 
 
@@ -159,10 +176,10 @@ def test_only_the_stages_that_depend_on_an_option_are_done_again(
     change: dict[str, Any], stages: set[str], weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if change == {"quantize": {"weight_bits": "other"}}:
-        bits = steps_of(tmp_path, recipe_of(weights)).weight_bits
+        bits = run_of(tmp_path, recipe_of(weights)).weight_bits
         change = {"quantize": {"weight_bits": 15 - bits}}
-    before = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights)))
-    after = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights, **change)))
+    before = keys_of(monkeypatch, run_of(tmp_path, recipe_of(weights)))
+    after = keys_of(monkeypatch, run_of(tmp_path, recipe_of(weights, **change)))
     assert {stage for stage in before if before[stage] != after[stage]} == stages
 
 
@@ -181,19 +198,20 @@ def test_layers_go_to_float_only_where_int8_would_miss_the_budget(
     facts = {"images": 100, "float": {"right": 100}, "kept": "calibrated", "calibrated": {"right": right}}
     (tmp_path / "quantize.json").write_text(json.dumps(facts))
     quantized = Folder(path=tmp_path, digest="0", seconds=0.0, was_cached=True)
-    steps = steps_of(tmp_path, recipe_of("w.pth", **sections)).looking()
+    run = run_of(tmp_path, recipe_of("w.pth", **sections)).looking()
     if is_asked:
         with pytest.raises(NotDone):
-            steps.rescue(quantized, quantized, quantized)
+            rescue(run, Loaded(folder=quantized), Pruned(folder=quantized), quantized)
     else:
-        assert steps.rescue(quantized, quantized, quantized) is None
-    without = replace(steps, target=replace(steps.target, precisions=(Precision.FP32,)))
-    assert without.rescue(quantized, quantized, quantized) is None
+        assert rescue(run, Loaded(folder=quantized), Pruned(folder=quantized), quantized) is None
+    without = replace(run, target=replace(run.target, precisions=(Precision.FP32,)))
+    assert rescue(without, Loaded(folder=quantized), Pruned(folder=quantized), quantized) is None
 
 
 def test_an_image_with_grpc_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = write_tiny_package(tmp_path / "artifact")
     before = Folder(path=Path("none"), digest="0", seconds=0.0, was_cached=True)
+    main = Judged(artifact=tiny.artifact, answers=before, report=tiny.report)
     keys: list[str] = []
     find = Workspace.find
 
@@ -203,9 +221,9 @@ def test_an_image_with_grpc_is_another_one(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Workspace, "find", remember)
     for grpc in (False, True, False):
-        looking = steps_of(tmp_path, recipe_of("w.pth", package={"grpc": grpc})).looking()
+        looking = run_of(tmp_path, recipe_of("w.pth", package={"grpc": grpc})).looking()
         with pytest.raises(NotDone):
-            looking.package(tiny.artifact, tiny.report, before, before, lambda *_: tiny.report)
+            package(looking, Validated(shard_folder=before, models=(main,), published=Path()))
     assert len(set(keys)) == 2
 
 
@@ -214,7 +232,7 @@ def test_pruning_depends_on_the_target_only_where_it_prunes(
 ) -> None:
     def prune_key(multiple: int, **sections: Any) -> str:
         target = replace(find_target("cpu"), channel_multiple=multiple)
-        return keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights, **sections), target=target))["prune"]
+        return keys_of(monkeypatch, run_of(tmp_path, recipe_of(weights, **sections), target=target))["prune"]
 
     assert prune_key(4) == prune_key(16)
     assert prune_key(4, prune={"macs": 0.5}) != prune_key(16, prune={"macs": 0.5})
@@ -230,38 +248,38 @@ def test_a_table_decides_by_what_is_in_it_and_not_by_where_it_lies(
 
     def prune_key(name: str, speedup: float) -> str:
         recipe = recipe_of(weights, prune={"speedup": speedup, "table": str(tmp_path / f"{name}.json")})
-        return keys_of(monkeypatch, steps_of(tmp_path, recipe))["prune"]
+        return keys_of(monkeypatch, run_of(tmp_path, recipe))["prune"]
 
     assert prune_key("a", 1.5) == prune_key("b", 1.5)
     assert prune_key("a", 1.5) != prune_key("c", 1.5)
     assert prune_key("a", 1.5) != prune_key("a", 1.6)
-    steps = steps_of(tmp_path, recipe_of(weights, prune={"speedup": 1.5, "table": str(tmp_path / "a.json")}))
-    loaded = steps.load()
-    pace, _ = steps.pace(loaded)
+    run = run_of(tmp_path, recipe_of(weights, prune={"speedup": 1.5, "table": str(tmp_path / "a.json")}))
+    loaded = load(run)
+    asked, _ = pace(run, loaded)
     # Another machine's times cannot be confirmed here.
-    assert str(pace.elsewhere).startswith("the table is of none, none, this machine is ")
-    assert steps.stopwatch(loaded, pace) is None
+    assert str(asked.elsewhere).startswith("the table is of none, none, this machine is ")
+    assert stopwatch(run, loaded, asked) is None
 
 
 @pytest.mark.long
 def test_the_table_of_this_machine_is_made_once_for_all_weights_of_a_network(weights: str, tmp_path: Path) -> None:
-    steps = steps_of(tmp_path, recipe_of(weights, prune={"speedup": 1.2, "epochs": 0}))
-    loaded = steps.load()
+    run = run_of(tmp_path, recipe_of(weights, prune={"speedup": 1.2, "epochs": 0}))
+    loaded = load(run)
     with pytest.raises(NotDone) as raised:
-        steps.looking().prune(loaded)
+        prune(run.looking(), loaded)
     assert raised.value.stage == "profile"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(layer_times, "MODEL_SECONDS", 0.01)
         patched.setattr(timing, "MODEL_SECONDS", 0.01)
         patched.setattr(timing, "BLOCK_SECONDS", 0.001)
-        made = steps.profile(loaded)
+        made = profile(run, loaded)
     assert not made.was_cached
-    assert steps.looking().profile(loaded) == replace(made, was_cached=True)
-    pace, _ = steps.pace(loaded)
-    assert pace.elsewhere is None
-    assert steps.stopwatch(loaded, pace) is not None
+    assert profile(run.looking(), loaded) == replace(made, was_cached=True)
+    asked, _ = pace(run, loaded)
+    assert asked.elsewhere is None
+    assert stopwatch(run, loaded, asked) is not None
     with pytest.raises(NotDone) as raised:
-        replace(steps, recipe=recipe_of(weights, threads=2)).looking().profile(loaded)
+        profile(replace(run, recipe=recipe_of(weights, threads=2)).looking(), loaded)
     assert raised.value.stage == "profile"
 
 
@@ -269,7 +287,7 @@ def test_a_targets_description_is_only_words(weights: str, tmp_path: Path, monke
     target = find_target("cpu")
     recipe = recipe_of(weights)
     plain, described, narrower = (
-        keys_of(monkeypatch, steps_of(tmp_path, recipe, target=each))
+        keys_of(monkeypatch, run_of(tmp_path, recipe, target=each))
         for each in (
             target,
             replace(target, description="the box under the stairs"),
@@ -283,18 +301,16 @@ def test_a_targets_description_is_only_words(weights: str, tmp_path: Path, monke
 def test_other_weights_and_other_data_are_other_work(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(weights)))
+    before = keys_of(monkeypatch, run_of(tmp_path, recipe_of(weights)))
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(Path(weights).read_bytes())
-    assert keys_of(monkeypatch, steps_of(tmp_path, recipe_of(str(moved)))) == before
+    assert keys_of(monkeypatch, run_of(tmp_path, recipe_of(str(moved)))) == before
     content = bytearray(moved.read_bytes())
     content[-1] ^= 1
     moved.write_bytes(content)
-    changed = keys_of(monkeypatch, steps_of(tmp_path, recipe_of(str(moved))))
+    changed = keys_of(monkeypatch, run_of(tmp_path, recipe_of(str(moved))))
     assert {stage for stage in before if before[stage] != changed[stage]} == {"load"}
-    other = keys_of(
-        monkeypatch, steps_of(tmp_path, recipe_of(weights), dataset=replace(digits(), fingerprint="other"))
-    )
+    other = keys_of(monkeypatch, run_of(tmp_path, recipe_of(weights), dataset=replace(digits(), fingerprint="other")))
     assert not set(before.values()) & set(other.values())
 
 
@@ -302,24 +318,24 @@ def test_other_weights_and_other_data_are_other_work(
 def test_weight_bits_follow_the_machine_unless_they_are_given(
     saturates: bool, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profiling, "saturates_8bit", lambda: saturates)
-    assert steps_of(tmp_path, recipe_of("w.pth")).weight_bits == bits
-    assert steps_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 7})).weight_bits == 7
-    assert steps_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 8})).weight_bits == 8
+    monkeypatch.setattr(run_module, "saturates_8bit", lambda: saturates)
+    assert run_of(tmp_path, recipe_of("w.pth")).weight_bits == bits
+    assert run_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 7})).weight_bits == 7
+    assert run_of(tmp_path, recipe_of("w.pth", quantize={"weight_bits": 8})).weight_bits == 8
     # What this machine's processor does says nothing about a GPU.
-    assert steps_of(tmp_path, recipe_of("w.pth"), target=find_target("jetson")).weight_bits == 8
+    assert run_of(tmp_path, recipe_of("w.pth"), target=find_target("jetson")).weight_bits == 8
 
 
 def test_looking_does_nothing(weights: str, tmp_path: Path) -> None:
-    steps = steps_of(tmp_path, recipe_of(weights))
+    run = run_of(tmp_path, recipe_of(weights))
     with pytest.raises(NotDone) as raised:
-        steps.looking().load()
+        load(run.looking())
     assert raised.value.stage == "load"
     assert not (tmp_path / ".deploy").exists()
-    loaded = steps.load()
-    assert steps.looking().load().path == loaded.path
+    loaded = load(run)
+    assert load(run.looking()).folder.path == loaded.folder.path
     with pytest.raises(NotDone) as raised:
-        steps.looking().prune(loaded)
+        prune(run.looking(), loaded)
     assert raised.value.stage == "prune"
 
 
@@ -328,12 +344,12 @@ def test_a_stage_that_fails_leaves_nothing_that_looks_done(weights: str, tmp_pat
     one_off = replace(
         digits(), training=digits().training.relabelled(order), selection=digits().selection.relabelled(order)
     )
-    steps = steps_of(tmp_path, recipe_of(weights), dataset=one_off)
+    run = run_of(tmp_path, recipe_of(weights), dataset=one_off)
     with pytest.raises(DataError, match="not in the order of training"):
-        steps.load()
+        load(run)
     assert not list((tmp_path / ".deploy").glob("load/*"))
     with pytest.raises(NotDone):
-        steps.looking().load()
+        load(run.looking())
 
 
 @pytest.mark.parametrize(
@@ -349,7 +365,7 @@ def test_a_checkpoint_that_is_not_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
-        steps_of(tmp_path, recipe_of(checkpoint)).load()
+        load(run_of(tmp_path, recipe_of(checkpoint)))
 
 
 @contextmanager
@@ -368,7 +384,7 @@ def test_the_factorys_source_is_part_of_the_work(
         (tmp_path / "network_in_the_folder.py").write_text(source)
         with working_in(tmp_path, monkeypatch):
             recipe = recipe_of(weights, model="network_in_the_folder:make")
-            return keys_of(monkeypatch, steps_of(tmp_path, recipe))["load"]
+            return keys_of(monkeypatch, run_of(tmp_path, recipe))["load"]
 
     first = load_key("def make(): ...\n")
     assert load_key("def make(): ...\n") == first
@@ -378,7 +394,7 @@ def test_the_factorys_source_is_part_of_the_work(
 @pytest.mark.parametrize("module", ["no_such_module", "no_such_package.module", "json.decoder.deeper", "sys"])
 def test_a_factory_that_is_not_found_is_named(module: str, weights: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"the module {module} of --model {module}:make is not found from"):
-        steps_of(tmp_path, recipe_of(weights, model=f"{module}:make")).load()
+        load(run_of(tmp_path, recipe_of(weights, model=f"{module}:make")))
 
 
 def test_looks_are_counted_per_artifact(weights: str, tmp_path: Path) -> None:
@@ -394,18 +410,19 @@ def test_looks_are_counted_per_artifact(weights: str, tmp_path: Path) -> None:
             float_latency=latency,
         )  # fmt: skip
 
-    steps = steps_of(tmp_path, recipe_of(weights))
-    loaded = Folder(path=tmp_path, digest="model", seconds=0.0, was_cached=True)
+    run = run_of(tmp_path, recipe_of(weights))
+    folder = Folder(path=tmp_path, digest="model", seconds=0.0, was_cached=True)
+    loaded, other = Loaded(folder=folder), Loaded(folder=replace(folder, digest="another model"))
     first, second = artifact("first", quantized=False), artifact("second", quantized=True)
-    assert steps.looking().count_look(loaded, first).number == 1
-    assert [steps.count_look(loaded, each).number for each in (first, first, second, first)] == [1, 1, 2, 1]
-    assert steps.looking().count_look(loaded, second).number == 2
-    assert steps.count_look(replace(loaded, digest="another model"), first).number == 1
+    assert count_look(run.looking(), loaded, first).number == 1
+    assert [count_look(run, loaded, each).number for each in (first, first, second, first)] == [1, 1, 2, 1]
+    assert count_look(run.looking(), loaded, second).number == 2
+    assert count_look(run, other, first).number == 1
 
 
 def test_what_was_done_is_recorded_in_words(weights: str, tmp_path: Path) -> None:
-    loaded = steps_of(tmp_path, recipe_of(weights)).load()
-    record = json.loads((loaded.path / "stage.json").read_text())
+    loaded = load(run_of(tmp_path, recipe_of(weights)))
+    record = json.loads((loaded.folder.path / "stage.json").read_text())
     assert record["stage"] == "load"
     assert set(record["inputs"]) == {"checkpoint", "data"}
     assert record["options"]["preprocessing"]["crop"] == 16

@@ -18,13 +18,14 @@ from pipeline.artifacts import (
     Latency,
     Place,
     Precision,
+    Role,
     Verdict,
 )
-from pipeline.build import Outcome
-from pipeline.compile.alternatives import Variant
 from pipeline.errors import CheckpointError, CompileError, DataError, GateFailed, GateUndecided
+from pipeline.outcome import Outcome
 from pipeline.report.document import Document, TargetSummary, document, summary_schema
 from pipeline.report.table import table_header, table_rows
+from pipeline.results import Judged
 from pipeline.workspace.store import Folder
 from targets.device.model.manifest import Manifest
 from targets.device.model.preprocess import Preprocessing
@@ -315,10 +316,10 @@ def test_the_variant_has_figures_of_its_own(finished: Outcome) -> None:
     assert parsed(finished)[0]["saturation_safe"] is None
     assert finished.artifact is not None
     candidate = replace(finished.artifact.candidate, latency=latency(0.6))
-    safe = replace(finished.artifact, candidate=candidate, float_latency=latency(1.2))
+    safe = replace(finished.artifact, candidate=candidate, float_latency=latency(1.2), role=Role.SATURATION_SAFE)
     report = replace(REPORT, artifact_top1=773 / 846, drop_points=300 / 846, place=Place.IMAGE)
     folder = Folder(path=Path("none"), digest="0", seconds=0.0, was_cached=True)
-    finished.variants = (Variant(artifact=safe, answers=folder, report=report),)
+    finished.variants = (Judged(artifact=safe, answers=folder, report=report),)
     assert parsed(finished)[0]["saturation_safe"] == {
         "verdict": "pass",
         "place": "image",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Fallback, Latency, Precision
-from pipeline.compile.alternatives import name_of, others_of, variant_of, why_needless
+from pipeline.compile.alternatives import others_of, variant_of, why_needless
 from pipeline.errors import TargetError
 from targets.target import find_target
 
@@ -109,4 +109,5 @@ def test_as_a_fallback_fp16_alone_travels_beside_int8() -> None:
     assert others("int8", "none", fp32=0.0, fp16=0.0, int8=0.0) == []
     with pytest.raises(TargetError, match=r"fallback is fp16, which the target cpu does not consider"):
         others("int8", "fp16", fp32=0.0, int8=0.0)
-    assert (name_of(Precision.FP16, "fp16"), name_of(Precision.FP32, "fastest")) == ("fp16 fallback", "fp32 rival")
+    (fallback,) = others_of(artifact(), of_all(fp32=0.0, fp16=9.0, int8=0.9), fallback="fp16", max_drop=1.0)
+    assert fallback.name == "fp16 fallback"

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.build import Build, Outcome
+from pipeline.build import build
 from pipeline.cli.console import progress_for
 from pipeline.cli.devices_options import Placement
 from pipeline.cli.options import Request
@@ -14,9 +14,10 @@ from pipeline.data.readers import Dataset, open_dataset
 from pipeline.data.sample_size import too_small_warning
 from pipeline.devices.inventory import Device
 from pipeline.errors import DeployError, RecipeError, worst_of
+from pipeline.outcome import Outcome
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, read_recipe
-from pipeline.steps import Steps
+from pipeline.run import Run
 from pipeline.training.torchrun import refuse_torchrun
 from pipeline.workspace.store import Workspace
 from targets.capabilities import check_combination
@@ -33,8 +34,8 @@ class Prepared:
     workspace: Workspace
     progress: Progress
 
-    def steps(self, target: Target) -> Steps:
-        return Steps(
+    def run(self, target: Target) -> Run:
+        return Run(
             recipe=self.recipe,
             target=target,
             dataset=self.dataset,
@@ -102,7 +103,7 @@ def run(
 def build_one(prepared: Prepared, target: Target, *, until: str | None, devices: Sequence[Device] = ()) -> Outcome:
     """Take one target through the stages."""
     prepared.progress.line(f"target {target.name}: {target.description}")
-    return Build(prepared.steps(target), until=until, devices=devices).run()
+    return build(prepared.run(target), until=until, devices=devices)
 
 
 def _devices(prepared: Prepared, placement: Placement, request: Request) -> dict[Target, list[Device]]:

@@ -8,8 +8,9 @@ from pipeline.artifacts import Verdict
 from pipeline.cli.output import say
 from pipeline.compile.engine_audit import check_engine
 from pipeline.devices.collect import Access, collect, device_name
+from pipeline.devices.record import comparison_text
 from pipeline.errors import GateFailed, GateUndecided, RecipeError
-from pipeline.report.lines import comparison_text, verdict_text
+from pipeline.validate.verdict import verdict_text
 
 
 def run(

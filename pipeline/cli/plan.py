@@ -14,7 +14,7 @@ from pipeline.plan import Plan, PlannedStage, plan
 def run(request: Request) -> None:
     """Print what `deploy build` with the same options would do."""
     with prepare(request) as prepared:
-        plans = [plan(prepared.steps(target)) for target in prepared.targets]
+        plans = [plan(prepared.run(target)) for target in prepared.targets]
         free = shutil.disk_usage(prepared.workspace.root).free
     if request.as_json:
         documents = [

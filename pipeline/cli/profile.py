@@ -6,7 +6,9 @@ from pipeline.cli.build import prepare
 from pipeline.cli.options import Request
 from pipeline.cli.output import print_table
 from pipeline.errors import RecipeError
+from pipeline.latency.stage import profile
 from pipeline.latency.table import FILE, LatencyTable, Times, read_table
+from pipeline.load.stage import load
 from pipeline.workspace.store import write_atomically
 
 
@@ -15,8 +17,8 @@ def run(request: Request, *, output: Path | None) -> None:
     with prepare(request) as prepared:
         if len(prepared.targets) > 1:
             raise RecipeError(f"{len(prepared.targets)} targets were given; a latency table is one target's.")
-        steps = prepared.steps(prepared.targets[0])
-        found = steps.profile(steps.load())
+        one = prepared.run(prepared.targets[0])
+        found = profile(one, load(one))
         text = (found.path / FILE).read_text()
         table = read_table(found.path / FILE)
     if output is not None:

@@ -11,9 +11,9 @@ from pipeline.cli.subject import Subject, answering
 from pipeline.data.readers import open_dataset
 from pipeline.errors import DataError, GateFailed, GateUndecided
 from pipeline.progress import Progress
-from pipeline.report.lines import verdict_text
 from pipeline.validate.judge import Terms, read_terms
 from pipeline.validate.published import REPORT, shard_of
+from pipeline.validate.verdict import verdict_text
 from targets.device.model.manifest import ManifestError, read_manifest
 
 

@@ -1,39 +1,17 @@
-"""Other models beside an artifact: where they are of use, and what is known of one once it is judged.
+"""Other models beside an artifact, and where they are of use.
 
 On a CPU that is the saturation-safe variant; of a TensorRT engine the same network in other precisions, to be built
 where the main one does not pass, or to be timed against it.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
-from pipeline.artifacts import AccuracyReport, Artifact, Candidate, Compilation, Fallback, Precision
+from pipeline.artifacts import Artifact, Candidate, Compilation, Fallback, Precision, Role
 from pipeline.compile.result import UNTIMED
 from pipeline.errors import TargetError
-from pipeline.workspace.store import Folder
-from targets.device.files import PREDICTIONS
-from targets.device.model.variant import FOLDER
 from targets.target import Target
 
-NAME = "saturation-safe variant"
 FALLBACK = Precision.FP16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A complete artifact, what it answered to the gate's images, and the report on that."""
-
-    artifact: Artifact
-    answers: Folder
-    report: AccuracyReport
-    name: str = NAME
-    """In messages."""
-    folder: str = FOLDER
-    """In the main model's folder, wherever that is."""
-
-    @property
-    def predictions(self) -> Path:
-        return self.answers.path / PREDICTIONS
 
 
 def why_needless(artifact: Artifact, target: Target, *, weight_bits: int) -> str | None:
@@ -69,11 +47,12 @@ def variant_of(artifact: Artifact, compilation: Compilation) -> Artifact:
         target=artifact.target,
         precision=candidate.precision,
         reason=(
-            f"{NAME}: 7-bit weights, {latency / baseline:.2f} of the float baseline's latency on this CPU "
-            f"({latency:.3g} ms against {baseline:.3g} ms CPU time)"
+            f"{Role.SATURATION_SAFE}: 7-bit weights, {latency / baseline:.2f} of the float baseline's latency on this "
+            f"CPU ({latency:.3g} ms against {baseline:.3g} ms CPU time)"
         ),
         candidate=candidate,
         float_latency=compilation.float_latency,
+        role=Role.SATURATION_SAFE,
     )
 
 
@@ -102,18 +81,15 @@ def others_of(
     return tuple(_other(each, artifact, compilation, fallback, why) for each in smallest_first)
 
 
-def name_of(precision: Precision, fallback: Fallback) -> str:
-    """`fp16 fallback`, in messages."""
-    return f"{precision} {'rival' if fallback == 'fastest' else 'fallback'}"
-
-
 def _other(candidate: Candidate, main: Artifact, compilation: Compilation, fallback: Fallback, why: str) -> Artifact:
-    return Artifact(
+    other = Artifact(
         folder=candidate.folder,
         target=main.target,
         precision=candidate.precision,
-        reason=f"{name_of(candidate.precision, fallback)}: {why}",
+        reason="",
         candidate=candidate,
         float_latency=compilation.float_latency,
         stand_in=compilation.stand_in,
+        role=Role.RIVAL if fallback == "fastest" else Role.FALLBACK,
     )
+    return replace(other, reason=f"{other.name}: {why}")

@@ -7,11 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import AccuracyReport, Artifact, Place
-from pipeline.compile.alternatives import Variant
+from pipeline.artifacts import AccuracyReport, Place
 from pipeline.compile.engine_audit import PLAN, audit_engine, check_engine
 from pipeline.containers.engine import connect
-from pipeline.delivery import RECIPE_LABEL, Delivery
 from pipeline.devices.delivered import Delivered
 from pipeline.devices.delivery import Work
 from pipeline.devices.fleet import deliver
@@ -19,18 +17,19 @@ from pipeline.devices.inventory import Device
 from pipeline.errors import DataError
 from pipeline.package.base_image import find_base
 from pipeline.package.build_context import write_context
-from pipeline.package.deferral import context_of
+from pipeline.package.deferred import CONTEXT
 from pipeline.package.labels import image_labels
+from pipeline.package.stage import recipe_label, write_deferred
 from pipeline.package.wheels import check_runtime, default_cache, fetch_wheels, find_lock
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
+from pipeline.results import Judged, Validated
+from pipeline.run import Run
 from pipeline.untrusted import parse_json
 from pipeline.validate.judge import judge_predictions, terms_of
 from pipeline.validate.predictions import read_predictions
-from pipeline.workspace.hashing import sha256_of_json
-from pipeline.workspace.store import Folder
 from targets.base_images import BaseImage, stated_base
-from targets.device.files import DOCUMENT, LAYERS, SHARD
+from targets.device.files import DOCUMENT, LAYERS
 from targets.device.model.manifest import read_manifest
 from targets.target import Target
 
@@ -38,42 +37,34 @@ Models = Mapping[tuple[str, str], tuple[Path, AccuracyReport]]
 """By hash and precision: before TensorRT 10.12 fp16 and fp32 are built from the same file."""
 
 
-def dispatch(
-    to: Delivery,
-    devices: Sequence[Device],
-    artifact: Artifact,
-    report: AccuracyReport,
-    shard: Folder,
-    variants: Sequence[Variant],
-    published: Path,
-) -> list[Delivered]:
+def dispatch(run: Run, devices: Sequence[Device], validated: Validated) -> list[Delivered]:
     """Build and prove the image on every device, in parallel; each one's error is in what became of it."""
-    recipe, target = to.recipe, to.target
-    base = base_of(target, recipe.package.base_image, to.progress)
-    manifest = read_manifest(artifact.folder)
-    models = _by_model(artifact, report, variants)
+    recipe, target, main = run.recipe, run.target, validated.main
+    base = base_of(target, recipe.package.base_image, run.progress)
+    models = _by_model(validated.models)
     describe = partial(image_labels, name=recipe.name, version=recipe.version, base=base.tag)
-    own = {RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))}
+    own = recipe_label(recipe)
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
         if target.gpu is not None:
-            context = context_of(to, artifact, report, shard, variants)
+            context = write_deferred(run, validated).path / CONTEXT
         else:
-            to.workspace.check(artifact.folder, shard.path, *(each.artifact.folder for each in variants))
+            folders = [each.artifact.folder for each in validated.models]
+            run.workspace.check(validated.shard_folder.path, *folders)
             context = Path(scratch) / "context"
-            safe = variants[0].report if variants else None
-            labels = describe(manifest, report, safe=safe) | own
-            _write(context, artifact, report, variants, base, recipe, labels, to.progress)
+            safe = validated.alternatives[0].report if validated.alternatives else None
+            labels = describe(read_manifest(main.artifact.folder), main.report, safe=safe) | own
+            _write(context, validated.models, base, recipe, labels, run.progress)
         work = Work(
             target=target,
             tag=f"{recipe.name}:{recipe.version}-{target.name}",
             base=base.tag,
             context=context,
-            shard=shard.path / SHARD,
-            judge=partial(_judged, shard.path / SHARD, models),
+            shard=validated.shard,
+            judge=partial(_judged, validated.shard, models),
             describe=lambda there, answers: describe(read_manifest(_model_of(models, answers)[0]), there) | own,
-            package_undecided=recipe.validate_.undecided == "package",
+            package_undecided=run.packages_undecided,
         )
-        return deliver(devices, work, published=published, progress=to.progress)
+        return deliver(devices, work, published=validated.published, progress=run.progress)
 
 
 def base_of(target: Target, base_image: str | None, progress: Progress) -> BaseImage:
@@ -87,35 +78,36 @@ def base_of(target: Target, base_image: str | None, progress: Progress) -> BaseI
 
 def _write(
     context: Path,
-    artifact: Artifact,
-    report: AccuracyReport,
-    variants: Sequence[Variant],
+    models: Sequence[Judged],
     base: BaseImage,
     recipe: Recipe,
     labels: Mapping[str, str],
     progress: Progress,
 ) -> None:
-    """A CPU target's build context, the same bytes as `pipeline.package.package` writes."""
+    """A CPU target's build context, the same bytes as `package.package` writes."""
+    main, *others = models
     lock = find_lock(base.platform, base.python, grpc=recipe.package.grpc)
-    check_runtime(lock, read_manifest(artifact.folder))
+    check_runtime(lock, read_manifest(main.artifact.folder))
     write_context(
         context,
-        artifact=artifact.folder,
-        report=report,
+        artifact=main.artifact.folder,
+        report=main.report,
         base=base,
         wheels=fetch_wheels(lock, cache=default_cache(), progress=progress),
         lock=lock.path,
         grpc=recipe.package.grpc,
         labels=labels,
-        beside={each.folder: (each.artifact.folder, each.report) for each in variants},
+        beside={each.beside: (each.artifact.folder, each.report) for each in others},
     )
 
 
-def _by_model(artifact: Artifact, report: AccuracyReport, variants: Sequence[Variant]) -> Models:
+def _by_model(models: Sequence[Judged]) -> Models:
     """The models that an image may run, with what this host found of them."""
-    known = [(artifact.folder, report), *((each.artifact.folder, each.report) for each in variants)]
-    manifests = [read_manifest(folder) for folder, _ in known]
-    return {(each.model_sha256, each.precision): found for each, found in zip(manifests, known, strict=True)}
+    manifests = [read_manifest(each.artifact.folder) for each in models]
+    return {
+        (manifest.model_sha256, manifest.precision): (each.artifact.folder, each.report)
+        for manifest, each in zip(manifests, models, strict=True)
+    }
 
 
 def _model_of(models: Models, answers: Path) -> tuple[Path, AccuracyReport]:

@@ -12,7 +12,7 @@ from pipeline.devices.delivered import Delivered
 from pipeline.devices.delivery import Work
 from pipeline.devices.failures import RETRIED, understanding
 from pipeline.devices.inventory import Device
-from pipeline.devices.record import Record, read_record, write_record
+from pipeline.devices.record import Record, comparison_text, read_record, write_record
 from pipeline.devices.retry import retried
 from pipeline.devices.ssh import Connection
 from pipeline.devices.stop import Stop
@@ -27,9 +27,8 @@ from pipeline.errors import (
     WorkspaceError,
 )
 from pipeline.progress import Progress
-from pipeline.report.lines import comparison_text, verdict_text
 from pipeline.untrusted import parse_json
-from pipeline.validate.verdict import may_be_packaged
+from pipeline.validate.verdict import may_be_packaged, verdict_text
 from targets.device.files import DOCUMENT, PREDICTIONS
 
 PROVEN, NOT_PROVEN, CANNOT_BE_PROVEN = 0, 1, 3

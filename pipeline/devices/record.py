@@ -19,6 +19,14 @@ FILE = "delivery.json"
 SCHEMA = 1
 
 
+def comparison_text(facts: Mapping[str, Any]) -> str:
+    """Why a device serves the precision it does, and which ones took no part, as it said; empty without rivals."""
+    comparison = facts.get("comparison")
+    if not isinstance(comparison, dict):
+        return ""
+    return f"{comparison.get('text')}. {facts.get('reason') or ''}".strip()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """A device that was proven, and with what."""

@@ -13,6 +13,17 @@ EXPORTED = "export.json"
 SCHEMA = 2
 
 
+def parity_text(parity: Parity) -> str:
+    logits = f"logits differ by {parity.max_abs_difference:.2g} at most, spanning {parity.logit_range:.3g}"
+    if parity.tensors == 0:
+        return f"{logits}, on {parity.images} images, {parity.float_error:.2g} times the error of PyTorch's float32"
+    disturbed = "" if parity.is_undisturbed else "; ONNX Runtime fuses other nodes while its integers are looked at"
+    return (
+        f"equal but for rounding at {parity.tensors} tensors on {parity.images} images (at most "
+        f"{parity.largest_distance:.4f} steps; layer by layer, on the file's own integers), {logits}{disturbed}"
+    )
+
+
 def write_export(models: Iterable[OnnxModel], folder: Path) -> None:
     """Write the facts of `models`, whose files lie in `folder`."""
     listed = [{**asdict(model), "path": model.path.name} for model in models]

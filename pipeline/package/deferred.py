@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.artifacts import AccuracyReport, Artifact, Fallback, Image, Place
-from pipeline.compile.alternatives import Variant
 from pipeline.containers.container import EMULATION, READY_SECONDS, NeverReady, launched, wait_until_ready
 from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
@@ -24,22 +23,13 @@ from pipeline.package.image_record import write_image
 from pipeline.package.labels import PREFIX, image_labels
 from pipeline.package.wheels import default_cache, fetch_wheels, find_lock
 from pipeline.progress import Progress
+from pipeline.results import Judged
 from pipeline.validate.pack import pack_some
 from targets.base_images import BaseImage, stated_base
 from targets.device.model.manifest import read_manifest
 from targets.target import Target
 
 CONTEXT, WORDS = "context", "first_words.txt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pending:
-    """What is here of an image whose engine nobody has built yet."""
-
-    context: Path
-    image: Image | None
-    words: str
-    """What its server says when it is started without a GPU, or why there is no image here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +56,7 @@ def write_pending(
     *,
     order: Order,
     shard: Path,
-    others: Sequence[Variant],
+    others: Sequence[Judged],
     labels: Mapping[str, str],
     progress: Progress,
     folder: Path,
@@ -91,7 +81,7 @@ def write_pending(
             lock=lock.path,
             grpc=order.grpc,
             labels=described | {PREFIX + "proof": "pending"} | dict(labels),
-            beside={each.folder: (each.artifact.folder, each.report) for each in others},
+            beside={each.beside: (each.artifact.folder, each.report) for each in others},
             first_start=FirstStart(
                 shard=travels,
                 max_drop=report.max_drop_points,

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge, Place, Verdict
-from pipeline.compile.alternatives import Variant
 from pipeline.containers.container import MODEL_FOLDER, running, sweep
 from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
@@ -21,6 +20,7 @@ from pipeline.package.image_record import write_image
 from pipeline.package.labels import PREFIX, image_labels
 from pipeline.package.wheels import check_runtime, default_cache, fetch_wheels, find_lock
 from pipeline.progress import Progress
+from pipeline.results import Judged
 from pipeline.validate.measure import measure_session
 from pipeline.validate.predictions import Predictions, read_predictions
 from targets.device.files import PREDICTIONS
@@ -42,7 +42,7 @@ def package(
     report: AccuracyReport,
     *,
     proof: Proof,
-    safe: Variant | None = None,
+    safe: Judged | None = None,
     name: str,
     version: str,
     target: Target,
@@ -266,7 +266,7 @@ def _elsewhere(context: Path, tag: str) -> str:
     )
 
 
-def _beside(safe: Variant, proof: Proof, artifact: Artifact) -> tuple[Manifest, Proof]:
+def _beside(safe: Judged, proof: Proof, artifact: Artifact) -> tuple[Manifest, Proof]:
     assert artifact.stand_in is None, "a host of another platform cannot prove a variant"
     manifest = _proven_manifest(safe.artifact, safe.report)
     own = Proof(shard=proof.shard, predictions=safe.predictions)

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import __version__
 from pipeline.artifacts import Artifact, Place, Precision, Verdict
-from pipeline.build import Outcome
 from pipeline.errors import DeployError, worst_of
+from pipeline.outcome import Outcome
 from pipeline.report.rescue_summary import RescueSummary, summarize_rescue
 from pipeline.report.summary import DeviceSummary, summarize_device
 from pipeline.validate.kept_proofs import proofs_of
@@ -264,7 +264,7 @@ def _of_artifact(artifact: Artifact | None) -> dict[str, object]:
 
 
 def _of_variant(outcome: Outcome) -> dict[str, object] | None:
-    variant = next((each for each in outcome.variants if each.folder == FOLDER), None)
+    variant = next((each for each in outcome.variants if each.beside == FOLDER), None)
     if variant is None:
         return None
     published = outcome.published

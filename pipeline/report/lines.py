@@ -1,13 +1,15 @@
 """One line per stage: what it did, in figures."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Image, OnnxModel, Parity, Verdict
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Fallback, Image, Timeliness
 from pipeline.devices.delivered import Delivered
+from pipeline.export.result import parity_text, read_export
+from pipeline.latency.budget_check import timeliness_text
 from pipeline.load.baseline import read_baseline
 from pipeline.quantize.result import FloatLayer, Rescue
+from pipeline.results import Compiled, Exported, Loaded, Packaged, Validated
+from pipeline.validate.verdict import verdict_text
 
 STAGE_WIDTH = 10
 
@@ -27,9 +29,8 @@ def cost_text(cost: Cost) -> str:
     return f"{cost.parameters:,} parameters, {cost.macs / 1e6:,.1f} M MACs"
 
 
-def load_text(folder: Path, *, expected: float | None) -> str:
-    checkpoint = Checkpoint(folder=folder)
-    baseline = read_baseline(folder).text(expected)
+def load_text(loaded: Loaded, *, expected: float | None) -> str:
+    checkpoint, baseline = loaded.checkpoint, read_baseline(loaded.folder.path).text(expected)
     return f"{checkpoint.architecture.name}, {cost_text(checkpoint.cost)}, {baseline}"
 
 
@@ -73,19 +74,19 @@ def float_layer_text(layer: FloatLayer) -> str:
     return f"{layer.name} in float: saves {layer.gain_points:.2f} points, {cost}"
 
 
-def export_text(model: OnnxModel) -> str:
-    return f"{model.dialect} dialect and PyTorch: {parity_text(model.parity)}"
+def export_texts(exported: Exported) -> list[str]:
+    """One for each file that the target reads."""
+    found = [read_export(folder.path)[dialect] for dialect, folder in exported.models.items()]
+    return [f"{model.dialect} dialect and PyTorch: {parity_text(model.parity)}" for model in found]
 
 
-def parity_text(parity: Parity) -> str:
-    logits = f"logits differ by {parity.max_abs_difference:.2g} at most, spanning {parity.logit_range:.3g}"
-    if parity.tensors == 0:
-        return f"{logits}, on {parity.images} images, {parity.float_error:.2g} times the error of PyTorch's float32"
-    disturbed = "" if parity.is_undisturbed else "; ONNX Runtime fuses other nodes while its integers are looked at"
-    return (
-        f"equal but for rounding at {parity.tensors} tensors on {parity.images} images (at most "
-        f"{parity.largest_distance:.4f} steps; layer by layer, on the file's own integers), {logits}{disturbed}"
-    )
+def compile_texts(compiled: Compiled, timeliness: Timeliness | None, *, fallback: Fallback) -> list[str]:
+    """Of the artifact, of those beside it, and of the time that was asked for."""
+    texts = [compile_text(each) for each in compiled.artifacts]
+    if fallback == "fastest" and len(texts) == 1:
+        precision = compiled.artifact.precision
+        texts.append(f"no precision besides {precision} is within the budget: nothing is timed against it")
+    return texts if timeliness is None else [*texts, timeliness_text(timeliness)]
 
 
 def compile_text(artifact: Artifact) -> str:
@@ -95,47 +96,38 @@ def compile_text(artifact: Artifact) -> str:
     return f"{artifact.reason}; {audit.int8_nodes} Conv and Gemm in int8, {audit.float_nodes} in float"
 
 
-def verdict_text(report: AccuracyReport) -> str:
-    """The gate's sentence, for the log and for the error of a build that stops here."""
-    low, high = report.drop_interval_points
-    figures = (
-        f"top-1 {report.float_top1:.2%} -> {report.artifact_top1:.2%} on {report.images} images: "
-        f"drop {report.drop_points:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}] "
-        f"({report.lost} lost, {report.won} won), {report.max_drop_points:g} allowed"
-    )
-    if report.gate_looks > 1:
-        figures += f"; number {report.gate_looks} of this model's artifacts that these images judge"
-    lower, upper = report.drop_bounds_points
-    if report.verdict is Verdict.PASS:
-        return f"pass: {figures}; upper bound {upper:+.2f}"
-    if report.verdict is Verdict.FAIL:
-        return f"fail: {figures}; lower bound {lower:+.2f}"
-    return f"undecided: {figures}; bounds [{lower:+.2f}, {upper:+.2f}]. {report.advice}"
+def verdict_texts(validated: Validated) -> list[str]:
+    """Of the artifact and of those beside it."""
+    others = [f"{each.name}: {verdict_text(each.report)}" for each in validated.alternatives]
+    return [verdict_text(validated.main.report), *others]
 
 
-def pending_text(context: Path, image: Image | None, precision: str, rivals: Sequence[str]) -> str:
-    """An image without an engine yet, and what it is made of; `rivals`: more precisions that it is to choose from."""
-    made = f"build context {context}" if image is None else f"{image.tag}, {image.bytes / 1e6:,.0f} MB"
-    if rivals:
-        every = ", ".join((precision, *rivals))
+def package_texts(packaged: Packaged, validated: Validated, *, fallback: Fallback) -> list[str]:
+    """Of the image, or of what it is built from."""
+    if packaged.context is not None:
+        return [_pending_text(packaged, validated, fallback), packaged.words]
+    assert packaged.image is not None
+    main = packaged.models[0]
+    others = [f"{each.name}: in the image, answers alike" for each in packaged.models[1:]]
+    return [_image_text(packaged.image, main.report, is_same=main.artifact.stand_in is None), *others]
+
+
+def _pending_text(packaged: Packaged, validated: Validated, fallback: Fallback) -> str:
+    """An image without an engine yet, and what it is made of."""
+    image = packaged.image
+    made = f"build context {packaged.context}" if image is None else f"{image.tag}, {image.bytes / 1e6:,.0f} MB"
+    if fallback == "fastest" and validated.alternatives:
+        every = ", ".join(each.artifact.precision for each in validated.models)
         return f"pending: {made}, whose engines ({every}) are built, proven and timed at its first start"
     return f"pending: {made}, whose engine is built and proven at its first start"
 
 
-def image_text(image: Image, report: AccuracyReport, *, is_same: bool) -> str:
+def _image_text(image: Image, report: AccuracyReport, *, is_same: bool) -> str:
     """Proven by the host's answers, or, where the host is of another platform, by a gate of its own."""
     size = f"{image.tag}, {image.bytes / 1e6:,.0f} MB"
     if is_same:
         return f"{size}, answers like the artifact"
     return f"{size}, {report.place} on {report.instruction_set}: {verdict_text(report)}"
-
-
-def comparison_text(facts: Mapping[str, Any]) -> str:
-    """Why a device serves the precision it does, and which ones took no part, as it said; empty without rivals."""
-    comparison = facts.get("comparison")
-    if not isinstance(comparison, dict):
-        return ""
-    return f"{comparison.get('text')}. {facts.get('reason') or ''}".strip()
 
 
 def delivered_text(devices: Sequence[Delivered]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.artifacts import Verdict
-from pipeline.build import Outcome
+from pipeline.outcome import Outcome
 from pipeline.report.document import TargetSummary, TimeSummary, summarize
 from pipeline.report.rescue_summary import rescue_rows
 from pipeline.report.summary import device_row

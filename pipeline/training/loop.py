@@ -65,8 +65,8 @@ def fit(
 
     `frozen_statistics` leaves the running statistics of batch normalization alone; `mixed_precision` computes in
     bfloat16 (see `mixed_precision.py`), which the grid of a quantized network would not survive. With a `continuation`
-    the training is kept there after every epoch, and goes on from what is there: on the same machine with the same number
-    of threads and processes to the same bits. The caller removes it once the result is safe.
+    the training is kept there after every epoch, and goes on from what is there: on the same machine with the same
+    number of threads and processes to the same bits. The caller removes it once the result is safe.
 
     `processes` share every batch (`training.crew`); so do those that `torchrun` has started, each of which calls
     this. Batches, augmentation and schedule are those of one process; batch normalization looks at shares. Raises

@@ -1,9 +1,26 @@
 """What keeps an artifact out of an image: the gate's verdict, and a time that was asked for and is not held."""
 
-from pipeline.artifacts import AccuracyReport, Artifact, Precision, Verdict
+from pipeline.artifacts import AccuracyReport, Artifact, Precision, Timeliness, Verdict
 from pipeline.errors import GateFailed, GateUndecided, LatencyMissed
-from pipeline.latency.budget_check import TOLERANCE, Timeliness
-from pipeline.report.lines import verdict_text
+from pipeline.latency.budget_check import TOLERANCE, timeliness_text
+
+
+def verdict_text(report: AccuracyReport) -> str:
+    """The gate's sentence, for the log and for the error of a build that stops here."""
+    low, high = report.drop_interval_points
+    figures = (
+        f"top-1 {report.float_top1:.2%} -> {report.artifact_top1:.2%} on {report.images} images: "
+        f"drop {report.drop_points:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}] "
+        f"({report.lost} lost, {report.won} won), {report.max_drop_points:g} allowed"
+    )
+    if report.gate_looks > 1:
+        figures += f"; number {report.gate_looks} of this model's artifacts that these images judge"
+    lower, upper = report.drop_bounds_points
+    if report.verdict is Verdict.PASS:
+        return f"pass: {figures}; upper bound {upper:+.2f}"
+    if report.verdict is Verdict.FAIL:
+        return f"fail: {figures}; lower bound {lower:+.2f}"
+    return f"undecided: {figures}; bounds [{lower:+.2f}, {upper:+.2f}]. {report.advice}"
 
 
 def may_be_packaged(report: AccuracyReport, *, package_undecided: bool) -> bool:
@@ -12,16 +29,21 @@ def may_be_packaged(report: AccuracyReport, *, package_undecided: bool) -> bool:
 
 
 def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool, of: str = "") -> None:
-    """Raise where the verdict forbids an image; `of` names the model where it is not the main one."""
+    """Raise where the verdict forbids an image; `of` names the model where it is not the main one, whose
+    report the error carries."""
     if may_be_packaged(report, package_undecided=package_undecided):
         return
     text = of + verdict_text(report)
+    error: GateFailed | GateUndecided
     if report.verdict is Verdict.FAIL:
-        raise GateFailed(f"{text}. No image was built; artifact and report are kept.")
-    raise GateUndecided(
-        f"{text} No image was built; artifact and report are kept. "
-        "To build one that is labelled undecided: --undecided package."
-    )
+        error = GateFailed(f"{text}. No image was built; artifact and report are kept.")
+    else:
+        error = GateUndecided(
+            f"{text} No image was built; artifact and report are kept. "
+            "To build one that is labelled undecided: --undecided package."
+        )
+    error.report = None if of else report
+    raise error
 
 
 def stop_if_late(found: Timeliness | None, artifact: Artifact) -> None:
@@ -29,7 +51,7 @@ def stop_if_late(found: Timeliness | None, artifact: Artifact) -> None:
     if found is not None and found.verdict == "missed":
         slower = "" if artifact.precision is Precision.INT8 else f" The artifact runs in {artifact.reason}."
         raise LatencyMissed(
-            f"{found}; {TOLERANCE:.0%} more is what timing allows.{slower} No image was built; artifact and report "
-            "are kept. If the machine was busy, run again: only the timing is repeated. Else ask for a time that was "
-            "reached."
+            f"{timeliness_text(found)}; {TOLERANCE:.0%} more is what timing allows.{slower} No image was built; "
+            "artifact and report are kept. If the machine was busy, run again: only the timing is repeated. Else "
+            "ask for a time that was reached."
         )

@@ -115,8 +115,8 @@ class Workspace:
         self._progress = progress or Silent()
         self._places: dict[str, Path] = {}
         """Of the finished stages that were found, by their digests."""
-        self.before_work: Callable[[], None] | None = None
-        """Called once, before the first stage but `package` that is not done already."""
+        self.before_work: Callable[[str], None] | None = None
+        """Called with the name of each stage that is not done already."""
 
     def looking(self) -> "Workspace":
         """The same workspace, in which nothing is done: work that is missing raises `NotDone`."""
@@ -170,9 +170,8 @@ class Workspace:
         epochs_done, earlier = progress_of(self._training(key))
         if self.only_look:
             raise self._not_done(key.stage, epochs_done)
-        if self.before_work is not None and key.stage != "package":
-            look, self.before_work = self.before_work, None
-            look()
+        if self.before_work is not None:
+            self.before_work(key.stage)
         # Work of minutes is about to be built upon them.
         self.check(*(self._places[digest] for digest in key.inputs.values() if digest in self._places))
         started = time.monotonic()

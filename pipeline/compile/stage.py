@@ -1,0 +1,107 @@
+"""Stage `compile` in the workspace: candidates of every precision, and the models that go beside the chosen one."""
+
+from collections.abc import Mapping
+
+from pipeline.artifacts import Artifact, Checkpoint, Dialect, Precision
+from pipeline.compile.alternatives import others_of, variant_of, why_needless
+from pipeline.compile.result import choose, read_compilation
+from pipeline.export.result import read_export
+from pipeline.export.stage import export_one
+from pipeline.results import Compiled, Exported, Loaded, Quantized
+from pipeline.run import Run
+from pipeline.workplace import Workplace
+from pipeline.workspace.hashing import Json
+from pipeline.workspace.store import Folder
+from targets.base_images import tensorrt_for
+
+
+def compile_models(run: Run, loaded: Loaded, quantized: Quantized, exported: Exported) -> Compiled:
+    """The candidates, the artifact that is chosen among them, and its alternatives."""
+    compiled = compile_candidates(run, loaded, exported.baseline, exported.models)
+    compilation, max_drop = read_compilation(compiled.path), run.recipe.validate_.max_drop
+    artifact = choose(compilation, target=run.target, max_drop=max_drop)
+    others, made = _saturation_safe(run, loaded, quantized, exported, artifact)
+    if run.target.gpu is not None:
+        others = others_of(artifact, compilation, fallback=run.fallback, max_drop=max_drop)
+    return Compiled(folders=(compiled, *made), compilation=compilation, artifacts=(artifact, *others))
+
+
+def compile_candidates(
+    run: Run,
+    loaded: Loaded,
+    baseline: Folder,
+    models: Mapping[Dialect, Folder],
+    *,
+    precisions: tuple[Precision, ...] | None = None,
+    weight_bits: int | None = None,
+) -> Folder:
+    """Candidates of every precision the target considers, timed beside the unpruned float baseline."""
+    recipe, tensorrt = run.recipe, tensorrt_for(run.target, run.recipe.package.base_image)
+    precisions, bits = precisions or run.precisions, weight_bits or run.weight_bits
+    settings: dict[str, Json] = {
+        "target": run.target_facts,
+        "threads": recipe.threads,
+        "name": recipe.name,
+        "version": recipe.version,
+        "weight_bits": bits,
+        "tensorrt": tensorrt,
+        "dla": recipe.package.dla,
+    }
+
+    def work(at: Workplace) -> None:
+        from pipeline.compile.compile import compile_candidates as compile_all
+
+        written = {dialect: read_export(folder.path)[dialect] for dialect, folder in models.items()}
+        of_precision = dict.fromkeys(Precision, Dialect.FLOAT) | {Precision.INT8: run.target.dialect}
+        compile_all(
+            {precision: written[of_precision[precision]] for precision in precisions},
+            read_export(baseline.path)[Dialect.FLOAT],
+            target=run.target,
+            dataset=run.dataset,
+            preprocessing=loaded.preprocessing,
+            name=recipe.name,
+            version=recipe.version,
+            classes=run.dataset.classes,
+            weight_bits=bits,
+            threads=recipe.threads,
+            tensorrt=tensorrt,
+            dla=recipe.package.dla,
+            progress=at.progress,
+            folder=at.folder,
+        )
+
+    of_models = {dialect.value: folder for dialect, folder in models.items()}
+    inputs = run.with_data(loaded=loaded.folder, baseline=baseline, **of_models)
+    return run.obtain("compile", code="pipeline.compile.compile", inputs=inputs, settings=settings, work=work)
+
+
+def _saturation_safe(
+    run: Run, loaded: Loaded, quantized: Quantized, exported: Exported, artifact: Artifact
+) -> tuple[tuple[Artifact, ...], tuple[Folder, ...]]:
+    """The variant, where the recipe asks for one and it is of use, and the folders that it was made in."""
+    if not run.recipe.quantize.saturation_safe:
+        return (), ()
+    needless = why_needless(artifact, run.target, weight_bits=run.weight_bits)
+    if needless is not None:
+        run.progress.line(f"note: {needless}")
+        return (), ()
+    folders = compile_saturation_safe(run, loaded, quantized.folder, exported.baseline)
+    return (variant_of(artifact, read_compilation(folders[-1].path)),), folders
+
+
+def compile_saturation_safe(
+    run: Run, loaded: Loaded, network: Folder, baseline: Folder
+) -> tuple[Folder, Folder, Folder]:
+    """The same network with 7-bit weights, its ONNX file, and the artifact of that; all of stage `compile`."""
+
+    def work(at: Workplace) -> None:
+        from pipeline.quantize.saturation import derive
+
+        derive(Checkpoint(folder=network.path), at.folder)
+
+    inputs: dict[str, str] = {"network": network.digest}
+    narrow = run.obtain("compile", code="pipeline.quantize.saturation", inputs=inputs, settings={}, work=work)
+    dialect = run.target.dialect
+    model = export_one(run, loaded, narrow, dialect, stage="compile")
+    made = compile_candidates(run, loaded, baseline, {dialect: model}, precisions=(Precision.INT8,), weight_bits=7)
+    return narrow, model, made

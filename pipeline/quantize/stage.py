@@ -1,0 +1,83 @@
+"""Stage `quantize` in the workspace."""
+
+from pipeline.artifacts import Precision
+from pipeline.quantize.result import quantization_drop
+from pipeline.results import Loaded, Pruned, Quantized
+from pipeline.run import Run
+from pipeline.workplace import Workplace
+from pipeline.workspace.hashing import Json
+from pipeline.workspace.store import Folder
+
+
+def quantize(run: Run, loaded: Loaded, pruned: Pruned) -> Quantized:
+    """The network on its grid, with layers in float where int8 in all of them would miss the budget."""
+    all_int8 = quantize_all(run, loaded, pruned)
+    rescued = rescue(run, loaded, pruned, all_int8)
+    return Quantized(folder=rescued or all_int8, all_int8=all_int8)
+
+
+def quantize_all(run: Run, loaded: Loaded, pruned: Pruned) -> Folder:
+    """With no layer in float but the recipe's."""
+    recipe = run.recipe.quantize
+    # Variant and rescue are derived from what comes out.
+    settings: dict[str, Json] = recipe.model_dump(mode="json", exclude={"saturation_safe", "fallback"}) | {
+        "seed": run.recipe.seed,
+        "weight_bits": run.weight_bits,
+    }
+
+    def work(at: Workplace) -> None:
+        from pipeline.quantize.quantize import quantize as quantize_network
+
+        quantize_network(
+            pruned.checkpoint,
+            loaded.checkpoint,
+            run.dataset,
+            loaded.preprocessing,
+            qat_epochs=recipe.qat_epochs,
+            weight_bits=7 if run.weight_bits == 7 else 8,
+            keep_float=recipe.keep_float,
+            seed=run.recipe.seed,
+            progress=at.progress,
+            folder=at.folder,
+            continuation=at.continuation,
+            processes=at.processes,
+        )
+
+    inputs = run.with_data(loaded=loaded.folder, pruned=pruned.folder)
+    return run.obtain("quantize", code="pipeline.quantize.quantize", inputs=inputs, settings=settings, work=work)
+
+
+def rescue(run: Run, loaded: Loaded, pruned: Pruned, all_int8: Folder) -> Folder | None:
+    """The quantized network with the fewest layers in float that hold the budget; None where all of int8 does."""
+    recipe, max_drop = run.recipe, run.recipe.validate_.max_drop
+    if recipe.quantize.fallback == "none" or Precision.INT8 not in run.precisions:
+        return None
+    if quantization_drop(all_int8.path) <= max_drop:
+        return None
+    timed: Json = {"target": run.target_facts, "threads": recipe.threads} if run.is_timed_here else None
+
+    def work(at: Workplace) -> None:
+        from pipeline.artifacts import Checkpoint
+        from pipeline.quantize.mixed_precision import rescue as rescue_network
+        from pipeline.quantize.toll import Toll
+
+        network = Checkpoint(folder=all_int8.path)
+        toll = Toll(checkpoint=network, target=run.target, threads=recipe.threads, progress=at.progress)
+        rescue_network(
+            network,
+            pruned.checkpoint,
+            run.dataset,
+            loaded.preprocessing,
+            max_drop=max_drop,
+            toll=toll if run.is_timed_here else None,
+            progress=at.progress,
+            folder=at.folder,
+        )
+
+    return run.obtain(
+        "quantize",
+        code="pipeline.quantize.mixed_precision",
+        inputs=run.with_data(loaded=loaded.folder, pruned=pruned.folder, quantized=all_int8),
+        settings={"max_drop": max_drop, "timed": timed},
+        work=work,
+    )
