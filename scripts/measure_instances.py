@@ -25,7 +25,8 @@ from pipeline.cli.output import print_table
 from targets.device.model.image_files import decode
 from targets.device.model.manifest import Manifest, read_manifest
 from targets.device.model.preprocess import preprocess
-from targets.device.open_session import Session, open_session
+from targets.device.model.session import Session
+from targets.device.open_session import open_session
 from targets.device.server.protocol import LENGTH_HEADER
 
 ROUNDS, ROUND_SECONDS, LATENCY_SECONDS, LEAST = 5, 3.0, 20.0, 100

@@ -3,15 +3,11 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.artifacts import Audit, Dialect, Latency, OnnxModel, Place, Precision
+from pipeline.artifacts import Dialect, Place, Precision
 from pipeline.errors import TargetError
 from targets.gpu import Gpu, read_gpu
 from targets.toml_fields import check_keys, one_of, text, texts, whole
@@ -44,42 +40,6 @@ class Target:
     """The least place whose report lets `release` ship, unless the recipe asks for more."""
     gpu: Gpu | None = None
     """What a TensorRT target states about its GPU; None for a CPU."""
-
-
-class Session(Protocol):
-    """A loaded model that answers; used as a context manager."""
-
-    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [N, C] of preprocessed images [N, 3, H, W]."""
-
-
-class Runtime(Protocol):
-    """One way to run a model: how it is compiled, timed and looked into."""
-
-    @property
-    def version(self) -> str:
-        """Of the runtime that is installed here."""
-
-    def open(self, model: Path, *, options: Mapping[str, str | int]) -> Session:
-        """A session of a bare model file; raises `CompileError`."""
-
-    def session_options(self, target: Target, *, threads: int) -> Mapping[str, str | int]:
-        """The options the artifact is opened with everywhere, stored in its manifest."""
-
-    def time(
-        self,
-        models: Sequence[Path],
-        *,
-        options: Mapping[str, str | int],
-        report: Callable[[float], None] | None = None,
-    ) -> list[Latency]:
-        """Latency of each model at batch 1, all interleaved in one run, of which each share that is done is told."""
-
-    def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
-        """Count what the runtime's optimized graph runs in int8; raise `CompileError` where the plan is not met.
-
-        `platform` is the target's, whose rules the graph is optimized by; this machine's unless given.
-        """
 
 
 def catalogue() -> list[Target]:

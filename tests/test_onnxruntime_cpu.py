@@ -8,8 +8,9 @@ from tiny_onnx import CLASSES, LAYERS, SIDE, Graph, write_float, write_int8
 
 from pipeline.errors import CompileError
 from targets.runtimes import RUNTIMES, timing
+from targets.runtimes.base import Runtime
 from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
-from targets.target import Runtime, Target, catalogue, find_target
+from targets.target import Target, catalogue, find_target
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.devices_options import Placement
-from pipeline.devices.chosen import chosen, named
+from pipeline.devices.chosen import Placement, chosen, named
 from pipeline.devices.inventory import Device, parse_address, read_devices
 from pipeline.errors import RecipeError
 from targets.target import find_target

@@ -15,9 +15,8 @@ import docker.errors
 import pytest
 from test_build import ROOT, deploy
 
-from pipeline.cli.devices_options import Placement
 from pipeline.containers.engine import Engine
-from pipeline.devices.chosen import chosen
+from pipeline.devices.chosen import Placement, chosen
 from pipeline.devices.inventory import LOCAL, Device
 from pipeline.devices.requirements import Needs
 from pipeline.devices.ssh import Connection

@@ -20,6 +20,7 @@ from pipeline.data.images import ImageSet
 from pipeline.progress import Silent
 from pipeline.validate.judge import Terms
 from pipeline.validate.pack import pack_shard
+from targets.device.errors import SessionError
 from targets.device.files import SHARD
 from targets.device.gate.measure import MeasureError
 from targets.device.gate.shard import ShardError
@@ -27,7 +28,7 @@ from targets.device.model.cpu import instruction_set
 from targets.device.model.golden import FILE, read_golden, write_golden
 from targets.device.model.manifest import ManifestError, read_manifest, sha256_of
 from targets.device.model.preprocess import Preprocessing, normalize
-from targets.device.open_session import SessionError, open_session
+from targets.device.open_session import open_session
 from targets.device.selftest import selftest
 
 COUNT = 120

@@ -13,12 +13,13 @@ from malformed_requests import GOOD
 from tiny_artifact import OPTIONS
 from tiny_package import colorful, with_manifest, write_tiny_package
 
-from targets.device.gate.measure import Session
+from targets.device.errors import SessionError
 from targets.device.model.cpu import instruction_set
 from targets.device.model.golden import FILE, GoldenResult, check, read_golden, write_golden
 from targets.device.model.manifest import Manifest, read_manifest, sha256_of
-from targets.device.open_session import Session as Opened
-from targets.device.open_session import SessionError, open_session
+from targets.device.model.session import Session
+from targets.device.model.session import Session as Opened
+from targets.device.open_session import open_session
 from targets.device.server import service as service_module
 from targets.device.server import start_onnxruntime as ort_start
 from targets.device.server.service import NotReady, Readiness, Service

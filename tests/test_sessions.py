@@ -9,10 +9,11 @@ from onnx import TensorProto, helper
 from tiny_artifact import OPTIONS, write_tiny_artifact
 from tiny_onnx import CLASSES, SIDE, write_float
 
+from targets.device.errors import SessionError
 from targets.device.model import onnxruntime_session as ort_session
 from targets.device.model.manifest import ManifestError
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession, ort_options
-from targets.device.open_session import SessionError, open_session
+from targets.device.open_session import open_session
 
 
 def images(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -13,8 +13,9 @@ from tiny_quantized import exported
 from pipeline.artifacts import Dialect, Precision
 from pipeline.errors import CompileError
 from targets.device.tensorrt.passport import PassportError
+from targets.runtimes.base import Runtime
 from targets.runtimes.tensorrt.runtime import MAX_BATCH, TensorRt, _compile_errors
-from targets.target import Runtime, find_target
+from targets.target import find_target
 
 without_tensorrt = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here"

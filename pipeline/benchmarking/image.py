@@ -23,10 +23,11 @@ from pipeline.containers.container import MODEL_FOLDER, Started, copy_out, start
 from pipeline.containers.engine import Engine, connect, speaking
 from pipeline.errors import PackageError
 from pipeline.progress import Progress
+from targets.device.errors import SessionError
 from targets.device.model.manifest import ManifestError, read_manifest
+from targets.device.model.session import Inference
 from targets.device.model.variant import FOLDER, SATURATION_SAFE
-from targets.device.open_session import SessionError, open_session
-from targets.target import Session
+from targets.device.open_session import open_session
 
 MEBIBYTE = 1 << 20
 BLOCK_SECONDS = 0.02
@@ -96,7 +97,7 @@ def bench_image(image: str, *, clients: int, progress: Progress, effort: Effort 
 
 
 @contextmanager
-def raw_session(server: Started, image: str) -> Iterator[tuple[Session, tuple[int, int, int]]]:
+def raw_session(server: Started, image: str) -> Iterator[tuple[Inference, tuple[int, int, int]]]:
     """The image's own model with its own options, opened in this process, and the shape of its images."""
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
         copy_out(server.container, image, MODEL_FOLDER, Path(scratch))
@@ -119,7 +120,7 @@ def _measure(
     engine: Engine,
     image: str,
     server: Started,
-    raw: Session,
+    raw: Inference,
     batch: NDArray[np.float32],
     clients: int,
     effort: Effort,

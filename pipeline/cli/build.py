@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pipeline.build import build
 from pipeline.cli.console import progress_for
-from pipeline.cli.devices_options import Placement
 from pipeline.cli.options import Request
 from pipeline.data.privacy import check_sending, personal_warning
 from pipeline.data.readers import Dataset, open_dataset
 from pipeline.data.sample_size import too_small_warning
+from pipeline.devices.chosen import Placement
 from pipeline.devices.inventory import Device
 from pipeline.errors import DeployError, RecipeError, worst_of
 from pipeline.outcome import Outcome

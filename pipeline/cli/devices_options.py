@@ -2,13 +2,13 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.cli.options import AsJson, Request, Verbose
+from pipeline.devices.chosen import Placement
 
 PANEL = "Devices"
 
@@ -31,14 +31,6 @@ DevicesFile = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Which devices were asked for, before they are looked up."""
-
-    names: tuple[str, ...]
-    file: Path | None
 
 
 def with_devices(

@@ -11,18 +11,18 @@ from pipeline.containers.engine import connect
 from pipeline.errors import CompileError, EngineMissing, PackageError
 from pipeline.progress import Progress
 from pipeline.validate.published import unproven_text
+from targets.device.errors import SessionError
 from targets.device.model.manifest import Manifest, ManifestError
+from targets.device.model.session import Inference
 from targets.device.model.variant import MAIN, choose
-from targets.device.open_session import SessionError
 from targets.runtimes.simulation import open_here, place_of
-from targets.target import Session
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A model that answers, and where it does."""
 
-    session: Session
+    session: Inference
     manifest: Manifest
     place: Place
     runtime: str

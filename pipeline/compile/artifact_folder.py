@@ -14,10 +14,11 @@ from pipeline.data.images import ImageSet
 from pipeline.data.selection import BATCH, pixels_of, spread
 from pipeline.data.synthetic import drawings
 from pipeline.errors import CompileError
+from targets.device.errors import SessionError
 from targets.device.model.golden import check, write_golden
 from targets.device.model.manifest import Manifest, ManifestError, read_manifest
 from targets.device.model.preprocess import Preprocessing, normalize
-from targets.device.open_session import Session, SessionError
+from targets.device.model.session import Session
 from targets.runtimes.simulation import open_here
 
 MODEL = "model.onnx"

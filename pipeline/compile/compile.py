@@ -25,10 +25,11 @@ from pipeline.workspace.hashing import sha256_of_file
 from targets.device.model.cpu import instruction_set
 from targets.device.model.manifest import SCHEMA, Manifest
 from targets.device.model.preprocess import Preprocessing
+from targets.device.model.session import Inference
 from targets.dialects.tensorrt_source import source_for
 from targets.host import check_host, stand_in_for
 from targets.runtimes import RUNTIMES
-from targets.target import Session, Target
+from targets.target import Target
 
 DLA_CORE = 0
 """The first: every DLA is alike, and an image serves one model."""
@@ -145,7 +146,7 @@ def _source(model: OnnxModel, precision: Precision, tensorrt: str, folder: Path)
     return replace(model, path=path, precision=precision)
 
 
-def _count_right(baseline: Session, folders: list[Path], selection: ImageSet, progress: Progress) -> list[int]:
+def _count_right(baseline: Inference, folders: list[Path], selection: ImageSet, progress: Progress) -> list[int]:
     """Images the baseline and every artifact, opened as the device opens it, have right; golden images on the way."""
     with ExitStack() as stack:
         artifacts = [stack.enter_context(open_artifact(path)) for path in folders]

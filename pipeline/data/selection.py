@@ -9,7 +9,7 @@ from pipeline.data.decoding import decoded, stacked
 from pipeline.data.images import ImageSet
 from pipeline.progress import Progress
 from targets.device.model.preprocess import Preprocessing, normalize
-from targets.target import Session
+from targets.device.model.session import Inference
 
 BATCH = 32
 
@@ -25,7 +25,7 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def logits_of_each(
-    sessions: Sequence[Session], images: ImageSet, preprocessing: Preprocessing, progress: Progress
+    sessions: Sequence[Inference], images: ImageSet, preprocessing: Preprocessing, progress: Progress
 ) -> list[NDArray[np.float32]]:
     """Logits [N, C] of every session, in the images' order; raises `DataError` for an image that cannot be used."""
     parts: list[list[NDArray[np.float32]]] = [[] for _ in sessions]

@@ -2,12 +2,20 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cli.devices_options import Placement
 from pipeline.devices.inventory import FILE, LOCAL, Device, parse_address, read_devices
 from pipeline.errors import RecipeError
 from targets.target import Target, find_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Which devices were asked for, before they are looked up."""
+
+    names: tuple[str, ...]
+    file: Path | None
 
 
 def chosen(placement: Placement, targets: Sequence[Target], *, beside: Path) -> dict[Target, list[Device]]:

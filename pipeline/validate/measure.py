@@ -5,12 +5,13 @@ from pathlib import Path
 from pipeline.errors import CompileError, DataError
 from pipeline.progress import Progress
 from pipeline.validate.predictions import Predictions, write_predictions
+from targets.device.errors import SessionError
 from targets.device.files import PREDICTIONS
-from targets.device.gate.measure import MeasureError, Session, measure
+from targets.device.gate.measure import MeasureError, measure
 from targets.device.gate.shard import Shard, ShardError
 from targets.device.model.image_files import ImageError
 from targets.device.model.manifest import Manifest, ManifestError, read_manifest
-from targets.device.open_session import SessionError
+from targets.device.model.session import Inference
 from targets.runtimes.simulation import open_here
 
 
@@ -33,7 +34,7 @@ def measure_artifact(artifact: Path, shard: Path, folder: Path, *, progress: Pro
 
 
 def measure_session(
-    session: Session,
+    session: Inference,
     manifest: Manifest,
     shard: Path,
     folder: Path,

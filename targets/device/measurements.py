@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional
 
 from targets.device.bench.bench import bench
 from targets.device.errors import ModelError
-from targets.device.open_session import Session
+from targets.device.model.session import Session
 from targets.device.progress import Progress
 
 LOG = logging.getLogger(__name__)

@@ -13,8 +13,9 @@ from targets.device.gate.run import ask
 from targets.device.gate.shard import Shard
 from targets.device.model.golden import check
 from targets.device.model.manifest import Manifest
+from targets.device.model.session import Session
 from targets.device.model.variant import choose
-from targets.device.open_session import Session, open_session
+from targets.device.open_session import open_session
 
 SCHEMA = 2
 MAX_DROP = 1.0

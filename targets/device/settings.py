@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Optional
 
+from targets.device.files import IMAGES_MODEL
 from targets.device.model.image_files import MAX_PIXELS
 
 MEBIBYTE = 1 << 20
@@ -26,7 +27,7 @@ class Settings:
     """GRPC_PORT: where the protocol is spoken over gRPC, too; 0: nowhere. Needs an image that was built for it."""
     host: str = "0.0.0.0"
     """HOST: the address to listen on."""
-    model_folder: Path = Path("/opt/edge-deploy/model")
+    model_folder: Path = Path(IMAGES_MODEL)
     """MODEL_FOLDER"""
     engine_cache: Path = Path("/var/cache/edge-deploy")
     """ENGINE_CACHE: where an image of TensorRT keeps the engines that it builds; a volume, else they are lost."""

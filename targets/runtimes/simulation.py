@@ -12,7 +12,8 @@ import onnx
 from pipeline.artifacts import Place, Precision
 from targets.device.model.manifest import Manifest
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession
-from targets.device.open_session import Session, open_session
+from targets.device.model.session import Session
+from targets.device.open_session import open_session
 from targets.dialects.tensorrt_source import in_half
 
 UNOPTIMIZED = {"graph_optimization_level": "disable"}

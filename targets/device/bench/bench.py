@@ -36,7 +36,7 @@ from targets.device.bench.quantile import median, quantiles
 from targets.device.bench.sampler import Record, Sampler
 from targets.device.bench.sensors import ROOT, find_sensors
 from targets.device.bench.statistics import LEAST_RUNS, WINDOWS, unsteady
-from targets.device.gate.measure import Session
+from targets.device.model.session import Inference
 from targets.device.sensors.gauge import ENERGY, Source, Unreadable
 
 SCHEMA = 1
@@ -72,7 +72,7 @@ class Window:
 
 
 def bench(
-    session: Session,
+    session: Inference,
     *,
     shape: Sequence[int],
     seconds: float = SECONDS,
@@ -149,7 +149,7 @@ def _images(shape: Sequence[int]) -> NDArray[np.float32]:
 
 
 def _windows(
-    session: Session, images: NDArray[np.float32], seconds: float, limit: float, sampler: Sampler, *, gpu: bool
+    session: Inference, images: NDArray[np.float32], seconds: float, limit: float, sampler: Sampler, *, gpu: bool
 ) -> Tuple[List[Window], List[Window], List[str]]:
     """The warm-up, the ten windows that are stable or are the last ones in time, and what is wrong with these then."""
     windows: List[Window] = []
@@ -166,7 +166,7 @@ def _windows(
             return before, block, [f"no stable window within {limit:.0f} s", *reasons]
 
 
-def _window(session: Session, images: NDArray[np.float32], seconds: float, deadline: float) -> Window:
+def _window(session: Inference, images: NDArray[np.float32], seconds: float, deadline: float) -> Window:
     times = []
     start = time.perf_counter()
     while True:
@@ -191,7 +191,7 @@ def _reasons(block: Sequence[Window], sampler: Sampler, *, gpu: bool) -> List[st
 
 
 def _on_gpu(
-    session: Session, batch: int, seconds: float, missing: Dict[str, str]
+    session: Inference, batch: int, seconds: float, missing: Dict[str, str]
 ) -> Tuple[Optional[Dict[str, Any]], List[str]]:
     """Times by events of `seconds` or more, and why they do not stand still."""
     if not isinstance(session, GpuTimed):

@@ -9,16 +9,10 @@ from numpy.typing import NDArray
 
 from targets.device.model.image_files import ImageError, decode
 from targets.device.model.preprocess import Preprocessing, preprocess
+from targets.device.model.session import Inference
 
 # Images held decoded at a time: bounds the memory, however many there are.
 BATCH = 32
-
-
-class Session(Protocol):
-    """Whatever answers: a model opened here, or one behind a container's port."""
-
-    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [N, C] of preprocessed images [N, 3, H, W]."""
 
 
 class Images(Protocol):
@@ -36,7 +30,7 @@ class MeasureError(RuntimeError):
 
 def measure(
     images: Images,
-    session: Session,
+    session: Inference,
     *,
     preprocessing: Preprocessing,
     classes: int,

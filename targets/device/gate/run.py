@@ -13,7 +13,7 @@ from targets.device.gate.predictions import Predictions
 from targets.device.gate.shard import Shard, ShardError
 from targets.device.gate.tango import CONFIDENCE
 from targets.device.model.manifest import Manifest
-from targets.device.open_session import Session
+from targets.device.model.session import Session
 
 PLACE = "device"
 

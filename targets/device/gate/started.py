@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from targets.device.model.golden import GoldenResult
+from targets.device.model.session import Session
 from targets.device.model.variant import Chosen
-from targets.device.open_session import Session
 
 if TYPE_CHECKING:
     from targets.device.gate.predictions import Predictions

@@ -11,10 +11,10 @@ from typing import Optional, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.gate.measure import Session
 from targets.device.model.cpu import instruction_set, saturates_8bit
 from targets.device.model.manifest import ONNXRUNTIME, Manifest
 from targets.device.model.preprocess import normalize
+from targets.device.model.session import Inference
 
 FILE = "golden.npz"
 # Other instruction sets round float sums differently, so logits move; the class of a clear image must not.
@@ -67,7 +67,7 @@ def saturates_here(manifest: Manifest) -> bool:
 
 
 def check(
-    session: Session,
+    session: Inference,
     folder: Path,
     manifest: Manifest,
     *,

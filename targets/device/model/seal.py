@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Optional
 
+from targets.device.files import IMAGES_MODEL
 from targets.device.model.manifest import ManifestError, sha256_of
-from targets.device.settings import Settings
 
 SCHEMA = 1
 FILE = "seal.json"
@@ -57,7 +57,7 @@ def check_seal(folder: Path, stated: Optional[str] = None) -> None:
 
 def stated_for(folder: Path) -> Optional[str]:
     """The hash that the image states, where `folder` is its own; another that is mounted has nothing to do with it."""
-    is_own = folder.resolve() == Settings().model_folder.resolve()
+    is_own = folder.resolve() == Path(os.environ.get("MODEL_FOLDER", IMAGES_MODEL)).resolve()
     return os.environ.get(VARIABLE) if is_own else None
 
 

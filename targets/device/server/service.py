@@ -21,8 +21,8 @@ from targets.device.gate.started import Started
 from targets.device.model.golden import GoldenResult
 from targets.device.model.image_files import ImageError
 from targets.device.model.manifest import TENSORRT, Manifest, ManifestError
+from targets.device.model.session import Session
 from targets.device.model.variant import MAIN, Chosen, choose
-from targets.device.open_session import Session
 from targets.device.progress import Progress, Stopped
 from targets.device.server import start_onnxruntime as ort_start
 from targets.device.server.cores import cores_allowed

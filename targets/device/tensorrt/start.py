@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Optional
 
+from targets.device.errors import SessionError
 from targets.device.gate.evidence_files import kept_measurements, write_evidence, write_whole
 from targets.device.gate.judge import PASS, UNDECIDED
 from targets.device.gate.predictions import Predictions, read_predictions
@@ -18,8 +19,8 @@ from targets.device.measurements import measured
 from targets.device.model import golden
 from targets.device.model.golden import GoldenResult
 from targets.device.model.preprocess import normalize
+from targets.device.model.session import Session, check_shape
 from targets.device.model.variant import FP16, Chosen, fallback
-from targets.device.open_session import Session, SessionError, check_shape
 from targets.device.tensorrt.cache import explained
 from targets.device.tensorrt.engines import Engines, model_bytes
 from targets.device.tensorrt.fastest import Fastest
