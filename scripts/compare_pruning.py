@@ -27,12 +27,17 @@ from pipeline.cli.build import prepare
 from pipeline.cli.options import Request
 from pipeline.data.selection import logits_of_each
 from pipeline.export.result import read_export
+from pipeline.export.stage import export_one
 from pipeline.latency.profile import subject_of
 from pipeline.latency.subnetwork import Subnetwork, carve
+from pipeline.load.stage import load
 from pipeline.models.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.prune.recovery import estimate_statistics, recover
+from pipeline.prune.stage import prune
+from pipeline.quantize.stage import quantize_all
 from pipeline.recipe import PruneRecipe
-from pipeline.steps import Steps, read_preprocessing
+from pipeline.results import Loaded, Pruned
+from pipeline.run import Run
 from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.loop import seed_everything
 from pipeline.workspace.hashing import Json, sha256_of_file
@@ -100,46 +105,46 @@ def compare(flags: dict[str, object], *, work: Path, teacher: Path | None) -> li
     nothing.touch()
     request = Request(recipe_file=nothing, flags=flags, workspace=work, as_json=False, is_verbose=True)
     with prepare(request) as prepared:
-        steps = prepared.steps(prepared.targets[0])
-        loaded = steps.load()
-        ours = _contender("Edge Deploy", steps, loaded, _ours(steps, loaded, teacher))
-        by_hand = _contender("torch-pruning", steps, loaded, _by_hand(steps, loaded, ours, teacher))
-        return _table(steps, loaded, ours, by_hand)
+        run = prepared.run(prepared.targets[0])
+        loaded = load(run)
+        ours = _contender("Edge Deploy", run, loaded, _ours(run, loaded, teacher))
+        by_hand = _contender("torch-pruning", run, loaded, _by_hand(run, loaded, ours, teacher))
+        return _table(run, loaded, ours, by_hand)
 
 
-def _ours(steps: Steps, loaded: Folder, teacher: Path | None) -> Folder:
+def _ours(run: Run, loaded: Loaded, teacher: Path | None) -> Folder:
     """Stage `prune` as it is; another teacher than its own takes over once the cut is made."""
     if teacher is None:
-        return steps.prune(loaded)
-    recipe = steps.recipe.prune.model_copy(update={"epochs": 0})
-    cutting = replace(steps, recipe=steps.recipe.model_copy(update={"prune": recipe}))
-    return _recovered(steps, loaded, cutting.prune(loaded), teacher)
+        return prune(run, loaded).folder
+    recipe = run.recipe.prune.model_copy(update={"epochs": 0})
+    cutting = replace(run, recipe=run.recipe.model_copy(update={"prune": recipe}))
+    return _recovered(run, loaded, prune(cutting, loaded).folder, teacher)
 
 
-def _by_hand(steps: Steps, loaded: Folder, ours: Contender, teacher: Path | None) -> Folder:
+def _by_hand(run: Run, loaded: Loaded, ours: Contender, teacher: Path | None) -> Folder:
     """The cut is decided on measured times, so it is decided once and kept."""
 
     def produce(folder: Path) -> None:
-        checkpoint = Checkpoint(folder=loaded.path)
+        checkpoint = loaded.checkpoint
         network, architecture = build_network(checkpoint), checkpoint.architecture
-        plan = _as_fast(steps, checkpoint, ours)
+        plan = _as_fast(run, checkpoint, ours)
         pruned = cut(network, architecture, plan)
-        seed_everything(steps.recipe.seed)
-        estimate_statistics(pruned, steps.dataset.training, read_preprocessing(loaded))
+        seed_everything(run.recipe.seed)
+        estimate_statistics(pruned, run.dataset.training, loaded.preprocessing)
         save_network(pruned, architecture, folder)
         (folder / PLAN).write_text(json.dumps(str(plan)))
 
-    inputs = {"loaded": loaded.digest, "model": sha256_of_file(ours.model), "data": steps.dataset.fingerprint}
+    inputs = {"loaded": loaded.folder.digest, "model": sha256_of_file(ours.model), "data": run.dataset.fingerprint}
     inputs["cut"] = sha256_of_file(Path(__file__).with_name("uniform_pruning.py"))
-    options: dict[str, Json] = {"seed": steps.recipe.seed}
-    key = steps.workspace.key("by-hand", module="pipeline.prune.recovery", inputs=inputs, options=options)
-    return _recovered(steps, loaded, steps.workspace.obtain(key, produce), teacher)
+    options: dict[str, Json] = {"seed": run.recipe.seed}
+    key = run.workspace.key("by-hand", module="pipeline.prune.recovery", inputs=inputs, options=options)
+    return _recovered(run, loaded, run.workspace.obtain(key, produce), teacher)
 
 
-def _as_fast(steps: Steps, checkpoint: Checkpoint, ours: Contender) -> Plan:
+def _as_fast(run: Run, checkpoint: Checkpoint, ours: Contender) -> Plan:
     """Of the mildest cuts that are as fast as ours the one that leaves most multiply-accumulates."""
     network, architecture = build_network(checkpoint), checkpoint.architecture
-    subject = subject_of(checkpoint, multiple=steps.target.channel_multiple, weight_bits=8)
+    subject = subject_of(checkpoint, multiple=run.target.channel_multiple, weight_bits=8)
     found: list[tuple[int, Plan]] = []
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
         scratch = Path(name)
@@ -151,9 +156,9 @@ def _as_fast(steps: Steps, checkpoint: Checkpoint, ours: Contender) -> Plan:
             carved = carve(
                 subject.marked, subject.quantization, subject.layers, subject.full, Subnetwork(widths=widths)
             )
-            onnx.save(write_dialect(*carved, steps.target.dialect), scratch / "candidate.onnx")
-            target, its = _latencies(steps, [ours.model, scratch / "candidate.onnx"])
-            steps.progress.line(f"{plan}: {its:.4f} ms, ours {target:.4f} ms")
+            onnx.save(write_dialect(*carved, run.target.dialect), scratch / "candidate.onnx")
+            target, its = _latencies(run, [ours.model, scratch / "candidate.onnx"])
+            run.progress.line(f"{plan}: {its:.4f} ms, ours {target:.4f} ms")
             return its <= target * (1 + SLACK)
 
         for is_everywhere in (False, True):
@@ -168,12 +173,12 @@ def _as_fast(steps: Steps, checkpoint: Checkpoint, ours: Contender) -> Plan:
     raise SystemExit(f"no uniform ratio makes {architecture.name} as fast as ours; ask for a smaller speedup.")
 
 
-def _recovered(steps: Steps, loaded: Folder, pruned: Folder, teacher: Path | None) -> Folder:
+def _recovered(run: Run, loaded: Loaded, pruned: Folder, teacher: Path | None) -> Folder:
     """The cut network of stage folder `pruned` after the recovery of stage `prune`."""
-    epochs, seed = steps.recipe.prune.epochs, steps.recipe.seed
+    epochs, seed = run.recipe.prune.epochs, run.recipe.seed
     if epochs == 0:
         return pruned
-    inputs = {"loaded": loaded.digest, "pruned": pruned.digest, "data": steps.dataset.fingerprint}
+    inputs = {"loaded": loaded.folder.digest, "pruned": pruned.digest, "data": run.dataset.fingerprint}
     if teacher is not None:
         inputs["teacher"] = sha256_of_file(teacher)
     options: dict[str, Json] = {"epochs": epochs, "seed": seed}
@@ -183,54 +188,54 @@ def _recovered(steps: Steps, loaded: Folder, pruned: Folder, teacher: Path | Non
         network = build_network(Checkpoint(folder=pruned.path))
         recover(
             network,
-            build_network(_teacher(teacher, loaded, steps)),
-            steps.dataset,
-            read_preprocessing(loaded),
+            build_network(_teacher(teacher, loaded, run)),
+            run.dataset,
+            loaded.preprocessing,
             epochs=epochs,
             seed=seed,
-            progress=steps.progress,
-            continuation=steps.workspace.continuation(key),
+            progress=run.progress,
+            continuation=run.workspace.continuation(key),
         )
         save_network(network, Checkpoint(folder=pruned.path).architecture, folder)
         if (pruned.path / PLAN).exists():
             (folder / PLAN).write_text((pruned.path / PLAN).read_text())
 
-    key = steps.workspace.key("recovered", module="pipeline.prune.recovery", inputs=inputs, options=options)
-    return steps.workspace.obtain(key, produce)
+    key = run.workspace.key("recovered", module="pipeline.prune.recovery", inputs=inputs, options=options)
+    return run.workspace.obtain(key, produce)
 
 
-def _teacher(teacher: Path | None, loaded: Folder, steps: Steps) -> Checkpoint:
+def _teacher(teacher: Path | None, loaded: Loaded, run: Run) -> Checkpoint:
     if teacher is None:
-        return Checkpoint(folder=loaded.path)
-    size = Checkpoint(folder=loaded.path).architecture.input_shape[1:]
-    folder = steps.workspace.root / "tmp" / f"teacher-{sha256_of_file(teacher)[:16]}"
-    load_checkpoint(teacher, factory=None, classes=steps.dataset.classes, input_size=size, folder=folder)
+        return loaded.checkpoint
+    size = loaded.checkpoint.architecture.input_shape[1:]
+    folder = run.workspace.root / "tmp" / f"teacher-{sha256_of_file(teacher)[:16]}"
+    load_checkpoint(teacher, factory=None, classes=run.dataset.classes, input_size=size, folder=folder)
     return Checkpoint(folder=folder)
 
 
-def _contender(name: str, steps: Steps, loaded: Folder, pruned: Folder) -> Contender:
+def _contender(name: str, run: Run, loaded: Loaded, pruned: Folder) -> Contender:
     """The rest of the way, which is the same for all."""
-    dialect = steps.target.dialect
-    quantized = steps.quantize(loaded, pruned)
-    exported = steps.export(loaded, quantized, dialect)
+    dialect = run.target.dialect
+    quantized = quantize_all(run, loaded, Pruned(folder=pruned))
+    exported = export_one(run, loaded, quantized, dialect)
     if (pruned.path / PLAN).exists():
         name = f"{name}, {json.loads((pruned.path / PLAN).read_text())}"
     return Contender(name, Checkpoint(folder=quantized.path), read_export(exported.path)[dialect].path)
 
 
-def _table(steps: Steps, loaded: Folder, ours: Contender, by_hand: Contender) -> list[str]:
-    original = Checkpoint(folder=loaded.path)
-    exported = steps.export(loaded, loaded, Dialect.FLOAT)
+def _table(run: Run, loaded: Loaded, ours: Contender, by_hand: Contender) -> list[str]:
+    original = loaded.checkpoint
+    exported = export_one(run, loaded, loaded.folder, Dialect.FLOAT)
     # Calibrated only: it is there for its time, and has lost nothing that training would have to bring back.
-    calibrated = steps.recipe.quantize.model_copy(update={"qat_epochs": 0})
-    plain = replace(steps, recipe=steps.recipe.model_copy(update={"quantize": calibrated}))
-    whole = _contender("nothing, int8", plain, loaded, loaded)
+    calibrated = run.recipe.quantize.model_copy(update={"qat_epochs": 0})
+    plain = replace(run, recipe=run.recipe.model_copy(update={"quantize": calibrated}))
+    whole = _contender("nothing, int8", plain, loaded, loaded.folder)
     baseline = Contender("nothing, fp32", original, read_export(exported.path)[Dialect.FLOAT].path)
     contenders = (baseline, whole, by_hand, ours)
-    rounds = [_latencies(steps, [each.model for each in contenders]) for _ in range(REPEATS)]
+    rounds = [_latencies(run, [each.model for each in contenders]) for _ in range(REPEATS)]
     times = [statistics.median(each) for each in zip(*rounds, strict=True)]
-    answers = _answers(steps, loaded, contenders)
-    labels, classes = steps.dataset.gate.labels, steps.dataset.classes
+    answers = _answers(run, loaded, contenders)
+    labels, classes = run.dataset.gate.labels, run.dataset.classes
     rows = []
     for each, time, logits in zip(contenders, times, answers, strict=True):
         against = judge(labels, answers[0], logits, classes=classes, max_drop=1.0)
@@ -253,19 +258,19 @@ def _drop(judged: Judgement) -> str:
     return f"{judged.drop_points:+.2f} [{low:+.2f}, {high:+.2f}] ({judged.lost} lost, {judged.won} won)"
 
 
-def _latencies(steps: Steps, models: Sequence[Path]) -> list[float]:
+def _latencies(run: Run, models: Sequence[Path]) -> list[float]:
     """CPU milliseconds, all in one run."""
-    runtime = RUNTIMES[steps.target.runtime]
-    options = runtime.session_options(steps.target, threads=1)
+    runtime = RUNTIMES[run.target.runtime]
+    options = runtime.session_options(run.target, threads=1)
     return [latency.cpu_ms for latency in runtime.time(list(models), options=options)]
 
 
-def _answers(steps: Steps, loaded: Folder, contenders: Sequence[Contender]) -> list[NDArray[np.float32]]:
+def _answers(run: Run, loaded: Loaded, contenders: Sequence[Contender]) -> list[NDArray[np.float32]]:
     """Logits [N, C] on the gate's images."""
-    runtime = RUNTIMES[steps.target.runtime]
-    options = runtime.session_options(steps.target, threads=1)
+    runtime = RUNTIMES[run.target.runtime]
+    options = runtime.session_options(run.target, threads=1)
     sessions = [runtime.open(each.model, options=options) for each in contenders]
-    return logits_of_each(sessions, steps.dataset.gate, read_preprocessing(loaded), steps.progress)
+    return logits_of_each(sessions, run.dataset.gate, loaded.preprocessing, run.progress)
 
 
 def _option(text: str) -> tuple[str, object]:
