@@ -38,13 +38,13 @@ from pipeline.resnet import build_resnet
 from targets.base import Target, find_target
 
 REPOSITORY = Path(__file__).parent.parent
-# Of files that use what is one of its kind on a machine: the Docker engine, the network of its containers, the browser.
+# Of files that use what there is one of on a machine: the Docker engine, its network, the browser.
 SHARED = re.compile(
     r"pytest\.mark\.docker|\b(engine: Engine|packaged: Packaged|browser: Chromium|shown: Page|page: Page)\b"
 )
 
 
-class OneAtATime(LoadScopeScheduling):
+class OneAtATime(LoadScopeScheduling):  # type: ignore[misc]
     """Under `-n`: a file's tests stay in one process, and so do all files that use what there is one of."""
 
     def _split_scope(self, nodeid: str) -> str:
