@@ -106,13 +106,13 @@ def _check_runtime(target: Target) -> None:
         raise ValueError("precisions = [] leaves nothing to run; the usual is ['fp32', 'int8']")
     if not target.provable_at:
         raise ValueError("provable_at = [] leaves no place to prove anything; 'image' is usual")
-    if target.gpu is None and not target.instruction_sets:
-        raise ValueError("instruction_sets = [] leaves no CPU that it could run on")
     for field in (target.precisions, target.provable_at, target.instruction_sets):
         if len(set(field)) != len(field):
             raise ValueError(f"{', '.join(field)} names something twice")
     if for_tensorrt != (target.gpu is not None):
         raise ValueError(f'runtime = "{target.runtime}", but {"no" if for_tensorrt else "a"} table [gpu]')
+    if target.gpu is None and not target.instruction_sets:
+        raise ValueError("instruction_sets = [] leaves no CPU that it could run on")
     if for_tensorrt != (target.dialect is Dialect.TENSORRT):
         raise ValueError(f'dialect = "{target.dialect}" is not one that the runtime "{target.runtime}" reads')
     if target.gpu is not None and not target.gpu.int8 and Precision.INT8 in target.precisions:
