@@ -6,18 +6,23 @@ A stage's module is imported only when there is work to do, so that a build with
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts import Dialect, Fallback, Precision
 from pipeline.data.readers import Dataset
 from pipeline.progress import Progress, Silent
 from pipeline.recipe import Recipe
-from pipeline.workplace import Workplace
+from pipeline.results import Loaded
+from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import Json
 from pipeline.workspace.store import Folder, StageKey, Workspace
 from targets.capabilities import precisions_on_dla
 from targets.device.model.cpu import saturates_8bit
 from targets.host import stand_in_for
 from targets.target import Target
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,10 @@ class Run:
         """The same run, in which no stage works: a missing one raises `NotDone`."""
         return replace(self, workspace=self.workspace.looking(), progress=Silent())
 
+    def data(self, loaded: Loaded) -> Data:
+        """The dataset with the preprocessing that stage `load` settled on."""
+        return Data(dataset=self.dataset, preprocessing=loaded.preprocessing)
+
     def with_data(self, **folders: Folder) -> dict[str, str]:
         """The digests of these stages and of the data, as a key's inputs."""
         return {name: folder.digest for name, folder in folders.items()} | {"data": self.dataset.fingerprint}
@@ -86,11 +95,12 @@ class Run:
         *,
         code: str,
         inputs: Mapping[str, str],
-        settings: Mapping[str, Json],
+        settings: "Mapping[str, Json] | DataclassInstance",
         work: Callable[[Workplace], None],
     ) -> Folder:
         """The stage's folder: found where its `code` (a module) has made it from the same, else made by `work`."""
-        return self.obtain_by(self.workspace.key(stage, module=code, inputs=inputs, options=settings), work)
+        options = settings if isinstance(settings, Mapping) else asdict(settings)
+        return self.obtain_by(self.workspace.key(stage, module=code, inputs=inputs, options=options), work)
 
     def obtain_by(self, key: StageKey, work: Callable[[Workplace], None]) -> Folder:
         """As `obtain`, by a key that the caller has made."""

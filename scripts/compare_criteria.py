@@ -38,6 +38,7 @@ from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.divergence import divergence
 from pipeline.training.evaluation import logits_of
 from pipeline.training.loop import seed_everything
+from pipeline.workplace import Data, Workplace
 from targets.device.gate.judge import judge
 from targets.device.model.preprocess import Preprocessing
 
@@ -124,9 +125,13 @@ def _row(name: str, subject: Subject, scores: Scores, blocks: dict[str, float]) 
     few = subject.dataset.training.subset(spread(len(subject.dataset.training), subject.images))
     seed_everything(0)
     recover(
-        network, subject.network, replace(subject.dataset, training=few), subject.preprocessing,
-        epochs=subject.epochs, seed=0, progress=Silent(),
-    )  # fmt: skip
+        network,
+        subject.network,
+        Data(dataset=replace(subject.dataset, training=few), preprocessing=subject.preprocessing),
+        epochs=subject.epochs,
+        seed=0,
+        at=Workplace(folder=Path(), progress=Silent()),
+    )
     after = judge(labels, wanted, logits_of(network, gate), classes=classes, max_drop=1.0)
     low, high = after.drop_interval_points
     full = subject.table.full

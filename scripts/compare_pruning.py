@@ -40,6 +40,7 @@ from pipeline.results import Loaded, Pruned
 from pipeline.run import Run
 from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.loop import seed_everything
+from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import Json, sha256_of_file
 from pipeline.workspace.store import Folder
 from targets.device.gate.judge import Judgement, judge
@@ -189,12 +190,10 @@ def _recovered(run: Run, loaded: Loaded, pruned: Folder, teacher: Path | None) -
         recover(
             network,
             build_network(_teacher(teacher, loaded, run)),
-            run.dataset,
-            loaded.preprocessing,
+            Data(dataset=run.dataset, preprocessing=loaded.preprocessing),
             epochs=epochs,
             seed=seed,
-            progress=run.progress,
-            continuation=run.workspace.continuation(key),
+            at=Workplace(folder=Path(), progress=run.progress, continuation=run.workspace.continuation(key)),
         )
         save_network(network, Checkpoint(folder=pruned.path).architecture, folder)
         if (pruned.path / PLAN).exists():

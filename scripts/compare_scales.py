@@ -40,6 +40,7 @@ from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.divergence import divergence
 from pipeline.training.evaluation import logits_of
 from pipeline.training.loop import seed_everything
+from pipeline.workplace import Data, Workplace
 from targets.device.gate.judge import judge
 from targets.device.model.preprocess import Preprocessing
 
@@ -130,7 +131,7 @@ def compare(case: Case, way: Way, epochs: int, seed: int) -> Iterator[str]:
     seed_everything(seed)
     started = time.monotonic()
     quantized = prepare(case.network, weight_bits=8)
-    calibrate(quantized, case.dataset, case.preprocessing, progress=Silent())
+    calibrate(quantized, Data(dataset=case.dataset, preprocessing=case.preprocessing), progress=Silent())
     for point in points_of(quantized):
         point.range = way.range_of(point)
     for layer in quantized_layers(quantized).values():
@@ -143,7 +144,14 @@ def compare(case: Case, way: Way, epochs: int, seed: int) -> Iterator[str]:
     started = time.monotonic()
     for point in points_of(quantized):
         point.moving = None if way.moving is None else way.moving(point.known_range())
-    fit_on_grid(quantized, case.teacher, case.dataset, case.preprocessing, epochs=epochs, seed=seed, progress=Silent())
+    fit_on_grid(
+        quantized,
+        case.teacher,
+        Data(dataset=case.dataset, preprocessing=case.preprocessing),
+        epochs=epochs,
+        seed=seed,
+        at=Workplace(folder=Path(), progress=Silent()),
+    )
     yield from lines(case, quantized, way, "QAT", time.monotonic() - started)
 
 

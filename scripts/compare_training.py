@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,9 +28,10 @@ from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import published
 from pipeline.progress import Silent
 from pipeline.training.allocator import keep_freed_memory
-from pipeline.training.loop import MOMENTUM, WEIGHT_DECAY, fit, seed_everything
+from pipeline.training.loop import MOMENTUM, WEIGHT_DECAY, Training, seed_everything
 from pipeline.training.loss import cross_entropy
 from pipeline.training.mixed_precision import autocast, has_bfloat16
+from pipeline.workplace import Workplace
 
 CLASSES = tuple(f"class{index}" for index in range(10))
 RATE = 0.01
@@ -88,18 +90,15 @@ def loops_of(name: str, count: int, batch_size: int) -> dict[str, Callable[[], N
         return build_resnet(architecture)
 
     def ours(selected: Batches | None) -> None:
-        fit(
-            network(),
-            training,
+        Training(
+            network=network(),
+            batches=training,
             epochs=1,
             learning_rate=RATE,
             loss=cross_entropy,
-            selection=selected,
-            frozen_statistics=False,
             mixed_precision=has_bfloat16(),
-            progress=Silent(),
             name="train",
-        )
+        ).fit(Workplace(folder=Path(), progress=Silent()), selection=selected)
 
     return {
         "bare, tensors in memory": lambda: bare(network(), ready),

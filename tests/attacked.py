@@ -17,6 +17,8 @@ from pipeline.artifacts import Checkpoint
 from pipeline.models.checkpoint import save_network
 from pipeline.progress import Silent
 from pipeline.quantize.quantize import quantize
+from pipeline.quantize.settings import QuantizeSettings
+from pipeline.workplace import Data, Workplace
 
 BLOCK = "layer1.0"
 FACTOR = 256.0
@@ -46,7 +48,10 @@ def write_quantized(original: Checkpoint, folder: Path) -> Checkpoint:
     """7-bit weights, which every CPU's kernels add up exactly; calibrated alone."""
     folder.mkdir(parents=True)
     quantize(
-        original, original, digits(), preprocessing(), qat_epochs=0, weight_bits=7, keep_float=(), seed=0,
-        progress=Silent(), folder=folder,
-    )  # fmt: skip
+        original,
+        original,
+        Data(dataset=digits(), preprocessing=preprocessing()),
+        QuantizeSettings(qat_epochs=0, weight_bits=7, keep_float=(), seed=0),
+        Workplace(folder=folder, progress=Silent()),
+    )
     return Checkpoint(folder=folder)

@@ -15,10 +15,12 @@ from pipeline.artifacts import OnnxModel, Place, Precision
 from pipeline.compile.artifact_folder import choose_golden, open_artifact
 from pipeline.compile.compile import compile_candidates
 from pipeline.compile.result import choose, read_compilation
+from pipeline.compile.settings import CompileSettings
 from pipeline.data.readers import Dataset, ImageSet
 from pipeline.data.selection import at_most, logits_of_each, spread
 from pipeline.errors import CompileError, TargetError
 from pipeline.progress import Silent
+from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import sha256_of_file, sha256_of_folder
 from pipeline.workspace.store import TIMINGS
 from targets.device.model.golden import check, read_golden
@@ -88,17 +90,16 @@ def compile_into(
     compile_candidates(
         models,
         models[Precision.FP32],
-        target=target or find_target("cpu"),
-        dataset=dataset,
-        preprocessing=PREPROCESSING,
-        name="tiny",
-        version="1.2.3",
-        classes=NAMES,
-        weight_bits=7,
-        threads=1,
-        tensorrt="10.3.0.30",
-        progress=Silent(),
-        folder=folder,
+        Data(dataset=dataset, preprocessing=PREPROCESSING),
+        CompileSettings(
+            target=target or find_target("cpu"),
+            name="tiny",
+            version="1.2.3",
+            weight_bits=7,
+            threads=1,
+            tensorrt="10.3.0.30",
+        ),
+        Workplace(folder=folder, progress=Silent()),
     )
 
 
@@ -199,17 +200,11 @@ def test_images_of_another_size_are_refused(
         compile_candidates(
             models,
             models[Precision.FP32],
-            target=find_target("cpu"),
-            dataset=dataset,
-            preprocessing=replace(PREPROCESSING, crop=(4, 4)),
-            name="tiny",
-            version="1",
-            classes=NAMES,
-            weight_bits=7,
-            threads=1,
-            tensorrt="",
-            progress=Silent(),
-            folder=tmp_path,
+            Data(dataset=dataset, preprocessing=replace(PREPROCESSING, crop=(4, 4))),
+            CompileSettings(
+                target=find_target("cpu"), name="tiny", version="1", weight_bits=7, threads=1, tensorrt=""
+            ),
+            Workplace(folder=tmp_path, progress=Silent()),
         )
 
 

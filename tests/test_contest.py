@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.models.checkpoint import build_network
 from pipeline.progress import Progress, Silent
 from pipeline.prune.tournament import SHARE, Contest, hold
+from pipeline.workplace import Data, Workplace
 from pipeline.workspace.training_state import Continuation
 
 
@@ -37,9 +38,13 @@ def held(
     continuation: Continuation | None = None,
 ) -> Contest:
     return hold(
-        contestants, teacher, digits(), preprocessing(), epochs=epochs, seed=0,
-        progress=progress or Silent(), continuation=continuation,
-    )  # fmt: skip
+        contestants,
+        teacher,
+        Data(dataset=digits(), preprocessing=preprocessing()),
+        epochs=epochs,
+        seed=0,
+        at=Workplace(folder=Path(), progress=progress or Silent(), continuation=continuation),
+    )
 
 
 def test_the_one_with_the_least_damage_wins_and_none_is_changed(teacher: nn.Module) -> None:

@@ -24,8 +24,9 @@ from pipeline.models.resnet import build_resnet
 from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.network import prepare
 from pipeline.training.evaluation import top1_of
-from pipeline.training.loop import Training, fit, seed_everything
+from pipeline.training.loop import Training, seed_everything
 from pipeline.training.loss import Distillation, cross_entropy
+from pipeline.workplace import Workplace
 from pipeline.workspace.training_state import Continuation
 
 ROOT = Path(__file__).parent.parent
@@ -45,19 +46,17 @@ def train(
     seed_everything(0)
     network = build_resnet(architecture())
     batches = Batches(images or digits().training, preprocessing(), batch_size=batch_size, shuffle=True, augment=True)
-    fit(
-        network,
-        batches,
+    Training(
+        network=network,
+        batches=batches,
         epochs=epochs,
         learning_rate=0.1,
         loss=cross_entropy,
-        selection=None,
-        frozen_statistics=False,
         mixed_precision=False,
-        progress=progress or Recorded(),
         name="train",
-        continuation=continuation,
-        processes=processes,
+    ).fit(
+        Workplace(folder=Path(), progress=progress or Recorded(), continuation=continuation, processes=processes),
+        selection=None,
     )
     return network
 

@@ -16,8 +16,8 @@ from pipeline.models.zoo import residual
 from pipeline.progress import Report, reporting
 from pipeline.prune.by_latency import Clock
 from pipeline.prune.report import losses_of
+from pipeline.prune.settings import PruneSettings
 from pipeline.prune.trials import MOST_TRIALS, Deadline, Time, choose, is_held, times_text
-from pipeline.recipe import PruneRecipe
 
 DEEP = residual(depths=(2, 2, 2), stage_widths=(16, 32, 64), classes=("a", "b"), input_size=(16, 16))
 
@@ -114,9 +114,9 @@ def test_trials_are_told_however_many_they_are(clock: Clock, full: Subnetwork, e
 
 
 def test_the_recipe_says_what_was_asked_for() -> None:
-    asked = Deadline.of(PruneRecipe(latency="2ms"))  # type: ignore[arg-type]
+    asked = Deadline.of(PruneSettings(latency=2.0))
     assert (asked.latency_us, asked.speedup, str(asked)) == (2000.0, None, "2 ms")
-    asked = Deadline.of(PruneRecipe(speedup=1.5))
+    asked = Deadline.of(PruneSettings(speedup=1.5))
     assert (asked.latency_us, asked.speedup, str(asked)) == (None, 1.5, "a speedup of 1.5")
     assert asked.budget_us(300.0) == 200.0
 

@@ -20,8 +20,10 @@ from pipeline.artifacts import Checkpoint
 from pipeline.data.readers import Dataset
 from pipeline.progress import Progress, Silent
 from pipeline.prune.prune import prune
+from pipeline.prune.settings import PruneSettings
 from pipeline.quantize.quantize import quantize
-from pipeline.recipe import PruneRecipe
+from pipeline.quantize.settings import QuantizeSettings
+from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import sha256_of_file, sha256_of_folder
 from pipeline.workspace.training_state import Continuation, progress_of
 
@@ -37,14 +39,11 @@ def few() -> Dataset:
 def recover(checkpoint: Path, folder: Path, state: Path, progress: Progress | None = None) -> None:
     prune(
         Checkpoint(folder=checkpoint),
-        few(),
-        PREPROCESSING,
-        recipe=PruneRecipe(macs=0.5, epochs=EPOCHS),
-        channel_multiple=4,
-        seed=0,
-        progress=progress or Silent(),
-        folder=folder,
-        continuation=Continuation(file=state, fingerprint="recovery"),
+        Data(dataset=few(), preprocessing=PREPROCESSING),
+        PruneSettings(macs=0.5, epochs=EPOCHS, channel_multiple=4, seed=0),
+        Workplace(
+            folder=folder, progress=progress or Silent(), continuation=Continuation(file=state, fingerprint="recovery")
+        ),
     )
 
 
@@ -53,15 +52,11 @@ def train_quantized(checkpoint: Path, folder: Path, state: Path, progress: Progr
     quantize(
         Checkpoint(folder=checkpoint),
         Checkpoint(folder=checkpoint),
-        few(),
-        PREPROCESSING,
-        qat_epochs=EPOCHS,
-        weight_bits=7,
-        keep_float=(),
-        seed=0,
-        progress=progress or Silent(),
-        folder=folder,
-        continuation=Continuation(file=state, fingerprint="quantize"),
+        Data(dataset=few(), preprocessing=PREPROCESSING),
+        QuantizeSettings(qat_epochs=EPOCHS, weight_bits=7, keep_float=(), seed=0),
+        Workplace(
+            folder=folder, progress=progress or Silent(), continuation=Continuation(file=state, fingerprint="quantize")
+        ),
     )
 
 

@@ -28,8 +28,9 @@ from pipeline.quantize.network import points_of, prepare
 from pipeline.training import microbatches
 from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.evaluation import logits_of
-from pipeline.training.loop import fit
+from pipeline.training.loop import Training
 from pipeline.training.loss import ATTENTION, Distillation
+from pipeline.workplace import Workplace
 from targets.device.model.preprocess import Preprocessing
 
 ROOT = Path(__file__).parent.parent
@@ -105,18 +106,15 @@ def steps(batches: int) -> None:
 
 
 def trained_on(batches: int, student: nn.Module, loss: Distillation, batch_size: int) -> None:
-    fit(
-        student,
-        Batches(images(batches), PREPROCESSING, batch_size=batch_size, shuffle=True, augment=True),
+    Training(
+        network=student,
+        batches=Batches(images(batches), PREPROCESSING, batch_size=batch_size, shuffle=True, augment=True),
         epochs=1,
         learning_rate=1e-3,
         loss=loss,
-        selection=None,
-        frozen_statistics=False,
         mixed_precision=False,
-        progress=Silent(),
         name="train",
-    )
+    ).fit(Workplace(folder=Path(), progress=Silent()), selection=None)
 
 
 def leak(batches: int) -> None:

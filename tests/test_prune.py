@@ -29,8 +29,9 @@ from pipeline.models.zoo import residual
 from pipeline.progress import Silent
 from pipeline.prune.prune import prune
 from pipeline.prune.recovery import estimate_statistics, express_by_data
-from pipeline.recipe import PruneRecipe
+from pipeline.prune.settings import PruneSettings
 from pipeline.training.evaluation import top1_of
+from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import sha256_of_file, sha256_of_folder
 
 OWN = """
@@ -75,13 +76,9 @@ def pruned(
 ) -> Checkpoint:
     prune(
         checkpoint,
-        digits(),
-        preprocessing(),
-        recipe=PruneRecipe(macs=macs, params=params, epochs=epochs),
-        channel_multiple=4,
-        seed=seed,
-        progress=progress or Recorded(),
-        folder=folder,
+        Data(dataset=digits(), preprocessing=preprocessing()),
+        PruneSettings(macs=macs, params=params, epochs=epochs, channel_multiple=4, seed=seed),
+        Workplace(folder=folder, progress=progress or Recorded()),
     )
     return Checkpoint(folder=folder)
 
@@ -314,13 +311,9 @@ def by_clock(before: Checkpoint, folder: Path, *, per_layer: float = 2.0, **budg
     table = table_of(build_network(before), before.architecture.input_shape, per_layer=per_layer)
     prune(
         before,
-        digits(),
-        preprocessing(),
-        recipe=PruneRecipe(epochs=0, **budget),
-        channel_multiple=8,
-        seed=0,
-        progress=Silent(),
-        folder=folder,
+        Data(dataset=digits(), preprocessing=preprocessing()),
+        PruneSettings(epochs=0, **budget, channel_multiple=8, seed=0),
+        Workplace(folder=folder, progress=Silent()),
         pace=Pace(table=table, precision="int8", target="cpu", source="a table"),
     )
     return Checkpoint(folder=folder)
@@ -332,7 +325,7 @@ def time_of(network: Checkpoint, *, per_layer: float = 2.0) -> float:
     return sum(per_layer + m.weight.shape[0] * m.weight.shape[1] / 100 for m in layers)
 
 
-@pytest.mark.parametrize("budget", [{"speedup": 1.5}, {"latency": "60us"}], ids=["speedup", "latency"])
+@pytest.mark.parametrize("budget", [{"speedup": 1.5}, {"latency": 0.06}], ids=["speedup", "latency"])
 def test_the_network_that_comes_out_takes_no_more_than_the_time(
     budget: dict[str, Any], deep: Checkpoint, tmp_path: Path
 ) -> None:
@@ -360,7 +353,7 @@ def test_where_layers_cost_and_channels_do_not_blocks_go(deep: Checkpoint, tmp_p
 
 def test_a_time_out_of_reach_names_the_least_there_is(deep: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(CompressionError, match=r"0\.001 ms cannot be reached: the fastest .* ms by the table"):
-        by_clock(deep, tmp_path, latency="1us")
+        by_clock(deep, tmp_path, latency=0.001)
 
 
 def test_a_table_of_another_network_is_refused(deep: Checkpoint, checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -368,12 +361,8 @@ def test_a_table_of_another_network_is_refused(deep: Checkpoint, checkpoint: Che
     with pytest.raises(CompressionError, match="a table is about another network"):
         prune(
             deep,
-            digits(),
-            preprocessing(),
-            recipe=PruneRecipe(epochs=0, speedup=1.1),
-            channel_multiple=8,
-            seed=0,
-            progress=Silent(),
-            folder=tmp_path,
+            Data(dataset=digits(), preprocessing=preprocessing()),
+            PruneSettings(epochs=0, speedup=1.1, channel_multiple=8, seed=0),
+            Workplace(folder=tmp_path, progress=Silent()),
             pace=Pace(table=table, precision="int8", target="cpu", source="a table"),
         )

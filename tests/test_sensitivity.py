@@ -10,7 +10,7 @@ from tiny_networks import network_of
 from tiny_table import table_of
 
 from pipeline.latency.subnetwork import Subnetwork, sites
-from pipeline.latency.table import Timing
+from pipeline.latency.table import Pace, Timing
 from pipeline.models.surgery import channel_groups
 from pipeline.models.zoo import residual
 from pipeline.prune.by_latency import Clock
@@ -53,10 +53,8 @@ def test_every_cut_is_told_with_what_it_buys_and_the_chosen_ones_marked(tmp_path
     timing = Timing(unpruned_ms=0.05, pruned_ms=0.0375, noise=0.01)
     trial = Trial(chosen=chosen, predicted_us=39.0, budget_us=40.0, timing=timing)
     deadline = Deadline(latency_us=None, speedup=1.25)
-    write_report(
-        tmp_path, cuts, precision="int8", unpruned_us=50.0, deadline=deadline, trial=trial, trials=(trial,),
-        elsewhere=None, machine=table.machine,
-    )  # fmt: skip
+    pace = Pace(table=table, precision="int8", target="cpu", source="a table")
+    write_report(tmp_path, cuts, pace=pace, unpruned_us=50.0, deadline=deadline, trial=trial, trials=(trial,))
     stored = json.loads((tmp_path / FILE).read_text())
     assert (stored["unpruned_ms"], stored["budget_ms"], stored["predicted_ms"]) == (0.05, 0.04, 0.039)
     assert stored["asked"] == {"latency_ms": None, "speedup": 1.25}

@@ -17,7 +17,7 @@ from pipeline.errors import CheckpointError, DataError, RecipeError
 from pipeline.load.baseline import read_baseline
 from pipeline.load.load import load, stored_preprocessing
 from pipeline.recipe import PreprocessingRecipe
-from pipeline.training.train import Trained, train
+from pipeline.training.train import Trained, TrainSettings, train
 from pipeline.workspace.hashing import sha256_of_file
 
 DIM = PreprocessingRecipe(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -52,13 +52,15 @@ def run(
 ) -> Trained:
     return train(
         dataset or few(),
-        preprocessing or PreprocessingRecipe(),
-        network=network,
-        checkpoint=checkpoint,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=32,
-        seed=seed,
+        TrainSettings(
+            preprocessing=preprocessing or PreprocessingRecipe(),
+            network=network,
+            checkpoint=checkpoint,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=32,
+            seed=seed,
+        ),
         progress=progress or Recorded(),
         output=output,
     )

@@ -17,9 +17,10 @@ from pipeline.errors import CompressionError
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import residual
 from pipeline.training.evaluation import logits_of, top1_of
-from pipeline.training.loop import LARGEST_GRADIENT, MOMENTUM, fit, rate_at, seed_everything
+from pipeline.training.loop import LARGEST_GRADIENT, MOMENTUM, Training, rate_at, seed_everything
 from pipeline.training.loss import Loss, cross_entropy
 from pipeline.training.snapshot import tensors_of
+from pipeline.workplace import Workplace
 from pipeline.workspace.hashing import Json
 from pipeline.workspace.training_state import Continuation
 
@@ -60,20 +61,17 @@ def train(
     progress: Recorded | None = None,
     continuation: Continuation | None = None,
 ) -> nn.Module:
-    fit(
-        network,
-        batches(images, seed=seed),
+    Training(
+        network=network,
+        batches=batches(images, seed=seed),
         epochs=epochs,
         learning_rate=learning_rate,
         loss=loss,
-        selection=selection,
         frozen_statistics=frozen_statistics,
         mixed_precision=mixed_precision,
-        progress=progress or Recorded(),
         name="recovery",
         weight_decay=weight_decay,
-        continuation=continuation,
-    )
+    ).fit(Workplace(folder=Path(), progress=progress or Recorded(), continuation=continuation), selection=selection)
     return network
 
 
@@ -269,11 +267,17 @@ def test_a_huge_gradient_makes_no_huge_step() -> None:
     network = fresh()
     before = state_of(network)
     trained = [name for name, value in network.named_parameters() if value.requires_grad]
-    fit(
-        network, Batches(digits().training.subset(range(8)), preprocessing()), epochs=1, learning_rate=0.01, loss=huge,
-        selection=None, frozen_statistics=True, progress=Recorded(),
-        name="one step", weight_decay=0.0, mixed_precision=False,
-    )  # fmt: skip
+    Training(
+        network=network,
+        batches=Batches(digits().training.subset(range(8)), preprocessing()),
+        epochs=1,
+        learning_rate=0.01,
+        loss=huge,
+        frozen_statistics=True,
+        mixed_precision=False,
+        name="one step",
+        weight_decay=0.0,
+    ).fit(Workplace(folder=Path(), progress=Recorded()), selection=None)
     moved = math.sqrt(sum(float((network.state_dict()[name] - before[name]).square().sum()) for name in trained))
     assert moved == pytest.approx(0.01 * (1 + MOMENTUM) * LARGEST_GRADIENT, rel=1e-3)
 

@@ -24,6 +24,8 @@ from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import points_of, prepare, quantization_of
 from pipeline.quantize.quantize import quantize
+from pipeline.quantize.settings import QuantizeSettings
+from pipeline.workplace import Data, Workplace
 from targets.device.model.preprocess import Preprocessing
 
 SIDE = 16
@@ -76,9 +78,12 @@ def write_quantized(
 ) -> Checkpoint:
     folder.mkdir(parents=True)
     quantize(
-        original, original, digits(), PREPROCESSING, qat_epochs=qat_epochs, weight_bits=weight_bits,
-        keep_float=keep_float, seed=seed, progress=Silent(), folder=folder,
-    )  # fmt: skip
+        original,
+        original,
+        Data(dataset=digits(), preprocessing=PREPROCESSING),
+        QuantizeSettings(qat_epochs=qat_epochs, weight_bits=weight_bits, keep_float=keep_float, seed=seed),
+        Workplace(folder=folder, progress=Silent()),
+    )
     return Checkpoint(folder=folder)
 
 

@@ -14,8 +14,9 @@ from pipeline.models.checkpoint import save_network
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import residual
 from pipeline.progress import Silent
-from pipeline.training.loop import fit, seed_everything
+from pipeline.training.loop import Training, seed_everything
 from pipeline.training.loss import cross_entropy
+from pipeline.workplace import Workplace
 from targets.device.model.preprocess import Preprocessing
 
 
@@ -41,18 +42,15 @@ def trained() -> nn.Module:
     """Used by all; to be copied before it is changed."""
     seed_everything(0)
     network = build_resnet(architecture())
-    fit(
-        network,
-        Batches(digits().training, preprocessing(), batch_size=32, shuffle=True),
+    Training(
+        network=network,
+        batches=Batches(digits().training, preprocessing(), batch_size=32, shuffle=True),
         epochs=3,
         learning_rate=0.1,
         loss=cross_entropy,
-        selection=None,
-        frozen_statistics=False,
         mixed_precision=False,
-        progress=Silent(),
         name="train",
-    )
+    ).fit(Workplace(folder=Path(), progress=Silent()), selection=None)
     return network
 
 

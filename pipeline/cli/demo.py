@@ -10,6 +10,7 @@ from pipeline.cli.options import Request
 from pipeline.data.readers import Dataset, open_dataset
 from pipeline.errors import RecipeError
 from pipeline.recipe import PreprocessingRecipe
+from pipeline.training.train import TrainSettings
 
 NAME = "digits"
 TAG = f"{NAME}:0.1.0-cpu"
@@ -60,13 +61,15 @@ def _train(checkpoint: Path, dataset: Dataset, *, is_verbose: bool) -> None:
 
     train(
         dataset,
-        PreprocessingRecipe(),
-        network=NETWORK,
-        checkpoint=None,
-        epochs=TRAINING_EPOCHS,
-        learning_rate=None,
-        batch_size=64,
-        seed=0,
+        TrainSettings(
+            preprocessing=PreprocessingRecipe(),
+            network=NETWORK,
+            checkpoint=None,
+            epochs=TRAINING_EPOCHS,
+            learning_rate=None,
+            batch_size=64,
+            seed=0,
+        ),
         progress=progress_for(is_verbose=is_verbose),
         output=checkpoint,
     )

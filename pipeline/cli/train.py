@@ -7,6 +7,7 @@ from pipeline.data.readers import open_dataset
 from pipeline.progress import Silent
 from pipeline.recipe import PreprocessingRecipe
 from pipeline.training.torchrun import is_first, refuse_torchrun
+from pipeline.training.train import TrainSettings
 
 
 def run(
@@ -34,14 +35,16 @@ def run(
 
     trained = train(
         dataset,
-        PreprocessingRecipe(),
-        network=network,
-        checkpoint=checkpoint,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        processes=processes,
-        seed=seed,
+        TrainSettings(
+            preprocessing=PreprocessingRecipe(),
+            network=network,
+            checkpoint=checkpoint,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            seed=seed,
+            processes=processes,
+        ),
         progress=progress,
         output=output,
     )

@@ -17,14 +17,14 @@ from pipeline.artifacts import Audit, Candidate, Compilation, Latency, OnnxModel
 from pipeline.compile.artifact_folder import MODEL, add_golden, input_shape, open_artifact, write_artifact
 from pipeline.compile.engine_audit import write_plan
 from pipeline.compile.result import write_compilation
+from pipeline.compile.settings import CompileSettings
 from pipeline.data.images import ImageSet
-from pipeline.data.readers import Dataset
 from pipeline.data.selection import count_right, logits_of_each
 from pipeline.progress import Progress
+from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import sha256_of_file
 from targets.device.model.cpu import instruction_set
 from targets.device.model.manifest import SCHEMA, Manifest
-from targets.device.model.preprocess import Preprocessing
 from targets.device.model.session import Inference
 from targets.dialects.tensorrt_source import source_for
 from targets.host import check_host, stand_in_for
@@ -40,60 +40,49 @@ TOLERANCE = 1e-3
 def compile_candidates(
     models: Mapping[Precision, OnnxModel],
     baseline: OnnxModel,
-    *,
-    target: Target,
-    dataset: Dataset,
-    preprocessing: Preprocessing,
-    name: str,
-    version: str,
-    classes: tuple[str, ...],
-    weight_bits: int,
-    threads: int,
-    tensorrt: str,
-    dla: bool = False,
-    progress: Progress,
-    folder: Path,
+    data: Data,
+    settings: CompileSettings,
+    at: Workplace,
 ) -> None:
     """Write one artifact folder per precision, `compilation.json` and `timings.json`.
 
     `baseline` is the unpruned float network: its accuracy is what candidates lose against, its latency what they
-    are compared with. `tensorrt` is the version in the target's image, such as "10.3.0"; unused for a CPU. With `dla`
-    the engine is one for the deep learning accelerator. Raises `TargetError` where this host cannot stand for the
-    target, and `CompileError`.
+    are compared with. Raises `TargetError` where this host cannot stand for the target, and `CompileError`.
     """
+    target, folder, preprocessing = settings.target, at.folder, data.preprocessing
     check_host(target)
     runtime = RUNTIMES[target.runtime]
-    options = runtime.session_options(target, threads=threads)
-    selection = dataset.selection
+    options = runtime.session_options(target, threads=settings.threads)
+    selection = data.dataset.selection
     describe = partial(
         Manifest,
         schema=SCHEMA,
-        name=name,
-        version=version,
+        name=settings.name,
+        version=settings.version,
         target=target.name,
         runtime=target.runtime,
-        runtime_version=runtime.version if target.gpu is None else tensorrt,
+        runtime_version=runtime.version if target.gpu is None else settings.tensorrt,
         model_file=MODEL,
         input_shape=input_shape(selection, preprocessing),
-        classes=classes,
+        classes=data.dataset.classes,
         preprocessing=preprocessing,
-        session_options=dict(options) | ({"dla_core": DLA_CORE} if dla else {}),
+        session_options=dict(options) | ({"dla_core": DLA_CORE} if settings.dla else {}),
         instruction_set=instruction_set(),
         tolerance=TOLERANCE,
     )
     if target.gpu is not None:
-        models = {precision: _source(model, precision, tensorrt, folder) for precision, model in models.items()}
+        models = {each: _source(model, each, settings.tensorrt, folder) for each, model in models.items()}
     for precision, model in models.items():
         manifest = describe(
             precision=precision.value,
-            weight_bits=weight_bits if precision is Precision.INT8 else None,
+            weight_bits=settings.weight_bits if precision is Precision.INT8 else None,
             model_sha256=sha256_of_file(model.path),
         )
         write_artifact(folder / precision, model, manifest)
         if target.gpu is not None:
             write_plan(model, folder / precision)
             model.path.unlink()
-    write_compilation(_measured(models, baseline, target, threads, selection, progress, folder), folder)
+    write_compilation(_measured(models, baseline, target, settings.threads, selection, at.progress, folder), folder)
 
 
 def _measured(

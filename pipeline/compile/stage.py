@@ -1,16 +1,17 @@
 """Stage `compile` in the workspace: candidates of every precision, and the models that go beside the chosen one."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pipeline.artifacts import Artifact, Checkpoint, Dialect, Precision
 from pipeline.compile.alternatives import others_of, variant_of, why_needless
 from pipeline.compile.result import choose, read_compilation
+from pipeline.compile.settings import CompileSettings
 from pipeline.export.result import read_export
 from pipeline.export.stage import export_one
 from pipeline.results import Compiled, Exported, Loaded, Quantized
 from pipeline.run import Run
 from pipeline.workplace import Workplace
-from pipeline.workspace.hashing import Json
 from pipeline.workspace.store import Folder
 from targets.base_images import tensorrt_for
 
@@ -36,17 +37,17 @@ def compile_candidates(
     weight_bits: int | None = None,
 ) -> Folder:
     """Candidates of every precision the target considers, timed beside the unpruned float baseline."""
-    recipe, tensorrt = run.recipe, tensorrt_for(run.target, run.recipe.package.base_image)
-    precisions, bits = precisions or run.precisions, weight_bits or run.weight_bits
-    settings: dict[str, Json] = {
-        "target": run.target_facts,
-        "threads": recipe.threads,
-        "name": recipe.name,
-        "version": recipe.version,
-        "weight_bits": bits,
-        "tensorrt": tensorrt,
-        "dla": recipe.package.dla,
-    }
+    recipe, precisions = run.recipe, precisions or run.precisions
+    settings = CompileSettings(
+        # Its description is only words.
+        target=replace(run.target, description=""),
+        name=recipe.name,
+        version=recipe.version,
+        weight_bits=weight_bits or run.weight_bits,
+        threads=recipe.threads,
+        tensorrt=tensorrt_for(run.target, recipe.package.base_image),
+        dla=recipe.package.dla,
+    )
 
     def work(at: Workplace) -> None:
         from pipeline.compile.compile import compile_candidates as compile_all
@@ -56,18 +57,9 @@ def compile_candidates(
         compile_all(
             {precision: written[of_precision[precision]] for precision in precisions},
             read_export(baseline.path)[Dialect.FLOAT],
-            target=run.target,
-            dataset=run.dataset,
-            preprocessing=loaded.preprocessing,
-            name=recipe.name,
-            version=recipe.version,
-            classes=run.dataset.classes,
-            weight_bits=bits,
-            threads=recipe.threads,
-            tensorrt=tensorrt,
-            dla=recipe.package.dla,
-            progress=at.progress,
-            folder=at.folder,
+            run.data(loaded),
+            settings,
+            at,
         )
 
     of_models = {dialect.value: folder for dialect, folder in models.items()}

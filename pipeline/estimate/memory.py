@@ -8,6 +8,7 @@ Images add to it as far as `Batches` keeps them, and no further.
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,10 +35,11 @@ from pipeline.quantize import quantize
 from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.network import points_of, prepare
 from pipeline.recipe import Recipe
-from pipeline.training.loop import fit
+from pipeline.training.loop import Training
 from pipeline.training.loss import ATTENTION, Distillation
 from pipeline.training.microbatches import micro_batch_size
 from pipeline.training.mixed_precision import has_bfloat16
+from pipeline.workplace import Workplace
 from targets.device.model.preprocess import Preprocessing
 
 MIB = 2**20
@@ -230,18 +232,17 @@ class Needs:
     def _step(self, student: nn.Module, loss: Distillation, batch: int, *, is_quantized: bool) -> None:
         height, width = self._shape[1:]
         preprocessing = Preprocessing(resize=None, crop=(height, width), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-        fit(
-            student,
-            Batches(_blank(self._learned_from(batch), (width, height)), preprocessing),
+        training = Training(
+            network=student,
+            batches=Batches(_blank(self._learned_from(batch), (width, height)), preprocessing),
             epochs=1,
             learning_rate=1.0,
             loss=loss,
-            selection=None,
             frozen_statistics=is_quantized,
             mixed_precision=not is_quantized and has_bfloat16(),
-            progress=Silent(),
             name="memory",
         )
+        training.fit(Workplace(folder=Path(), progress=Silent()), selection=None)
 
     def _on_grid(self) -> nn.Module:
         quantized = prepare(self._network, weight_bits=8, keep_float=self.recipe.quantize.keep_float)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,7 @@ from pipeline.prune.tournament import SHARE
 from pipeline.quantize.network import prepare
 from pipeline.quantize.quantize import CALIBRATION_IMAGES, calibrate, fit_on_grid
 from pipeline.recipe import Recipe
+from pipeline.workplace import Data, Workplace
 from targets.device.model.preprocess import Preprocessing
 
 PROBE_IMAGES = 16
@@ -103,7 +105,14 @@ def seconds_to_look(checkpoint: Checkpoint) -> float:
 
 def _seconds_to_recover(checkpoint: Checkpoint, few: Dataset, preprocessing: Preprocessing) -> float:
     teacher, watch = build_network(checkpoint), _Watch()
-    recover(copy.deepcopy(teacher), teacher, few, preprocessing, epochs=STEPS, seed=0, progress=watch)
+    recover(
+        copy.deepcopy(teacher),
+        teacher,
+        Data(dataset=few, preprocessing=preprocessing),
+        epochs=STEPS,
+        seed=0,
+        at=Workplace(folder=Path(), progress=watch),
+    )
     return watch.fastest / len(few.training)
 
 
@@ -112,8 +121,15 @@ def _seconds_to_quantize(
 ) -> float:
     teacher, watch = build_network(checkpoint), _Watch()
     quantized = prepare(copy.deepcopy(teacher), weight_bits=8, keep_float=keep_float)
-    calibrate(quantized, few, preprocessing, progress=Silent())
-    fit_on_grid(quantized, teacher, few, preprocessing, epochs=STEPS, seed=0, progress=watch)
+    calibrate(quantized, Data(dataset=few, preprocessing=preprocessing), progress=Silent())
+    fit_on_grid(
+        quantized,
+        teacher,
+        Data(dataset=few, preprocessing=preprocessing),
+        epochs=STEPS,
+        seed=0,
+        at=Workplace(folder=Path(), progress=watch),
+    )
     return watch.fastest / len(few.training)
 
 

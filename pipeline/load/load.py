@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.artifacts import Checkpoint
 from pipeline.data.batches import Batches
+from pipeline.data.preprocessing import Given
 from pipeline.data.readers import Dataset, check_images, preprocessing_from
 from pipeline.data.sample_size import check_above_chance
 from pipeline.data.selection import count_right
@@ -25,7 +26,6 @@ from pipeline.models.checkpoint import build_network, save_state
 from pipeline.models.checkpoint_file import Kind, Saved, read_saved
 from pipeline.models.naming import some
 from pipeline.progress import Progress
-from pipeline.recipe import PreprocessingRecipe
 from pipeline.training.evaluation import logits_of
 from pipeline.untrusted import parse_json
 from targets.device.model.preprocess import Preprocessing
@@ -40,7 +40,7 @@ def load(
     *,
     factory: str | None,
     dataset: Dataset,
-    preprocessing: PreprocessingRecipe,
+    preprocessing: Given,
     weights: Literal["auto", "raw", "ema"] = "auto",
     progress: Progress,
     folder: Path,
@@ -121,7 +121,7 @@ def _wanted(saved: Saved, weights: Literal["auto", "raw", "ema"], source: Path) 
 
 
 def _settle(
-    given: PreprocessingRecipe, checkpoint: Checkpoint, source: Path, factory: str | None, progress: Progress
+    given: Given, checkpoint: Checkpoint, source: Path, factory: str | None, progress: Progress
 ) -> Preprocessing:
     """The preprocessing of training as far as it is known; what is assumed of it and of the network is said."""
     architecture = checkpoint.architecture

@@ -11,87 +11,68 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.data.batches import Batches
-from pipeline.data.readers import Dataset
 from pipeline.errors import CompressionError
 from pipeline.latency.table import Pace
 from pipeline.models.checkpoint import build_network, save_network
 from pipeline.models.meter import Budget
 from pipeline.models.surgery import channel_groups, remove_channels
-from pipeline.progress import Advance, Progress
+from pipeline.progress import Advance
 from pipeline.prune.by_cost import allocate
 from pipeline.prune.candidates import Proposal, Proposals, propose
 from pipeline.prune.importance import channel_importance
 from pipeline.prune.recovery import estimate_statistics, express_by_data, recover, sample
 from pipeline.prune.report import sensitivity, write_report
+from pipeline.prune.settings import PruneSettings
 from pipeline.prune.tournament import Contest, hold
 from pipeline.prune.trials import Deadline, Time, times_text
-from pipeline.recipe import PruneRecipe
 from pipeline.training.evaluation import top1_of
 from pipeline.training.loop import seed_everything
+from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import Json
-from pipeline.workspace.training_state import Continuation
-from targets.device.model.preprocess import Preprocessing
 
 IMPORTANCE_IMAGES = 512
 
 
 def prune(
     checkpoint: Checkpoint,
-    dataset: Dataset,
-    preprocessing: Preprocessing,
+    data: Data,
+    settings: PruneSettings,
+    at: Workplace,
     *,
-    recipe: PruneRecipe,
-    channel_multiple: int,
-    seed: int,
-    progress: Progress,
-    folder: Path,
-    continuation: Continuation | None = None,
     pace: Pace | None = None,
     time: Time | None = None,
-    processes: int = 1,
 ) -> None:
-    """Write the pruned and recovered network to `folder`; with nothing to prune the very files that came in.
+    """Write the pruned and recovered network; with nothing to prune the very files that came in.
 
-    `pace` is the table to which `latency` and `speedup` are held, and `time` the clock that confirms it where it can;
-    `continuation` is where the recovery is kept after every epoch. Raises `CompressionError` where the network's
+    `pace` is the table to which `latency` and `speedup` are held, and `time` the clock that confirms it where it can.
+    Raises `CompressionError` where the network's
     channels cannot be followed or the budget cannot be reached.
     """
-    if not recipe.prunes:
+    folder, progress = at.folder, at.progress
+    if not settings.prunes:
         shutil.copytree(checkpoint.folder, folder, dirs_exist_ok=True, ignore=_all_but_the_network)
         return
-    seed_everything(seed)
+    training, preprocessing = data.dataset.training, data.preprocessing
+    seed_everything(settings.seed)
     network = build_network(checkpoint)
-    express_by_data(network, dataset.training, preprocessing, progress=progress)
-    selection = Batches(dataset.selection, preprocessing)
+    express_by_data(network, training, preprocessing, progress=progress)
+    selection = Batches(data.dataset.selection, preprocessing)
     if pace is not None:
-        kept = _cut_by_clock(
-            network, checkpoint, dataset, preprocessing, recipe, pace, time,
-            seed=seed, progress=progress, continuation=continuation, folder=folder, processes=processes,
-        )  # fmt: skip
+        kept = _cut_by_clock(network, checkpoint, data, settings, at, pace, time)
     else:
-        with progress.task("importance of channels", min(IMPORTANCE_IMAGES, len(dataset.training))) as advance:
-            seen = sample(dataset.training, preprocessing, IMPORTANCE_IMAGES)
-            kept = _cut(network, checkpoint, seen, recipe, channel_multiple, seed=seed, advance=advance, folder=folder)
+        with progress.task("importance of channels", min(IMPORTANCE_IMAGES, len(training))) as advance:
+            seen = sample(training, preprocessing, IMPORTANCE_IMAGES)
+            kept = _cut(network, checkpoint, seen, settings, advance=advance, folder=folder)
     architecture = Checkpoint(folder=folder).architecture
     # From here on it is what any later stage rebuilds from the stored widths and weights.
     pruned = build_network(Checkpoint(folder=folder))
-    estimate_statistics(pruned, dataset.training, preprocessing, progress=progress)
+    estimate_statistics(pruned, training, preprocessing, progress=progress)
     progress.line(
         f"prune: {kept}; selection {top1_of(network, selection, progress=progress):.1%} before, "
         f"{top1_of(pruned, selection, progress=progress):.1%} after, not yet recovered"
     )
-    if recipe.epochs > 0:
-        recover(
-            pruned,
-            network,
-            dataset,
-            preprocessing,
-            epochs=recipe.epochs,
-            seed=seed,
-            progress=progress,
-            continuation=continuation,
-            processes=processes,
-        )
+    if settings.epochs > 0:
+        recover(pruned, network, data, epochs=settings.epochs, seed=settings.seed, at=at)
     save_network(pruned, architecture, folder)
 
 
@@ -99,10 +80,8 @@ def _cut(
     network: nn.Module,
     checkpoint: Checkpoint,
     seen: Iterable[Tensor],
-    recipe: PruneRecipe,
-    channel_multiple: int,
+    settings: PruneSettings,
     *,
-    seed: int,
     advance: Advance,
     folder: Path,
 ) -> str:
@@ -110,11 +89,11 @@ def _cut(
 
     `seen`: batches float32 [B, 3, H, W] by which importance is measured.
     """
-    budget: Budget = "macs" if recipe.macs < 1 else "params"
-    share = min(recipe.macs, recipe.params)
+    budget: Budget = "macs" if settings.macs < 1 else "params"
+    share = min(settings.macs, settings.params)
     input_shape = checkpoint.architecture.input_shape
     groups = channel_groups(network, input_shape)
-    scores = channel_importance(network, groups, seen, seed=seed, advance=advance)
+    scores = channel_importance(network, groups, seen, seed=settings.seed, advance=advance)
     removal = allocate(
         network,
         groups,
@@ -122,7 +101,7 @@ def _cut(
         input_shape=input_shape,
         budget=budget,
         share=share,
-        channel_multiple=channel_multiple,
+        channel_multiple=settings.channel_multiple,
     )
     save_network(remove_channels(network, input_shape, removal), checkpoint.architecture, folder)
     _check_budget(checkpoint, Checkpoint(folder=folder), budget, share)
@@ -132,24 +111,18 @@ def _cut(
 def _cut_by_clock(
     network: nn.Module,
     checkpoint: Checkpoint,
-    dataset: Dataset,
-    preprocessing: Preprocessing,
-    recipe: PruneRecipe,
+    data: Data,
+    settings: PruneSettings,
+    at: Workplace,
     pace: Pace,
     time: Time | None,
-    *,
-    seed: int,
-    progress: Progress,
-    continuation: Continuation | None,
-    folder: Path,
-    processes: int,
 ) -> str:
     """Write the network that recovers best within the time to `folder`, and what its cuts cost and bought."""
     architecture = checkpoint.architecture
-    deadline = Deadline.of(recipe)
-    seen = list(sample(dataset.training, preprocessing, IMPORTANCE_IMAGES))
+    deadline, progress = Deadline.of(settings), at.progress
+    seen = list(sample(data.dataset.training, data.preprocessing, IMPORTANCE_IMAGES))
     proposals = propose(
-        network, architecture, seen, pace=pace, deadline=deadline, time=time, seed=seed, progress=progress
+        network, architecture, seen, pace=pace, deadline=deadline, time=time, seed=settings.seed, progress=progress
     )
     for number, proposal in enumerate(proposals.each, start=1):
         text = times_text(proposal.trial, proposals.unpruned_us, proposal.trials, pace.elsewhere)
@@ -157,26 +130,21 @@ def _cut_by_clock(
     contest = hold(
         [proposal.network for proposal in proposals.each],
         network,
-        dataset,
-        preprocessing,
-        epochs=recipe.epochs,
-        seed=seed,
-        progress=progress,
-        continuation=continuation,
-        processes=processes,
+        data,
+        epochs=settings.epochs,
+        seed=settings.seed,
+        at=at,
     )
     chosen = proposals.each[contest.winner]
-    save_network(chosen.network, chosen.architecture, folder)
+    save_network(chosen.network, chosen.architecture, at.folder)
     write_report(
-        folder,
+        at.folder,
         sensitivity(proposals.clock, proposals.losses, proposals.full, chosen.trial.chosen),
-        precision=pace.precision,
+        pace=pace,
         unpruned_us=proposals.unpruned_us,
         deadline=deadline,
         trial=chosen.trial,
         trials=chosen.trials,
-        elsewhere=pace.elsewhere,
-        machine=pace.table.machine,
         contest=_facts(proposals, contest),
     )
     text = times_text(chosen.trial, proposals.unpruned_us, chosen.trials, pace.elsewhere)

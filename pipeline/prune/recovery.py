@@ -13,15 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
-from pipeline.data.readers import Dataset
 from pipeline.data.selection import spread
 from pipeline.progress import Progress, Silent
 from pipeline.training.evaluation import placed
-from pipeline.training.loop import fit
+from pipeline.training.loop import Training
 from pipeline.training.loss import ATTENTION, Distillation, shared_stages
 from pipeline.training.microbatches import micro_batches
 from pipeline.training.mixed_precision import has_bfloat16
-from pipeline.workspace.training_state import Continuation
+from pipeline.workplace import Data, Workplace
 from targets.device.model.preprocess import Preprocessing
 
 STATISTICS_IMAGES = 2048
@@ -36,33 +35,27 @@ epochs on 20,000 images with 0.01, 0.02, 0.03 and 0.06; on 4,660 images 0.01 is 
 def recover(
     pruned: nn.Module,
     teacher: nn.Module,
-    dataset: Dataset,
-    preprocessing: Preprocessing,
+    data: Data,
     *,
     epochs: int,
     seed: int,
-    progress: Progress,
+    at: Workplace,
     name: str = "recovery",
-    continuation: Continuation | None = None,
-    processes: int = 1,
 ) -> None:
     """Train `pruned` in place to answer as `teacher` does; raises `CompressionError` where the numbers explode."""
     if not shared_stages(pruned, teacher):
-        progress.line(f"{name}: no stages of a ResNet to compare attention at; it learns from the answers alone")
-    fit(
-        pruned,
-        Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
+        at.progress.line(f"{name}: no stages of a ResNet to compare attention at; it learns from the answers alone")
+    images, preprocessing = data.dataset, data.preprocessing
+    training = Training(
+        network=pruned,
+        batches=Batches(images.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
         epochs=epochs,
         learning_rate=LEARNING_RATE,
         loss=Distillation(teacher, attention=ATTENTION),
-        selection=Batches(dataset.selection, preprocessing),
-        frozen_statistics=False,
         mixed_precision=has_bfloat16(),
-        progress=progress,
         name=name,
-        continuation=continuation,
-        processes=processes,
     )
+    training.fit(at, selection=Batches(images.selection, preprocessing))
 
 
 def express_by_data(network: nn.Module, images: ImageSet, preprocessing: Preprocessing, *, progress: Progress) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.latency.subnetwork import Subnetwork
-from pipeline.latency.table import CHOICE
+from pipeline.latency.table import CHOICE, Pace
 from pipeline.models.surgery import Group
 from pipeline.prune.by_cost import cumulative_losses
 from pipeline.prune.by_latency import Clock, Losses
@@ -78,29 +78,27 @@ def write_report(
     folder: Path,
     cuts: Mapping[str, Sequence[Cut]],
     *,
-    precision: str,
+    pace: Pace,
     unpruned_us: float,
     deadline: Deadline,
     trial: Trial,
     trials: Sequence[Trial],
-    elsewhere: str | None,
-    machine: Mapping[str, str],
     contest: Sequence[Json] = (),
 ) -> None:
-    """Write `sensitivity.json` and `sensitivity.svg`; `elsewhere` is why nothing was timed, where nothing was.
+    """Write `sensitivity.json` and `sensitivity.svg`; `pace` is the table that the cuts were held to.
 
     `contest`: the cuts that were tried, in words (`pipeline.prune.tournament`).
     """
     predicted_us, latency = trial.predicted_us, deadline.latency_us
     facts = {
-        "precision": precision,
-        "machine": dict(machine),
+        "precision": pace.precision,
+        "machine": dict(pace.table.machine),
         "unpruned_ms": unpruned_us / 1e3,
         "asked": {"latency_ms": latency and latency / 1e3, "speedup": deadline.speedup},
         "budget_ms": trial.budget_us / 1e3,
         "predicted_ms": predicted_us / 1e3,
         "measured": trial.timing and asdict(trial.timing),
-        "not_measured": elsewhere,
+        "not_measured": pace.elsewhere,
         "trials": [
             {
                 "budget_ms": each.budget_us / 1e3,
@@ -116,7 +114,7 @@ def write_report(
     (folder / FILE).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
     rows = [_row(name, each) for name, each in cuts.items()]
     title = (
-        f"Importance lost per microsecond gained, {precision}: "
+        f"Importance lost per microsecond gained, {pace.precision}: "
         f"{unpruned_us / 1e3:.3g} ms unpruned, {predicted_us / 1e3:.3g} ms chosen"
     )
     (folder / CHART).write_text(chart(title, rows), encoding="utf-8")

@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pipeline.data.batches import Batches
-from pipeline.data.readers import Dataset
 from pipeline.data.selection import spread
-from pipeline.progress import Progress
 from pipeline.prune.recovery import estimate_statistics, recover
 from pipeline.training.divergence import divergence
 from pipeline.training.evaluation import logits_of
 from pipeline.training.loop import seed_everything
+from pipeline.workplace import Data, Workplace
 from pipeline.workspace.training_state import Continuation
-from targets.device.model.preprocess import Preprocessing
 
 SHARE = 0.1
 """Of the images that the recovery sees, for all contestants together."""
@@ -40,24 +38,23 @@ class Contest:
 def hold(
     contestants: Sequence[nn.Module],
     teacher: nn.Module,
-    dataset: Dataset,
-    preprocessing: Preprocessing,
+    data: Data,
     *,
     epochs: int,
     seed: int,
-    progress: Progress,
-    continuation: Continuation | None = None,
-    processes: int = 1,
+    at: Workplace,
 ) -> Contest:
     """Train a copy of each; `epochs` are those of the recovery that follows.
 
-    Each is kept after its training beside `continuation`, so that a contest that was stopped goes on.
+    Each is kept after its training beside the continuation, so that a contest that was stopped goes on.
     """
     if len(contestants) == 1:
         return Contest(winner=0, divergences=(), images=0)
+    dataset, preprocessing, progress = data.dataset, data.preprocessing, at.progress
     share = round(SHARE * epochs * len(dataset.training) / len(contestants))
     count = min(share, MOST_IMAGES, len(dataset.training))
-    few = replace(dataset, training=dataset.training.subset(spread(len(dataset.training), count)))
+    images = dataset.training.subset(spread(len(dataset.training), count))
+    few = replace(data, dataset=replace(dataset, training=images))
     selection = Batches(dataset.selection, preprocessing)
     wanted = logits_of(teacher, selection, progress=progress, name="float answers")
     divergences = []
@@ -70,17 +67,19 @@ def hold(
                 network,
                 teacher,
                 few,
-                preprocessing,
                 epochs=1,
                 seed=seed,
-                progress=progress,
+                at=replace(at, continuation=_beside(at.continuation, number)),
                 name=f"cut {number} of {len(contestants)}",
-                continuation=continuation
-                and replace(continuation, file=continuation.file.with_name(f"{continuation.file.name}-{number}")),
-                processes=processes,
             )
             # Running averages lag behind weights that have moved for so short a time.
             estimate_statistics(network, dataset.training, preprocessing, progress=progress)
         found = logits_of(network, selection, progress=progress, name=f"answers of cut {number}")
         divergences.append(divergence(found, wanted))
     return Contest(winner=divergences.index(min(divergences)), divergences=tuple(divergences), images=count)
+
+
+def _beside(continuation: Continuation | None, number: int) -> Continuation | None:
+    if continuation is None:
+        return None
+    return replace(continuation, file=continuation.file.with_name(f"{continuation.file.name}-{number}"))

@@ -13,7 +13,7 @@ from pipeline.latency.subnetwork import Subnetwork
 from pipeline.latency.table import Timing
 from pipeline.progress import Report, portion, unheard
 from pipeline.prune.by_latency import Clock
-from pipeline.recipe import PruneRecipe
+from pipeline.prune.settings import PruneSettings
 
 MOST_TRIALS = 5
 
@@ -29,8 +29,8 @@ class Deadline:
     speedup: float | None
 
     @classmethod
-    def of(cls, recipe: PruneRecipe) -> "Deadline":
-        return cls(latency_us=None if recipe.latency is None else recipe.latency * 1e3, speedup=recipe.speedup)
+    def of(cls, settings: PruneSettings) -> "Deadline":
+        return cls(latency_us=None if settings.latency is None else settings.latency * 1e3, speedup=settings.speedup)
 
     def __str__(self) -> str:
         return f"{self.latency_us / 1e3:g} ms" if self.latency_us is not None else f"a speedup of {self.speedup:g}"

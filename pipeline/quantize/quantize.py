@@ -9,9 +9,7 @@ calibration alone did, or with fewer right answers, the calibrated weights are k
 """
 
 import json
-from dataclasses import asdict
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +17,6 @@ from torch import fx, nn
 
 from pipeline.artifacts import Checkpoint
 from pipeline.data.batches import Batches
-from pipeline.data.readers import Dataset
 from pipeline.data.selection import count_right, spread
 from pipeline.errors import CompressionError
 from pipeline.models.checkpoint import build_network, save_network
@@ -28,12 +25,13 @@ from pipeline.progress import Progress
 from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.network import points_of, prepare, quantization_of
 from pipeline.quantize.result import FACTS
+from pipeline.quantize.settings import QuantizeSettings
 from pipeline.training.divergence import divergence
 from pipeline.training.evaluation import logits_of
-from pipeline.training.loop import fit, seed_everything
+from pipeline.training.loop import Training, seed_everything
 from pipeline.training.loss import Distillation
-from pipeline.workspace.training_state import Continuation
-from targets.device.model.preprocess import Preprocessing
+from pipeline.workplace import Data, Workplace
+from pipeline.workspace.hashing import Json
 
 CALIBRATION_IMAGES = 512
 """Spread over the training images; ranges of ResNets settle well before."""
@@ -45,55 +43,36 @@ BATCH_SIZE = 64
 def quantize(
     checkpoint: Checkpoint,
     original: Checkpoint,
-    dataset: Dataset,
-    preprocessing: Preprocessing,
-    *,
-    qat_epochs: int,
-    weight_bits: Literal[7, 8],
-    keep_float: tuple[str, ...],
-    seed: int,
-    progress: Progress,
-    folder: Path,
-    continuation: Continuation | None = None,
-    processes: int = 1,
+    data: Data,
+    settings: QuantizeSettings,
+    at: Workplace,
 ) -> None:
-    """Write the network of `checkpoint` with new weights, `quantization.json` and `quantize.json` into `folder`.
+    """Write the network of `checkpoint` with new weights, `quantization.json` and `quantize.json`.
 
-    `original` is the float network that came in: the teacher. `continuation`: where the training is kept after every
-    epoch. Raises `RecipeError` for a name in `keep_float` that is no layer, `CompressionError` where the network
-    cannot be traced or its numbers explode.
+    `original` is the float network that came in: the teacher. Raises `RecipeError` for a name in `keep_float` that is
+    no layer, `CompressionError` where the network cannot be traced or its numbers explode.
     """
-    seed_everything(seed)
+    weight_bits, keep_float = settings.weight_bits, settings.keep_float
+    seed_everything(settings.seed)
     network = build_network(checkpoint)
     teacher = build_network(original)
     quantized = prepare(network, weight_bits=weight_bits, keep_float=keep_float)
-    calibrate(quantized, dataset, preprocessing, progress=progress)
-    facts = train(
-        quantized,
-        teacher,
-        dataset,
-        preprocessing,
-        epochs=qat_epochs,
-        seed=seed,
-        progress=progress,
-        continuation=continuation,
-        processes=processes,
-    )
+    calibrate(quantized, data, progress=at.progress)
+    facts = train(quantized, teacher, data, epochs=settings.qat_epochs, seed=settings.seed, at=at)
     quantization = quantization_of(quantized, weight_bits=weight_bits, float_layers=keep_float)
     unfold(network, quantized)
-    save_network(network, checkpoint.architecture, folder)
-    (folder / "quantization.json").write_text(quantization.to_json())
-    (folder / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    save_network(network, checkpoint.architecture, at.folder)
+    (at.folder / "quantization.json").write_text(quantization.to_json())
+    (at.folder / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
 
-def calibrate(
-    quantized: fx.GraphModule, dataset: Dataset, preprocessing: Preprocessing, *, progress: Progress
-) -> None:
+def calibrate(quantized: fx.GraphModule, data: Data, *, progress: Progress) -> None:
     """Measure the range of every point on training images, in float."""
-    images = dataset.training.subset(spread(len(dataset.training), CALIBRATION_IMAGES))
+    training = data.dataset.training
+    images = training.subset(spread(len(training), CALIBRATION_IMAGES))
     set_mode(quantized, Mode.CALIBRATE)
     progress.detail(f"calibrating {len(points_of(quantized))} tensors on {len(images)} training images")
-    logits_of(quantized, Batches(images, preprocessing), progress=progress, name="calibration")
+    logits_of(quantized, Batches(images, data.preprocessing), progress=progress, name="calibration")
     for point in points_of(quantized):
         if not point.histogram.is_finite:
             raise CompressionError(
@@ -106,21 +85,18 @@ def calibrate(
 def train(
     quantized: fx.GraphModule,
     teacher: nn.Module,
-    dataset: Dataset,
-    preprocessing: Preprocessing,
+    data: Data,
     *,
     epochs: int,
     seed: int,
-    progress: Progress,
-    continuation: Continuation | None = None,
-    processes: int = 1,
+    at: Workplace,
 ) -> dict[str, object]:
     """Train in place; returns what calibration and training came to on the selection split.
 
     `divergence` is the mean Kullback-Leibler divergence of the answers from the teacher's, `right` the number of right
     answers; `float` is the network as it came, before its weights were quantized or trained.
     """
-    selection = Batches(dataset.selection, preprocessing)
+    selection, progress = Batches(data.dataset.selection, data.preprocessing), at.progress
     wanted = logits_of(teacher, selection, progress=progress, name="float answers")
     set_mode(quantized, Mode.FLOAT)
     before = logits_of(quantized, selection, progress=progress, name="answers before")
@@ -136,23 +112,12 @@ def train(
     }
     if epochs == 0:
         return facts
-    if continuation is not None:
+    if at.continuation is not None:
         # Ranges are measured anew and are no part of the state: weights that learned around others must not go on.
-        continuation = continuation.bound_to(
-            {point.name: asdict(point.known_range()) for point in points_of(quantized)}
-        )
+        ranges: Json = {point.name: asdict(point.known_range()) for point in points_of(quantized)}
+        at = replace(at, continuation=at.continuation.bound_to(ranges))
     weights = {name: value.detach().clone() for name, value in quantized.state_dict().items()}
-    fit_on_grid(
-        quantized,
-        teacher,
-        dataset,
-        preprocessing,
-        epochs=epochs,
-        seed=seed,
-        progress=progress,
-        continuation=continuation,
-        processes=processes,
-    )
+    fit_on_grid(quantized, teacher, data, epochs=epochs, seed=seed, at=at)
     trained = logits_of(quantized, selection, progress=progress, name="answers in int8")
     by_training = _facts(trained, wanted, selection)
     facts["trained"] = by_training
@@ -178,31 +143,26 @@ def _harm(calibrated: dict[str, float], trained: dict[str, float]) -> str | None
 def fit_on_grid(
     quantized: fx.GraphModule,
     teacher: nn.Module,
-    dataset: Dataset,
-    preprocessing: Preprocessing,
+    data: Data,
     *,
     epochs: int,
     seed: int,
-    progress: Progress,
-    continuation: Continuation | None = None,
-    processes: int = 1,
+    at: Workplace,
 ) -> None:
     """Train the calibrated network in place on ONNX Runtime's grid to answer as `teacher` does."""
     set_mode(quantized, Mode.ONNXRUNTIME)
-    fit(
-        quantized,
-        Batches(dataset.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
+    images, preprocessing = data.dataset, data.preprocessing
+    training = Training(
+        network=quantized,
+        batches=Batches(images.training, preprocessing, batch_size=BATCH_SIZE, seed=seed, shuffle=True, augment=True),
         epochs=epochs,
         learning_rate=LEARNING_RATE,
         loss=Distillation(teacher),
-        selection=Batches(dataset.selection, preprocessing),
         frozen_statistics=True,
         mixed_precision=False,
-        progress=progress,
         name="quantization-aware training",
-        continuation=continuation,
-        processes=processes,
     )
+    training.fit(at, selection=Batches(images.selection, preprocessing))
 
 
 def _facts(logits: NDArray[np.float32], wanted: NDArray[np.float32], selection: Batches) -> dict[str, float]:

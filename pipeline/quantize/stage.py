@@ -2,6 +2,7 @@
 
 from pipeline.artifacts import Precision
 from pipeline.quantize.result import quantization_drop
+from pipeline.quantize.settings import QuantizeSettings
 from pipeline.results import Loaded, Pruned, Quantized
 from pipeline.run import Run
 from pipeline.workplace import Workplace
@@ -18,30 +19,17 @@ def quantize(run: Run, loaded: Loaded, pruned: Pruned) -> Quantized:
 
 def quantize_all(run: Run, loaded: Loaded, pruned: Pruned) -> Folder:
     """With no layer in float but the recipe's."""
-    recipe = run.recipe.quantize
-    # Variant and rescue are derived from what comes out.
-    settings: dict[str, Json] = recipe.model_dump(mode="json", exclude={"saturation_safe", "fallback"}) | {
-        "seed": run.recipe.seed,
-        "weight_bits": run.weight_bits,
-    }
+    settings = QuantizeSettings(
+        qat_epochs=run.recipe.quantize.qat_epochs,
+        weight_bits=7 if run.weight_bits == 7 else 8,
+        keep_float=run.recipe.quantize.keep_float,
+        seed=run.recipe.seed,
+    )
 
     def work(at: Workplace) -> None:
         from pipeline.quantize.quantize import quantize as quantize_network
 
-        quantize_network(
-            pruned.checkpoint,
-            loaded.checkpoint,
-            run.dataset,
-            loaded.preprocessing,
-            qat_epochs=recipe.qat_epochs,
-            weight_bits=7 if run.weight_bits == 7 else 8,
-            keep_float=recipe.keep_float,
-            seed=run.recipe.seed,
-            progress=at.progress,
-            folder=at.folder,
-            continuation=at.continuation,
-            processes=at.processes,
-        )
+        quantize_network(pruned.checkpoint, loaded.checkpoint, run.data(loaded), settings, at)
 
     inputs = run.with_data(loaded=loaded.folder, pruned=pruned.folder)
     return run.obtain("quantize", code="pipeline.quantize.quantize", inputs=inputs, settings=settings, work=work)

@@ -22,6 +22,7 @@ from pipeline.training.microbatches import micro_batches
 from pipeline.training.mixed_precision import autocast
 from pipeline.training.snapshot import UnusableSnapshot, restore, snapshot_of, tensors_of
 from pipeline.training.torchrun import launched
+from pipeline.workplace import Workplace
 from pipeline.workspace.hashing import Json
 from pipeline.workspace.training_state import Continuation
 
@@ -39,75 +40,50 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def fit(
-    network: nn.Module,
-    batches: Batches,
-    *,
-    epochs: int,
-    learning_rate: float,
-    loss: Loss,
-    selection: Batches | None,
-    frozen_statistics: bool,
-    mixed_precision: bool,
-    progress: Progress,
-    name: str,
-    weight_decay: float = WEIGHT_DECAY,
-    continuation: Continuation | None = None,
-    processes: int = 1,
-) -> None:
-    """Train in place and leave the network in evaluation mode, with the weights of the last step.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What all processes of a training need to know; picklable where network, images and loss are.
 
     SGD with Nesterov momentum, a short warm-up, then a cosine to zero: the last weights are the settled ones, and
     picking the best of several epochs would fit the selection split. Stopping earlier would keep weights that have not
     settled: of eleven trainings of four to eight epochs on 45,000 images the last epoch was the best on the selection
     split in nine, and within 0.3 points of the best in two. A moving average over 100 or 500 steps ended within 0.1
     points of the last weights where ResNet-20 recovered (10,000 images), to either side. So there is neither.
-
-    `frozen_statistics` leaves the running statistics of batch normalization alone; `mixed_precision` computes in
-    bfloat16 (see `mixed_precision.py`), which the grid of a quantized network would not survive. With a `continuation`
-    the training is kept there after every epoch, and goes on from what is there: on the same machine with the same
-    number of threads and processes to the same bits. The caller removes it once the result is safe.
-
-    `processes` share every batch (`training.crew`); so do those that `torchrun` has started, each of which calls
-    this. Batches, augmentation and schedule are those of one process; batch normalization looks at shares. Raises
-    `CompressionError` where the numbers explode, `RecipeError` where a batch is too small to be shared, and
-    `ProcessLost`.
     """
-    training = Training(
-        network=network,
-        batches=batches,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        loss=loss,
-        frozen_statistics=frozen_statistics,
-        mixed_precision=mixed_precision,
-        name=name,
-        weight_decay=weight_decay,
-    )
-    with training.ranks(processes) as ranks:
-        if ranks.is_first:
-            training.run(ranks, selection=selection, continuation=continuation, progress=progress)
-        else:
-            training.run(ranks, selection=None, continuation=None, progress=Silent())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What all its processes need to know; picklable where network, images and loss are."""
 
     network: nn.Module
     batches: Batches
     epochs: int
     learning_rate: float
     loss: Loss
-    frozen_statistics: bool
+    frozen_statistics: bool = False
+    """Leave the running statistics of batch normalization alone."""
     mixed_precision: bool
+    """Compute in bfloat16 (see `mixed_precision.py`), which the grid of a quantized network would not survive."""
     name: str
-    weight_decay: float
+    weight_decay: float = WEIGHT_DECAY
 
     @property
     def steps(self) -> int:
         return self.epochs * len(self.batches)
+
+    def fit(self, at: Workplace, *, selection: Batches | None) -> None:
+        """Train the network in place and leave it in evaluation mode, with the weights of the last step.
+
+        With a continuation the training is kept there after every epoch, and goes on from what is there: on the same
+        machine with the same number of threads and processes to the same bits. The caller removes it once the result
+        is safe.
+
+        `at.processes` share every batch (`training.crew`); so do those that `torchrun` has started, each of which
+        calls this. Batches, augmentation and schedule are those of one process; batch normalization looks at shares.
+        Raises `CompressionError` where the numbers explode, `RecipeError` where a batch is too small to be shared, and
+        `ProcessLost`.
+        """
+        with self.ranks(at.processes) as ranks:
+            if ranks.is_first:
+                self.run(ranks, selection=selection, continuation=at.continuation, progress=at.progress)
+            else:
+                self.run(ranks, selection=None, continuation=None, progress=Silent())
 
     def ranks(self, processes: int) -> AbstractContextManager[Ranks]:
         """This process among those that train."""

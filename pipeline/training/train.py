@@ -20,10 +20,11 @@ from pipeline.models.weights_file import save_weights
 from pipeline.models.zoo import published
 from pipeline.progress import Progress
 from pipeline.training.evaluation import top1_of
-from pipeline.training.loop import fit, seed_everything
+from pipeline.training.loop import Training, seed_everything
 from pipeline.training.loss import cross_entropy
 from pipeline.training.mixed_precision import has_bfloat16
 from pipeline.training.torchrun import is_first
+from pipeline.workplace import Workplace
 from pipeline.workspace.code_version import sources_digest
 from pipeline.workspace.hashing import Json, sha256_of_json
 from pipeline.workspace.training_state import Continuation
@@ -47,55 +48,63 @@ class Trained:
     selection_images: int
 
 
-def train(
-    dataset: Dataset,
-    preprocessing: Given,
-    *,
-    network: str,
-    checkpoint: Path | None,
-    epochs: int,
-    learning_rate: float | None,
-    batch_size: int,
-    seed: int,
-    progress: Progress,
-    output: Path,
-    processes: int = 1,
-) -> Trained:
-    """Train `network` (a published name), or fine-tune `checkpoint`, and write `output` (.safetensors).
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    network: str
+    """A published name; of a checkpoint its own network is taken."""
+    checkpoint: Path | None = None
+    """Weights to fine-tune."""
+    preprocessing: Given
+    epochs: int
+    learning_rate: float | None = None
+    """None: `LEARNING_RATE`, or `FINE_TUNING_RATE` for a checkpoint."""
+    batch_size: int
+    seed: int = 0
+    processes: int = 1
 
-    Classes and preprocessing are stored with the weights, as JSON in the file's metadata. `learning_rate` None:
-    `LEARNING_RATE`, or `FINE_TUNING_RATE` for a checkpoint. Until `output` is written the training is kept beside it,
-    and the same call goes on from there. All processes that `torchrun` started call this, and the first writes. Raises
-    `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`, `ProcessLost`.
+    @property
+    def rate(self) -> float:
+        """Raises `RecipeError` for one that teaches nothing."""
+        if self.learning_rate is None:
+            return LEARNING_RATE if self.checkpoint is None else FINE_TUNING_RATE
+        if not self.learning_rate > 0:
+            raise RecipeError(
+                f"the learning rate {self.learning_rate:g} teaches nothing. Give one above 0, or leave it out."
+            )
+        return self.learning_rate
+
+
+def train(dataset: Dataset, settings: TrainSettings, *, progress: Progress, output: Path) -> Trained:
+    """Train a network, or fine-tune a checkpoint, and write `output` (.safetensors).
+
+    Classes and preprocessing are stored with the weights, as JSON in the file's metadata. Until `output` is written
+    the training is kept beside it, and the same call goes on from there. All processes that `torchrun` started call
+    this, and the first writes. Raises `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`,
+    `ProcessLost`.
     """
     _check_output(output)
-    if learning_rate is None:
-        learning_rate = LEARNING_RATE if checkpoint is None else FINE_TUNING_RATE
-    elif not learning_rate > 0:
-        raise RecipeError(f"the learning rate {learning_rate:g} teaches nothing. Give one above 0, or leave it out.")
+    rate, size, seed = settings.rate, settings.batch_size, settings.seed
     seed_everything(seed)
-    model, architecture = _start(dataset, network, checkpoint, progress)
+    model, architecture = _start(dataset, settings.network, settings.checkpoint, progress)
     settled, assumed = preprocessing_from(
-        preprocessing, family=architecture.family, input_size=architecture.input_shape[1:]
+        settings.preprocessing, family=architecture.family, input_size=architecture.input_shape[1:]
     )
     progress.line(f"{architecture.name}, {len(dataset.training)} training images; assumed: {'; '.join(assumed)}")
     _check_data(dataset, progress)
-    selection = Batches(dataset.selection, settled, batch_size=batch_size, seed=seed)
-    continuation = _continuation(output, checkpoint, [network, dataset.fingerprint, batch_size, seed, str(settled)])
-    fit(
-        model,
-        Batches(dataset.training, settled, batch_size=batch_size, seed=seed, shuffle=True, augment=True),
-        epochs=epochs,
-        learning_rate=learning_rate,
+    selection = Batches(dataset.selection, settled, batch_size=size, seed=seed)
+    facts: list[Json] = [settings.network, dataset.fingerprint, size, seed, str(settled)]
+    continuation = _continuation(output, settings.checkpoint, facts)
+    training = Training(
+        network=model,
+        batches=Batches(dataset.training, settled, batch_size=size, seed=seed, shuffle=True, augment=True),
+        epochs=settings.epochs,
+        learning_rate=rate,
         loss=cross_entropy,
-        selection=selection,
-        frozen_statistics=False,
         mixed_precision=has_bfloat16(),
-        progress=progress,
         name="train",
-        continuation=continuation,
-        processes=processes,
     )
+    at = Workplace(folder=output.parent, progress=progress, continuation=continuation, processes=settings.processes)
+    training.fit(at, selection=selection)
     if is_first():
         _save(model, output, classes=dataset.classes, preprocessing=settled)
         continuation.remove()
@@ -109,7 +118,7 @@ def train(
 
 
 def _continuation(output: Path, checkpoint: Path | None, facts: list[Json]) -> Continuation:
-    """The file beside `output`, bound to all that the training depends on and `fit` does not see."""
+    """The file beside `output`, bound to all that the training depends on and does not see."""
     begun_from = None if checkpoint is None else digest_of_checkpoint(checkpoint)
     return Continuation(
         file=output.with_name(output.name + UNFINISHED),
