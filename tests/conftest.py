@@ -33,7 +33,9 @@ from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import residual
 from pipeline.package.labels import OPEN_CONTAINER
 from pipeline.package.package import package
+from pipeline.package.settings import ImageSettings
 from pipeline.progress import Silent
+from pipeline.workplace import Workplace
 from targets.base_images import known_bases
 from targets.target import Target, find_target
 
@@ -131,17 +133,17 @@ def packaged(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathF
     tiny = write_tiny_package(root / "artifact")
     with names_of_images(engine) as name:
         image = package(
-            tiny.artifact,
-            tiny.report,
-            proof=tiny.proof,
-            name=name,
-            version="0.1.0",
-            target=own_target(engine),
-            base_image=base_image,
-            labels={"dev.edge-deploy.recipe.sha256": "0123abc", "said": 'a "quoted" $HOME \\ name'},
+            tiny.judged,
+            ImageSettings(
+                name=name,
+                version="0.1.0",
+                target=own_target(engine),
+                base_image=base_image,
+                labels={"dev.edge-deploy.recipe.sha256": "0123abc", "said": 'a "quoted" $HOME \\ name'},
+            ),
+            shard=tiny.proof.shard,
             context=root / "context",
-            progress=Silent(),
-            folder=root / "packaged",
+            at=Workplace(folder=root / "packaged", progress=Silent()),
         )
         yield Packaged(tiny=tiny, image=image, folder=root / "packaged", base_image=base_image)
 

@@ -10,7 +10,7 @@ from tiny_package import TinyPackage, write_tiny_package
 
 import targets
 from pipeline.containers.engine import FIXED_TIME
-from pipeline.package.build_context import DEVICE, DOCKERFILES, MODEL, build_command, write_context
+from pipeline.package.build_context import DEVICE, DOCKERFILES, MODEL, Environment, build_command, write_context
 from targets.base_images import BaseImage
 from targets.device.gate.report import read_proof
 from targets.device.model.manifest import read_manifest
@@ -42,9 +42,7 @@ def written(folder: Path, tiny: TinyPackage, wheels: Path, labels: dict[str, str
         folder,
         artifact=tiny.folder,
         report=tiny.report,
-        base=BASE,
-        wheels=wheels,
-        lock=shipped("locks") / "linux-amd64-cp311.txt",
+        environment=Environment(base=BASE, wheels=wheels, lock=shipped("locks") / "linux-amd64-cp311.txt"),
         labels=labels,
     )
     return folder
@@ -86,9 +84,7 @@ def test_a_variant_lies_beside_its_model(tiny: TinyPackage, wheels: Path, tmp_pa
         tmp_path / "both",
         artifact=tiny.folder,
         report=tiny.report,
-        base=BASE,
-        wheels=wheels,
-        lock=lock,
+        environment=Environment(base=BASE, wheels=wheels, lock=lock),
         labels=LABELS,
         beside={FOLDER: (safe.folder, safe.report)},
     )
@@ -174,10 +170,7 @@ def test_an_image_listens_for_grpc_where_it_has_it(
         tmp_path / "c",
         artifact=tiny.folder,
         report=tiny.report,
-        base=BASE,
-        wheels=wheels,
-        lock=lock,
-        grpc=grpc,
+        environment=Environment(base=BASE, wheels=wheels, lock=lock, grpc=grpc),
         labels={},
     )
     text = (tmp_path / "c" / "Dockerfile").read_text()

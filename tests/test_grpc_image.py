@@ -19,7 +19,9 @@ from pipeline.containers.container import RIGHTS, output_of
 from pipeline.containers.engine import Engine
 from pipeline.package.build_context import GRPC_PORT
 from pipeline.package.package import package
+from pipeline.package.settings import ImageSettings
 from pipeline.progress import Silent
+from pipeline.workplace import Workplace
 
 pytestmark = pytest.mark.docker
 PYTHON = "/opt/edge-deploy/bin/python"
@@ -37,18 +39,13 @@ def image(
     root: Path = tmp_path_factory.mktemp("packaged")
     with names_of_images(engine) as name:
         yield package(
-            tiny.artifact,
-            tiny.report,
-            proof=tiny.proof,
-            name=name,
-            version="0.1.0",
-            target=own_target(engine),
-            base_image=base_image,
-            grpc=True,
-            labels={},
+            tiny.judged,
+            ImageSettings(
+                name=name, version="0.1.0", target=own_target(engine), base_image=base_image, grpc=True, labels={}
+            ),
+            shard=tiny.proof.shard,
             context=root / "context",
-            progress=Silent(),
-            folder=root / "packaged",
+            at=Workplace(folder=root / "packaged", progress=Silent()),
         )
 
 

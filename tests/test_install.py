@@ -17,7 +17,7 @@ from tiny_package import Packaged
 from pipeline.containers.container import copy_out, output_of
 from pipeline.containers.engine import Engine
 from pipeline.package.base_image import find_base
-from pipeline.package.build_context import MODEL, write_context
+from pipeline.package.build_context import MODEL, Environment, write_context
 from pipeline.package.labels import OPEN_CONTAINER
 from pipeline.package.wheels import default_cache, fetch_wheels, find_lock
 from pipeline.progress import Silent
@@ -142,9 +142,7 @@ def test_layers_are_the_same_bit_for_bit_when_everything_is_made_again(
             tmp_path / "c",
             artifact=artifact,
             report=packaged.tiny.report,
-            base=base,
-            wheels=wheels,
-            lock=lock.path,
+            environment=Environment(base=base, wheels=wheels, lock=lock.path),
             labels=labels,
         )
         again, _ = engine.client.images.build(path=str(tmp_path / "c"), nocache=True, network_mode="none", rm=True)

@@ -21,8 +21,10 @@ from pipeline.package.build_context import MODEL
 from pipeline.package.image_record import read_image
 from pipeline.package.labels import OPEN_CONTAINER, PREFIX, SEAL, image_labels
 from pipeline.package.package import _check_same, package
+from pipeline.package.settings import ImageSettings
 from pipeline.progress import Silent
 from pipeline.validate.predictions import Predictions, read_predictions, write_predictions
+from pipeline.workplace import Workplace
 from targets.device.files import PREDICTIONS
 from targets.target import find_target
 
@@ -44,17 +46,17 @@ def tiny(packaged: Packaged, tmp_path: Path) -> TinyPackage:
 
 def packed(engine: Engine, tiny: TinyPackage, base_image: str, name: str, folder: Path) -> Image:
     return package(
-        tiny.artifact,
-        tiny.report,
-        proof=tiny.proof,
-        name=name,
-        version="0.1.0",
-        target=own_target(engine),
-        base_image=base_image,
-        labels={"dev.edge-deploy.recipe.sha256": "0123abc", "said": 'a "quoted" $HOME \\ name'},
+        tiny.judged,
+        ImageSettings(
+            name=name,
+            version="0.1.0",
+            target=own_target(engine),
+            base_image=base_image,
+            labels={"dev.edge-deploy.recipe.sha256": "0123abc", "said": 'a "quoted" $HOME \\ name'},
+        ),
+        shard=tiny.proof.shard,
         context=folder / "context",
-        progress=Silent(),
-        folder=folder,
+        at=Workplace(folder=folder, progress=Silent()),
     )
 
 
@@ -246,17 +248,13 @@ def test_without_an_engine_the_context_stays_and_the_command_is_named(
     tiny = write_tiny_package(tmp_path / "artifact")
     with pytest.raises(EngineMissing) as caught:
         package(
-            tiny.artifact,
-            tiny.report,
-            proof=tiny.proof,
-            name="named",
-            version="2",
-            target=find_target("cpu"),
-            base_image="edge-deploy-base:bookworm",
-            labels={},
+            tiny.judged,
+            ImageSettings(
+                name="named", version="2", target=find_target("cpu"), base_image="edge-deploy-base:bookworm", labels={}
+            ),
+            shard=tiny.proof.shard,
             context=tmp_path / "context",
-            progress=Silent(),
-            folder=tmp_path / "out",
+            at=Workplace(folder=tmp_path / "out", progress=Silent()),
         )
     assert caught.value.exit_code == 12
     context = tmp_path / "context"
@@ -274,17 +272,11 @@ def test_without_an_engine_a_base_that_only_the_user_knows_gives_no_context(
     tiny = write_tiny_package(tmp_path / "artifact")
     with pytest.raises(EngineMissing, match=r"the Python in my-own:1 cannot be known.*leave out --base-image"):
         package(
-            tiny.artifact,
-            tiny.report,
-            proof=tiny.proof,
-            name="named",
-            version="2",
-            target=find_target("cpu"),
-            base_image="my-own:1",
-            labels={},
+            tiny.judged,
+            ImageSettings(name="named", version="2", target=find_target("cpu"), base_image="my-own:1", labels={}),
+            shard=tiny.proof.shard,
             context=tmp_path / "context",
-            progress=Silent(),
-            folder=tmp_path / "out",
+            at=Workplace(folder=tmp_path / "out", progress=Silent()),
         )
 
 

@@ -18,9 +18,11 @@ from pipeline.containers.engine import Engine
 from pipeline.errors import GateFailed, PackageError
 from pipeline.package.labels import PREFIX
 from pipeline.package.package import package
+from pipeline.package.settings import ImageSettings
 from pipeline.progress import Silent
 from pipeline.validate.judge import Terms, judge_predictions
 from pipeline.validate.predictions import read_predictions, write_predictions
+from pipeline.workplace import Workplace
 
 pytestmark = pytest.mark.docker
 
@@ -42,18 +44,18 @@ def build(
 ) -> Callable[[TinyPackage, Judge], Image]:
     def act(tiny: TinyPackage, judge: Judge) -> Image:
         return package(
-            tiny.artifact,
-            replace(tiny.report, drop_points=9.0),
-            proof=tiny.proof,
-            name=image_name,
-            version="0.1.0",
-            target=own_target(engine),
-            base_image=packaged.base_image,
-            labels={"said": "so"},
+            replace(tiny.judged, report=replace(tiny.report, drop_points=9.0)),
+            ImageSettings(
+                name=image_name,
+                version="0.1.0",
+                target=own_target(engine),
+                base_image=packaged.base_image,
+                labels={"said": "so"},
+            ),
+            shard=tiny.proof.shard,
             context=tmp_path / "context",
             judge=judge,
-            progress=Silent(),
-            folder=tmp_path / "out",
+            at=Workplace(folder=tmp_path / "out", progress=Silent()),
         )
 
     return act

@@ -17,7 +17,7 @@ from tiny_tensorrt import write_tiny_model
 
 from pipeline.containers.container import MODEL_FOLDER, OWNER, PORT, RIGHTS, owner, remove
 from pipeline.containers.engine import Engine
-from pipeline.package.build_context import MODEL, write_context
+from pipeline.package.build_context import MODEL, Environment, write_context
 from pipeline.package.labels import SEAL
 from targets.device.model.manifest import ManifestError
 from targets.device.model.seal import FILE, VARIABLE, SealError, check_seal, write_seal
@@ -43,9 +43,7 @@ def context(tiny: TinyPackage, tmp_path_factory: pytest.TempPathFactory) -> Path
         root / "context",
         artifact=tiny.folder,
         report=tiny.report,
-        base=BASE,
-        wheels=root / "wheels",
-        lock=shipped("locks") / "linux-amd64-cp311.txt",
+        environment=Environment(base=BASE, wheels=root / "wheels", lock=shipped("locks") / "linux-amd64-cp311.txt"),
         labels={},
         beside={FOLDER: (safe.folder, safe.report)},
     )

@@ -18,10 +18,12 @@ from pipeline.artifacts import AccuracyReport, Artifact, Audit, Candidate, Image
 from pipeline.data.images import ImageSet
 from pipeline.package.package import Proof
 from pipeline.progress import Silent
+from pipeline.results import Judged
 from pipeline.validate.judge import Terms, judge_predictions
 from pipeline.validate.measure import measure_artifact
 from pipeline.validate.pack import pack_shard
 from pipeline.workspace.hashing import sha256_of_file
+from pipeline.workspace.store import Folder
 from targets.device.files import SHARD
 from targets.device.model.golden import write_golden
 from targets.device.model.manifest import Manifest, read_manifest
@@ -42,6 +44,11 @@ class TinyPackage:
     @property
     def folder(self) -> Path:
         return self.artifact.folder
+
+    @property
+    def judged(self) -> Judged:
+        answers = Folder(path=self.proof.predictions.parent, digest="0", seconds=0.0, was_cached=True)
+        return Judged(artifact=self.artifact, answers=answers, report=self.report)
 
     @property
     def manifest(self) -> Manifest:

@@ -16,7 +16,7 @@ from pipeline.devices.fleet import deliver
 from pipeline.devices.inventory import Device
 from pipeline.errors import DataError
 from pipeline.package.base_image import find_base
-from pipeline.package.build_context import write_context
+from pipeline.package.build_context import Environment, write_context
 from pipeline.package.deferred import CONTEXT
 from pipeline.package.labels import image_labels
 from pipeline.package.stage import recipe_label, write_deferred
@@ -92,10 +92,12 @@ def _write(
         context,
         artifact=main.artifact.folder,
         report=main.report,
-        base=base,
-        wheels=fetch_wheels(lock, cache=default_cache(), progress=progress),
-        lock=lock.path,
-        grpc=recipe.package.grpc,
+        environment=Environment(
+            base=base,
+            wheels=fetch_wheels(lock, cache=default_cache(), progress=progress),
+            lock=lock.path,
+            grpc=recipe.package.grpc,
+        ),
         labels=labels,
         beside={each.beside: (each.artifact.folder, each.report) for each in others},
     )

@@ -62,31 +62,40 @@ class FirstStart:
         return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What the image runs the model with."""
+
+    base: BaseImage
+    wheels: Path
+    """Folder of the wheels that the lock names."""
+    lock: Path
+    grpc: bool = False
+    """Whether the server listens for gRPC, too, which takes the lock and the wheels that have it."""
+
+
 def write_context(
     folder: Path,
     *,
     artifact: Path,
     report: AccuracyReport,
-    base: BaseImage,
-    wheels: Path,
-    lock: Path,
-    grpc: bool = False,
+    environment: Environment,
     labels: Mapping[str, str],
     beside: Mapping[str, tuple[Path, AccuracyReport]] | None = None,
     first_start: FirstStart | None = None,
 ) -> None:
     """Write the folder, replacing what is there; the same content gives the same bytes and times.
 
-    With `grpc` the image listens for it, which takes the lock and the wheels that have it. `beside`: other models that
+    `beside`: other models that
     the image may run in the artifact's place, each with its own report, by their folders' names. An image of TensorRT,
     and no other, has a `first_start`.
     """
     described = read_manifest(artifact)
     shutil.rmtree(folder, ignore_errors=True)
     if first_start is None:
-        _copy_wheels(wheels, lock, folder)
+        _copy_wheels(environment.wheels, environment.lock, folder)
     else:
-        unpack_wheels(wheels, folder / PACKAGES)
+        unpack_wheels(environment.wheels, folder / PACKAGES)
         (folder / CACHE).mkdir(parents=True)
         # Not every way to another machine takes an empty folder along.
         (folder / CACHE / ".keep").touch()
@@ -99,7 +108,9 @@ def write_context(
         (folder / MODEL / FIRST_START).write_text(first_start.to_json())
     seal = _sealed(folder / MODEL, beside or {})
     template = shipped(DOCKERFILES[described.runtime]).read_text()
-    (folder / "Dockerfile").write_text(_completed(_with_grpc(template) if grpc else template, base, labels, seal))
+    (folder / "Dockerfile").write_text(
+        _completed(_with_grpc(template) if environment.grpc else template, environment.base, labels, seal)
+    )
     for path in [*folder.rglob("*"), folder]:
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, (FIXED_TIME, FIXED_TIME))

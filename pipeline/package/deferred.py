@@ -18,7 +18,7 @@ from pipeline.containers.container import EMULATION, READY_SECONDS, NeverReady, 
 from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.package.base_image import find_base, obtain_base
-from pipeline.package.build_context import FirstStart, write_context
+from pipeline.package.build_context import Environment, FirstStart, write_context
 from pipeline.package.image_record import write_image
 from pipeline.package.labels import PREFIX, image_labels
 from pipeline.package.wheels import default_cache, fetch_wheels, find_lock
@@ -76,10 +76,12 @@ def write_pending(
             folder / CONTEXT,
             artifact=artifact.folder,
             report=report,
-            base=base,
-            wheels=fetch_wheels(lock, cache=default_cache(), progress=progress),
-            lock=lock.path,
-            grpc=order.grpc,
+            environment=Environment(
+                base=base,
+                wheels=fetch_wheels(lock, cache=default_cache(), progress=progress),
+                lock=lock.path,
+                grpc=order.grpc,
+            ),
             labels=described | {PREFIX + "proof": "pending"} | dict(labels),
             beside={each.beside: (each.artifact.folder, each.report) for each in others},
             first_start=FirstStart(

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +15,19 @@ from pipeline.containers.container import MODEL_FOLDER, running, sweep
 from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.package.base_image import base_without_engine, find_base
-from pipeline.package.build_context import build_command, write_context
+from pipeline.package.build_context import Environment, build_command, write_context
 from pipeline.package.image_record import write_image
 from pipeline.package.labels import PREFIX, image_labels
+from pipeline.package.settings import ImageSettings
 from pipeline.package.wheels import check_runtime, default_cache, fetch_wheels, find_lock
 from pipeline.progress import Progress
 from pipeline.results import Judged
 from pipeline.validate.measure import measure_session
 from pipeline.validate.predictions import Predictions, read_predictions
+from pipeline.workplace import Workplace
 from targets.device.files import PREDICTIONS
 from targets.device.model.manifest import Manifest, ManifestError, read_manifest
 from targets.device.model.variant import FOLDER
-from targets.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,60 +39,53 @@ class Proof:
 
 
 def package(
-    artifact: Artifact,
-    report: AccuracyReport,
+    main: Judged,
+    settings: ImageSettings,
     *,
-    proof: Proof,
-    safe: Judged | None = None,
-    name: str,
-    version: str,
-    target: Target,
-    base_image: str | None,
-    grpc: bool = False,
-    labels: Mapping[str, str],
+    shard: Path,
+    variant: Judged | None = None,
     context: Path,
-    wheel_cache: Path | None = None,
     judge: Judge | None = None,
-    progress: Progress,
-    folder: Path,
+    at: Workplace,
 ) -> Image:
     """Build `name:version-target` and run the validation set through it; write `image.json`, `predictions.npz`.
 
     The build context is written to the folder `context`; where no engine answers it stays there and `EngineMissing`
-    says how to build it elsewhere. `labels` are added as they are, `safe` to the model's layer. Raises `PackageError`
-    and leaves no image where it cannot be built or does not answer as artifact and variant did. On a host of another
-    platform than the target's the answers need not be the host's: they pass a gate of their own, which `judge` holds.
+    says how to build it elsewhere. `variant` is added to the model's layer. Raises `PackageError` and leaves no image
+    where it cannot be built or does not answer as artifact and variant did. On a host of another platform than the
+    target's the answers need not be the host's: they pass a gate of their own, which `judge` holds.
     """
+    artifact, report, target = main.artifact, main.report, settings.target
+    proof = Proof(shard=shard, predictions=main.predictions)
     manifest = _proven_manifest(artifact, report)
     _check_belongs(proof, report)
-    beside = None if safe is None else _beside(safe, proof, artifact)
-    tag = f"{name}:{version}-{target.name}"
+    beside = None if variant is None else _beside(variant, proof, artifact)
     assert artifact.stand_in is None or judge is not None, "another platform's image needs a judge"
     engine, missing = _engine()
     try:
         if engine is None:
-            base = base_without_engine(target, base_image, missing)
+            base = base_without_engine(target, settings.base_image, missing)
         else:
-            base = find_base(engine, target, base_image, progress=progress)
-        lock = find_lock(base.platform, base.python, grpc=grpc)
+            base = find_base(engine, target, settings.base_image, progress=at.progress)
+        lock = find_lock(base.platform, base.python, grpc=settings.grpc)
         check_runtime(lock, manifest)
-        describe = partial(image_labels, manifest, name=name, version=version, base=base.tag)
+        wheels = fetch_wheels(lock, cache=default_cache(), progress=at.progress)
+        describe = partial(image_labels, manifest, name=settings.name, version=settings.version, base=base.tag)
         write_context(
             context,
             artifact=artifact.folder,
             report=report,  # The host's, wherever the image is judged: it is complete before it can be asked.
-            base=base,
-            wheels=fetch_wheels(lock, cache=wheel_cache or default_cache(), progress=progress),
-            lock=lock.path,
-            grpc=grpc,
-            labels=describe(report, safe=None if safe is None else safe.report) | dict(labels),
-            beside={} if safe is None else {FOLDER: (safe.artifact.folder, safe.report)},
+            environment=Environment(base=base, wheels=wheels, lock=lock.path, grpc=settings.grpc),
+            labels=describe(report, safe=None if variant is None else variant.report) | dict(settings.labels),
+            beside={} if variant is None else {FOLDER: (variant.artifact.folder, variant.report)},
         )
         if engine is None:
-            raise EngineMissing(f"{missing} {_elsewhere(context, tag)}")
-        built = _build(engine, context, tag, base.platform, progress)
-        gate = Gate(engine=engine, manifest=manifest, proof=proof, beside=beside, progress=progress, folder=folder)
-        image = gate.tagged(built, tag, base.platform, None if artifact.stand_in is None else judge, describe)
+            raise EngineMissing(f"{missing} {_elsewhere(context, settings.tag)}")
+        built = _build(engine, context, settings.tag, base.platform, at.progress)
+        gate = Gate(
+            engine=engine, manifest=manifest, proof=proof, beside=beside, progress=at.progress, folder=at.folder
+        )
+        image = gate.tagged(built, settings.tag, base.platform, None if artifact.stand_in is None else judge, describe)
     finally:
         if engine is not None:
             engine.close()

@@ -8,6 +8,7 @@ from pipeline.errors import EngineMissing, PackageError
 from pipeline.package.build_context import build_command, device_code
 from pipeline.package.deferred import CONTEXT, WORDS, Order, build_pending, show_context, write_pending
 from pipeline.package.image_record import is_present, read_image
+from pipeline.package.settings import ImageSettings
 from pipeline.recipe import Recipe
 from pipeline.results import Judged, Packaged, Validated
 from pipeline.run import Run
@@ -51,7 +52,7 @@ def _as_answered(
 
 def _build_and_ask(run: Run, validated: Validated) -> Folder:
     """The image's folder; an image that the engine has lost since is built again."""
-    recipe, main, variant = run.recipe, validated.main, next(iter(validated.alternatives), None)
+    main, variant = validated.main, next(iter(validated.alternatives), None)
     key = _image_key(run, validated)
     _forget_if_lost(run, key)
 
@@ -63,28 +64,32 @@ def _build_and_ask(run: Run, validated: Validated) -> Folder:
         return report
 
     def work(at: Workplace) -> None:
-        from pipeline.package.package import Proof
         from pipeline.package.package import package as package_model
 
         run.workspace.check(main.artifact.folder, validated.shard_folder.path, main.answers.path)
         package_model(
-            main.artifact,
-            main.report,
-            proof=Proof(shard=validated.shard, predictions=main.predictions),
-            safe=variant,
-            name=recipe.name,
-            version=recipe.version,
-            target=run.target,
-            base_image=recipe.package.base_image,
-            grpc=recipe.package.grpc,
-            labels=recipe_label(run.recipe),
+            main,
+            _settings(run),
+            shard=validated.shard,
+            variant=variant,
             context=child(run.workspace.root / "context", run.published_as),
             judge=judge,
-            progress=at.progress,
-            folder=at.folder,
+            at=at,
         )
 
     return run.obtain_by(key, work)
+
+
+def _settings(run: Run) -> ImageSettings:
+    recipe = run.recipe
+    return ImageSettings(
+        name=recipe.name,
+        version=recipe.version,
+        target=run.target,
+        base_image=recipe.package.base_image,
+        grpc=recipe.package.grpc,
+        labels=recipe_label(recipe),
+    )
 
 
 def _image_key(run: Run, validated: Validated) -> StageKey:
