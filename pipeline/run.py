@@ -24,6 +24,14 @@ from targets.target import Target
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+OF_TENSORRT = (
+    "targets.device.tensorrt",
+    "targets.dialects.tensorrt_rules",
+    "targets.dialects.tensorrt_source",
+    "targets.runtimes.tensorrt",
+)
+"""Code that no stage of a CPU target runs, though the registry of runtimes imports it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -99,8 +107,20 @@ class Run:
         work: Callable[[Workplace], None],
     ) -> Folder:
         """The stage's folder: found where its `code` (a module) has made it from the same, else made by `work`."""
+        return self.obtain_by(self.key(stage, code=code, inputs=inputs, settings=settings), work)
+
+    def key(
+        self,
+        stage: str,
+        *,
+        code: str,
+        inputs: Mapping[str, str],
+        settings: "Mapping[str, Json] | DataclassInstance",
+    ) -> StageKey:
+        """What identifies the work: what it is made from, its settings, and the code that runs for this target."""
         options = settings if isinstance(settings, Mapping) else asdict(settings)
-        return self.obtain_by(self.workspace.key(stage, module=code, inputs=inputs, options=options), work)
+        leave_out = OF_TENSORRT if self.target.gpu is None else ()
+        return self.workspace.key(stage, module=code, inputs=inputs, options=options, leave_out=leave_out)
 
     def obtain_by(self, key: StageKey, work: Callable[[Workplace], None]) -> Folder:
         """As `obtain`, by a key that the caller has made."""

@@ -138,7 +138,7 @@ def _by_hand(run: Run, loaded: Loaded, ours: Contender, teacher: Path | None) ->
     inputs = {"loaded": loaded.folder.digest, "model": sha256_of_file(ours.model), "data": run.dataset.fingerprint}
     inputs["cut"] = sha256_of_file(Path(__file__).with_name("uniform_pruning.py"))
     options: dict[str, Json] = {"seed": run.recipe.seed}
-    key = run.workspace.key("by-hand", module="pipeline.prune.recovery", inputs=inputs, options=options)
+    key = run.key("by-hand", code="pipeline.prune.recovery", inputs=inputs, settings=options)
     return _recovered(run, loaded, run.workspace.obtain(key, produce), teacher)
 
 
@@ -199,7 +199,7 @@ def _recovered(run: Run, loaded: Loaded, pruned: Folder, teacher: Path | None) -
         if (pruned.path / PLAN).exists():
             (folder / PLAN).write_text((pruned.path / PLAN).read_text())
 
-    key = run.workspace.key("recovered", module="pipeline.prune.recovery", inputs=inputs, options=options)
+    key = run.key("recovered", code="pipeline.prune.recovery", inputs=inputs, settings=options)
     return run.workspace.obtain(key, produce)
 
 

@@ -161,7 +161,7 @@ def test_epochs_that_are_kept_are_not_planned_again(tmp_path: Path) -> None:
         **run.recipe.prune.model_dump(mode="json", exclude={"table"}),
         "channel_multiple": run.target.channel_multiple,
     }
-    key = run.workspace.key("prune", module="pipeline.prune.prune", inputs=inputs, options=options)
+    key = run.key("prune", code="pipeline.prune.prune", inputs=inputs, settings=options)
     run.workspace.continuation(key).keep(b"state", epochs=990, seconds=1.0, name="recovery", progress=Recorded())
     left = plan(run)
     assert [stage.epochs_done for stage in left.stages] == [0, 990, 0, 0, 0, 0, 0]

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
 from pipeline.workspace import code_version as sources
 
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of our packages whose sources may be changed."""
-    root = Path(sources.__file__).parent.parent
+    root = Path(pipeline.__file__).parent.parent
     for package in sources.PACKAGES:
         shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "_docker"))
     monkeypatch.setattr(sources, "_root", lambda: tmp_path)
@@ -24,13 +25,13 @@ def extend(path: Path) -> None:
 
 
 def forget() -> None:
-    for cached in (sources.sources_digest, sources._imports, sources._exists, sources._path):
+    for cached in (sources.code_version, sources._imports, sources._nodes, sources._exists, sources._path):
         cached.cache_clear()
 
 
 def digest(module: str) -> str:
     forget()
-    return sources.sources_digest(module)
+    return sources.code_version(module)
 
 
 def test_a_change_in_the_module_changes_its_digest(copy: Path) -> None:
@@ -58,6 +59,31 @@ def test_a_reworded_error_changes_nothing(copy: Path) -> None:
 
 
 def test_imports_inside_functions_count(copy: Path) -> None:
-    before = digest("pipeline.steps")
+    before = digest("pipeline.prune.stage")
     extend(copy / "pipeline/prune/prune.py")
-    assert digest("pipeline.steps") != before
+    assert digest("pipeline.prune.stage") != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_same"),
+    [
+        pytest.param('"""Says."""', '"""Tells."""', True, id="docstring"),
+        pytest.param('ValueError(f"{x} is wrong")', 'ValueError("wrong")', True, id="error"),
+        pytest.param('line(f"done: {len(x)}")', 'line("ready")', True, id="line"),
+        pytest.param('line(f"done: {len(x)}")', 'line(f"done: {change(x)}")', False, id="a-call-within-a-line"),
+        pytest.param("return 1", "return 2", False, id="code"),
+        pytest.param('name = "a"', 'name = "b"', False, id="a-text-that-is-used"),
+        pytest.param("ValueError(f", "KeyError(f", False, id="another-error"),
+    ],
+)
+def test_words_count_for_nothing(old: str, new: str, is_same: bool, copy: Path) -> None:
+    module = copy / "pipeline/said.py"
+    text = (
+        'def act(x, progress, name = "a"):\n    """Says."""\n    progress.line(f"done: {len(x)}")\n'
+        '    if x:\n        raise ValueError(f"{x} is wrong")\n    return 1\n'
+    )
+    module.write_text(text)
+    before = digest("pipeline.said")
+    assert old in text
+    module.write_text(text.replace(old, new))
+    assert (digest("pipeline.said") == before) is is_same

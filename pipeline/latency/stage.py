@@ -109,7 +109,7 @@ def time_artifact(run: Run, loaded: Loaded, artifact: Artifact, *, again: bool) 
         (at.folder / TIMING).write_text(json.dumps(asdict(timing), indent=2))
 
     inputs = {"loaded": loaded.folder.digest, "model": manifest.model_sha256}
-    key = run.workspace.key("compile", module="pipeline.latency.stopwatch", inputs=inputs, options=settings)
+    key = run.key("compile", code="pipeline.latency.stopwatch", inputs=inputs, settings=settings)
     if again and not run.workspace.only_look:
         run.workspace.forget(key)
     return Timing(**json.loads((run.obtain_by(key, work).path / TIMING).read_text()))

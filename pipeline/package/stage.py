@@ -109,7 +109,7 @@ def _image_key(run: Run, validated: Validated) -> StageKey:
         "grpc": recipe.package.grpc,
         **_terms(main.report),
     }
-    return run.workspace.key("package", module="pipeline.package.package", inputs=inputs, options=options)
+    return run.key("package", code="pipeline.package.package", inputs=inputs, settings=options)
 
 
 def defer(run: Run, validated: Validated) -> Packaged:
@@ -182,7 +182,7 @@ def _order(run: Run) -> Order:
 
 def _build_deferred(run: Run, order: Order, written: Folder) -> Folder:
     inputs = {"context": written.digest}
-    key = run.workspace.key("package", module="pipeline.package.deferred", inputs=inputs, options={})
+    key = run.key("package", code="pipeline.package.deferred", inputs=inputs, settings={})
     _forget_if_lost(run, key)
 
     def work(at: Workplace) -> None:

@@ -25,7 +25,7 @@ from pipeline.training.loss import cross_entropy
 from pipeline.training.mixed_precision import has_bfloat16
 from pipeline.training.torchrun import is_first
 from pipeline.workplace import Workplace
-from pipeline.workspace.code_version import sources_digest
+from pipeline.workspace.code_version import code_version
 from pipeline.workspace.hashing import Json, sha256_of_json
 from pipeline.workspace.training_state import Continuation
 from targets.device.model.preprocess import Preprocessing
@@ -122,7 +122,7 @@ def _continuation(output: Path, checkpoint: Path | None, facts: list[Json]) -> C
     begun_from = None if checkpoint is None else digest_of_checkpoint(checkpoint)
     return Continuation(
         file=output.with_name(output.name + UNFINISHED),
-        fingerprint=sha256_of_json([*facts, begun_from, sources_digest("pipeline.training.train")]),
+        fingerprint=sha256_of_json([*facts, begun_from, code_version("pipeline.training.train")]),
     )
 
 

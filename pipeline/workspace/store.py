@@ -23,7 +23,7 @@ from pipeline import __version__
 from pipeline.errors import WorkspaceError
 from pipeline.progress import Progress, Silent
 from pipeline.untrusted import on_one_line
-from pipeline.workspace.code_version import sources_digest
+from pipeline.workspace.code_version import code_version
 from pipeline.workspace.hashing import Json, sha256_of_json
 from pipeline.workspace.integrity import FileRecord, check_files, digest_of, from_json, records_of, to_json
 from pipeline.workspace.training_state import STATE, Continuation, progress_of
@@ -122,9 +122,21 @@ class Workspace:
         """The same workspace, in which nothing is done: work that is missing raises `NotDone`."""
         return Workspace(self.root, only_look=True, progress=self._progress)
 
-    def key(self, stage: str, *, module: str, inputs: Mapping[str, str], options: Mapping[str, Json]) -> StageKey:
-        """The key of a stage whose code is `module` (a dotted name) and everything of ours that it imports."""
-        return StageKey(stage=stage, inputs=inputs, options=options, code=sources_digest(module))
+    def key(
+        self,
+        stage: str,
+        *,
+        module: str,
+        inputs: Mapping[str, str],
+        options: Mapping[str, Json],
+        leave_out: tuple[str, ...] = (),
+    ) -> StageKey:
+        """The key of a stage whose code is `module` (a dotted name) and everything of ours that it imports.
+
+        `leave_out`: packages that it imports and does not run.
+        """
+        code = code_version(module, leave_out=leave_out)
+        return StageKey(stage=stage, inputs=inputs, options=options, code=code)
 
     def path(self, key: StageKey) -> Path:
         return self.root / key.stage / key.key
