@@ -2,22 +2,19 @@
 
 import shutil
 import socket
-import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 from certificates import Certificates, write_certificates
-from device_server import HOST, INFER, Running, answering, device, free_port, start, until
+from device_server import HOST, INFER, answering, device, free_port
 from malformed_requests import GOOD
-from tiny_package import write_tiny_package
+from tls_clients import client_of, folder, speaking_tls
 
-from targets.device.healthcheck import is_ready
 from targets.device.server.access import Access
 from targets.device.settings import SettingError, Settings
+
+__all__ = ["folder"]
 
 TOKEN = "0123456789abcdef"
 OPEN = ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/tiny", "/v2/models/tiny/ready")
@@ -25,32 +22,10 @@ CLOSED = ("/metrics", "/status.json")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_package(tmp_path_factory.mktemp("access") / "artifact").folder
-
-
-@pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl command")
     return write_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@contextmanager
-def speaking_tls(folder: Path, log: Path, **settings: Path) -> Iterator[Running]:
-    """A server in a process of its own that speaks TLS and is ready."""
-    given: dict[str, Any] = {name.upper(): path for name, path in settings.items()}
-    running = start(folder, log, **given)
-    try:
-        until(lambda: is_ready(running.port, HOST, is_tls=True), running)
-        yield running
-    finally:
-        running.process.kill()
-        running.process.wait()
-
-
-def client_of(running: Running, context: ssl.SSLContext) -> httpx2.Client:
-    return httpx2.Client(base_url=f"https://localhost:{running.port}", verify=context, timeout=30)
 
 
 def test_without_settings_everybody_may() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import own_target
-from test_engine import build, write_dockerfile
+from dockerfiles import build, write_dockerfile
 
 from pipeline.cli.console import Plain
 from pipeline.containers.container import output_of

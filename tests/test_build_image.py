@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_package import layers
+from packaged_images import layers
 
 from pipeline.containers.container import OWNER
 from pipeline.containers.engine import Engine

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import REPOSITORY
-from docker.models.containers import Container
+from containers_here import containers_of
 from docker_proxy import Proxy
 from tiny_package import Packaged
 
-from pipeline.containers.container import OWNER, created, is_orphan, output_of, owner, remove, running, sweep
+from pipeline.containers.container import created, is_orphan, output_of, owner, remove, running, sweep
 from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.progress import Silent
@@ -44,11 +43,6 @@ def holder(packaged: Packaged) -> Iterator[subprocess.Popen[str]]:
     with process:
         yield process
         process.kill()
-
-
-def containers_of(engine: Engine, process: int) -> list[Container]:
-    found = engine.client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True)
-    return [each for each in found if json.loads(each.labels[OWNER])[:2] == [socket.gethostname(), process]]
 
 
 def is_present(engine: Engine, name: str) -> bool:

@@ -6,19 +6,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from context_base import BASE
 from tiny_package import TinyPackage, write_tiny_package
 
 import targets
 from pipeline.containers.engine import FIXED_TIME
 from pipeline.package.build_context import DEVICE, DOCKERFILES, MODEL, Environment, build_command, write_context
-from targets.base_images import BaseImage
 from targets.device.gate.report import read_proof
 from targets.device.model.manifest import read_manifest
 from targets.device.model.seal import FILE
 from targets.device.model.variant import FOLDER
 from targets.shipped import shipped
 
-BASE = BaseImage(tag="some-base:1", platform="linux/amd64", python="3.11")
 NAMES = ("manifest.json", "model.onnx", "golden.npz")
 LABELS = {"z.last": "1", "a.first": "2"}
 

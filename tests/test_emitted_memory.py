@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from certificates import write_certificates
+from deployed_container import deployed, files_request, status_of_good
 from device_server import http_request, images, json_request
 from docker.models.containers import Container
 from faults import allow_files, eventually
 from image_bombs import large as large_image
-from test_faults_container import deployed, files_request, status_of_good
-from test_unread_answers import push
 from tiny_package import Packaged
+from unread_clients import push
 
 from pipeline.containers.engine import Engine
 from pipeline.package.service_files import Service

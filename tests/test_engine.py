@@ -10,23 +10,13 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 from docker_proxy import Proxy
+from dockerfiles import build, write_dockerfile
 
 from pipeline.containers import engine as module
 from pipeline.containers.engine import Engine, build_failure, connect, why_missing
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.package.labels import OPEN_CONTAINER
 from pipeline.progress import Silent
-
-
-def write_dockerfile(folder: Path, base_image: str, name: str, *lines: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    text = [f"FROM {base_image}", f'LABEL {OPEN_CONTAINER}title="{name}"', *lines]
-    (folder / "Dockerfile").write_text("\n".join(text) + "\n")
-    return folder
-
-
-def build(engine: Engine, folder: Path) -> str:
-    return engine.build(folder, labels={}, platform=engine.platform, progress=Silent())
 
 
 def images(engine: Engine) -> set[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_layer_report import report
+from layer_reports import report
 from tiny_onnx import PARITY
 
 from pipeline.artifacts import Dialect, OnnxModel, Precision

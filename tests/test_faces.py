@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builds import deploy
 from PIL import Image
-from test_build import deploy
 from tiny_wider_face import write_tiny_wider_face
 
 from pipeline.data.readers import open_dataset

@@ -1,57 +1,22 @@
 """Containers as they are deployed: killed for memory and started anew, and without room on any disk."""
 
-import json
 import socket
-import struct
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from deployed_container import READY_SECONDS, deployed, files_request, port_of, status_of_good
 from device_server import answer_of, http_request
-from docker.models.containers import Container
-from faults import GOOD, eventually
+from faults import eventually
 from image_bombs import large, plain, scans
 from tiny_package import Packaged
 
-from pipeline.containers.container import OWNER, PORT, RIGHTS, owner, remove
 from pipeline.containers.engine import Engine
 from targets.device.healthcheck import is_ready
-from targets.device.server.protocol import LENGTH_HEADER
 
 pytestmark = pytest.mark.docker
-READY_SECONDS = 60.0
-
-
-@contextmanager
-def deployed(engine: Engine, image: str, *, is_tls: bool = False, **options: Any) -> Iterator[tuple[Container, int]]:
-    """A container with the rights that every one of ours has, and the port of its server; ready."""
-    name = f"edge-deploy-{uuid.uuid4().hex[:12]}"
-    try:
-        given: dict[str, Any] = {**RIGHTS, **options, "ports": {PORT: ("127.0.0.1", None)}}
-        container = engine.client.containers.create(image, name=name, labels={OWNER: owner()}, **given)
-        container.start()
-        assert eventually(
-            lambda: port_of(container) > 0 and is_ready(port_of(container), is_tls=is_tls), READY_SECONDS
-        )
-        yield container, port_of(container)
-    finally:
-        remove(engine, name)
-
-
-def port_of(container: Container) -> int:
-    container.reload()
-    bound = container.attrs["NetworkSettings"]["Ports"].get(PORT)
-    return int(bound[0]["HostPort"]) if bound else 0
-
-
-def status_of_good(port: int) -> int:
-    with socket.create_connection(("127.0.0.1", port), 30) as client:
-        client.sendall(GOOD)
-        return answer_of(client)[0]
 
 
 def test_a_container_killed_for_its_memory_comes_back_and_answers(engine: Engine, packaged: Packaged) -> None:
@@ -79,14 +44,6 @@ def test_a_container_killed_for_its_memory_comes_back_and_answers(engine: Engine
         assert eventually(has_restarted, READY_SECONDS)
         assert eventually(lambda: port_of(container) > 0 and is_ready(port_of(container)), READY_SECONDS)
         assert status_of_good(port_of(container)) == 200
-
-
-def files_request(*files: bytes) -> bytes:
-    """The files as they are, behind the JSON."""
-    tail = b"".join(struct.pack("<I", len(file)) + file for file in files)
-    entry = {"name": "encoded", "datatype": "BYTES", "shape": [len(files)]}
-    header = json.dumps({"inputs": [{**entry, "parameters": {"binary_data_size": len(tail)}}]}).encode()
-    return http_request(header + tail, f"{LENGTH_HEADER}: {len(header)}")
 
 
 def sent(port: int, request: bytes) -> tuple[int, str]:

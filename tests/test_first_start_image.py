@@ -18,9 +18,9 @@ from typing import Any
 import docker.errors
 import onnxruntime
 import pytest
+from builds import deploy
 from docker.models.containers import Container
-from test_build import deploy
-from test_cudart import library
+from tiny_cuda import library
 
 from pipeline.containers.client import InferenceClient
 from pipeline.containers.container import RIGHTS

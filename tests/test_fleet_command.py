@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fleet_hosts import Fleet, fleet
-from test_fleet import ROOT, deploy, left_behind
+from fleet_senders import ROOT, deploy, left_behind
 
 from pipeline.containers.engine import Engine
 from pipeline.errors import DeviceError, HostUnreachable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fleet_hosts import Fleet, fleet
-from test_fleet import Heard, Sender, device_of, left_behind, proven
+from fleet_senders import Heard, Sender, device_of, left_behind, proven
 from tiny_package import TinyPackage, write_tiny_package
 
 from pipeline.containers.engine import Engine

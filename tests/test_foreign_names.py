@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from test_build import deploy
+from builds import deploy
 
 from pipeline.containers.engine import Engine
 from pipeline.data.readers import open_dataset

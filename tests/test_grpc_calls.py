@@ -28,8 +28,8 @@ from grpc_device import (
     typed_images,
 )
 from numpy.typing import NDArray
-from test_inputs import as_objects, photo
-from test_server import write_picky_model
+from picky_model import write_picky_model
+from request_images import as_objects, photo
 from tiny_artifact import PREPROCESSING
 from tiny_package import TinyPackage, colorful, write_tiny_package
 from tritonclient.grpc import service_pb2 as messages

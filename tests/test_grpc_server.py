@@ -16,6 +16,7 @@ import tritonclient.grpc as triton
 from device_server import HOST, Running, answer_of, device, free_port, http_request, images, python, start
 from grpc_device import INFER, SECONDS, channel, infer, refusal, request, speaking, status_of, tensor, typed_images
 from malformed_requests import GOOD
+from scraped_metrics import metrics
 from tiny_package import TinyPackage, write_tiny_package
 from tritonclient.grpc import service_pb2_grpc
 
@@ -55,13 +56,6 @@ def wait_for(running: Running, line: str) -> None:
     while line not in metrics(running):
         assert time.monotonic() < deadline, metrics(running)
         time.sleep(0.02)
-
-
-def metrics(running: Running) -> str:
-    with running.connect() as connection:
-        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        with connection.makefile("rb") as stream:
-            return stream.read().decode()
 
 
 def test_a_message_beyond_the_limit_is_refused_and_costs_no_place(tiny: TinyPackage, tmp_path: Path) -> None:

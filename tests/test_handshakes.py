@@ -12,8 +12,8 @@ from certificates import Certificates, write_certificates
 from device_server import INFER, Running
 from faults import allow_files, eventually, open_files, resident_mib
 from malformed_requests import GOOD
-from test_access import client_of, speaking_tls
 from tiny_package import write_tiny_package
+from tls_clients import client_of, speaking_tls
 
 
 @pytest.fixture(scope="module")

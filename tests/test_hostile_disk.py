@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_build import FAST, ROOT, built, deploy, trained
+from builds import FAST, ROOT, built, deploy, trained
 
 from pipeline.errors import WorkspaceError
 from pipeline.report.document import Document

@@ -1,7 +1,6 @@
 """The three inputs of the served model, by NVIDIA's client and as bytes; files that are none, and bombs."""
 
 import base64
-import io
 import json
 import struct
 import tracemalloc
@@ -15,7 +14,7 @@ import pytest
 import tritonclient.http as triton
 from device_server import INFER, Running, answering, images
 from numpy.typing import NDArray
-from PIL import Image
+from request_images import as_objects, photo
 from tiny_artifact import PREPROCESSING
 from tiny_onnx import SIDE
 from tiny_package import TinyPackage, colorful, png
@@ -39,20 +38,6 @@ def client(tiny: TinyPackage) -> Iterator[httpx2.Client]:
 def expected(tiny: TinyPackage, values: NDArray[np.float32]) -> NDArray[np.float32]:
     with open_session(tiny.folder, tiny.manifest) as session:
         return session.infer(values)
-
-
-def photo(kind: str, seed: int) -> bytes:
-    """A file of another size than the network's."""
-    values = np.random.default_rng(seed).integers(0, 256, (30, 20, 3)).astype(np.uint8)
-    written = io.BytesIO()
-    Image.fromarray(values).save(written, kind)
-    return written.getvalue()
-
-
-def as_objects(elements: list[bytes]) -> NDArray[np.object_]:
-    made = np.empty(len(elements), object)
-    made[:] = elements
-    return made
 
 
 def asked(name: str, values: NDArray[Any], datatype: str, *, binary: bool) -> list[Any]:

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_publish import report
 from tiny_artifact import write_tiny_artifact
+from tiny_report import report
 
 from pipeline.artifacts import AccuracyReport
 from pipeline.errors import WorkspaceError

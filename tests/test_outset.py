@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_build import FAST, ROOT, deploy, trained
+from builds import FAST, ROOT, deploy, trained
 
 from pipeline.containers.engine import Engine
 from pipeline.errors import EngineMissing, PackageError, WorkspaceError

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import own_target
+from containers_here import containers_of
 from numpy.typing import NDArray
-from test_container import containers_of
+from packaged_images import images_named, layers
 from tiny_package import Packaged, TinyPackage, with_manifest, write_tiny_package
 
 from pipeline import __version__
@@ -58,16 +59,6 @@ def packed(engine: Engine, tiny: TinyPackage, base_image: str, name: str, folder
         context=folder / "context",
         at=Workplace(folder=folder, progress=Silent()),
     )
-
-
-def layers(engine: Engine, image: str) -> list[str]:
-    found: list[str] = engine.client.images.get(image).attrs["RootFS"]["Layers"]
-    return found
-
-
-def images_named(engine: Engine, name: str) -> list[str]:
-    found = engine.client.images.list(filters={"label": f"{OPEN_CONTAINER}title={name}"})
-    return [str(image.id) for image in found]
 
 
 def predictions(logits: NDArray[np.float32], instruction_set: str = "avx2") -> Predictions:

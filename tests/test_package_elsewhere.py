@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import own_target
-from test_package import images_named, layers
+from packaged_images import images_named, layers
 from tiny_package import Packaged, TinyPackage, write_tiny_package
 
 from pipeline.artifacts import AccuracyReport, Image, Judge, Place

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from builds import deploy
 from device_server import serving
-from test_build import deploy
-from test_cudart import library
+from tiny_cuda import library
 from tiny_tensorrt import TESTS, tiny_device
 
 from pipeline.package.build_context import CACHE, DEVICE, MODEL, PACKAGES

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from device_server import ROOT, device, environment, python
-from test_cudart import library
-from test_selftest import write_shard
+from tiny_cuda import library
 from tiny_package import TinyPackage, write_tiny_package
+from tiny_shard import write_shard
 from tiny_tensorrt import Device, rarest, tiny_device, write_tiny_model
 
 from pipeline.artifacts import Place

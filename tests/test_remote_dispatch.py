@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from device_server import device
-from test_cudart import library
-from test_summary import REPORT
-from test_variant import artifact
+from tiny_candidates import artifact
+from tiny_cuda import library
 from tiny_tensorrt import tiny_device, write_tiny_model
+from whole_report import REPORT
 
 from pipeline.artifacts import Place, Precision, Role, Verdict
 from pipeline.devices.dispatch import _by_model, _judged, _model_of

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from local_device import connected, local
 from preflight_answers import ORIN_JP62, PC, answer
-from test_remote_local import connected, local
 
 from pipeline.devices import checkup, store
 from pipeline.devices.failures import understanding
@@ -36,7 +36,7 @@ def test_endless_output_is_cut_and_takes_no_memory(what: str) -> None:
     """In a process of its own, whose memory nothing else has used."""
     program = f"""
 import resource, sys
-from test_remote_local import connected, local
+from local_device import connected, local
 from pipeline.errors import DeviceError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,29 +12,19 @@ from typing import IO
 
 import docker.errors
 import pytest
-from test_build import ROOT, deploy
+from builds import ROOT, deploy
+from local_device import connected, local
 
 from pipeline.containers.engine import Engine
 from pipeline.devices.chosen import Placement, chosen
-from pipeline.devices.inventory import LOCAL, Device
+from pipeline.devices.inventory import LOCAL
 from pipeline.devices.requirements import Needs
-from pipeline.devices.ssh import Connection
-from pipeline.devices.stop import Stop
 from pipeline.devices.survey import survey
 from pipeline.errors import DeviceError, DeviceTimeout, DeviceUnfit, RecipeError
-from pipeline.progress import Silent
 from pipeline.report.document import Document
 from targets.target import find_target
 
 NAME = "test-remote-local"
-
-
-def local(**changes: float) -> Device:
-    return Device(name=LOCAL, address=LOCAL, is_local=True, **changes)  # type: ignore[arg-type]
-
-
-def connected(device: Device, seconds: float = 60) -> Connection:
-    return Connection(device, deadline=time.monotonic() + seconds, progress=Silent(), stop=Stop())
 
 
 def test_scripts_run_here_with_their_arguments_and_streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

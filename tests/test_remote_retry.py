@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from test_fleet import Heard
+from fleet_senders import Heard
 
 from pipeline.devices import retry
 from pipeline.devices.inventory import Device

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from builds import deploy
 from onnx import numpy_helper
-from test_build import deploy
 from tiny_variant import AVX2, run_on
 
 from pipeline.benchmarking.image import raw_session

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from context_base import BASE
+from deployed_container import port_of
 from device_server import answer_of, answering, device, serving, start, until
 from faults import eventually
-from test_context import BASE
-from test_faults_container import port_of
 from tiny_package import Packaged, TinyPackage, write_tiny_package
 from tiny_tensorrt import write_tiny_model
 

@@ -11,15 +11,14 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 from tiny_artifact import PREPROCESSING
-from tiny_package import CLASSES, GOLDEN, TinyPackage, colorful, png, with_manifest, write_tiny_package
+from tiny_package import GOLDEN, TinyPackage, with_manifest, write_tiny_package
+from tiny_shard import COUNT, tiny, write_shard
 
 from pipeline.artifacts import AccuracyReport
 from pipeline.cli.revalidate import validate
 from pipeline.cli.subject import answering
-from pipeline.data.images import ImageSet
 from pipeline.progress import Silent
 from pipeline.validate.judge import Terms
-from pipeline.validate.pack import pack_shard
 from targets.device.errors import SessionError
 from targets.device.files import SHARD
 from targets.device.gate.measure import MeasureError
@@ -27,39 +26,9 @@ from targets.device.gate.shard import ShardError
 from targets.device.model.cpu import instruction_set
 from targets.device.model.golden import FILE, read_golden, write_golden
 from targets.device.model.manifest import ManifestError, read_manifest, sha256_of
-from targets.device.model.preprocess import Preprocessing, normalize
-from targets.device.open_session import open_session
 from targets.device.selftest import selftest
 
-COUNT = 120
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> TinyPackage:
-    return write_tiny_package(tmp_path / "artifact")
-
-
-def write_shard(
-    tiny: TinyPackage,
-    folder: Path,
-    *,
-    count: int = COUNT,
-    preprocessing: Preprocessing = PREPROCESSING,
-    classes: tuple[str, ...] = CLASSES,
-) -> Path:
-    """A shard on which artifact and float model are wrong about other images."""
-    pixels = colorful(count, seed=5)
-    with open_session(tiny.folder, tiny.manifest) as session:
-        labels = session.infer(normalize(pixels, PREPROCESSING)).argmax(axis=1)
-    labels[5:25] = (labels[5:25] + 1) % 4
-    float_class = labels.copy()
-    float_class[:10] = (float_class[:10] + 1) % 4
-    logits = 7 * np.eye(4, dtype=np.float32)[float_class]
-    encoded = [png(each) for each in pixels]
-    names = [f"{index}.png" for index in range(count)]
-    images = ImageSet(read=encoded.__getitem__, digests=names, names=names, labels=labels)
-    pack_shard(images, logits, classes=classes, preprocessing=preprocessing, progress=Silent(), folder=folder)
-    return folder / SHARD
+__all__ = ["tiny"]
 
 
 def report_of_the_host(tiny: TinyPackage, shard: Path) -> AccuracyReport:

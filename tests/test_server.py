@@ -5,28 +5,21 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import tritonclient.http as triton
 from device_server import HOST, Running, answer_of, http_request, images, json_request, serving
 from malformed_requests import GOOD
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
-from tiny_artifact import PREPROCESSING, write_tiny_artifact
-from tiny_onnx import CLASSES
-from tiny_package import TinyPackage, colorful, write_tiny_package
+from picky_model import write_picky_model
+from tiny_package import TinyPackage, write_tiny_package
 
 from pipeline.containers.client import InferenceClient
 from targets.device.model.cpu import instruction_set
-from targets.device.model.golden import write_golden
-from targets.device.model.manifest import sha256_of
-from targets.device.model.preprocess import normalize
 from targets.device.open_session import open_session
 
 Array = NDArray[np.float32]
@@ -191,21 +184,6 @@ def test_a_client_that_stops_in_the_middle_loses_its_place(tiny: TinyPackage, tm
         assert b"\r\nConnection: close" in head
         assert json.loads(body) == {"error": "the body did not arrive within 1 s (BODY_SECONDS)"}
         assert running.ask(http_request(GOOD))[0] == 200
-
-
-def write_picky_model(folder: Path) -> None:
-    """An artifact that answers three images, as many as it has golden ones, and fails at any other number."""
-    manifest = write_tiny_artifact(folder)
-    model = onnx.load(folder / "model.onnx")
-    model.graph.node[-1].output[0] = "plain"
-    model.graph.node.append(helper.make_node("Add", ["plain", "shift"], ["logits"]))
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros((3, CLASSES), np.float32), "shift"))
-    onnx.save(model, folder / "model.onnx")
-    manifest = replace(manifest, model_sha256=sha256_of(folder / "model.onnx"))
-    manifest.write(folder)
-    pixels = colorful(3, seed=1)
-    with open_session(folder, manifest) as session:
-        write_golden(folder, pixels, session.infer(normalize(pixels, PREPROCESSING)))
 
 
 def test_a_failing_runtime_is_no_fault_of_the_request_and_is_told_in_the_log(tmp_path: Path) -> None:

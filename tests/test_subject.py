@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_container import containers_of
-from test_engine import build, write_dockerfile
+from containers_here import containers_of
+from dockerfiles import build, write_dockerfile
 from tiny_artifact import PREPROCESSING
 from tiny_package import Packaged, TinyPackage, colorful, write_tiny_package
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_build import FAST, built, deploy, trained
+from builds import FAST, built, deploy, trained
 
 from pipeline.errors import WorkspaceError
 from pipeline.report.document import Document

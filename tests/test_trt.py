@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_trt_api import ROOT, bindings_of
+from tensorrt_bindings import ROOT, bindings_of
 from tiny_quantized import exported
 
 from pipeline.artifacts import Dialect, Precision

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from device_server import images, python
-from test_cudart import library
+from tiny_cuda import library
 from tiny_tensorrt import VERSION, Device, answers, tiny_device, write_tiny_model
 
 from targets.device.errors import SessionError

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from device_server import Running, images, start, until
-from test_cudart import library
-from test_trt_start import flip, get, logits_of, phases, raw, ready, reason_of, refused, settings
+from tensorrt_server import flip, get, logits_of, phases, raw, ready, reason_of, refused, settings
+from tiny_cuda import library
 from tiny_tensorrt import VERSION, Device, answers, rarest, tiny_device, write_tiny_model
 
 from targets.device.model.manifest import read_manifest

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from stand_in_tensorrt import StandIn
-from test_cudart import alive, library
+from tiny_cuda import alive, library
 from tiny_quantized import exported, noise
 
 from pipeline.artifacts import Dialect, OnnxModel, Precision

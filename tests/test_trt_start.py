@@ -8,16 +8,16 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from device_server import Running, images, json_request, serving, start, until
-from test_cudart import library
+from device_server import images, serving, start, until
+from tensorrt_server import flip, get, logits_of, model, phases, raw, ready, reason_of, refused, settings
+from tiny_cuda import library
 from tiny_tensorrt import COUNT, VERSION, Device, answers, rarest, tiny_device, write_tiny_model
 
 from pipeline.artifacts import Place
@@ -27,74 +27,13 @@ from targets.device.model.golden import read_golden, write_golden
 from targets.device.model.manifest import read_manifest
 from targets.device.tensorrt import passport as passports
 
-__all__ = ["library"]
+__all__ = ["library", "model"]
 FILES = {"model.engine", "passport.json", "layers.json", "golden.npz", "report.json", "predictions.npz"}
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, library: Path) -> Device:
     return tiny_device(tmp_path / "device", library)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    write_tiny_model(tmp_path / "model")
-    return tmp_path / "model"
-
-
-def settings(device: Device, **changes: object) -> dict[str, Any]:
-    """The environment of whatever runs on the device."""
-    return {**device.environment, **changes}
-
-
-@contextmanager
-def ready(model: Path, device: Device, **changes: object) -> Iterator[Running]:
-    with serving(model, model.parent / "log", **settings(device, **changes)) as running:
-        yield running
-
-
-@contextmanager
-def refused(model: Path, device: Device, **changes: object) -> Iterator[Running]:
-    """A server that has found out that it cannot serve."""
-    running = start(model, model.parent / "log", **settings(device, **changes))
-    try:
-        running.wait_for("the model cannot be served")
-        yield running
-    finally:
-        running.process.kill()
-        running.process.wait(60)
-
-
-def get(running: Running, path: str) -> tuple[int, dict[str, Any]]:
-    return running.ask(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-
-
-def raw(running: Running, path: str) -> bytes:
-    with running.connect() as connection, connection.makefile("rb") as stream:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        head, _, body = stream.read().partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 "), head
-        return body
-
-
-def phases(running: Running) -> list[str]:
-    return [entry["phase"] for entry in running.logged() if entry["message"] == "starting"]
-
-
-def logits_of(running: Running, count: int = 11) -> Any:
-    body = json.dumps(json_request(images(count, seed=4))).encode()
-    head = f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    status, answer = running.ask(head.encode() + body)
-    assert status == 200, answer
-    return np.array(answer["outputs"][0]["data"], np.float32).reshape(count, -1)
-
-
-def reason_of(running: Running) -> str:
-    status, answer = get(running, "/v2/health/ready")
-    assert (status, answer["ready"], answer["loading"]) == (503, False, False)
-    assert get(running, "/v2/health/live") == (200, {"live": True})
-    assert running.process.poll() is None
-    return str(answer["error"])
 
 
 def test_the_first_start_builds_proves_and_serves_the_next_one_reuses(tiny: Device, model: Path) -> None:
@@ -204,12 +143,6 @@ def test_a_start_that_is_killed_leaves_nothing_to_be_taken_for_an_engine(tiny: D
         assert "Timings of an earlier build are used." in built["warnings"]
     assert tiny.left_over == []
     assert len(tiny.entries) == 1
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(bytes(content))
 
 
 def with_passport(entry: Path, **changes: Any) -> None:

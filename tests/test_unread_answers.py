@@ -13,8 +13,9 @@ from device_server import Running, http_request, images, json_request, serving
 from faults import GOOD, allow_files, eventually, open_files, resident_mib
 from grpc_device import INFER, channel, infer, refusal, request, speaking, typed_images
 from raw_http2 import call, connected_without_room
-from test_grpc_server import metrics
+from scraped_metrics import metrics
 from tiny_package import write_tiny_package
+from unread_clients import push
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 ONE = typed_images(images(1))
@@ -33,17 +34,6 @@ def clients() -> Iterator[ExitStack]:
 
 def with_id(text: str) -> bytes:
     return http_request(json.dumps({**json_request(images(1)), "id": text}).encode())
-
-
-def push(client: socket.socket, data: bytes) -> None:
-    """As much as it takes at once."""
-    client.setblocking(False)
-    try:
-        while data:
-            data = data[client.send(data) :]
-    except OSError:
-        # Full, or cut off by now.
-        return
 
 
 def connected(running: Running, clients: ExitStack, count: int) -> list[socket.socket]:
