@@ -45,7 +45,7 @@ from pipeline.workspace.hashing import Json, sha256_of_file
 from pipeline.workspace.store import Folder
 from targets.device.gate.judge import Judgement, judge
 from targets.dialects.write import write_dialect
-from targets.runtimes import RUNTIMES
+from targets.runtimes.registry import RUNTIMES
 
 SLACK = 0.02
 """By which the cut by hand may be slower than ours: two timings of one model differ as much."""

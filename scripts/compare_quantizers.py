@@ -37,8 +37,8 @@ from pipeline.recipe import PreprocessingRecipe
 from pipeline.training.allocator import keep_freed_memory
 from targets.device.model.preprocess import Preprocessing, normalize
 from targets.dialects.write import write_dialect
-from targets.runtimes import RUNTIMES
 from targets.runtimes.onnxruntime.audit import FLOAT_OPERATORS, INT8_OPERATORS
+from targets.runtimes.registry import RUNTIMES
 from targets.target import find_target
 
 CALIBRATION_IMAGES = 128

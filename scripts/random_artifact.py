@@ -27,7 +27,7 @@ from targets.device.model.manifest import SCHEMA, Manifest
 from targets.device.model.preprocess import Preprocessing, normalize
 from targets.device.open_session import open_session
 from targets.dialects.write import write_dialect
-from targets.runtimes import RUNTIMES
+from targets.runtimes.registry import RUNTIMES
 from targets.target import find_target
 
 CALIBRATION_IMAGES, GOLDEN_IMAGES = 8, 8

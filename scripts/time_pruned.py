@@ -37,7 +37,7 @@ from pipeline.prune.by_latency import Clock
 from pipeline.prune.importance import block_importance, channel_importance
 from pipeline.prune.report import losses_of
 from pipeline.training.allocator import keep_freed_memory
-from targets.runtimes import RUNTIMES
+from targets.runtimes.registry import RUNTIMES
 from targets.target import find_target
 
 IMAGES = 8

@@ -7,9 +7,10 @@ import pytest
 from tiny_onnx import CLASSES, LAYERS, SIDE, Graph, write_float, write_int8
 
 from pipeline.errors import CompileError
-from targets.runtimes import RUNTIMES, timing
+from targets.runtimes import timing
 from targets.runtimes.base import Runtime
 from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
+from targets.runtimes.registry import RUNTIMES
 from targets.target import Target, catalogue, find_target
 
 

@@ -33,7 +33,7 @@ from pipeline.training.evaluation import logits_of
 from pipeline.workspace.store import Workspace
 from targets.device.gate.judge import Judgement, judge
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession
-from targets.runtimes import RUNTIMES
+from targets.runtimes.registry import RUNTIMES
 from targets.target import find_target
 
 BROKEN = {f"{BLOCK}.conv1", f"{BLOCK}.conv2"}

@@ -28,7 +28,7 @@ from targets.device.model.manifest import SCHEMA, Manifest
 from targets.device.model.session import Inference
 from targets.dialects.tensorrt_source import source_for
 from targets.host import check_host, stand_in_for
-from targets.runtimes import RUNTIMES
+from targets.runtimes.registry import RUNTIMES
 from targets.target import Target
 
 DLA_CORE = 0

@@ -17,7 +17,7 @@ from pipeline.devices.inventory import Device
 from pipeline.errors import DataError
 from pipeline.package.base_image import find_base
 from pipeline.package.build_context import Environment, write_context
-from pipeline.package.deferred import CONTEXT
+from pipeline.package.image_record import CONTEXT
 from pipeline.package.labels import image_labels
 from pipeline.package.stage import recipe_label, write_deferred
 from pipeline.package.wheels import check_runtime, default_cache, fetch_wheels, find_lock

@@ -11,7 +11,6 @@ from typing import Literal
 
 import targets
 from pipeline.artifacts import AccuracyReport, Fallback
-from pipeline.containers.engine import FIXED_TIME
 from pipeline.package.labels import SEAL
 from pipeline.package.unpack import unpack_wheels
 from pipeline.validate.published import report_json
@@ -90,6 +89,9 @@ def write_context(
     the image may run in the artifact's place, each with its own report, by their folders' names. An image of TensorRT,
     and no other, has a `first_start`.
     """
+    # It imports the Docker SDK, which whoever only asks for the code need not wait for.
+    from pipeline.containers.engine import FIXED_TIME
+
     described = read_manifest(artifact)
     shutil.rmtree(folder, ignore_errors=True)
     if first_start is None:

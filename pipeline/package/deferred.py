@@ -4,57 +4,33 @@ The build context is complete without an engine and without its base image, whic
 from it where both can be had. What is known of it here is that it starts, and says what it waits for.
 """
 
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pipeline.artifacts import AccuracyReport, Artifact, Fallback, Image, Place
+from pipeline.artifacts import AccuracyReport, Artifact, Image, Place
 from pipeline.containers.container import EMULATION, READY_SECONDS, NeverReady, launched, wait_until_ready
 from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.package.base_image import find_base, obtain_base
 from pipeline.package.build_context import Environment, FirstStart, write_context
-from pipeline.package.image_record import write_image
+from pipeline.package.image_record import CONTEXT, WORDS, write_image
 from pipeline.package.labels import PREFIX, image_labels
+from pipeline.package.settings import DeferredSettings
 from pipeline.package.wheels import default_cache, fetch_wheels, find_lock
 from pipeline.progress import Progress
 from pipeline.results import Judged
 from pipeline.validate.pack import pack_some
 from targets.base_images import BaseImage, stated_base
 from targets.device.model.manifest import read_manifest
-from targets.target import Target
-
-CONTEXT, WORDS = "context", "first_words.txt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What the recipe says of such a package."""
-
-    name: str
-    version: str
-    target: Target
-    base_image: str | None
-    grpc: bool
-    undecided: Literal["stop", "package"]
-    shard_images: int | None
-    fallback: Fallback
-
-    @property
-    def tag(self) -> str:
-        return f"{self.name}:{self.version}-{self.target.name}"
 
 
 def write_pending(
     artifact: Artifact,
     report: AccuracyReport,
     *,
-    order: Order,
+    settings: DeferredSettings,
     shard: Path,
     others: Sequence[Judged],
     labels: Mapping[str, str],
@@ -65,13 +41,13 @@ def write_pending(
 
     Needs no engine, but for a base image that only the user knows. Raises `PackageError` and `EngineMissing`.
     """
-    base = stated_base(order.target, order.base_image) or _asked(order, progress)
-    lock = find_lock(base.platform, base.python, runtime="tensorrt", grpc=order.grpc)
+    base = stated_base(settings.target, settings.base_image) or _asked(settings, progress)
+    lock = find_lock(base.platform, base.python, runtime="tensorrt", grpc=settings.grpc)
     described = image_labels(
-        read_manifest(artifact.folder), report, name=order.name, version=order.version, base=base.tag
+        read_manifest(artifact.folder), report, name=settings.name, version=settings.version, base=base.tag
     )
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
-        travels = shard if order.shard_images is None else pack_some(shard, order.shard_images, Path(scratch))
+        travels = shard if settings.shard_images is None else pack_some(shard, settings.shard_images, Path(scratch))
         write_context(
             folder / CONTEXT,
             artifact=artifact.folder,
@@ -80,7 +56,7 @@ def write_pending(
                 base=base,
                 wheels=fetch_wheels(lock, cache=default_cache(), progress=progress),
                 lock=lock.path,
-                grpc=order.grpc,
+                grpc=settings.grpc,
             ),
             labels=described | {PREFIX + "proof": "pending"} | dict(labels),
             beside={each.beside: (each.artifact.folder, each.report) for each in others},
@@ -88,26 +64,26 @@ def write_pending(
                 shard=travels,
                 max_drop=report.max_drop_points,
                 confidence=report.confidence,
-                undecided=order.undecided,
-                fallback=order.fallback,
+                undecided=settings.undecided,
+                fallback=settings.fallback,
             ),
         )
 
 
-def build_pending(context: Path, order: Order, *, progress: Progress, folder: Path) -> None:
+def build_pending(context: Path, settings: DeferredSettings, *, progress: Progress, folder: Path) -> None:
     """Build the image of a context, see that it starts, tag it; write `image.json` and what its server said.
 
     Raises `EngineMissing` or `PackageError` where that cannot be done here, and leaves no image then.
     """
     with closing(connect()) as engine:
-        _, platform = obtain_base(engine, order.target, order.base_image, progress=progress)
-        progress.line(f"building the image {order.tag}")
+        _, platform = obtain_base(engine, settings.target, settings.base_image, progress=progress)
+        progress.line(f"building the image {settings.tag}")
         labels = {PREFIX + "place": Place.SIMULATED.value}
         built = engine.build(context, labels=labels, platform=platform, progress=progress)
         try:
             words = _words(engine, built, platform)
             image = Image(
-                tag=order.tag,
+                tag=settings.tag,
                 id=built,
                 bytes=engine.bytes_of(built),
                 platform=platform,
@@ -115,35 +91,22 @@ def build_pending(context: Path, order: Order, *, progress: Progress, folder: Pa
             )
             write_image(folder, image)
             (folder / WORDS).write_text(words)
-            engine.tag(built, order.tag)
+            engine.tag(built, settings.tag)
         except BaseException:
             engine.remove(built)
             raise
 
 
-def show_context(context: Path, place: Path) -> Path:
-    """A link to the context where the user looks for it, replaced at once; returns `place`."""
-    fresh = place.with_name(f".{place.name}.new")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(context, place.parent))
-    if place.is_dir() and not place.is_symlink():
-        # Of an earlier version, or of a CPU target's build without an engine.
-        shutil.rmtree(place)
-    fresh.replace(place)
-    return place
-
-
-def _asked(order: Order, progress: Progress) -> BaseImage:
+def _asked(settings: DeferredSettings, progress: Progress) -> BaseImage:
     try:
         engine = connect()
     except EngineMissing as error:
         raise EngineMissing(
-            f"{error} Without one the Python in {order.base_image} cannot be known, so no build context was written; "
-            "leave out --base-image to get one."
+            f"{error} Without one the Python in {settings.base_image} cannot be known, so no build context was "
+            "written; leave out --base-image to get one."
         ) from None
     with closing(engine):
-        return find_base(engine, order.target, order.base_image, progress=progress)
+        return find_base(engine, settings.target, settings.base_image, progress=progress)
 
 
 def _words(engine: Engine, image: str, platform: str) -> str:

@@ -1,6 +1,8 @@
 """What is remembered of an image: its facts on disk, and whether an engine still has it."""
 
 import json
+import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from pipeline.errors import WorkspaceError
 from pipeline.untrusted import parse_json
 
 FILE = "image.json"
+
+CONTEXT, WORDS = "context", "first_words.txt"
+"""Of an image that is built later: the folder of its build context, and what its server said here."""
 
 
 def write_image(folder: Path, image: Image) -> None:
@@ -35,3 +40,16 @@ def is_present(image: Image) -> bool:
         return engine.id_of(image.tag) == image.id
     finally:
         engine.close()
+
+
+def show_context(context: Path, place: Path) -> Path:
+    """A link to the context where the user looks for it, replaced at once; returns `place`."""
+    fresh = place.with_name(f".{place.name}.new")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(os.path.relpath(context, place.parent))
+    if place.is_dir() and not place.is_symlink():
+        # Of an earlier version, or of a CPU target's build without an engine.
+        shutil.rmtree(place)
+    fresh.replace(place)
+    return place

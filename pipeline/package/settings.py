@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from pipeline.artifacts import Fallback
 from targets.target import Target
 
 
@@ -17,6 +19,25 @@ class ImageSettings:
     """Whether the server speaks gRPC, too."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Added as they are."""
+
+    @property
+    def tag(self) -> str:
+        return f"{self.name}:{self.version}-{self.target.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeferredSettings:
+    """Of an image whose engine is built, and proven, where it is started."""
+
+    name: str
+    version: str
+    target: Target
+    base_image: str | None
+    grpc: bool
+    undecided: Literal["stop", "package"]
+    shard_images: int | None
+    """Of the gate's images, those that travel in the image; None: all."""
+    fallback: Fallback
 
     @property
     def tag(self) -> str:

@@ -6,9 +6,8 @@ from pathlib import Path
 from pipeline.artifacts import AccuracyReport, Place
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.package.build_context import build_command, device_code
-from pipeline.package.deferred import CONTEXT, WORDS, Order, build_pending, show_context, write_pending
-from pipeline.package.image_record import is_present, read_image
-from pipeline.package.settings import ImageSettings
+from pipeline.package.image_record import CONTEXT, WORDS, is_present, read_image, show_context
+from pipeline.package.settings import DeferredSettings, ImageSettings
 from pipeline.recipe import Recipe
 from pipeline.results import Judged, Packaged, Validated
 from pipeline.run import Run
@@ -118,17 +117,17 @@ def defer(run: Run, validated: Validated) -> Packaged:
     Where the base cannot be had, `words` says why, and nothing of that is remembered; one that was asked for by name
     raises.
     """
-    order = _order(run)
+    deferred = _deferred_settings(run)
     written = write_deferred(run, validated)
     context = written.path / CONTEXT
     place = child(run.workspace.root / "context", run.published_as)
     shown = place if run.workspace.only_look else show_context(context, place)
     try:
-        built = _build_deferred(run, order, written)
+        built = _build_deferred(run, deferred, written)
     except (EngineMissing, PackageError) as error:
-        if order.base_image is not None and isinstance(error, PackageError):
+        if deferred.base_image is not None and isinstance(error, PackageError):
             raise
-        words = f"no image here: {error} Where its base is: {build_command(shown, order.tag)}"
+        words = f"no image here: {error} Where its base is: {build_command(shown, deferred.tag)}"
         return Packaged(folders=(written,), image=None, context=shown, words=words)
     words = (built.path / WORDS).read_text()
     return Packaged(folders=(written, built), image=read_image(built.path), context=shown, words=words)
@@ -136,22 +135,24 @@ def defer(run: Run, validated: Validated) -> Packaged:
 
 def write_deferred(run: Run, validated: Validated) -> Folder:
     """The folder with the context of an image whose engine is built where it is started."""
-    main, order = validated.main, _order(run)
+    main, deferred = validated.main, _deferred_settings(run)
     inputs = {
         "manifest": sha256_of_file(main.artifact.manifest),
         "shard": validated.shard_folder.digest,
         **_hashes_of(validated.alternatives),
         **code_hashes(),
     }
-    settings: dict[str, Json] = {**vars(order), "target": run.target.name, **_terms(main.report)}
+    settings: dict[str, Json] = {**vars(deferred), "target": run.target.name, **_terms(main.report)}
 
     def work(at: Workplace) -> None:
+        from pipeline.package.deferred import write_pending
+
         others = [each.artifact.folder for each in validated.alternatives]
         run.workspace.check(main.artifact.folder, validated.shard_folder.path, *others)
         write_pending(
             main.artifact,
             main.report,
-            order=order,
+            settings=deferred,
             shard=validated.shard,
             others=validated.alternatives,
             labels=recipe_label(run.recipe),
@@ -166,9 +167,9 @@ def write_deferred(run: Run, validated: Validated) -> Folder:
     return written
 
 
-def _order(run: Run) -> Order:
+def _deferred_settings(run: Run) -> DeferredSettings:
     recipe = run.recipe
-    return Order(
+    return DeferredSettings(
         name=recipe.name,
         version=recipe.version,
         target=run.target,
@@ -180,13 +181,15 @@ def _order(run: Run) -> Order:
     )
 
 
-def _build_deferred(run: Run, order: Order, written: Folder) -> Folder:
+def _build_deferred(run: Run, deferred: DeferredSettings, written: Folder) -> Folder:
     inputs = {"context": written.digest}
     key = run.key("package", code="pipeline.package.deferred", inputs=inputs, settings={})
     _forget_if_lost(run, key)
 
     def work(at: Workplace) -> None:
-        build_pending(written.path / CONTEXT, order, progress=at.progress, folder=at.folder)
+        from pipeline.package.deferred import build_pending
+
+        build_pending(written.path / CONTEXT, deferred, progress=at.progress, folder=at.folder)
 
     return run.obtain_by(key, work)
 

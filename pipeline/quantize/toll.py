@@ -12,7 +12,7 @@ from pipeline.progress import Progress, Silent, portion, reporting
 from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import with_float
 from targets.dialects.write import write_dialect
-from targets.runtimes import RUNTIMES
+from targets.runtimes.registry import RUNTIMES
 from targets.target import Target
 
 EXPORTED = 0.8
