@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from pipeline.artifacts import Architecture, Quantization
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import residual
+from pipeline.models.zoo import Bottleneck, residual
 from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import quantization_of
 
@@ -55,13 +55,13 @@ def random_architecture(rng: random.Random) -> Architecture:
     stem = "imagenet" if rng.random() < 0.4 else "cifar"
     side = rng.choice((16, 20, 32, 48))
     return residual(
-        block="bottleneck" if block == "bottleneck" else "basic",
         stem="imagenet" if stem == "imagenet" else "cifar",
         shortcut="B" if block == "bottleneck" or rng.random() < 0.5 else "A",
         depths=tuple(rng.randint(1, 3) for _ in range(stages)),
         stage_widths=tuple(first * 2**stage for stage in range(stages)),
-        groups=2 if is_grouped else 1,
-        inner=first if is_grouped else None,
         classes=CLASSES[: rng.randint(2, 10)],
         input_size=(side, side),
+        bottleneck=Bottleneck(groups=2 if is_grouped else 1, inner=first if is_grouped else None)
+        if ("bottleneck" if block == "bottleneck" else "basic") == "bottleneck"
+        else None,
     )

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.data.batches import Batches, augmented, photo_by_photo
-from pipeline.data.images import ImageSet
+from pipeline.data.images import ImageSet, Kind
 from pipeline.errors import DataError
 from targets.device.model.image_files import decode
 from targets.device.model.preprocess import Preprocessing, preprocess
@@ -30,7 +30,7 @@ def image_set(arrays: Sequence[NDArray[np.uint8]], mirrors: bool = True) -> Imag
         digests=[str(index) for index in range(len(arrays))],
         names=[f"image {index}" for index in range(len(arrays))],
         labels=np.arange(len(arrays), dtype=np.int64),
-        mirrors=mirrors,
+        kind=Kind(mirrors=mirrors),
     )
 
 

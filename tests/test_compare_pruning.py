@@ -11,7 +11,7 @@ from tiny_networks import network_of
 from tiny_table import table_of
 from tiny_trained import architecture, write_weights
 
-from pipeline.models.zoo import residual
+from pipeline.models.zoo import Bottleneck, residual
 from targets.runtimes import timing
 
 sys.path.append(str(ROOT / "scripts"))
@@ -20,7 +20,7 @@ import uniform_pruning  # type: ignore[import-not-found]
 from uniform_pruning import Plan, cut, mildest, plans_of
 
 BASIC = residual(depths=(2, 2), stage_widths=(16, 32), classes=("a", "b"), input_size=(8, 8))
-DEEP = residual(block="bottleneck", depths=(1, 1), stage_widths=(16, 32), classes=("a", "b"), input_size=(8, 8))
+DEEP = residual(depths=(1, 1), stage_widths=(16, 32), classes=("a", "b"), input_size=(8, 8), bottleneck=Bottleneck())
 
 
 def widths(network: torch.nn.Module) -> dict[str, int]:

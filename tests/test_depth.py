@@ -13,14 +13,19 @@ from pipeline.models.checkpoint import build_network, save_network
 from pipeline.models.cost import layer_macs
 from pipeline.models.depth import remove_blocks
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import residual
+from pipeline.models.zoo import Bottleneck, residual
 
 CLASSES = ("a", "b", "c", "d")
 BASIC = residual(depths=(3, 3, 2), stage_widths=(8, 12, 16), classes=CLASSES, input_size=(16, 16))
 BOTTLENECK = residual(
-    block="bottleneck", depths=(2, 3, 1, 1), stage_widths=(4, 8, 8, 8), inner=8, classes=CLASSES, shortcut="B",
-    stem="imagenet", input_size=(32, 32),
-)  # fmt: skip
+    depths=(2, 3, 1, 1),
+    stage_widths=(4, 8, 8, 8),
+    classes=CLASSES,
+    shortcut="B",
+    stem="imagenet",
+    input_size=(32, 32),
+    bottleneck=Bottleneck(inner=8),
+)
 
 
 def network_of(architecture: Architecture) -> nn.Module:

@@ -11,7 +11,7 @@ from pipeline.errors import CheckpointError
 from pipeline.models.naming import some
 from pipeline.models.recognition import recognize
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import residual
+from pipeline.models.zoo import Bottleneck, residual
 
 State = dict[str, Tensor]
 TEN = tuple("abcdefghij")
@@ -21,19 +21,11 @@ NETWORKS = {
     "resnet34": residual(depths=(3, 4, 6, 3), stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B"),
     "resnet18 with a CIFAR stem": residual(depths=(2, 2, 2, 2), stage_widths=STAGES, classes=TEN, shortcut="B"),
     **{
-        f"resnet{number}": residual(
-            depths=depths, stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", block="bottleneck"
-        )
+        f"resnet{number}": residual(depths=depths, stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", bottleneck=Bottleneck())
         for number, depths in ((50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)), (152, (3, 8, 36, 3)))
     },
-    "wide_resnet50_2": residual(
-        depths=(3, 4, 6, 3), stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", block="bottleneck",
-        inner=8,
-    ),
-    "resnext50_4x2d": residual(
-        depths=(3, 4, 6, 3), stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", block="bottleneck",
-        inner=8, groups=4,
-    ),
+    "wide_resnet50_2": residual(depths=(3, 4, 6, 3), stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", bottleneck=Bottleneck(inner=8)),
+    "resnext50_4x2d": residual(depths=(3, 4, 6, 3), stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", bottleneck=Bottleneck(groups=4, inner=8)),
     **{
         f"resnet{6 * n + 2}, option {option}": residual(
             depths=(n, n, n), stage_widths=(4, 8, 16), classes=TEN, shortcut="A" if option == "A" else "B"

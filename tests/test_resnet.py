@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.models.resnet import build_resnet, constant_shortcut, is_constant_shortcut
-from pipeline.models.zoo import published, residual
+from pipeline.models.zoo import Bottleneck, published, residual
 
 TEN = tuple("abcdefghij")
 TINY = {
     "basic, option A": residual(depths=(2, 1, 1), stage_widths=(4, 8, 16), classes=TEN),
     "basic, option B": residual(depths=(2, 1, 1), stage_widths=(4, 8, 16), classes=TEN, shortcut="B"),
     "bottleneck": residual(
-        depths=(1, 2), stage_widths=(4, 8), classes=TEN, block="bottleneck", shortcut="B", stem="imagenet"
+        depths=(1, 2), stage_widths=(4, 8), classes=TEN, shortcut="B", stem="imagenet", bottleneck=Bottleneck()
     ),
     "grouped": residual(
-        depths=(1, 1), stage_widths=(8, 16), classes=TEN, block="bottleneck", shortcut="B", groups=4, inner=16
+        depths=(1, 1), stage_widths=(8, 16), classes=TEN, shortcut="B", bottleneck=Bottleneck(groups=4, inner=16)
     ),
 }
 

@@ -11,15 +11,19 @@ from tiny_table import table_of
 
 from pipeline.latency.table import FILE
 from pipeline.models.cost import cost_of
-from pipeline.models.zoo import residual
+from pipeline.models.zoo import Bottleneck, residual
 
 sys.path.append(str(ROOT / "scripts"))
 from time_pruned import allocated, timed, uniform  # type: ignore[import-not-found]
 
 DEEP = residual(
-    block="bottleneck", depths=(2, 2), stage_widths=(32, 64), inner=64, shortcut="B", classes=("a", "b"),
+    depths=(2, 2),
+    stage_widths=(32, 64),
+    shortcut="B",
+    classes=("a", "b"),
     input_size=(8, 8),
-)  # fmt: skip
+    bottleneck=Bottleneck(inner=64),
+)
 IMAGES = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
 
 

@@ -19,7 +19,7 @@ from tiny_quantized import CLASSES, marked, noise
 from pipeline.artifacts import Architecture, Dialect, Precision
 from pipeline.errors import CompileError
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import residual
+from pipeline.models.zoo import Bottleneck, residual
 from targets.device.files import LAYERS
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession
 from targets.device.nvidia.machine import Machine
@@ -40,12 +40,12 @@ SHAPES: dict[str, tuple[Architecture, int]] = {
     ),
     "resnet50": (
         residual(
-            block="bottleneck",
             stem="imagenet",
             shortcut="B",
             depths=(3, 4, 6, 3),
             stage_widths=(64, 128, 256, 512),
             classes=CLASSES,
+            bottleneck=Bottleneck(),
         ),
         224,
     ),

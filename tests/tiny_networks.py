@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.artifacts import Architecture
 from pipeline.models.resnet import build_resnet
 from pipeline.models.surgery import Group, Removal
-from pipeline.models.zoo import residual
+from pipeline.models.zoo import Bottleneck, residual
 
 CLASSES = ("a", "b", "c", "d")
 SHAPE = (3, 16, 16)
@@ -24,9 +24,14 @@ OPTION_B = residual(depths=(1, 2, 1), stage_widths=(8, 12, 16), classes=CLASSES,
 
 def deep(inner: int, groups: int = 1) -> Architecture:
     return residual(
-        block="bottleneck", depths=(1, 2, 1, 1), stage_widths=(4, 8, 8, 8), inner=inner, groups=groups,
-        classes=CLASSES, shortcut="B", stem="imagenet", input_size=(32, 32),
-    )  # fmt: skip
+        depths=(1, 2, 1, 1),
+        stage_widths=(4, 8, 8, 8),
+        classes=CLASSES,
+        shortcut="B",
+        stem="imagenet",
+        input_size=(32, 32),
+        bottleneck=Bottleneck(groups=groups, inner=inner),
+    )
 
 
 GROUPED = deep(inner=8, groups=4)

@@ -18,7 +18,7 @@ from pipeline.export.export import export
 from pipeline.export.result import read_export
 from pipeline.models.checkpoint import save_network
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import residual
+from pipeline.models.zoo import Bottleneck, residual
 from pipeline.progress import Silent
 from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.marked_graph import export_marked
@@ -35,10 +35,7 @@ SIZE = (SIDE, SIDE)
 NETWORKS: dict[str, Architecture] = {
     "option A": residual(depths=(1, 1), stage_widths=(8, 16), classes=CLASSES, input_size=SIZE),
     "option B": residual(depths=(1, 2), stage_widths=(8, 16), shortcut="B", classes=CLASSES, input_size=SIZE),
-    "bottleneck": residual(
-        block="bottleneck", stem="imagenet", shortcut="B", depths=(2, 1), stage_widths=(8, 16), classes=CLASSES,
-        input_size=SIZE,
-    ),
+    "bottleneck": residual(stem="imagenet", shortcut="B", depths=(2, 1), stage_widths=(8, 16), classes=CLASSES, input_size=SIZE, bottleneck=Bottleneck()),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.images import ImageSet
+from pipeline.data.images import ImageSet, Kind
 from pipeline.data.sampling import stratified
 from pipeline.data.source import Source
 from pipeline.errors import DataError
@@ -36,7 +36,7 @@ def open_digits() -> Source:
         digests=[hashlib.sha256(f"{SIDE}x{SIDE}".encode() + image.tobytes()).hexdigest() for image in pixels],
         names=[f"digits[{index}]" for index in range(len(labels))],
         labels=labels,
-        mirrors=False,
+        kind=Kind(mirrors=False),
     )
     return Source(name="digits", classes=CLASSES, training=images.subset(rest), gate=images.subset(gate))
 

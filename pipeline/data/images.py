@@ -26,6 +26,16 @@ class _Chosen(Generic[Found]):
         return self.ask(self.chosen[index])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What images are of."""
+
+    mirrors: bool = True
+    """Left and right do not matter, so that training may exchange them."""
+    is_personal: bool = False
+    """People are to be seen, so no image leaves the workspace unasked."""
+
+
 class ImageSet:
     """Labels, names and a way to the original bytes of N images, in a fixed order.
 
@@ -39,17 +49,16 @@ class ImageSet:
         digests: Sequence[str],
         names: Sequence[str],
         labels: NDArray[np.int64],
-        mirrors: bool = True,
+        kind: Kind = Kind(),
         draw: Callable[[int], Image.Image] | None = None,
         groups: Sequence[str] = (),
         origins: NDArray[np.int64] | None = None,
-        is_personal: bool = False,
     ) -> None:
-        """`read(i)` and `digests[i]` (a content hash) belong to image i; `mirrors`: left-right does not matter.
+        """`read(i)` and `digests[i]` (a content hash) belong to image i.
 
         `draw(i)` is the decoded image where that is quicker to have than by way of its bytes. `groups[i]` is a group
         whose accuracy is reported by itself. Images of equal `origins` are parts of one photo: they are never split,
-        and best read together. `is_personal`: people are to be seen, so no image leaves the workspace unasked.
+        and best read together.
         """
         assert len(digests) == len(names) == len(labels)
         assert len(groups) in (0, len(labels))
@@ -59,10 +68,17 @@ class ImageSet:
         self.digests = tuple(digests)
         self.names = tuple(names)
         self.labels = labels.astype(np.int64)
-        self.mirrors = mirrors
+        self.kind = kind
         self.groups = tuple(groups)
         self.origins = origins
-        self.is_personal = is_personal
+
+    @property
+    def mirrors(self) -> bool:
+        return self.kind.mirrors
+
+    @property
+    def is_personal(self) -> bool:
+        return self.kind.is_personal
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,11 +108,10 @@ class ImageSet:
             digests=[self.digests[index] for index in chosen],
             names=[self.names[index] for index in chosen],
             labels=self.labels[chosen],
-            mirrors=self.mirrors,
+            kind=self.kind,
             draw=None if self._draw is None else _Chosen(self._draw, chosen),
             groups=[self.groups[index] for index in chosen] if self.groups else (),
             origins=None if self.origins is None else self.origins[chosen],
-            is_personal=self.is_personal,
         )
 
     def relabelled(self, new_label: Sequence[int]) -> "ImageSet":
@@ -106,11 +121,10 @@ class ImageSet:
             digests=self.digests,
             names=self.names,
             labels=np.array(new_label, dtype=np.int64)[self.labels],
-            mirrors=self.mirrors,
+            kind=self.kind,
             draw=self._draw,
             groups=self.groups,
             origins=self.origins,
-            is_personal=self.is_personal,
         )
 
     @cached_property

@@ -5,7 +5,7 @@ section 4.2, three stages of 16, 32 and 64 channels, depth 6n + 2, option-A shor
 """
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.artifacts import Architecture
@@ -31,9 +31,14 @@ def published(name: str, *, classes: tuple[str, ...], input_size: tuple[int, int
         groups, base = int(match[3] or 1), int(match[4] or 64)
         inner = 128 if match[1] else groups * base
         architecture = residual(
-            block=block, depths=depths, stage_widths=(64, 128, 256, 512), inner=inner, groups=groups, stem="imagenet",
-            shortcut="B", classes=classes, input_size=input_size,
-        )  # fmt: skip
+            bottleneck=Bottleneck(groups=groups, inner=inner) if block == "bottleneck" else None,
+            depths=depths,
+            stage_widths=(64, 128, 256, 512),
+            stem="imagenet",
+            shortcut="B",
+            classes=classes,
+            input_size=input_size,
+        )
         if architecture.name == name:
             return architecture
     elif match and name == f"resnet{match[2]}" and (int(match[2]) - 2) % 6 == 0 and int(match[2]) > 2:
@@ -45,27 +50,35 @@ def published(name: str, *, classes: tuple[str, ...], input_size: tuple[int, int
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck:
+    """Blocks of 1x1, 3x3 and 1x1 convolutions."""
+
+    groups: int = 1
+    inner: int | None = None
+    """Width of the first stage's 3x3 convolutions, doubled per stage; None: the stage's own."""
+
+
 def residual(
     *,
     depths: tuple[int, ...],
     stage_widths: tuple[int, ...],
     classes: tuple[str, ...],
-    block: Literal["basic", "bottleneck"] = "basic",
+    bottleneck: Bottleneck | None = None,
     stem: Literal["imagenet", "cifar"] = "cifar",
     shortcut: Literal["A", "B"] = "A",
-    groups: int = 1,
-    inner: int | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> Architecture:
-    """Any unpruned ResNet. `inner`: width of the first stage's 3x3 convolutions in bottlenecks, doubled per stage."""
+    """Any unpruned ResNet, of basic blocks unless `bottleneck` says what others there are."""
     widths = {"conv1": stage_widths[0]}
     channels = stage_widths[0]
     for stage, (depth, width) in enumerate(zip(depths, stage_widths, strict=True), start=1):
-        out = width * (EXPANSION if block == "bottleneck" else 1)
+        out = width * (1 if bottleneck is None else EXPANSION)
         for index in range(depth):
             prefix = f"layer{stage}.{index}"
-            if block == "bottleneck":
-                widths[f"{prefix}.conv1"] = widths[f"{prefix}.conv2"] = (inner or stage_widths[0]) * 2 ** (stage - 1)
+            if bottleneck is not None:
+                inner = (bottleneck.inner or stage_widths[0]) * 2 ** (stage - 1)
+                widths[f"{prefix}.conv1"] = widths[f"{prefix}.conv2"] = inner
                 widths[f"{prefix}.conv3"] = out
             else:
                 widths[f"{prefix}.conv1"] = widths[f"{prefix}.conv2"] = out
@@ -75,11 +88,11 @@ def residual(
     architecture = Architecture(
         family="torchvision" if stem == "imagenet" else "cifar",
         name="",
-        block=block,
+        block="basic" if bottleneck is None else "bottleneck",
         depths=depths,
         stem=stem,
         shortcut=shortcut,
-        groups=groups,
+        groups=1 if bottleneck is None else bottleneck.groups,
         input_shape=(3, *(input_size or INPUT_SIZE[stem])),
         classes=classes,
         widths=widths,

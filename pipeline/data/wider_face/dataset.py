@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.files import Tree, open_tree
-from pipeline.data.images import ImageSet
+from pipeline.data.images import ImageSet, Kind
 from pipeline.data.index import Index, Stamp
 from pipeline.data.source import Source, first_few
 from pipeline.data.wider_face.annotations import Photo, parse_annotations
@@ -229,7 +229,7 @@ def _image_set(part: str, cuts: list[_Cut], tree: Tree) -> ImageSet:
         labels=np.array([crop.label for crop in crops], dtype=np.int64),
         groups=[f"face {SIZES[crop.size][1]}" if crop.label == FACE else CLASSES[crop.label] for crop in crops],
         origins=origins,
-        is_personal=True,
+        kind=Kind(is_personal=True),
     )
 
 
