@@ -62,6 +62,6 @@ def random_architecture(rng: random.Random) -> Architecture:
         classes=CLASSES[: rng.randint(2, 10)],
         input_size=(side, side),
         bottleneck=Bottleneck(groups=2 if is_grouped else 1, inner=first if is_grouped else None)
-        if ("bottleneck" if block == "bottleneck" else "basic") == "bottleneck"
+        if block == "bottleneck"
         else None,
     )

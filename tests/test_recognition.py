@@ -21,11 +21,27 @@ NETWORKS = {
     "resnet34": residual(depths=(3, 4, 6, 3), stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B"),
     "resnet18 with a CIFAR stem": residual(depths=(2, 2, 2, 2), stage_widths=STAGES, classes=TEN, shortcut="B"),
     **{
-        f"resnet{number}": residual(depths=depths, stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", bottleneck=Bottleneck())
+        f"resnet{number}": residual(
+            depths=depths, stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", bottleneck=Bottleneck()
+        )
         for number, depths in ((50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)), (152, (3, 8, 36, 3)))
     },
-    "wide_resnet50_2": residual(depths=(3, 4, 6, 3), stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", bottleneck=Bottleneck(inner=8)),
-    "resnext50_4x2d": residual(depths=(3, 4, 6, 3), stage_widths=STAGES, classes=TEN, stem="imagenet", shortcut="B", bottleneck=Bottleneck(groups=4, inner=8)),
+    "wide_resnet50_2": residual(
+        depths=(3, 4, 6, 3),
+        stage_widths=STAGES,
+        classes=TEN,
+        stem="imagenet",
+        shortcut="B",
+        bottleneck=Bottleneck(inner=8),
+    ),
+    "resnext50_4x2d": residual(
+        depths=(3, 4, 6, 3),
+        stage_widths=STAGES,
+        classes=TEN,
+        stem="imagenet",
+        shortcut="B",
+        bottleneck=Bottleneck(groups=4, inner=8),
+    ),
     **{
         f"resnet{6 * n + 2}, option {option}": residual(
             depths=(n, n, n), stage_widths=(4, 8, 16), classes=TEN, shortcut="A" if option == "A" else "B"
@@ -33,7 +49,7 @@ NETWORKS = {
         for n in (3, 9, 18)
         for option in "AB"
     },
-}  # fmt: skip
+}
 
 
 def saved(architecture: Architecture) -> State:

@@ -35,8 +35,16 @@ SIZE = (SIDE, SIDE)
 NETWORKS: dict[str, Architecture] = {
     "option A": residual(depths=(1, 1), stage_widths=(8, 16), classes=CLASSES, input_size=SIZE),
     "option B": residual(depths=(1, 2), stage_widths=(8, 16), shortcut="B", classes=CLASSES, input_size=SIZE),
-    "bottleneck": residual(stem="imagenet", shortcut="B", depths=(2, 1), stage_widths=(8, 16), classes=CLASSES, input_size=SIZE, bottleneck=Bottleneck()),
-}  # fmt: skip
+    "bottleneck": residual(
+        stem="imagenet",
+        shortcut="B",
+        depths=(2, 1),
+        stage_widths=(8, 16),
+        classes=CLASSES,
+        input_size=SIZE,
+        bottleneck=Bottleneck(),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
