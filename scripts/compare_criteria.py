@@ -21,7 +21,7 @@ from torch import nn
 from pipeline.artifacts import Checkpoint
 from pipeline.data.batches import Batches
 from pipeline.data.readers import Dataset, open_dataset, preprocessing_from
-from pipeline.data.selection import spread
+from pipeline.data.sampling import spread
 from pipeline.latency.subnetwork import Subnetwork, removable_blocks, sites
 from pipeline.latency.table import LatencyTable, read_table
 from pipeline.models.checkpoint import build_network, load_checkpoint
@@ -35,8 +35,7 @@ from pipeline.prune.recovery import estimate_statistics, recover
 from pipeline.prune.report import losses_of
 from pipeline.recipe import PreprocessingRecipe
 from pipeline.training.allocator import keep_freed_memory
-from pipeline.training.divergence import divergence
-from pipeline.training.evaluation import logits_of
+from pipeline.training.evaluation import divergence, logits_of
 from pipeline.training.loop import seed_everything
 from pipeline.workplace import Data, Workplace
 from targets.device.gate.judge import judge

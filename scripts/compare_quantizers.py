@@ -25,7 +25,7 @@ from torch import nn
 from pipeline.artifacts import Checkpoint, Dialect
 from pipeline.data.images import ImageSet
 from pipeline.data.readers import open_dataset, preprocessing_from
-from pipeline.data.selection import logits_of_each, pixels_of, spread
+from pipeline.data.sampling import logits_of_each, pixels_of, spread
 from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import published

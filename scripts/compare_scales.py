@@ -37,8 +37,7 @@ from pipeline.quantize.network import points_of, prepare, quantized_layers
 from pipeline.quantize.quantize import calibrate, fit_on_grid
 from pipeline.recipe import PreprocessingRecipe
 from pipeline.training.allocator import keep_freed_memory
-from pipeline.training.divergence import divergence
-from pipeline.training.evaluation import logits_of
+from pipeline.training.evaluation import divergence, logits_of
 from pipeline.training.loop import seed_everything
 from pipeline.workplace import Data, Workplace
 from targets.device.gate.judge import judge

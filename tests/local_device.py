@@ -3,8 +3,7 @@
 import time
 
 from pipeline.devices.inventory import LOCAL, Device
-from pipeline.devices.ssh import Connection
-from pipeline.devices.stop import Stop
+from pipeline.devices.ssh import Connection, Stop
 from pipeline.progress import Silent
 
 

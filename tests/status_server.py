@@ -10,7 +10,7 @@ from typing import Any
 
 from chromium import Page
 
-from targets.device.server.page import page
+from targets.device.server.status import page
 
 HOST = "127.0.0.1"
 

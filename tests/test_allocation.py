@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture
 from pipeline.errors import CompressionError
-from pipeline.models.cost import cost_of
-from pipeline.models.meter import Budget, Meter
+from pipeline.models.cost import Budget, Meter, cost_of
 from pipeline.models.surgery import Group, Removal, channel_groups, remove_channels
 from pipeline.models.zoo import residual
 from pipeline.prune.by_cost import FINE_STEP, allocate

@@ -10,7 +10,7 @@ from device_server import http_request, serving
 from faults import GOOD, resident_mib
 from tiny_package import write_tiny_package
 
-from targets.device.server.amounts import check_amounts
+from targets.device.server.bodies import check_amounts
 from targets.device.server.tensors import RequestError
 
 SHAPE = (3, 8, 9)

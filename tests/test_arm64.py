@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from pipeline.containers.container import output_of
-from pipeline.containers.emulation import volumes_for
+from pipeline.containers.container import output_of, volumes_for
 from pipeline.containers.engine import Engine
 from pipeline.package.labels import PREFIX
 from pipeline.report.document import Document, TargetSummary

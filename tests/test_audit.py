@@ -10,8 +10,7 @@ from tiny_onnx import LAYERS, write_float, write_int8
 from pipeline.artifacts import Audit, OnnxModel
 from pipeline.errors import CompileError
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession
-from targets.runtimes.onnxruntime.audit import audit_graph
-from targets.runtimes.onnxruntime.fallback import UNKNOWN, why_float
+from targets.runtimes.onnxruntime.audit import UNKNOWN, audit_graph, why_float
 
 
 def audit(model: OnnxModel, folder: Path) -> Audit:

@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from pipeline.prune.chart import BARS, MARKED, PLAIN, Bar, Row, chart
+from pipeline.prune.report import BARS, MARKED, PLAIN, Bar, Row, chart
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.data import index as index_module
+from pipeline.data import files as index_module
 from pipeline.data.cifar10 import FILES, open_cifar10
-from pipeline.data.index import Index
+from pipeline.data.files import Index
 from pipeline.data.readers import open_dataset
 from pipeline.errors import DataError
 from targets.device.model.image_files import decode

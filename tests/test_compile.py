@@ -17,7 +17,7 @@ from pipeline.compile.compile import compile_candidates
 from pipeline.compile.result import choose, read_compilation
 from pipeline.compile.settings import CompileSettings
 from pipeline.data.readers import Dataset, ImageSet
-from pipeline.data.selection import at_most, logits_of_each, spread
+from pipeline.data.sampling import at_most, logits_of_each, spread
 from pipeline.errors import CompileError, TargetError
 from pipeline.progress import Silent
 from pipeline.workplace import Data, Workplace

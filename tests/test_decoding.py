@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_trained import Recorded
 
-from pipeline.data.decoding import check_images, decoded, stacked
-from pipeline.data.images import ImageSet
+from pipeline.data.images import ImageSet, check_images, decoded, stacked
 from pipeline.errors import DataError
 from targets.device.model.image_files import decode
 from targets.device.model.preprocess import Preprocessing, crop_pixels

@@ -11,8 +11,8 @@ from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.latency.subnetwork import removable_blocks
 from pipeline.models.checkpoint import build_network, save_network
 from pipeline.models.cost import layer_macs
-from pipeline.models.depth import remove_blocks
 from pipeline.models.resnet import build_resnet
+from pipeline.models.surgery import remove_blocks
 from pipeline.models.zoo import Bottleneck, residual
 
 CLASSES = ("a", "b", "c", "d")

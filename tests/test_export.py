@@ -22,7 +22,7 @@ from tiny_quantized import (
 from torch import fx
 
 from pipeline.artifacts import Dialect, Precision
-from pipeline.data.selection import pixels_of
+from pipeline.data.sampling import pixels_of
 from pipeline.errors import ExportError
 from pipeline.export import parity
 from pipeline.export.parity import MODES, TOLERANCE

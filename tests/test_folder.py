@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import index as index_module
+from pipeline.data import files as index_module
+from pipeline.data.files import Index
 from pipeline.data.folder import open_folder
-from pipeline.data.index import Index
-from pipeline.data.source import Source
+from pipeline.data.images import Source
 from pipeline.errors import DataError
 
 CLASSES = ("ant", "bee", "cow")

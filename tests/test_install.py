@@ -24,7 +24,7 @@ from pipeline.progress import Silent
 from pipeline.validate.published import report_json
 from targets.device.gate.report import read_proof
 from targets.device.model.image_files import FORMATS, decode
-from targets.device.server.page import page
+from targets.device.server.status import page
 from targets.shipped import shipped
 
 PYTHON = "/opt/edge-deploy/bin/python"
@@ -117,7 +117,7 @@ def test_the_gates_report_travels_in_the_image(engine: Engine, packaged: Package
 
 @pytest.mark.docker
 def test_the_status_page_is_in_the_image(engine: Engine, packaged: Packaged) -> None:
-    code = "import sys; from targets.device.server.page import page; sys.stdout.buffer.write(page()[0])"
+    code = "import sys; from targets.device.server.status import page; sys.stdout.buffer.write(page()[0])"
     assert output_of(engine, packaged.image.tag, [PYTHON, "-c", code]).strip() == page()[0].decode().strip()
 
 

@@ -9,7 +9,7 @@ from tiny_networks import OPTION_A, SHAPE, network_of, own
 from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture
-from pipeline.models.depth import remove_blocks
+from pipeline.models.surgery import remove_blocks
 from pipeline.models.zoo import residual
 from pipeline.training.loss import Distillation, attention_map, cross_entropy, shared_stages
 

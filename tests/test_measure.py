@@ -19,11 +19,10 @@ from pipeline.data.readers import Dataset, ImageSet, open_dataset
 from pipeline.errors import CompileError, DataError
 from pipeline.progress import Silent
 from pipeline.validate.judge import Terms
-from pipeline.validate.measure import measure_artifact
-from pipeline.validate.pack import pack_shard
-from pipeline.validate.predictions import Predictions, read_predictions, write_predictions
+from pipeline.validate.predictions import Predictions, measure_artifact, read_predictions, write_predictions
+from pipeline.validate.shard import pack_shard
 from targets.device.files import PREDICTIONS, SHARD
-from targets.device.gate.measure import MeasureError, measure
+from targets.device.gate.run import MeasureError, measure
 from targets.device.gate.shard import Shard
 from targets.device.model.image_files import ImageError, decode
 from targets.device.model.manifest import Manifest, sha256_of

@@ -20,8 +20,7 @@ from tiny_networks import (
 from torch import nn
 
 from pipeline.artifacts import Architecture
-from pipeline.models.cost import cost_of
-from pipeline.models.meter import Budget, Meter
+from pipeline.models.cost import Budget, Meter, cost_of
 from pipeline.models.surgery import channel_groups, remove_channels
 
 Shape = tuple[int, int, int]

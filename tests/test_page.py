@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-from targets.device.server.page import page
+from targets.device.server.status import page
 
 VOID = {"meta", "link", "input", "br"}
 

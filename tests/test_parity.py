@@ -17,7 +17,7 @@ from tiny_quantized import CLASSES, NETWORKS, PREPROCESSING, Exported, calibrate
 from torch import fx
 
 from pipeline.artifacts import Checkpoint, Dialect, Parity
-from pipeline.data.selection import pixels_of
+from pipeline.data.sampling import pixels_of
 from pipeline.errors import ExportError
 from pipeline.export.parity import FLOAT_ERRORS, TOLERANCE, check_parity, parity_images
 from pipeline.export.result import parity_text

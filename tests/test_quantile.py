@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from targets.device.bench.quantile import median, quantiles
+from targets.device.bench.statistics import median, quantiles
 
 SHARES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
 

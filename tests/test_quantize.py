@@ -25,8 +25,7 @@ from pipeline.models.checkpoint import build_network, save_network
 from pipeline.models.folding import trace_folded
 from pipeline.quantize.network import build_quantized
 from pipeline.quantize.quantize import _harm
-from pipeline.training.divergence import divergence
-from pipeline.training.evaluation import logits_of
+from pipeline.training.evaluation import divergence, logits_of
 from pipeline.workspace.hashing import sha256_of_folder
 
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from pipeline.artifacts import Architecture
 from pipeline.errors import CheckpointError
-from pipeline.models.naming import some
-from pipeline.models.recognition import recognize
+from pipeline.models.recognition import recognize, some
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import Bottleneck, residual
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.devices.chosen import Placement, chosen, named
-from pipeline.devices.inventory import Device, parse_address, read_devices
+from pipeline.devices.inventory import Device, Placement, chosen, named, parse_address, read_devices
 from pipeline.errors import RecipeError
 from targets.target import find_target
 

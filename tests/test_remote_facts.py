@@ -15,10 +15,9 @@ from preflight_answers import (
     answer,
 )
 
-from pipeline.devices.jetpack import fits, jetpack_of
-from pipeline.devices.preflight import read_facts
+from pipeline.devices.preflight import fits, jetpack_of, read_facts
+from pipeline.devices.requirements import SCRIPT
 from pipeline.devices.ssh import PRELUDE
-from pipeline.devices.survey import SCRIPT
 from pipeline.errors import DeviceError
 
 

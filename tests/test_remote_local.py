@@ -16,10 +16,8 @@ from builds import ROOT, deploy
 from local_device import connected, local
 
 from pipeline.containers.engine import Engine
-from pipeline.devices.chosen import Placement, chosen
-from pipeline.devices.inventory import LOCAL
-from pipeline.devices.requirements import Needs
-from pipeline.devices.survey import survey
+from pipeline.devices.inventory import LOCAL, Placement, chosen
+from pipeline.devices.requirements import Needs, survey
 from pipeline.errors import DeviceError, DeviceTimeout, DeviceUnfit, RecipeError
 from pipeline.report.document import Document
 from targets.target import find_target

@@ -3,10 +3,9 @@ import time
 import pytest
 from fleet_senders import Heard
 
-from pipeline.devices import retry
+from pipeline.devices import ssh as retry
 from pipeline.devices.inventory import Device
-from pipeline.devices.retry import pause_before, retried
-from pipeline.devices.stop import Stop
+from pipeline.devices.ssh import Stop, pause_before, retried
 from pipeline.errors import AccessDenied, ConnectionLost, DeployError, HostUnreachable
 
 

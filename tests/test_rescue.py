@@ -19,15 +19,12 @@ from pipeline.export.export import export
 from pipeline.export.result import read_export
 from pipeline.models.checkpoint import build_network
 from pipeline.progress import Silent
-from pipeline.quantize.fragility import fragilities
-from pipeline.quantize.mixed_precision import fewest, rescue, shortest
+from pipeline.quantize.mixed_precision import Toll, fewest, fragilities, rescue, shortest
 from pipeline.quantize.network import build_quantized
 from pipeline.quantize.result import Rescue, quantization_drop, read_rescue
-from pipeline.quantize.toll import Toll
 from pipeline.recipe import QuantizeRecipe, Recipe
-from pipeline.report.document import summarize
+from pipeline.report.document import rescue_rows, summarize, summarize_rescue
 from pipeline.report.lines import rescue_texts
-from pipeline.report.rescue_summary import rescue_rows, summarize_rescue
 from pipeline.run import Run
 from pipeline.training.evaluation import logits_of
 from pipeline.workspace.store import Workspace

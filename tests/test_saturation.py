@@ -11,8 +11,7 @@ from tiny_quantized import NETWORKS, noise, write_export, write_original, write_
 
 from pipeline.artifacts import Checkpoint, Dialect
 from pipeline.quantize.fake_quant import Mode, set_mode
-from pipeline.quantize.network import build_quantized
-from pipeline.quantize.saturation import derive
+from pipeline.quantize.network import build_quantized, derive
 from targets.device.model.cpu import saturates_8bit
 
 INT16 = 32_767

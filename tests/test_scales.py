@@ -16,10 +16,9 @@ from benchmarks.scales.averaged import MOMENTUM, AveragedRange
 from benchmarks.scales.clipped import best_shares
 from benchmarks.scales.learned import LearnedRange, learn_weights
 from pipeline.artifacts import ActivationRange, Dialect
-from pipeline.quantize.fake_quant import Mode, Point, QuantizedConv2d, Quantizer, set_mode
+from pipeline.quantize.fake_quant import Histogram, Mode, Point, QuantizedConv2d, Quantizer, set_mode
 from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import points_of, quantization_of, quantized_layers
-from pipeline.quantize.ranges import Histogram
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession
 from targets.dialects.write import write_dialect
 

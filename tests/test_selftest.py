@@ -21,7 +21,7 @@ from pipeline.progress import Silent
 from pipeline.validate.judge import Terms
 from targets.device.errors import SessionError
 from targets.device.files import SHARD
-from targets.device.gate.measure import MeasureError
+from targets.device.gate.run import MeasureError
 from targets.device.gate.shard import ShardError
 from targets.device.model.cpu import instruction_set
 from targets.device.model.golden import FILE, read_golden, write_golden

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from machine_files import MACHINES, write_files
 
-from targets.device.bench.sensors import find_sensors
+from targets.device.bench.sampler import find_sensors
 from targets.device.sensors.gauge import CLOCK, ENERGY, POWER, STATE, TEMPERATURE
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def test_an_image_without_the_code_of_tensorrt_can_measure() -> None:
         "for name in ('sensors.nvml', 'nvidia.cudart', 'nvidia.machine', 'tensorrt.passport'):\n"
         "    sys.modules[f'targets.device.{name}'] = None\n"
         "from targets.device.bench.bench import bench\n"
-        "from targets.device.bench.sensors import find_sensors\n"
+        "from targets.device.bench.sampler import find_sensors\n"
         "print(len(find_sensors(gpu=False).gauges) > 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

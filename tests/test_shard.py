@@ -21,8 +21,7 @@ from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.progress import Silent
 from pipeline.training.evaluation import logits_of
 from pipeline.validate.archive import npy_bytes, write_archive
-from pipeline.validate.pack import pack_shard, pack_some
-from pipeline.validate.shard import write_shard
+from pipeline.validate.shard import pack_shard, pack_some, write_shard
 from targets.device.files import SHARD
 from targets.device.gate.shard import FACTS, Shard, ShardError, shard_sha256
 from targets.device.model.image_files import decode

@@ -15,9 +15,8 @@ from pipeline.errors import CompressionError
 from pipeline.latency.profile import subject_of
 from pipeline.latency.subnetwork import Subnetwork, carve, removable_blocks, sites
 from pipeline.models.checkpoint import save_network
-from pipeline.models.depth import remove_blocks
 from pipeline.models.folding import trace_folded
-from pipeline.models.surgery import channel_groups, remove_channels
+from pipeline.models.surgery import channel_groups, remove_blocks, remove_channels
 from pipeline.models.zoo import residual
 from pipeline.quantize.marked_graph import export_marked
 from targets.dialects.write import write_dialect

@@ -6,7 +6,7 @@ import pytest
 from tiny_progress import Counted
 from tiny_quantized import write_original, write_quantized
 
-from pipeline.quantize.toll import Toll
+from pipeline.quantize.mixed_precision import Toll
 from targets.runtimes import timing
 from targets.target import find_target
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PackageError
-from pipeline.package.unpack import surplus, unpack_wheels
+from pipeline.package.wheels import surplus, unpack_wheels
 
 
 def wheel(folder: Path, name: str, *members: str) -> Path:

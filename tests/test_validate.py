@@ -14,8 +14,8 @@ from pipeline.data.readers import open_dataset
 from pipeline.errors import CompileError, DataError
 from pipeline.progress import Silent
 from pipeline.validate.judge import Origin, Terms, accuracy_of, judge, judge_predictions
-from pipeline.validate.pack import pack_shard
 from pipeline.validate.predictions import Predictions, read_predictions, write_predictions
+from pipeline.validate.shard import pack_shard
 from targets.device.files import PREDICTIONS, SHARD
 from targets.device.gate.shard import Shard
 from targets.device.gate.tango import drop_bounds, drop_interval

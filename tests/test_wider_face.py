@@ -15,13 +15,11 @@ from tiny_wider_face import (
     zipped_parts,
 )
 
-from pipeline.data import index as index_module
+from pipeline.data import files as index_module
 from pipeline.data.batches import Batches
-from pipeline.data.files import FolderTree
-from pipeline.data.images import ImageSet
-from pipeline.data.index import Index
+from pipeline.data.files import FolderTree, Index
+from pipeline.data.images import ImageSet, Source
 from pipeline.data.readers import open_dataset
-from pipeline.data.source import Source
 from pipeline.data.wider_face import dataset as wider_face
 from pipeline.errors import DataError
 from targets.device.model.image_files import decode

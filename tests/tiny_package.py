@@ -20,8 +20,8 @@ from pipeline.package.package import Proof
 from pipeline.progress import Silent
 from pipeline.results import Judged
 from pipeline.validate.judge import Terms, judge_predictions
-from pipeline.validate.measure import measure_artifact
-from pipeline.validate.pack import pack_shard
+from pipeline.validate.predictions import measure_artifact
+from pipeline.validate.shard import pack_shard
 from pipeline.workspace.hashing import sha256_of_file
 from pipeline.workspace.store import Folder
 from targets.device.files import SHARD

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from pipeline.artifacts import Architecture, Checkpoint, Dialect, OnnxModel, Quantization
 from pipeline.data.readers import Dataset, open_dataset
-from pipeline.data.selection import spread
+from pipeline.data.sampling import spread
 from pipeline.export.export import export
 from pipeline.export.result import read_export
 from pipeline.models.checkpoint import save_network

@@ -9,7 +9,7 @@ from tiny_package import CLASSES, TinyPackage, colorful, png, write_tiny_package
 
 from pipeline.data.images import ImageSet
 from pipeline.progress import Silent
-from pipeline.validate.pack import pack_shard
+from pipeline.validate.shard import pack_shard
 from targets.device.files import SHARD
 from targets.device.model.preprocess import Preprocessing, normalize
 from targets.device.open_session import open_session

@@ -16,7 +16,7 @@ from tiny_package import colorful, png
 
 from pipeline.data.images import ImageSet
 from pipeline.progress import Silent
-from pipeline.validate.pack import pack_shard
+from pipeline.validate.shard import pack_shard
 from pipeline.workspace.hashing import sha256_of_file
 from targets.device.files import SHARD
 from targets.device.model.golden import write_golden

@@ -12,8 +12,7 @@ import numpy as np
 from pipeline.artifacts import Latency
 from pipeline.errors import CompileError
 from targets.device.bench.conditions import disturbed, occupied_since, summary, untold
-from targets.device.bench.sampler import Record, Sampler
-from targets.device.bench.sensors import ROOT, find_sensors
+from targets.device.bench.sampler import ROOT, Record, Sampler, find_sensors
 from targets.device.bench.statistics import WINDOWS, unsteady
 from targets.device.model.manifest import ManifestError, read_manifest
 from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu

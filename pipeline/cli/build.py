@@ -11,8 +11,7 @@ from pipeline.cli.options import Request
 from pipeline.data.privacy import check_sending, personal_warning
 from pipeline.data.readers import Dataset, open_dataset
 from pipeline.data.sample_size import too_small_warning
-from pipeline.devices.chosen import Placement
-from pipeline.devices.inventory import Device
+from pipeline.devices.inventory import Device, Placement
 from pipeline.errors import DeployError, RecipeError, worst_of
 from pipeline.outcome import Outcome
 from pipeline.progress import Progress
@@ -109,7 +108,7 @@ def build_one(prepared: Prepared, target: Target, *, until: str | None, devices:
 def _devices(prepared: Prepared, placement: Placement, request: Request) -> dict[Target, list[Device]]:
     """Each target's; asked before hours of training whether any of them can do its part."""
     from pipeline.devices.checkup import stop_if_none_is_ready
-    from pipeline.devices.chosen import chosen
+    from pipeline.devices.inventory import chosen
 
     if not prepared.recipe.package.image:
         raise RecipeError(

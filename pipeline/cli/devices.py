@@ -8,8 +8,7 @@ from pathlib import Path
 from pipeline.cli.console import progress_for
 from pipeline.cli.output import print_table
 from pipeline.devices.checkup import Checkup, check_all
-from pipeline.devices.chosen import named
-from pipeline.devices.inventory import Device
+from pipeline.devices.inventory import Device, named
 from pipeline.errors import worst_of
 from targets.target import find_target
 

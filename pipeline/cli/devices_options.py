@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import AsJson, Request, Verbose
-from pipeline.devices.chosen import Placement
+from pipeline.devices.inventory import Placement
 
 PANEL = "Devices"
 

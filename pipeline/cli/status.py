@@ -8,8 +8,7 @@ from pipeline.artifacts import Place
 from pipeline.cli.output import print_table, say
 from pipeline.errors import WorkspaceError
 from pipeline.untrusted import parse_json
-from pipeline.validate.kept_proofs import KeptProof, proofs_of
-from pipeline.validate.published import DEVICES, REPORT
+from pipeline.validate.published import DEVICES, REPORT, KeptProof, proofs_of
 from pipeline.workspace.hashing import sha256_of_file
 from pipeline.workspace.integrity import check_files
 from pipeline.workspace.store import RECORD, TRAINING, read_record

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import OnnxModel
 from pipeline.data.images import ImageSet
-from pipeline.data.selection import BATCH, pixels_of, spread
+from pipeline.data.sampling import BATCH, pixels_of, spread
 from pipeline.data.synthetic import drawings
 from pipeline.errors import CompileError
 from targets.device.errors import SessionError

@@ -19,7 +19,7 @@ from pipeline.compile.engine_audit import write_plan
 from pipeline.compile.result import write_compilation
 from pipeline.compile.settings import CompileSettings
 from pipeline.data.images import ImageSet
-from pipeline.data.selection import count_right, logits_of_each
+from pipeline.data.sampling import count_right, logits_of_each
 from pipeline.progress import Progress
 from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import sha256_of_file

@@ -87,12 +87,12 @@ def compile_saturation_safe(
     """The same network with 7-bit weights, its ONNX file, and the artifact of that; all of stage `compile`."""
 
     def work(at: Workplace) -> None:
-        from pipeline.quantize.saturation import derive
+        from pipeline.quantize.network import derive
 
         derive(Checkpoint(folder=network.path), at.folder)
 
     inputs: dict[str, str] = {"network": network.digest}
-    narrow = run.obtain("compile", code="pipeline.quantize.saturation", inputs=inputs, settings={}, work=work)
+    narrow = run.obtain("compile", code="pipeline.quantize.network", inputs=inputs, settings={}, work=work)
     dialect = run.target.dialect
     model = export_one(run, loaded, narrow, dialect, stage="compile")
     made = compile_candidates(run, loaded, baseline, {dialect: model}, precisions=(Precision.INT8,), weight_bits=7)

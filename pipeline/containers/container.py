@@ -1,4 +1,9 @@
-"""Containers of an image: started with no rights, asked over HTTP, and always removed."""
+"""Containers of an image: started with no rights, asked over HTTP, and always removed.
+
+Where a container's port is found: on this machine, or on that of an engine elsewhere.
+
+What a container needs where QEMU runs it: a /proc/cpuinfo of its own architecture.
+"""
 
 import io
 import json
@@ -14,18 +19,66 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
-from pipeline.containers.address import ANY_PORT, addresses, usual_port_if_free
 from pipeline.containers.client import InferenceClient
-from pipeline.containers.emulation import volumes_for
 from pipeline.containers.engine import LOG_LINES, Engine, speaking
 from pipeline.errors import PackageError
 from pipeline.progress import Progress
 from targets.device.model.manifest import FILE, Manifest, ManifestError, read_manifest
 from targets.device.model.variant import FOLDER, SATURATION_SAFE
+
+ANY_PORT = 0
+
+
+def usual_port_if_free(address: str, usual: str) -> int:
+    """The port of `usual`, such as 8000/tcp, or any where another program of this machine listens there."""
+    number = int(usual.partition("/")[0])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, number))
+        except OSError:
+            return ANY_PORT
+    return number
+
+
+def addresses(engine: Engine) -> tuple[str, str]:
+    """Where the container's port is bound, and where we reach it: an engine elsewhere publishes on its own host."""
+    url = urlsplit(engine.client.api.base_url)
+    if url.scheme == "ssh" or os.environ.get("DOCKER_HOST", "").startswith("ssh://"):
+        raise PackageError(
+            f"the engine at {os.environ.get('DOCKER_HOST')} is reached through SSH, its containers are not. "
+            "Build on that machine, or give its address as DOCKER_HOST=tcp://…"
+        )
+    host = urlsplit(os.environ.get("DOCKER_HOST", "")).hostname
+    if host in (None, "localhost", "127.0.0.1", "::1") or os.environ["DOCKER_HOST"].startswith("unix"):
+        return "127.0.0.1", "127.0.0.1"
+    assert host is not None
+    return "0.0.0.0", host
+
+
+# QEMU's user mode emulation up to 7.2 shows the host's file, and the cpuinfo library in ONNX Runtime for ARM crashes
+# on one of x86. It takes from it who made the core, here an Arm Cortex-A76, and what it can do from the auxiliary
+# vector, which is QEMU's.
+CORE = "processor\t: {}\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0b\n\n"
+
+
+@contextmanager
+def volumes_for(engine: Engine, image: str) -> Iterator[dict[str, dict[str, str]]]:
+    """Mounts for a container of `image`, in the SDK's words; none where the engine runs it natively."""
+    if not engine.emulates(image):
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="edge-deploy-") as folder:
+        shown = Path(folder) / "cpuinfo"
+        shown.write_text("".join(CORE.format(index) for index in range(os.cpu_count() or 1)))
+        Path(folder).chmod(0o755)
+        yield {str(shown): {"bind": "/proc/cpuinfo", "mode": "ro"}}
+
 
 OWNER = "dev.edge-deploy.owner"
 STAYS = "dev.edge-deploy.stays"

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.decoding import WORKERS, decoded, stacked
-from pipeline.data.images import ImageSet
+from pipeline.data.images import WORKERS, ImageSet, decoded, stacked
 from targets.device.model.preprocess import Preprocessing, normalize
 
 CACHE_BYTES = 2 * 2**30

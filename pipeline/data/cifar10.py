@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.images import ImageSet
-from pipeline.data.index import Index, stamp_of
-from pipeline.data.source import Source
+from pipeline.data.files import Index, stamp_of
+from pipeline.data.images import ImageSet, Source
 from pipeline.errors import DataError
 
 TRAINING = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.images import ImageSet, Kind
+from pipeline.data.images import ImageSet, Kind, Source
 from pipeline.data.sampling import stratified
-from pipeline.data.source import Source
 from pipeline.errors import DataError
 
 CLASSES = tuple("0123456789")

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.files import Tree, open_tree
-from pipeline.data.images import ImageSet
-from pipeline.data.index import Index
-from pipeline.data.source import Source, first_few
+from pipeline.data.files import Index, Tree, open_tree
+from pipeline.data.images import ImageSet, Source, first_few
 from pipeline.errors import DataError
 
 EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"})

@@ -1,7 +1,14 @@
-"""A labelled set of images that are still encoded; decoding happens where they are used."""
+"""A labelled set of images that are still encoded; decoding happens where they are used.
+
+Encoded images to pixels, in parallel, with the name of every file that cannot be decoded.
+
+What an opener (folder, cifar10, wider_face, digits) found, before the training images are split.
+"""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -10,7 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from targets.device.model.image_files import check_decodable, decode
+from pipeline.errors import DataError
+from pipeline.progress import Progress
+from targets.device.model.image_files import ImageError, check_decodable, decode
+from targets.device.model.preprocess import Preprocessing, crop_pixels
 
 Found = TypeVar("Found")
 
@@ -132,3 +142,77 @@ class ImageSet:
         """Hex SHA-256 over contents and labels in order; names and places have no part in it."""
         rows = (f"{digest} {label}\n" for digest, label in zip(self.digests, self.labels.tolist(), strict=True))
         return hashlib.sha256("".join(rows).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    name: str
+    classes: tuple[str, ...]
+    """In the order of the labels."""
+    training: ImageSet
+    gate: ImageSet
+    notes: tuple[str, ...] = ()
+    """What the user should know, a sentence each."""
+
+
+def first_few(lines: Iterable[str], *, limit: int = 8) -> str:
+    """An indented list, cut after `limit` lines with the number of those left out."""
+    everything = list(lines)
+    shown = [f"\n  {line.encode(errors='backslashreplace').decode()}" for line in everything[:limit]]
+    if len(everything) > limit:
+        shown.append(f"\n  ... and {len(everything) - limit} more")
+    return "".join(shown)
+
+
+WORKERS = min(8, os.cpu_count() or 1)
+CHUNK = 64
+
+
+def check_images(images: ImageSet, progress: Progress) -> None:
+    """Decode every image once; raises a `DataError` that names all that cannot be."""
+
+    def reasons(indices: range) -> list[str]:
+        return [reason for index in indices if (reason := _why_unusable(images, index)) is not None]
+
+    found: list[str] = []
+    # Some at a time: handing over each image by itself takes longer than decoding a small one.
+    chunks = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
+    with ThreadPoolExecutor(WORKERS) as pool, progress.task("check images", len(images)) as advance:
+        for chunk, bad in zip(chunks, pool.map(reasons, chunks), strict=True):
+            advance(len(chunk))
+            found += bad
+    if found:
+        raise DataError(
+            f"{len(found)} of {len(images)} images cannot be used:{first_few(found)}\nReplace or remove them."
+        )
+
+
+def _why_unusable(images: ImageSet, index: int) -> str | None:
+    try:
+        images.check(index)
+    except ImageError as error:
+        return f"{images.names[index]}: {error}"
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def decoded(images: ImageSet, index: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """One image's pixels uint8 [H, W, 3] as the network gets them; raises a `DataError` with its name."""
+    try:
+        return crop_pixels(images.image(index, shorter_side=preprocessing.shorter_side), preprocessing)
+    except ImageError as error:
+        raise DataError(f"{images.names[index]}: {error}. Replace or remove it.") from None
+
+
+def stacked(
+    images: ImageSet, indices: Sequence[int], pixels: Sequence[NDArray[np.uint8]], *, shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """uint8 [N, H, W, 3]; an image of another size than the first (possible without a crop) is a `DataError`."""
+    for index, image in zip(indices, pixels, strict=True):
+        if image.shape != shape:
+            raise DataError(
+                f"{images.names[index]} is {image.shape[1]} x {image.shape[0]}, {images.names[0]} is "
+                f"{shape[1]} x {shape[0]} pixels: give a crop in [preprocessing] to make them equal."
+            )
+    return np.stack(pixels)

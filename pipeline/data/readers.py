@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.cifar10 import open_cifar10
-from pipeline.data.decoding import check_images
 from pipeline.data.digits import open_digits
+from pipeline.data.files import Index
 from pipeline.data.folder import open_folder
-from pipeline.data.images import ImageSet
-from pipeline.data.index import Index
+from pipeline.data.images import ImageSet, Source, check_images, first_few
 from pipeline.data.preprocessing import preprocessing_from, usual_preprocessing
 from pipeline.data.sampling import stratified, without_splitting
-from pipeline.data.source import Source, first_few
 from pipeline.data.wider_face.dataset import open_wider_face
 from pipeline.errors import DataError
 from pipeline.progress import Progress

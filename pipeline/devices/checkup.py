@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 
 from pipeline.devices.fleet import Named, at_once
 from pipeline.devices.inventory import Device
-from pipeline.devices.requirements import USUAL, Needs
-from pipeline.devices.ssh import Connection
-from pipeline.devices.stop import Stop
-from pipeline.devices.survey import Survey, survey
+from pipeline.devices.requirements import USUAL, Needs, Survey, survey
+from pipeline.devices.ssh import Connection, Stop
 from pipeline.errors import DeployError, worst_of
 from pipeline.progress import Progress
 from targets.base_images import stated_base

@@ -24,9 +24,8 @@ from pipeline.errors import DataError, DeviceError, RecipeError
 from pipeline.package.build_context import MODEL
 from pipeline.untrusted import on_one_line, parse_json
 from pipeline.validate.judge import Terms, judge_with, read_terms
-from pipeline.validate.kept_proofs import keep_proof
 from pipeline.validate.predictions import Predictions, read_predictions
-from pipeline.validate.published import DEVICES, REPORT, shard_of
+from pipeline.validate.published import DEVICES, REPORT, keep_proof, shard_of
 from targets.device.files import PREDICTIONS, SHARD
 from targets.device.gate.shard import Shard, ShardError
 from targets.device.model.manifest import FILE as MANIFEST

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.devices.delivered import Delivered
-from pipeline.devices.delivery import Work
+from pipeline.devices.delivery import Delivered, Work
 from pipeline.devices.inventory import Device
 from pipeline.devices.job import Job
-from pipeline.devices.stop import Stop
+from pipeline.devices.ssh import Stop
 from pipeline.progress import Advance, Progress, Silent
 from pipeline.validate.published import DEVICES
 from pipeline.workspace.store import child

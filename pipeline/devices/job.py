@@ -8,15 +8,12 @@ from typing import Any
 from pipeline.artifacts import AccuracyReport, Verdict
 from pipeline.devices import docker as engine
 from pipeline.devices import store
-from pipeline.devices.delivered import Delivered
-from pipeline.devices.delivery import Work
+from pipeline.devices.delivery import Delivered, Work
 from pipeline.devices.failures import RETRIED, understanding
 from pipeline.devices.inventory import Device
 from pipeline.devices.record import Record, comparison_text, read_record, write_record
-from pipeline.devices.retry import retried
-from pipeline.devices.ssh import Connection
-from pipeline.devices.stop import Stop
-from pipeline.devices.survey import Survey, survey
+from pipeline.devices.requirements import Survey, survey
+from pipeline.devices.ssh import Connection, Stop, retried
 from pipeline.errors import (
     DeployError,
     DeviceError,

@@ -9,11 +9,10 @@ from typing import Any
 from pipeline import __version__
 from pipeline.artifacts import AccuracyReport, Place, Verdict
 from pipeline.devices.inventory import Device
-from pipeline.devices.survey import Survey
+from pipeline.devices.requirements import Survey
 from pipeline.errors import WorkspaceError
 from pipeline.untrusted import parse_json
-from pipeline.validate.kept_proofs import keep_proof
-from pipeline.validate.published import REPORT
+from pipeline.validate.published import REPORT, keep_proof
 
 FILE = "delivery.json"
 SCHEMA = 1

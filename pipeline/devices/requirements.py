@@ -1,10 +1,15 @@
-"""Whether a device is what its target says and has what the work needs; what is wrong comes with its cure."""
+"""Whether a device is what its target says and has what the work needs; what is wrong comes with its cure.
+
+Ask a device what it is, and hold that against its target.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from pipeline.devices.failures import understanding
 from pipeline.devices.inventory import Device
-from pipeline.devices.jetpack import fits, jetpack_of
-from pipeline.devices.preflight import Facts
+from pipeline.devices.preflight import Facts, fits, jetpack_of, read_facts
+from pipeline.devices.ssh import Connection
 from pipeline.errors import CommandMissing, DeployError, DeviceDiskFull, DeviceUnfit
 from targets.gpu import Gpu
 from targets.target import Target
@@ -192,3 +197,23 @@ def _unfit(device: Device, why: str) -> DeployError:
 
 def _who(device: Device) -> str:
     return f"{device.name} ({device.address})"
+
+
+SCRIPT = Path(__file__).parent / "preflight.sh"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """A device that can do what its target asks."""
+
+    facts: Facts
+    notes: tuple[str, ...]
+    """What belongs beside every figure of it, such as a power mode that is not the highest."""
+
+
+def survey(connection: Connection, device: Device, target: Target, *, base: str, needs: Needs) -> Survey:
+    """Raises `DeviceUnfit`, `CommandMissing` or `DeviceDiskFull` with the cure; `base` is the base image's tag."""
+    answer = connection.run("asking what it is", SCRIPT.read_text(), base).stdout
+    with understanding(device, "its answer about itself"):
+        facts = read_facts(answer)
+        return Survey(facts=facts, notes=tuple(check(device, facts, target, needs)))

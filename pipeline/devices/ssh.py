@@ -1,27 +1,80 @@
 """A connection to a device: the user's own ssh, its settings, keys and known hosts; one login for all that is done.
 
 This machine is a device, too, where it has the GPU: the same scripts are run by its own shell.
+
+A lost connection is made anew after a while, longer each time; nothing else is tried again.
+
+What ends work in other threads: from the moment it is set no program of ours is left running.
 """
 
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypeVar
 
-from pipeline.devices.failures import SSH_FAILED, lost, why_failed, why_not_connected
+from pipeline.devices.failures import RETRIED, SSH_FAILED, lost, why_failed, why_not_connected
 from pipeline.devices.inventory import Device
-from pipeline.devices.stop import Stop, kill
-from pipeline.errors import DeviceError, DeviceTimeout, HostUnreachable, ToolError
+from pipeline.errors import ConnectionLost, DeviceError, DeviceTimeout, HostUnreachable, ToolError
 from pipeline.progress import Progress
+
+
+class Stop:
+    """Set by whoever waits for the threads; kills their programs, and none is started after it."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """End every program, now."""
+        with self._lock:
+            self._event.set()
+            for process in self._running:
+                kill(process)
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, but not beyond the moment it is set; whether it is."""
+        return self._event.wait(seconds)
+
+    @contextmanager
+    def watching(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """`process` ends when this is left, or when all is to stop."""
+        with self._lock:
+            self._running.add(process)
+            if self._event.is_set():
+                kill(process)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(process)
+            if process.poll() is None:
+                kill(process)
+            process.wait()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Of our own session alone, so that what it started goes with it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
 
 LOGIN_SECONDS = 60.0
 MOST_OUTPUT = 8 << 20
@@ -296,3 +349,33 @@ def _options(device: Device) -> list[str]:
     configured = dict(line.split(" ", 1) for line in shown.splitlines() if " " in line)
     usual = [option for key, (unset, option) in USUAL.items() if configured.get(key, unset) == unset]
     return [*port, *(word for option in (*ALWAYS, *usual) for word in ("-o", option))]
+
+
+LONGEST_PAUSE = 30.0
+
+T = TypeVar("T")
+
+
+def pause_before(attempt: int) -> float:
+    """Seconds before attempt 1, 2, …: 1, 2, 4, … and never more than half a minute."""
+    return min(2.0 ** (attempt - 1), LONGEST_PAUSE)
+
+
+def retried(work: Callable[[], T], device: Device, *, deadline: float, progress: Progress, stop: Stop) -> T:
+    """What `work` returns, which must go on from where it was; its own error where the device does not come back."""
+    first_loss: ConnectionLost | None = None
+    attempt = 0
+    while True:
+        try:
+            return work()
+        except RETRIED as error:
+            if isinstance(error, ConnectionLost):
+                first_loss = first_loss or error
+            attempt += 1
+            pause = pause_before(attempt)
+            if attempt > device.retries or time.monotonic() + pause > deadline or stop.is_set:
+                # That it cannot be reached now is a consequence.
+                raise first_loss or error from None
+            progress.line(f"{error} Trying again in {pause:.0f} s ({attempt} of {device.retries}).")
+        if stop.wait(pause):
+            raise ConnectionLost(f"{device.name} ({device.address}): stopped.")

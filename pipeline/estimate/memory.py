@@ -1,7 +1,7 @@
 """How much memory each stage needs at its peak.
 
 What tensors need is counted on the network itself, on as many images as go through it at a time
-(`memory.footprint`). The rest is added: weights in several states, decoded images that are kept, the programs.
+(`estimate.footprint`). The rest is added: weights in several states, decoded images that are kept, the programs.
 Images add to it as far as `Batches` keeps them, and no further.
 """
 
@@ -20,7 +20,7 @@ from pipeline.artifacts import ActivationRange, Checkpoint
 from pipeline.data.batches import CACHE_BYTES, Batches
 from pipeline.data.images import ImageSet
 from pipeline.data.readers import Dataset
-from pipeline.data.selection import BATCH as RUNTIME_BATCH
+from pipeline.data.sampling import BATCH as RUNTIME_BATCH
 from pipeline.estimate.footprint import peak_bytes, weight_bytes
 from pipeline.export.parity import parity_images
 from pipeline.latency.profile import CHECKED, CHUNK_BYTES, FITTED

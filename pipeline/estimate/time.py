@@ -16,7 +16,7 @@ import torch
 
 from pipeline.artifacts import Checkpoint
 from pipeline.data.readers import Dataset
-from pipeline.data.selection import spread
+from pipeline.data.sampling import spread
 from pipeline.models.checkpoint import build_network
 from pipeline.progress import Advance, Silent
 from pipeline.prune.recovery import BATCH_SIZE, recover

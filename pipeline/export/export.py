@@ -11,7 +11,7 @@ from torch import fx
 
 from pipeline.artifacts import Checkpoint, Dialect, OnnxModel, Parity, Precision, Quantization
 from pipeline.data.readers import Dataset
-from pipeline.data.selection import pixels_of, spread
+from pipeline.data.sampling import pixels_of, spread
 from pipeline.errors import ExportError
 from pipeline.export.parity import check_parity, parity_images
 from pipeline.export.result import write_export

@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.artifacts import Architecture, Quantization
 from pipeline.errors import CompressionError
-from pipeline.models.meter import Shares, shares
+from pipeline.models.cost import Shares, shares
 from pipeline.models.surgery import Group, is_depthwise
 
 LAYERS = ("Conv", "Gemm")

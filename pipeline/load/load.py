@@ -17,14 +17,14 @@ from pipeline.data.batches import Batches
 from pipeline.data.preprocessing import Given
 from pipeline.data.readers import Dataset, check_images, preprocessing_from
 from pipeline.data.sample_size import check_above_chance
-from pipeline.data.selection import count_right
+from pipeline.data.sampling import count_right
 from pipeline.errors import CheckpointError, DataError
 from pipeline.load.baseline import BASELINE, GATE_LOGITS, Baseline
 from pipeline.load.class_order import check_class_order
 from pipeline.models.assumptions import assumptions
 from pipeline.models.checkpoint import build_network, save_state
 from pipeline.models.checkpoint_file import Kind, Saved, read_saved
-from pipeline.models.naming import some
+from pipeline.models.recognition import some
 from pipeline.progress import Progress
 from pipeline.training.evaluation import logits_of
 from pipeline.untrusted import parse_json

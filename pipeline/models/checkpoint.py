@@ -12,8 +12,7 @@ from pipeline.errors import CheckpointError
 from pipeline.models.checkpoint_file import read_state
 from pipeline.models.cost import cost_of
 from pipeline.models.custom import adopt, build_custom
-from pipeline.models.naming import State
-from pipeline.models.recognition import recognize
+from pipeline.models.recognition import State, recognize
 from pipeline.models.resnet import build_resnet
 from pipeline.models.weights_file import save_weights
 

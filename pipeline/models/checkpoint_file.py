@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.models.naming import State, some
 from pipeline.models.pickle_reader import Inert, load_inert
+from pipeline.models.recognition import State, some
 
 Kind = Literal["raw", "ema"]
 

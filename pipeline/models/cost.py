@@ -1,12 +1,18 @@
-"""What a network costs for one image, counted by running it once."""
+"""What a network costs for one image, counted by running it once.
 
-from collections.abc import Callable
+What a network would cost if its groups of channels were narrower, without building it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.artifacts import Cost
 from pipeline.models.resnet import is_constant_shortcut
+from pipeline.models.surgery import Group, is_depthwise
 
 BYTES_PER_WEIGHT = 4
 
@@ -52,3 +58,104 @@ def _counter(macs: dict[str, int], name: str) -> Callable[[nn.Module, tuple[Tens
         macs[name] = macs.get(name, 0) + output.numel() * (weight.numel() // weight.shape[0])
 
     return count
+
+
+Budget = Literal["macs", "params"]
+Widths = dict[str, int]
+"""Channels a group keeps, by its root."""
+Shares = tuple[tuple[str, float], ...]
+"""Groups by root, and how many of a layer's channels go with one channel of the group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """What a layer costs in full: one part falls with both its widths, the other with its outputs alone."""
+
+    matrix: int
+    vector: int
+    outputs: int
+    inputs: int
+    writers: Shares
+    """Groups that are this layer's outputs."""
+    readers: Shares
+    """Groups that are this layer's inputs."""
+
+    def cost(self, widths: Mapping[str, int], full: Mapping[str, int]) -> float:
+        removed_out = sum((full[root] - widths[root]) * ratio for root, ratio in self.writers)
+        removed_in = sum((full[root] - widths[root]) * ratio for root, ratio in self.readers)
+        out = 1 - removed_out / self.outputs
+        return self.matrix * out * (1 - removed_in / self.inputs) + self.vector * out
+
+
+class Meter:
+    """The cost of a network as a function of its groups' widths."""
+
+    def __init__(
+        self, network: nn.Module, groups: Sequence[Group], input_shape: tuple[int, int, int], budget: Budget
+    ) -> None:
+        self.full: Widths = {group.root: group.width for group in groups}
+        self._layers = _layers(network, groups, layer_macs(network, input_shape) if budget == "macs" else None)
+        self._of_group = {
+            root: [layer for layer in self._layers if root in dict(layer.writers) or root in dict(layer.readers)]
+            for root in self.full
+        }
+        counted = sum(layer.matrix + layer.vector for layer in self._layers)
+        constants = sum(m.get_parameter("weight").numel() for m in network.modules() if is_constant_shortcut(m))
+        everything = sum(value.numel() for value in network.parameters()) - constants
+        self._rest = everything - counted if budget == "params" else 0
+
+    def cost(self, widths: Mapping[str, int]) -> float:
+        return self._rest + sum(layer.cost(widths, self.full) for layer in self._layers)
+
+    def saving(self, widths: Widths, root: str, width: int) -> float:
+        """What narrowing one group from its present width to `width` saves."""
+        narrower = {**widths, root: width}
+        layers = self._of_group[root]
+        return sum(layer.cost(widths, self.full) - layer.cost(narrower, self.full) for layer in layers)
+
+
+def _layers(network: nn.Module, groups: Iterable[Group], macs: Mapping[str, int] | None) -> list[Layer]:
+    """Costs in multiply-accumulates, or in parameters where `macs` is None."""
+    writers, readers = shares(groups)
+    layers = []
+    for name, module in network.named_modules():
+        costs = None if is_constant_shortcut(module) else _costs(module, name, macs)
+        if costs is not None:
+            matrix, vector, inputs = costs
+            outputs = module.get_parameter("weight").shape[0]
+            layers.append(
+                Layer(
+                    matrix=matrix,
+                    vector=vector,
+                    outputs=outputs,
+                    inputs=inputs,
+                    writers=tuple(writers.get(name, ())),
+                    readers=tuple(readers.get(name, ())),
+                )
+            )
+    return layers
+
+
+def shares(
+    groups: Iterable[Group],
+) -> tuple[dict[str, list[tuple[str, float]]], dict[str, list[tuple[str, float]]]]:
+    writers: dict[str, list[tuple[str, float]]] = {}
+    readers: dict[str, list[tuple[str, float]]] = {}
+    for group in groups:
+        for member in group.members:
+            terms = writers if member.is_writer else readers
+            terms.setdefault(member.layer, []).append((group.root, len(member.indices) / group.width))
+    return writers, readers
+
+
+def _costs(module: nn.Module, name: str, macs: Mapping[str, int] | None) -> tuple[int, int, int] | None:
+    """Matrix cost, vector cost and number of inputs of a layer; None for what costs nothing here."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        inputs = module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
+        inputs = 1 if is_depthwise(module) else inputs
+        if macs is not None:
+            return macs.get(name, 0), 0, inputs
+        return module.weight.numel(), 0 if module.bias is None else module.bias.numel(), inputs
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and macs is None and module.affine:
+        return 0, 2 * module.num_features, 1
+    return None

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import Architecture
 from pipeline.errors import CheckpointError
-from pipeline.models.naming import LEFTOVER, State
-from pipeline.models.recognition import check_names, check_shapes, checked_values, name_classes
+from pipeline.models.recognition import LEFTOVER, State, check_names, check_shapes, checked_values, name_classes
 from pipeline.models.user_code import import_module
 
 # What importing and calling somebody else's code may raise.

@@ -7,18 +7,22 @@ block is a group of its own. Groups come from torch-pruning's dependency graph (
 https://arxiv.org/abs/2301.12900). As that graph can be wrong about operations which it does not know (it takes
 `F.pad` of channels for an elementwise one), no removal is trusted: it must compute what zeroing the same
 channels computes.
+
+Whole residual blocks out of a network: what their shortcut carries goes on, and nothing else changes.
 """
 
 import copy
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from pipeline.artifacts import Architecture
 from pipeline.errors import CompressionError
+from pipeline.models.resnet import build_resnet
 
 Removal = Mapping[str, tuple[int, ...]]
 """Channels to take out, by their group's root."""
@@ -218,3 +222,35 @@ def _is_layer(network: nn.Module, member: Member) -> bool:
 
 def is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups > 1 and layer.groups == layer.out_channels
+
+
+def remove_blocks(
+    network: nn.Module, architecture: Architecture, blocks: Iterable[str]
+) -> tuple[nn.Module, Architecture]:
+    """`network` without `blocks`, those left renumbered, and its architecture with the new depths.
+
+    A block's shortcut must be the identity, and one block of each stage must be left (`removable_blocks`). The input
+    of a block has been through a ReLU, so the one behind its addition changes nothing once the rest is gone.
+    """
+    gone = set(blocks)
+    if not gone:
+        return network, architecture
+    renamed: dict[str, str] = {}
+    depths = []
+    for stage, depth in enumerate(architecture.depths, start=1):
+        left = [index for index in range(depth) if f"layer{stage}.{index}" not in gone]
+        renamed |= {f"layer{stage}.{old}.": f"layer{stage}.{new}." for new, old in enumerate(left)}
+        depths.append(len(left))
+    state = {}
+    for name, value in network.state_dict().items():
+        block = ".".join(name.split(".")[:2]) + "."
+        if block.startswith("layer"):
+            if block not in renamed:
+                continue
+            name = renamed[block] + name.removeprefix(block)
+        state[name] = value
+    widths = {name.removesuffix(".weight"): value.shape[0] for name, value in state.items() if value.dim() == 4}
+    shallow = replace(architecture, depths=tuple(depths), widths=widths)
+    built = build_resnet(shallow)
+    built.load_state_dict(state)
+    return built.eval(), shallow

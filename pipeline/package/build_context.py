@@ -12,7 +12,7 @@ from typing import Literal
 import targets
 from pipeline.artifacts import AccuracyReport, Fallback
 from pipeline.package.labels import SEAL
-from pipeline.package.unpack import unpack_wheels
+from pipeline.package.wheels import unpack_wheels
 from pipeline.validate.published import report_json
 from targets.base_images import BaseImage
 from targets.device.files import FIRST_START, SHARD

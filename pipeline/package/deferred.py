@@ -21,7 +21,7 @@ from pipeline.package.settings import DeferredSettings
 from pipeline.package.wheels import default_cache, fetch_wheels, find_lock
 from pipeline.progress import Progress
 from pipeline.results import Judged
-from pipeline.validate.pack import pack_some
+from pipeline.validate.shard import pack_some
 from targets.base_images import BaseImage, stated_base
 from targets.device.model.manifest import read_manifest
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from pipeline.errors import CompressionError
-from pipeline.models.meter import Budget, Meter, Widths
+from pipeline.models.cost import Budget, Meter, Widths
 from pipeline.models.surgery import Group, Removal
 
 FINE_STEP = 4

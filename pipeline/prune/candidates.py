@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from pipeline.artifacts import Architecture
 from pipeline.latency.subnetwork import Subnetwork, removable_blocks, sites
 from pipeline.latency.table import Pace, Timing
-from pipeline.models.depth import remove_blocks
-from pipeline.models.surgery import Group, channel_groups, remove_channels
+from pipeline.models.surgery import Group, channel_groups, remove_blocks, remove_channels
 from pipeline.progress import Progress, Report, portion, reporting
 from pipeline.prune.by_cost import least_important
 from pipeline.prune.by_latency import Clock, Losses

@@ -14,7 +14,7 @@ from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError
 from pipeline.latency.table import Pace
 from pipeline.models.checkpoint import build_network, save_network
-from pipeline.models.meter import Budget
+from pipeline.models.cost import Budget
 from pipeline.models.surgery import channel_groups, remove_channels
 from pipeline.progress import Advance
 from pipeline.prune.by_cost import allocate

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
-from pipeline.data.selection import spread
+from pipeline.data.sampling import spread
 from pipeline.progress import Progress, Silent
 from pipeline.training.evaluation import placed
 from pipeline.training.loop import Training

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pipeline.data.batches import Batches
-from pipeline.data.selection import spread
+from pipeline.data.sampling import spread
 from pipeline.prune.recovery import estimate_statistics, recover
-from pipeline.training.divergence import divergence
-from pipeline.training.evaluation import logits_of
+from pipeline.training.evaluation import divergence, logits_of
 from pipeline.training.loop import seed_everything
 from pipeline.workplace import Data, Workplace
 from pipeline.workspace.training_state import Continuation

@@ -2,21 +2,94 @@
 
 Rounding has no useful gradient; the straight-through estimator (Bengio et al. 2013) lets it pass unchanged inside
 the range and stops it outside. Weights and activations then learn around their own rounding (Jacob et al. 2018).
+
+Where to clip a tensor: a histogram of its magnitudes, and the range that loses least by rounding it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from typing import Literal, Protocol, assert_never
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.artifacts import ActivationRange, Dialect
-from pipeline.quantize.ranges import Histogram
-from pipeline.quantize.rounding import fake_quantized
+from pipeline.quantize.rounding import fake_quantized, in_memory_order
 from targets.dialects.grids import activation_grid, weight_limit
 from targets.dialects.markers import DOMAIN, POINT, WEIGHT
+
+BINS = 2048
+CANDIDATES = 128
+MOST_VALUES = 2**14
+"""Of an image that are counted; the largest is looked for among all."""
+
+
+class Histogram:
+    """Counts of |x| over all batches seen; the bins' width doubles whenever a larger value comes along."""
+
+    def __init__(self) -> None:
+        self.counts: NDArray[np.float64] = np.zeros(BINS)
+        self.limit = 0.0
+        self.largest = 0.0
+        self.has_negative = False
+        self.is_finite = True
+
+    def observe(self, x: Tensor) -> None:
+        """Add one batch of any shape."""
+        values, _ = in_memory_order(x)
+        low, high = (float(bound) for bound in torch.aminmax(values))
+        largest = max(-low, high)
+        if not np.isfinite(largest):
+            self.is_finite = False
+            return
+        self.largest = max(self.largest, largest)
+        self.has_negative = self.has_negative or low < 0
+        if self.limit == 0.0:
+            self.limit = largest
+        while self.limit and largest > self.limit:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
+            self.limit *= 2
+        if self.limit:
+            stride = _stride(x)
+            counted = values[::stride].abs().float()
+            self.counts += stride * torch.histc(counted, BINS, 0.0, self.limit).double().numpy()
+
+    def best_range(self, *, post_relu: bool) -> ActivationRange:
+        """The clipping range of least mean squared error on ONNX Runtime's grid; 1.0 for a tensor of zeros."""
+        steps = 127 if self.has_negative else 255
+        amax = self._least_error(steps) if self.largest > 0 else 1.0
+        return ActivationRange(amax=float(np.float32(amax)), signed=self.has_negative, post_relu=post_relu)
+
+    def percentile_range(self, share: float, *, post_relu: bool) -> ActivationRange:
+        """The range that holds `share` of all magnitudes, zeros among them, to the width of a bin."""
+        reached = int(np.searchsorted(np.cumsum(self.counts), share * self.counts.sum()))
+        amax = min(self.largest, (reached + 1) * self.limit / BINS) if self.largest > 0 else 1.0
+        return ActivationRange(amax=float(np.float32(amax)), signed=self.has_negative, post_relu=post_relu)
+
+    def _least_error(self, steps: int) -> float:
+        width = self.limit / BINS
+        centers = (np.arange(BINS, dtype=np.float64) + 0.5) * width
+        # Exact zeros lie in the first bin and are represented exactly, whatever the scale.
+        candidates = np.linspace(self.largest / CANDIDATES, self.largest, CANDIDATES).tolist()
+        return float(min(candidates, key=lambda amax: self._error(centers, amax, steps)))
+
+    def _error(self, centers: NDArray[np.float64], amax: float, steps: int) -> float:
+        scale = amax / steps
+        rounded = np.minimum(np.rint(centers / scale), steps) * scale
+        return float(self.counts[1:] @ (centers - rounded)[1:] ** 2)
+
+
+def _stride(x: Tensor) -> int:
+    """From one counted value to the next, so that no channel or column [..., C, ..., W] is seen more than another."""
+    stride = max(1, x.numel() // max(1, len(x)) // MOST_VALUES) if x.dim() > 1 else 1
+    while stride > 1 and any(math.gcd(stride, size) > 1 for size in (x.shape[1], x.shape[-1])):
+        stride += 1
+    return stride
+
 
 # Half of int32: what remains holds the sum of the products, at most 255 * 127 for each of the filter's weights.
 LARGEST_BIAS = 2.0**30

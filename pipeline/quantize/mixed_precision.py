@@ -1,29 +1,112 @@
 """Rescue: put the fewest layers back in float where int8 in all of them would lose more than is allowed.
 
-    1  Each layer's fragility: how far the answers move when it alone is quantized (`pipeline.quantize.fragility`).
+    1  Each layer's fragility: how far the answers move when it alone is quantized.
     2  The most fragile layers go to float, until what is left in int8 loses no more than allowed.
     3  One by one, the dearest in time first, they go back to int8 as long as that stays so.
 
 All on the selection split, on ONNX Runtime's grid in PyTorch, which the exported file repeats number by number. What
 is allowed is held against the network before it was quantized: what pruning lost, no layer in float brings back.
 Weights and ranges stay as they are.
+
+How much each layer suffers from int8, measured on images: it alone is quantized, all else computes in float.
+
+The measure is the Kullback-Leibler divergence of the answers, as in ZeroQ (Cai et al. 2020,
+https://arxiv.org/abs/2001.00281, equation 6), one layer at a time, as Wu et al. (2020,
+https://arxiv.org/abs/2004.09602, section 5.1) order layers for partial quantization. The reverse, one layer in float
+and all else in int8, would not do: a tensor with a bad range is quantized as long as the layer that writes it or the
+one that reads it runs in int8, so neither of the two alone would seem to matter.
+
+CPU time of a quantized network with some of its layers in float, as the target's runtime runs it on this host.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import onnx
+from torch import fx, nn
 
 from pipeline.artifacts import Checkpoint
 from pipeline.data.batches import Batches
 from pipeline.data.readers import Dataset
-from pipeline.data.selection import at_most, count_right
+from pipeline.data.sampling import at_most, count_right
 from pipeline.models.checkpoint import build_network, save_network
-from pipeline.progress import Progress
-from pipeline.quantize.fragility import fragilities
-from pipeline.quantize.network import build_quantized, with_float
+from pipeline.models.resnet import is_constant_shortcut
+from pipeline.progress import Progress, Silent, portion, reporting
+from pipeline.quantize.fake_quant import Mode, set_mode
+from pipeline.quantize.marked_graph import export_marked
+from pipeline.quantize.network import build_quantized, points_of, quantized_layers, with_float
 from pipeline.quantize.result import FloatLayer, Rescue, write_rescue
-from pipeline.quantize.toll import Toll
-from pipeline.training.evaluation import logits_of
+from pipeline.training.evaluation import divergence, logits_of
 from targets.device.model.preprocess import Preprocessing
+from targets.dialects.write import write_dialect
+from targets.runtimes.registry import RUNTIMES
+from targets.target import Target
+
+
+def fragilities(quantized: fx.GraphModule, images: Batches, *, progress: Progress) -> dict[str, float]:
+    """Divergence in nats by layer; the network is left in float mode.
+
+    A layer is quantized with its input, weights, bias and output. The constant selection of an option-A shortcut
+    hands values on and is left out.
+    """
+    set_mode(quantized, Mode.FLOAT)
+    wanted = logits_of(quantized, images)
+    found, points = {}, {point.name: point for point in points_of(quantized)}
+    layers = {name: layer for name, layer in quantized_layers(quantized).items() if not is_constant_shortcut(layer)}
+    with progress.task("int8 layer by layer", len(layers)) as advance:
+        for name, layer in layers.items():
+            # What a layer writes is called after it; the logits have no point.
+            own = [layer, layer.quantizer.source, *([points[name]] if name in points else [])]
+            with _alone(own):
+                found[name] = divergence(logits_of(quantized, images), wanted)
+            advance(note=name)
+    return found
+
+
+@contextmanager
+def _alone(parts: Sequence[nn.Module]) -> Iterator[None]:
+    for part in parts:
+        set_mode(part, Mode.ONNXRUNTIME)
+    yield
+    for part in parts:
+        set_mode(part, Mode.FLOAT)
+
+
+EXPORTED = 0.8
+"""Of the work as it is reported: an export takes longer than a timing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toll:
+    checkpoint: Checkpoint
+    target: Target
+    threads: int
+    progress: Progress = field(default_factory=Silent)
+
+    def times_ms(self, sets: Sequence[frozenset[str]]) -> list[float]:
+        """Milliseconds at batch 1 for each set of layers in float, all timed in turn in one run."""
+        runtime = RUNTIMES[self.target.runtime]
+        options = runtime.session_options(self.target, threads=self.threads)
+        with (
+            reporting(self.progress, "time layers in float", len(sets)) as report,
+            tempfile.TemporaryDirectory(prefix="edge-deploy-") as folder,
+        ):
+            files = []
+            for index, layers in enumerate(sets):
+                with portion(report, EXPORTED / len(sets)):
+                    files.append(self._write(layers, Path(folder) / f"{index}.onnx"))
+            with portion(report, 1 - EXPORTED) as part:
+                return [latency.cpu_ms for latency in runtime.time(files, options=options, report=part)]
+
+    def _write(self, layers: frozenset[str], path: Path) -> Path:
+        network, quantization = with_float(self.checkpoint, layers)
+        marked = export_marked(network, self.checkpoint.architecture.input_shape)
+        onnx.save(write_dialect(marked, quantization, self.target.dialect), path)
+        return path
+
 
 IMAGES = 512
 """For the order of layers: a mean over answers settles long before a count of right ones."""

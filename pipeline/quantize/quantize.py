@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from pipeline.artifacts import Checkpoint
 from pipeline.data.batches import Batches
-from pipeline.data.selection import count_right, spread
+from pipeline.data.sampling import count_right, spread
 from pipeline.errors import CompressionError
 from pipeline.models.checkpoint import build_network, save_network
 from pipeline.models.folding import unfold
@@ -26,8 +26,7 @@ from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.network import points_of, prepare, quantization_of
 from pipeline.quantize.result import FACTS
 from pipeline.quantize.settings import QuantizeSettings
-from pipeline.training.divergence import divergence
-from pipeline.training.evaluation import logits_of
+from pipeline.training.evaluation import divergence, logits_of
 from pipeline.training.loop import Training, seed_everything
 from pipeline.training.loss import Distillation
 from pipeline.workplace import Data, Workplace

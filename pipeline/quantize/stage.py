@@ -46,8 +46,8 @@ def rescue(run: Run, loaded: Loaded, pruned: Pruned, all_int8: Folder) -> Folder
 
     def work(at: Workplace) -> None:
         from pipeline.artifacts import Checkpoint
+        from pipeline.quantize.mixed_precision import Toll
         from pipeline.quantize.mixed_precision import rescue as rescue_network
-        from pipeline.quantize.toll import Toll
 
         network = Checkpoint(folder=all_int8.path)
         toll = Toll(checkpoint=network, target=run.target, threads=recipe.threads, progress=at.progress)

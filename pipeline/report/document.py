@@ -1,4 +1,9 @@
-"""What a build came to: the one document of `deploy build --json`, and the rows of the table before -> after."""
+"""What a build came to: the one document of `deploy build --json`, and the rows of the table before -> after.
+
+What `deploy build --json` and its table say of layers that were left in float to hold the budget.
+
+What became of each device, for `deploy build --json` and the table.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,21 +12,108 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import __version__
 from pipeline.artifacts import Artifact, Place, Precision, Verdict
+from pipeline.devices.delivery import Delivered
 from pipeline.errors import DeployError, worst_of
 from pipeline.outcome import Outcome
-from pipeline.report.rescue_summary import RescueSummary, summarize_rescue
-from pipeline.report.summary import DeviceSummary, summarize_device
-from pipeline.validate.kept_proofs import proofs_of
+from pipeline.quantize.result import Rescue
+from pipeline.validate.published import proofs_of
 from targets.device.model.manifest import ManifestError, read_manifest
 from targets.device.model.variant import FOLDER
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, from_attributes=True)
+
+
+class FloatLayerSummary(Part):
+    """A layer left in float because int8 in every layer would have lost more than is allowed."""
+
+    name: str
+    gain_points: float = Field(description="points of top-1 that would be lost in addition were it in int8, too")
+    cost_ms: float | None = Field(
+        description="CPU time it adds to the int8 model; null where the target's is not here"
+    )
+
+
+class RescueSummary(Part):
+    """Figures of the selection split, against the network before it was quantized."""
+
+    images: int
+    int8_drop_points: float = Field(description="what int8 in every layer loses")
+    drop_points: float = Field(description="with the layers below in float")
+    int8_ms: float | None = Field(description="CPU time of one image with every layer in int8")
+    mixed_ms: float | None = Field(description="with the layers below in float, in the same run")
+    layers: list[FloatLayerSummary] = Field(description="empty where not even half of the layers would have sufficed")
+
+
+def summarize_rescue(rescue: Rescue | None) -> RescueSummary | None:
+    return None if rescue is None else RescueSummary.model_validate(rescue)
+
+
+def rescue_rows(found: RescueSummary | None) -> list[tuple[str, str, str, str]]:
+    """A row for each layer in float."""
+    rows = []
+    for layer in [] if found is None else found.layers:
+        cost = "time not measured" if layer.cost_ms is None else f"{layer.cost_ms:+.3f} ms"
+        rows.append(("in float", "", layer.name, f"saves {layer.gain_points:.2f} points, {cost}"))
+    return rows
+
+
+class DeviceSummary(BaseModel):
+    """One device of a target. A field is null where its work did not get that far."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str
+    address: str
+    exit_code: int = Field(description="0, or that of this device's error")
+    error: str | None = Field(description="why it has no proven image, and what to do")
+    verdict: Verdict | None = Field(description="this host's, on the answers that the device gave")
+    drop_points: float | None
+    drop_interval_points: tuple[float, float] | None
+    instruction_set: str | None
+    runtime: str | None
+    notes: tuple[str, ...] = Field(description="what belongs beside every figure of it, such as its power mode")
+    image: str | None = Field(description="id of the tagged image there")
+    proof: str | None = Field(description="folder with what the device proved")
+    done_before: bool
+    sent_bytes: int = Field(description="that the device lacked")
+    seconds: float
+
+
+def summarize_device(done: Delivered) -> DeviceSummary:
+    report = done.report
+    return DeviceSummary(
+        device=done.device.name,
+        address=done.device.address,
+        exit_code=0 if done.error is None else done.error.exit_code,
+        error=None if done.error is None else str(done.error),
+        verdict=None if report is None else report.verdict,
+        drop_points=None if report is None else report.drop_points,
+        drop_interval_points=None if report is None else report.drop_interval_points,
+        instruction_set=None if report is None else report.instruction_set,
+        runtime=None if report is None else report.runtime,
+        notes=done.notes,
+        image=done.image,
+        proof=None if done.folder is None else str(done.folder),
+        done_before=done.was_done_before,
+        sent_bytes=done.sent_bytes,
+        seconds=round(done.seconds, 3),
+    )
+
+
+def device_row(found: DeviceSummary) -> tuple[str, str, str, str]:
+    """As the summary's rows: name, nothing, what it says, details."""
+    if found.error is not None:
+        return (f"device {found.device}", "", "not proven", f"exit code {found.exit_code}")
+    assert found.drop_points is not None
+    how = "proven before" if found.done_before else f"{found.seconds:.0f} s, {found.sent_bytes / 1e6:,.2f} MB sent"
+    return (f"device {found.device}", "", "proven", f"drop {found.drop_points:+.2f} points; {how}")
+
 
 SCHEMA_VERSION: Literal[1] = 1
 # As `pipeline.validate.published` names it in the artifact's folder.
 REPORT = "report.json"
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ImageSummary(Part):

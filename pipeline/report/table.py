@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.artifacts import Verdict
 from pipeline.outcome import Outcome
-from pipeline.report.document import TargetSummary, TimeSummary, summarize
-from pipeline.report.rescue_summary import rescue_rows
-from pipeline.report.summary import device_row
+from pipeline.report.document import TargetSummary, TimeSummary, device_row, rescue_rows, summarize
 
 Row = tuple[str, str, str, str, str]
 

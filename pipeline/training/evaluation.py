@@ -1,4 +1,7 @@
-"""What a network answers to images, and how much of it is right."""
+"""What a network answers to images, and how much of it is right.
+
+How far a network's answers are from another's: what top-1 cannot tell on few images, this does.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from torch import Tensor, fx, nn
 
 from pipeline.data.batches import Batches
@@ -75,3 +79,12 @@ def placed(images: Tensor, network: nn.Module) -> Tensor:
     else:
         is_safe = isinstance(network, ResNet)  # a user's own network may call `view`, which needs the usual layout
     return images.to(device, memory_format=torch.channels_last if is_safe else torch.contiguous_format)
+
+
+def divergence(logits: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+    """Mean KL divergence of softmax(logits) from softmax(wanted), both [N, C], in nats; inf where not finite."""
+    if not np.isfinite(logits).all():
+        return float("inf")
+    of_wanted = log_softmax(wanted.astype(np.float64), axis=1)
+    of_logits = log_softmax(logits.astype(np.float64), axis=1)
+    return float((np.exp(of_wanted) * (of_wanted - of_logits)).sum(axis=1).mean())

@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError, RecipeError
 from pipeline.progress import Advance, Progress, Silent
-from pipeline.training.crew import crew
-from pipeline.training.distributed import ALONE, Ranks, joined
+from pipeline.training.distributed import ALONE, Ranks, crew, joined
 from pipeline.training.evaluation import placed, top1_of
 from pipeline.training.loss import Distillation, Loss
 from pipeline.training.microbatches import micro_batches

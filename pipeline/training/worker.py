@@ -10,8 +10,7 @@ from pathlib import Path
 from pipeline.errors import DeployError
 from pipeline.progress import Silent
 from pipeline.training.allocator import keep_freed_memory
-from pipeline.training.crew import MEETING, TRAINING, ready
-from pipeline.training.distributed import joined
+from pipeline.training.distributed import MEETING, TRAINING, joined, ready
 from pipeline.training.loop import Training
 
 

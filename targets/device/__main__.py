@@ -106,7 +106,7 @@ def _selftest(arguments: List[str]) -> int:
     from pathlib import Path
 
     from targets.device.errors import ModelError
-    from targets.device.gate.measure import MeasureError
+    from targets.device.gate.run import MeasureError
     from targets.device.gate.shard import ShardError
     from targets.device.model.image_files import ImageError
     from targets.device.model.manifest import ManifestError

@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.data.files import Tree, open_tree
-from pipeline.data.images import ImageSet, Kind
-from pipeline.data.index import Index, Stamp
-from pipeline.data.source import Source, first_few
+from pipeline.data.files import Index, Stamp, Tree, open_tree
+from pipeline.data.images import ImageSet, Kind, Source, first_few
 from pipeline.data.wider_face.annotations import Photo, parse_annotations
 from pipeline.data.wider_face.crops import (
     CLASSES,

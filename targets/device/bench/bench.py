@@ -32,10 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.device.bench.conditions import disturbed, occupied, occupied_since, summary, untold
-from targets.device.bench.quantile import median, quantiles
-from targets.device.bench.sampler import Record, Sampler
-from targets.device.bench.sensors import ROOT, find_sensors
-from targets.device.bench.statistics import LEAST_RUNS, WINDOWS, unsteady
+from targets.device.bench.sampler import ROOT, Record, Sampler, find_sensors
+from targets.device.bench.statistics import LEAST_RUNS, WINDOWS, median, quantiles, unsteady
 from targets.device.model.session import Inference
 from targets.device.sensors.gauge import ENERGY, Source, Unreadable
 

@@ -8,8 +8,8 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.bench.quantile import median, quantiles
 from targets.device.bench.sampler import Record
+from targets.device.bench.statistics import median, quantiles
 from targets.device.sensors.gauge import CLOCK, CPU_TIME, EVENTS, GPU_LOAD, POWER, STATE, TEMPERATURE
 
 CLOCK_SPREAD = 0.05

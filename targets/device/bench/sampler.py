@@ -1,17 +1,25 @@
-"""Read all sensors again and again beside a run, and keep what they said, with times."""
+"""Read all sensors again and again beside a run, and keep what they said, with times.
+
+Everything that this machine tells of its power, clocks, heat and load.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Callable, Dict, List, Optional, Tuple, Type
 
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.device.sensors.cpu import find_processor, find_rapl
 from targets.device.sensors.gauge import ENERGY, Sensors, Source, Unreadable
+from targets.device.sensors.ina import find_rails
+from targets.device.sensors.jetson import find_jetson, is_jetson
+from targets.device.sensors.thermal import find_thermal
 
 HERTZ = 10.0
 """One reading of six rails over I2C takes milliseconds, and the chips average over about as long."""
@@ -126,3 +134,23 @@ def _value(read: Callable[[], float]) -> float:
         return read()
     except Unreadable:
         return float("nan")
+
+
+ROOT = Path("/")
+
+
+def find_sensors(root: Path = ROOT, *, gpu: bool) -> Sensors:
+    """What can be read below `root`; with `gpu` NVML is asked, too. Close it after use."""
+    sensors = Sensors()
+    find_processor(root, sensors)
+    find_thermal(root, sensors)
+    if is_jetson(root):
+        find_rails(root, sensors)
+        find_jetson(root, sensors)
+    if gpu:
+        # An image of ONNX Runtime runs nothing on a GPU, and has no code for it.
+        from targets.device.sensors.nvml import find_nvml
+
+        find_nvml(sensors)
+    find_rapl(root, sensors)
+    return sensors

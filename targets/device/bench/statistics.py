@@ -14,18 +14,32 @@ in ten windows, at one of fifty looks; a line that must be flat to 2 %, and is k
 series pass at once. Size alone (perf_analyzer: three windows within 10 %) calls noisy models unstable by chance, and
 fast ones stable while they warm up by 3 %. nvbench's entropy criterion asks whether enough different values were seen,
 not whether their level stays.
+
+Quantiles as numpy's: its own functions, like its `unique`, load numpy.ma, which images leave out.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import combinations
-from typing import List, Sequence
+from typing import List, Sequence, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.bench.quantile import median
+Values = Union[Sequence[float], NDArray[np.float64]]
+
+
+def quantiles(values: Values, shares: Sequence[float]) -> List[float]:
+    """Of each share from 0 to 1, linear between the two nearest of the values, of which there is one or more."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    places = np.array(shares) * (len(ordered) - 1)
+    return [float(found) for found in np.interp(places, np.arange(len(ordered)), ordered)]
+
+
+def median(values: Values) -> float:
+    return quantiles(values, (0.5,))[0]
+
 
 WINDOWS = 10
 LEAST_RUNS = 299

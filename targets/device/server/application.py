@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from targets.device.log import Throttle
 from targets.device.model.manifest import Manifest
 from targets.device.server.access import Access
-from targets.device.server.amounts import check_amounts
 from targets.device.server.bodies import (
     IDENTITY,
     LEAST_BYTES,
     accepted_encoding,
+    check_amounts,
     compressed,
     content_encoding,
     decompressed,
@@ -28,7 +28,6 @@ from targets.device.server.endpoint import OUTPUT, Endpoint
 from targets.device.server.evidence import document_of, predictions_of
 from targets.device.server.messages import BINARY, HTML, JSON, Request, Response, error_response, json_response
 from targets.device.server.metrics import CONTENT_TYPE
-from targets.device.server.page import page
 from targets.device.server.protocol import (
     BINARY_EXTENSION,
     LENGTH_HEADER,
@@ -39,7 +38,7 @@ from targets.device.server.protocol import (
 )
 from targets.device.server.reader import body_too_large
 from targets.device.server.service import NotReady
-from targets.device.server.status import metadata_of, status_of
+from targets.device.server.status import metadata_of, page, status_of
 from targets.device.server.tensors import BUG, RequestError
 
 LOG = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from targets.device.errors import ModelError
 from targets.device.files import SHARD
-from targets.device.gate.measure import MeasureError
 from targets.device.gate.report import Proof, ProofError, proof_from, read_proof
+from targets.device.gate.run import MeasureError
 from targets.device.gate.shard import ShardError
 from targets.device.gate.started import Started
 from targets.device.model.golden import GoldenResult

@@ -1,9 +1,16 @@
-"""What the server says of itself: all that the status page shows, and the model's metadata."""
+"""What the server says of itself: all that the status page shows, and the model's metadata.
+
+The status page of a device: one file that needs nothing else, and what a browser may do with it.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from dataclasses import asdict
-from typing import Any, Dict, Optional
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
 
 from targets.device.model.manifest import TENSORRT, Manifest
 from targets.device.server.endpoint import OUTPUT
@@ -93,3 +100,34 @@ def _golden(service: Service) -> Optional[Dict[str, Any]]:
         "max_difference": result.max_difference if result.max_difference < float("inf") else None,
         "reason": result.reason,
     }
+
+
+FILE = "status.html"
+STYLE = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
+SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+
+
+def page() -> Tuple[bytes, str]:
+    """The page, to be sent as `text/html; charset=utf-8`, and the value of its Content-Security-Policy.
+
+    It runs no style and no script but its own and asks no server but the one it came from, so that a name which
+    holds markup does nothing even if it should get into the page as such.
+    """
+    content = (Path(__file__).parent / FILE).read_bytes()
+    directives = (
+        "default-src 'none'",
+        f"style-src {_source(STYLE, content)}",
+        f"script-src {_source(SCRIPT, content)}",
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+    return content, "; ".join(directives)
+
+
+def _source(element: "re.Pattern[bytes]", content: bytes) -> str:
+    """The hash that allows the page's one element of this kind."""
+    (text,) = element.findall(content)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
