@@ -9,7 +9,7 @@ say() { echo "browser: $*" >&2; }
 fail() { say "$*"; exit 1; }
 found() {
   local name
-  # tests/chromium.py looks for the same ones.
+  # tests/support/chromium.py looks for the same ones.
   for name in ${CHROMIUM:-chromium chromium-browser google-chrome}; do
     # Ubuntu's package of that name is a stub which asks for snap: it is on the path and does not run.
     if version=$("$name" --version 2>/dev/null); then

@@ -33,7 +33,7 @@ from pipeline.table import print_table
 from targets.device.manifest import Manifest, read_manifest
 from targets.device.protocol import LENGTH_HEADER
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from image_bombs import large, plain, scans
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

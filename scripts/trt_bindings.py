@@ -1,4 +1,4 @@
-"""TensorRT's own Python bindings without TensorRT: real signatures on any x86-64 Linux, for `tests/test_trt_api.py`.
+"""TensorRT's own Python bindings without TensorRT: real signatures on any x86-64 Linux, for the tests of our calls.
 
     python scripts/trt_bindings.py FOLDER [VERSION ...]
 

@@ -5,19 +5,16 @@ import gc
 import os
 import re
 import subprocess
-import time
-import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from chromium import NAMES, Chromium, Page, chromium, find_chromium
-from docker.errors import APIError
+from images_of_tests import names_of_images, own_target
+from random_statistics import with_random_statistics
+from repository import REPOSITORY
 from status_server import StatusServer, status_server, wait_for_word
 from tiny_package import Packaged, write_tiny_package
 from torch import nn
@@ -31,15 +28,12 @@ from pipeline.errors import EngineMissing
 from pipeline.models.checkpoint import save_network
 from pipeline.models.resnet import build_resnet
 from pipeline.models.zoo import residual
-from pipeline.package.labels import OPEN_CONTAINER
 from pipeline.package.package import package
 from pipeline.package.settings import ImageSettings
 from pipeline.progress import Silent
 from pipeline.workplace import Workplace
 from targets.base_images import known_bases
-from targets.target import Target, find_target
 
-REPOSITORY = Path(__file__).parent.parent
 # Of files that use what there is one of on a machine: the Docker engine, its network, the browser.
 SHARED = re.compile(
     r"pytest\.mark\.docker|\b(engine: Engine|packaged: Packaged|browser: Chromium|shown: Page|page: Page)\b"
@@ -190,22 +184,6 @@ def shown(page: Page, status: StatusServer) -> Page:
     return page
 
 
-def own_target(engine: Engine) -> Target:
-    """The catalogue's CPU target, for the engine's own platform."""
-    return replace(find_target("cpu"), platform="linux/arm64" if engine.platform == "linux/arm64" else "linux/amd64")
-
-
-@contextmanager
-def names_of_images(engine: Engine) -> Iterator[str]:
-    """A name that no image has; images that carry it in tag or title are removed when this is left."""
-    name = f"edge-deploy-test-{uuid.uuid4().hex[:8]}"
-    try:
-        yield name
-    finally:
-        for image in engine.client.images.list(filters={"label": f"{OPEN_CONTAINER}title={name}"}):
-            _remove_image(engine, str(image.id))
-
-
 def _engine_or_why_not() -> Engine | str:
     # The SDK leaves a socket open that it could not connect; collected here, it spoils no other test.
     with warnings.catch_warnings():
@@ -218,36 +196,6 @@ def _engine_or_why_not() -> Engine | str:
     return reason
 
 
-def _remove_image(engine: Engine, image: str) -> None:
-    for attempt in range(100):
-        try:
-            engine.client.images.remove(image, force=True)
-            return
-        except APIError:
-            # The engine takes a moment to end the container of a build that was interrupted.
-            if attempt == 99:
-                raise
-            time.sleep(0.1)
-
-
 def _dependency_stages(engine: Engine) -> set[str]:
     found = engine.client.images.list(filters={"label": "dev.edge-deploy.stage=dependencies", "dangling": True})
     return {str(image.id) for image in found}
-
-
-def with_random_statistics(network: nn.Module, seed: int) -> nn.Module:
-    """Weights and statistics drawn from `seed`; equal biases would be merged on export and hide fusion faults."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad:
-                fan_in = module.weight[0].numel()
-                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
-            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-                assert module.running_var is not None
-                shape = module.weight.shape
-                module.weight.copy_(torch.rand(shape, generator=generator) + 0.5)
-                module.bias.copy_(torch.randn(shape, generator=generator) * 0.2)
-                module.running_mean.copy_(torch.randn(shape, generator=generator) * 0.2)
-                module.running_var.copy_(torch.rand(shape, generator=generator) + 0.5)
-    return network.eval()
