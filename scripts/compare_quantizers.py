@@ -28,7 +28,7 @@ from pipeline.data.readers import open_dataset, preprocessing_from
 from pipeline.data.sampling import logits_of_each, pixels_of, spread
 from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import published
+from pipeline.models.zoo import published_architecture
 from pipeline.progress import Silent
 from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.marked_graph import INPUT, export_marked
@@ -143,7 +143,7 @@ def nodes(path: Path, scratch: Path) -> tuple[int, int]:
 
 def case_of(network: str, data: str | None, scratch: Path) -> Case:
     if not Path(network).is_file():
-        architecture = published(network, classes=tuple(f"class{index}" for index in range(1000)))
+        architecture = published_architecture(network, classes=tuple(f"class{index}" for index in range(1000)))
         images = (
             np.random.default_rng(0).standard_normal((RANDOM_IMAGES, *architecture.input_shape)).astype(np.float32)
         )

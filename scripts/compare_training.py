@@ -25,7 +25,7 @@ from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
 from pipeline.data.preprocessing import usual_preprocessing
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import published
+from pipeline.models.zoo import published_architecture
 from pipeline.progress import Silent
 from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.loop import MOMENTUM, WEIGHT_DECAY, Training, seed_everything
@@ -76,7 +76,7 @@ def compare(name: str, count: int, batch_size: int, rounds: int) -> None:
 
 
 def loops_of(name: str, count: int, batch_size: int) -> dict[str, Callable[[], None]]:
-    architecture = published(name, classes=CLASSES)
+    architecture = published_architecture(name, classes=CLASSES)
     size = architecture.input_shape[1:]
     preprocessing = usual_preprocessing(architecture.family, input_size=size)
     training = Batches(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.artifacts import Architecture
 from pipeline.data.preprocessing import usual_preprocessing
 from pipeline.models.resnet import ResNet, build_resnet
-from pipeline.models.zoo import published
+from pipeline.models.zoo import published_architecture
 from pipeline.training.microbatches import micro_batches
 from targets.device.model.image_files import decode
 from targets.device.model.preprocess import Preprocessing, preprocess
@@ -30,7 +30,7 @@ LOGITS = 10.0
 
 def write_noise(name: str, folder: Path, *, training: int, gate: int, seed: int = 0) -> Path:
     """Write `network.safetensors` and `data/` with so many JPEG files into `folder`; returns the former."""
-    architecture = published(name, classes=tuple(f"class{index}" for index in range(CLASSES)))
+    architecture = published_architecture(name, classes=tuple(f"class{index}" for index in range(CLASSES)))
     preprocessing = usual_preprocessing(architecture.family, input_size=architecture.input_shape[1:])
     rng = np.random.default_rng(seed)
     patterns = [_pattern(rng, architecture) for _ in range(CLASSES)]

@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.artifacts import Dialect, Precision
 from pipeline.compile.artifact_folder import MODEL
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import published
+from pipeline.models.zoo import published_architecture
 from pipeline.quantize.fake_quant import Mode, set_mode
 from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import points_of, prepare, quantization_of
@@ -54,9 +54,9 @@ def write_random_artifact(
 ) -> Manifest:
     """Model, manifest and golden images, as `deploy build` publishes them for the target `cpu`."""
     target = find_target("cpu")
-    architecture = published(network, classes=tuple(f"class{index}" for index in range(1000)))
+    architecture = published_architecture(network, classes=tuple(f"class{index}" for index in range(1000)))
     classes = tuple(f"class{index}" for index in range(CLASSES[architecture.family]))
-    architecture = published(network, classes=classes)
+    architecture = published_architecture(network, classes=classes)
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     images = random.standard_normal((CALIBRATION_IMAGES, *architecture.input_shape)).astype(np.float32)

@@ -30,7 +30,7 @@ from pipeline.models.checkpoint import save_network
 from pipeline.models.cost import cost_of
 from pipeline.models.resnet import build_resnet
 from pipeline.models.surgery import channel_groups, remove_channels
-from pipeline.models.zoo import published
+from pipeline.models.zoo import published_architecture
 from pipeline.prune import candidates as proposals
 from pipeline.prune.by_cost import allocate
 from pipeline.prune.by_latency import Clock
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def rows(name: str, macs: list[float], speedups: list[float], tables: Path, scratch: Path) -> Iterator[str]:
-    architecture = published(name, classes=tuple(f"class{index}" for index in range(1000)))
+    architecture = published_architecture(name, classes=tuple(f"class{index}" for index in range(1000)))
     torch.manual_seed(0)
     network = with_random_statistics(build_resnet(architecture))
     images = np.random.default_rng(0).standard_normal((IMAGES, *architecture.input_shape)).astype(np.float32)

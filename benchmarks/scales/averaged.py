@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.artifacts import ActivationRange, Dialect
-from pipeline.quantize.rounding import fake_quantized
+from pipeline.quantize.rounding import fake_quantize
 from targets.dialects.grids import activation_grid
 
 MOMENTUM = 0.01
@@ -31,4 +31,4 @@ class AveragedRange(nn.Module):
         """x [B, ...] on the grid, this batch counted already."""
         self.largest.lerp_(x.detach().abs().amax(), MOMENTUM)
         grid = activation_grid(replace(self._activation, amax=self.amax), Dialect.ONNXRUNTIME)
-        return fake_quantized(x, grid)
+        return fake_quantize(x, grid)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.artifacts import ActivationRange, Dialect
 from pipeline.quantize.fake_quant import QuantizedConv2d, QuantizedLinear
-from pipeline.quantize.rounding import rounded
+from pipeline.quantize.rounding import round_straight_through
 from targets.dialects.grids import Grid, activation_grid
 
 
@@ -54,8 +54,8 @@ def _rounded_weight(weight: Tensor, scales: Tensor, limit: int) -> Tensor:
     share = float(weight[0].numel() * limit) ** -0.5
     of_scales = (scales * share + (scales - scales * share).detach()).reshape(shape)
     integers = (weight / of_scales).clamp(-limit, limit)
-    rounded: Tensor = (integers + (integers.round() - integers).detach()) * of_scales
-    return rounded
+    round_straight_through: Tensor = (integers + (integers.round() - integers).detach()) * of_scales
+    return round_straight_through
 
 
 class _Rounded(torch.autograd.Function):
@@ -64,7 +64,7 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, weight: float) -> Tensor:
         step = abs(float(scale.detach()))
-        result = rounded(x, Grid(scale=step, zero_point=-low, low=0, high=high - low))
+        result = round_straight_through(x, Grid(scale=step, zero_point=-low, low=0, high=high - low))
         ctx.save_for_backward(x, result)
         ctx.step, ctx.low, ctx.high, ctx.weight, ctx.sign = step, low, high, weight, 1.0 if scale >= 0 else -1.0
         return result

@@ -181,7 +181,7 @@ def latencies(calls: Sequence[Callable[[], object]], *, seconds: float, least: i
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or min(map(len, found)) < least:
         for call, block, times in zip(calls, blocks, found, strict=True):
-            times.extend(_timed(call) for _ in range(block))
+            times.extend(_time_call(call) for _ in range(block))
     return found
 
 
@@ -232,10 +232,10 @@ def _after(seconds: float, look: Callable[[], float]) -> float:
 
 
 def _block(call: Callable[[], object]) -> int:
-    return max(1, round(BLOCK_SECONDS / min(_timed(call) for _ in range(WARM_UP))))
+    return max(1, round(BLOCK_SECONDS / min(_time_call(call) for _ in range(WARM_UP))))
 
 
-def _timed(call: Callable[[], object]) -> float:
+def _time_call(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return max(time.perf_counter() - start, 1e-9)

@@ -77,7 +77,7 @@ def _train(checkpoint: Path, dataset: Dataset, *, is_verbose: bool) -> None:
 
 def _ask(dataset: Dataset, folder: Path, *, is_verbose: bool) -> None:
     """Start the container, show it a digit of the gate, and say how the user can go on."""
-    from pipeline.cli.predict import ranked, read
+    from pipeline.cli.predict import rank_classes, read
     from pipeline.containers.container import running
     from pipeline.containers.engine import connect
 
@@ -87,7 +87,7 @@ def _ask(dataset: Dataset, folder: Path, *, is_verbose: bool) -> None:
     engine = connect()
     with running(engine, TAG, progress=progress_for(is_verbose=is_verbose), stay_as=CONTAINER) as client:
         image = read(photo, client.manifest.preprocessing)[None]
-        ((answer, score),) = ranked(client.infer(image)[0], client.manifest.classes, 1)
+        ((answer, score),) = rank_classes(client.infer(image)[0], client.manifest.classes, 1)
         request = {
             "inputs": [
                 {"name": "images", "shape": list(image.shape), "datatype": "FP32", "data": image.ravel().tolist()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.cli.console import progress_for
 from pipeline.cli.output import print_table
 from pipeline.devices.checkup import Checkup, check_all
-from pipeline.devices.inventory import Device, named
+from pipeline.devices.inventory import Device, find_devices
 from pipeline.errors import worst_of
 from targets.target import find_target
 
@@ -18,7 +18,7 @@ CHECK = "check"
 def run(words: Sequence[str], *, file: Path, as_json: bool, is_verbose: bool) -> None:
     """List, or check all in parallel; the worst of what is found decides the exit code."""
     is_check = bool(words) and words[0] == CHECK
-    devices = named(words[1:] if is_check else words, file)
+    devices = find_devices(words[1:] if is_check else words, file)
     for device in devices:
         assert device.target is not None, "every device of a file has a target"
         find_target(device.target)

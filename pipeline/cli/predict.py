@@ -21,7 +21,7 @@ def run(name: str, photos: list[Path], *, top: int, as_json: bool) -> None:
     with answering(name, progress=progress) as subject:
         manifest = subject.manifest
         logits = [subject.session.infer(_input(photo, manifest)[None])[0] for photo in photos]
-    answers = [(photo, ranked(row, manifest.classes, top)) for photo, row in zip(photos, logits, strict=True)]
+    answers = [(photo, rank_classes(row, manifest.classes, top)) for photo, row in zip(photos, logits, strict=True)]
     if as_json:
         document = [
             {"photo": str(photo), "classes": [{"class": name, "score": score} for name, score in classes]}
@@ -55,7 +55,7 @@ def read(photo: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
         raise DataError(f"{photo} cannot be used: {error}.") from None
 
 
-def ranked(logits: NDArray[np.float32], classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:
+def rank_classes(logits: NDArray[np.float32], classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:
     """The `top` classes by softmax score, best first."""
     powers = np.exp(logits - logits.max())
     scores = powers / powers.sum()

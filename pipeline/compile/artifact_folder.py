@@ -75,7 +75,7 @@ def add_golden(artifact: OpenArtifact, images: ImageSet, logits: NDArray[np.floa
         # They travel in every image, where no person shall be seen.
         pixels = drawings(DRAWN_FOR_ONE * count, height=height, width=width)
         logits = _answers(artifact, pixels)
-        of_every_class = balanced(logits.argmax(axis=1), least=count)
+        of_every_class = pick_balanced(logits.argmax(axis=1), least=count)
         pixels, logits = pixels[of_every_class], logits[of_every_class]
         chosen = choose_golden(logits, count)
         pixels = pixels[chosen]
@@ -94,7 +94,7 @@ def _answers(artifact: OpenArtifact, pixels: NDArray[np.uint8]) -> NDArray[np.fl
     return np.concatenate([artifact.session.infer(normalize(part, preprocessing)) for part in parts])
 
 
-def balanced(predicted: NDArray[np.int64], *, least: int) -> NDArray[np.int64]:
+def pick_balanced(predicted: NDArray[np.int64], *, least: int) -> NDArray[np.int64]:
     """Indices of equally many images of each predicted class, or of more where that would be fewer than `least`."""
     classes, sizes = np.unique(predicted, return_counts=True)
     limit = max(int(sizes.min()), -(-least // len(classes)))

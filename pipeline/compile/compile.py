@@ -82,10 +82,12 @@ def compile_candidates(
         if target.gpu is not None:
             write_plan(model, folder / precision)
             model.path.unlink()
-    write_compilation(_measured(models, baseline, target, settings.threads, selection, at.progress, folder), folder)
+    write_compilation(
+        _measure_candidates(models, baseline, target, settings.threads, selection, at.progress, folder), folder
+    )
 
 
-def _measured(
+def _measure_candidates(
     models: Mapping[Precision, OnnxModel],
     baseline: OnnxModel,
     target: Target,

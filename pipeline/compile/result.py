@@ -70,7 +70,7 @@ def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Arti
     taken untimed.
     """
     within = [candidate for candidate in compilation.candidates if candidate.selection_drop_points <= max_drop]
-    fastest = _fastest if compilation.stand_in is None else _untimed
+    fastest = _fastest if compilation.stand_in is None else _smallest
     if within:
         chosen = fastest(within)
         reason = _reason(chosen, compilation, within, target, max_drop)
@@ -93,7 +93,7 @@ def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Arti
     )
 
 
-def _untimed(candidates: list[Candidate]) -> Candidate:
+def _smallest(candidates: list[Candidate]) -> Candidate:
     return min(candidates, key=lambda candidate: UNTIMED.index(candidate.precision))
 
 

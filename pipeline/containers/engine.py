@@ -41,7 +41,7 @@ class Engine:
 
     def platform_of(self, image: str) -> str | None:
         """The platform of an image that is here, or None."""
-        found = self._found(image)
+        found = self._find_image(image)
         return None if found is None else f"{found.attrs['Os']}/{found.attrs['Architecture']}"
 
     def emulates(self, image: str) -> bool:
@@ -50,7 +50,7 @@ class Engine:
 
     def layers_of(self, image: str) -> list[str] | None:
         """The content of an image that is here, layer by layer, or None."""
-        found = self._found(image)
+        found = self._find_image(image)
         return None if found is None else list(found.attrs["RootFS"]["Layers"])
 
     def pull(self, tag: str, platform: str, progress: Progress) -> None:
@@ -68,7 +68,7 @@ class Engine:
         last = built = ""
         lines: list[str] = []
         try:
-            with _packed(context) as archive, speaking("build the image"):
+            with _pack_context(context) as archive, speaking("build the image"):
                 stream = self.client.api.build(
                     fileobj=archive,
                     custom_context=True,
@@ -113,7 +113,7 @@ class Engine:
 
     def id_of(self, tag: str) -> str | None:
         """The id of an image that is here, or None."""
-        found = self._found(tag)
+        found = self._find_image(tag)
         return None if found is None else str(found.id)
 
     def bytes_of(self, image: str) -> int:
@@ -135,7 +135,7 @@ class Engine:
     def close(self) -> None:
         self.client.close()
 
-    def _found(self, image: str) -> Image | None:
+    def _find_image(self, image: str) -> Image | None:
         """None where no image is called that, or none can be: `Foo` is no name of an image."""
         with speaking(f"look for the image {image}"):
             try:
@@ -204,7 +204,7 @@ def build_failure(error: str, lines: list[str], platform: str) -> str:
 
 
 @contextmanager
-def _packed(context: Path) -> Iterator[IO[bytes]]:
+def _pack_context(context: Path) -> Iterator[IO[bytes]]:
     """The context as a tar file, the same whenever it is made from the same files."""
     with tempfile.TemporaryFile() as archive:
         with tarfile.open(fileobj=archive, mode="w") as tar:

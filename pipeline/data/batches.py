@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.images import WORKERS, ImageSet, decoded, stacked
+from pipeline.data.images import WORKERS, ImageSet, decoded, stack_images
 from targets.device.model.preprocess import Preprocessing, normalize
 
 CACHE_BYTES = 2 * 2**30
@@ -92,9 +92,9 @@ class Batches:
 
     def _pixels(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
         if self._cached is None:
-            self._cached = self._all_decoded()
+            self._cached = self._decode_all()
         if self._cached is None:
-            yield from self._decoded(chunks)
+            yield from self._decode_batches(chunks)
         else:
             for chunk in chunks:
                 yield self._cached[chunk]
@@ -107,18 +107,18 @@ class Batches:
     def _fits(self) -> bool:
         return len(self.images) * math.prod(self._shape) <= self._cache_bytes
 
-    def _all_decoded(self) -> Pixels | None:
+    def _decode_all(self) -> Pixels | None:
         """uint8 [N, H, W, 3], or None where that is more than the cache may hold."""
         if not self._fits:
             return None
         count = len(self.images)
         everything: Pixels = np.empty((count, *self._shape), dtype=np.uint8)
         chunks = np.array_split(np.arange(count), len(self))
-        for chunk, pixels in zip(chunks, self._decoded(chunks), strict=True):
+        for chunk, pixels in zip(chunks, self._decode_batches(chunks), strict=True):
             everything[chunk] = pixels
         return everything
 
-    def _decoded(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
+    def _decode_batches(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
         """Decode in order, the next chunk while the caller works on this one."""
 
         def one(index: int) -> Pixels:
@@ -130,7 +130,7 @@ class Batches:
                 current = ahead
                 if following is not None:
                     ahead = pool.map(one, following.tolist())
-                yield stacked(self.images, chunk.tolist(), list(current), shape=self._shape)
+                yield stack_images(self.images, chunk.tolist(), list(current), shape=self._shape)
 
 
 def photo_by_photo(

@@ -136,7 +136,7 @@ def _read_files(path: Path) -> dict[str, bytes]:
 def _read_batches(path: Path) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
     """Pixels [N, 3072] and labels of every batch."""
     files = _read_files(path)
-    return {name: _batch(f"{path}: {name}", _unpickled(f"{path}: {name}", files[name])) for name in (*TRAINING, *GATE)}
+    return {name: _batch(f"{path}: {name}", _unpickle(f"{path}: {name}", files[name])) for name in (*TRAINING, *GATE)}
 
 
 def _batch(where: str, raw: Mapping[str, object]) -> tuple[NDArray[np.uint8], list[int]]:
@@ -155,13 +155,13 @@ def _batch(where: str, raw: Mapping[str, object]) -> tuple[NDArray[np.uint8], li
 
 def _class_names(path: Path) -> list[str]:
     where = f"{path}: {META}"
-    names = _unpickled(where, _read_files(path)[META]).get("label_names")
+    names = _unpickle(where, _read_files(path)[META]).get("label_names")
     if not isinstance(names, list) or len(names) != 10:
         raise DataError(f"{where} has no list `label_names` of 10 names. Fetch it again.")
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _unpickled(where: str, data: bytes) -> dict[str, object]:
+def _unpickle(where: str, data: bytes) -> dict[str, object]:
     try:
         raw = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
     except (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.images import ImageSet, Kind, Source
-from pipeline.data.sampling import stratified
+from pipeline.data.sampling import split_stratified
 from pipeline.errors import DataError
 
 CLASSES = tuple("0123456789")
@@ -29,7 +29,7 @@ LARGEST = 16
 
 def open_digits() -> Source:
     pixels, labels = _read(_file())
-    rest, gate = stratified(labels, count=GATE_IMAGES, seed=GATE_SEED)
+    rest, gate = split_stratified(labels, count=GATE_IMAGES, seed=GATE_SEED)
     images = ImageSet(
         read=partial(_png_of, pixels),
         digests=[hashlib.sha256(f"{SIDE}x{SIDE}".encode() + image.tobytes()).hexdigest() for image in pixels],

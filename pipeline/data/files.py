@@ -157,7 +157,7 @@ class ZipTree:
             raise DataError(f"{path} is neither a folder nor a sound zip file: {error}.") from None
         members = {
             name: info
-            for name, info in sorted(_named(self._zip.infolist()), key=lambda member: member[0])
+            for name, info in sorted(_list_members(self._zip.infolist()), key=lambda member: member[0])
             if not any(is_hidden(part) for part in name.rstrip("/").split("/"))
         }
         self._prefix = _only_top_folder(members)
@@ -197,7 +197,7 @@ def is_hidden(part: str) -> bool:
     return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def _named(members: Sequence[zipfile.ZipInfo]) -> list[tuple[str, zipfile.ZipInfo]]:
+def _list_members(members: Sequence[zipfile.ZipInfo]) -> list[tuple[str, zipfile.ZipInfo]]:
     """Members by their names; old tools of Windows part folders by backslashes, against the format."""
     is_foreign = not any("/" in info.filename for info in members)
     return [(info.filename.replace("\\", "/") if is_foreign else info.filename, info) for info in members]

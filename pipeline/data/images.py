@@ -205,7 +205,7 @@ def decoded(images: ImageSet, index: int, preprocessing: Preprocessing) -> NDArr
         raise DataError(f"{images.names[index]}: {error}. Replace or remove it.") from None
 
 
-def stacked(
+def stack_images(
     images: ImageSet, indices: Sequence[int], pixels: Sequence[NDArray[np.uint8]], *, shape: tuple[int, ...]
 ) -> NDArray[np.uint8]:
     """uint8 [N, H, W, 3]; an image of another size than the first (possible without a crop) is a `DataError`."""

@@ -13,7 +13,7 @@ from pipeline.data.files import Index
 from pipeline.data.folder import open_folder
 from pipeline.data.images import ImageSet, Source, check_images, first_few
 from pipeline.data.preprocessing import preprocessing_from, usual_preprocessing
-from pipeline.data.sampling import stratified, without_splitting
+from pipeline.data.sampling import split_stratified, without_splitting
 from pipeline.data.wider_face.dataset import open_wider_face
 from pipeline.errors import DataError
 from pipeline.progress import Progress
@@ -60,7 +60,7 @@ def open_dataset(
     labels = source.training.labels
     count, origins = min(round(len(labels) * SELECTION_SHARE), MOST_SELECTION), source.training.origins
     if origins is None:
-        rest, chosen = stratified(labels, count=count, seed=seed)
+        rest, chosen = split_stratified(labels, count=count, seed=seed)
     else:
         rest, chosen = without_splitting(origins, source.training.groups, count=count, seed=seed)
     training, selection = source.training.subset(rest), source.training.subset(chosen)

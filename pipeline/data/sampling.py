@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.images import ImageSet, decoded, stacked
+from pipeline.data.images import ImageSet, decoded, stack_images
 from pipeline.progress import Progress
 from targets.device.model.preprocess import Preprocessing, normalize
 from targets.device.model.session import Inference
@@ -16,7 +16,7 @@ from targets.device.model.session import Inference
 Indices = NDArray[np.int64]
 
 
-def stratified(labels: NDArray[np.int64], *, count: int, seed: int) -> tuple[Indices, Indices]:
+def split_stratified(labels: NDArray[np.int64], *, count: int, seed: int) -> tuple[Indices, Indices]:
     """Indices (rest, chosen), each in ascending order, with `count` chosen in proportion to the classes' sizes.
 
     Of a class with at least two images at least one is chosen, and of every class at least one is left; where this
@@ -97,7 +97,7 @@ def logits_of_each(
 def pixels_of(images: ImageSet, indices: Sequence[int], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """uint8 [N, H, W, 3] as `normalize` takes them."""
     pixels = [decoded(images, index, preprocessing) for index in indices]
-    return stacked(images, indices, pixels, shape=pixels[0].shape)
+    return stack_images(images, indices, pixels, shape=pixels[0].shape)
 
 
 def count_right(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> int:

@@ -94,7 +94,7 @@ def collect(address: str, *, name: str, workspace: Path, access: Access) -> Coll
             raise DeviceError(f"{address} sent predictions that cannot be used: {error}") from None
         published = find_published(workspace, stored.artifact_sha256, address)
         model = _model_in(published, stored.artifact_sha256, facts, address)
-        report, note = _judged(published, model, stored, facts["report"], workspace=workspace, address=address)
+        report, note = _judge(published, model, stored, facts["report"], workspace=workspace, address=address)
         _check_state(facts, report, address)
         for part in PARTS:
             if facts.get(part) is not None:
@@ -165,7 +165,7 @@ def device_name(address: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "-", f"{found.hostname}{port}")
 
 
-def _judged(
+def _judge(
     published: Path, model: Path, stored: Predictions, claimed: Mapping[str, Any], *, workspace: Path, address: str
 ) -> tuple[AccuracyReport, str | None]:
     """This host's report on the device's answers, and what is to be said of the device's own.

@@ -59,7 +59,7 @@ def dispatch(run: Run, devices: Sequence[Device], validated: Validated) -> list[
             base=base.tag,
             context=context,
             shard=validated.shard,
-            judge=partial(_judged, validated.shard, models),
+            judge=partial(_judge, validated.shard, models),
             describe=lambda there, answers: describe(read_manifest(_model_of(models, answers)[0]), there) | own,
             package_undecided=run.packages_undecided,
         )
@@ -134,7 +134,7 @@ def _layers(file: Path) -> Any:
         raise DataError(f"the device's {LAYERS} cannot be read: {error}.") from None
 
 
-def _judged(shard: Path, models: Models, answers: Path) -> AccuracyReport:
+def _judge(shard: Path, models: Models, answers: Path) -> AccuracyReport:
     """This host's own verdict on what a device answered."""
     folder, found = _model_of(models, answers)
     layers = answers.parent / LAYERS

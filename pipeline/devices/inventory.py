@@ -173,7 +173,7 @@ class Placement:
 def chosen(placement: Placement, targets: Sequence[Target], *, beside: Path) -> dict[Target, list[Device]]:
     """The devices of each of a build's targets; raises `RecipeError` where one fits none of them."""
     if placement.names:
-        found = [_found(name, placement.file or beside / FILE) for name in placement.names]
+        found = [_find_device(name, placement.file or beside / FILE) for name in placement.names]
     else:
         assert placement.file is not None, "neither names nor a file"
         found = read_devices(placement.file)
@@ -194,7 +194,7 @@ def chosen(placement: Placement, targets: Sequence[Target], *, beside: Path) -> 
     return {target: by_name[target.name] for target in targets}
 
 
-def named(names: Sequence[str], file: Path) -> list[Device]:
+def find_devices(names: Sequence[str], file: Path) -> list[Device]:
     """Devices of a file by their names, all of it where none is given."""
     known = {device.name: device for device in read_devices(file)}
     for name in names:
@@ -203,7 +203,7 @@ def named(names: Sequence[str], file: Path) -> list[Device]:
     return [known[name] for name in names] if names else list(known.values())
 
 
-def _found(name: str, file: Path) -> Device:
+def _find_device(name: str, file: Path) -> Device:
     if name == LOCAL:
         return Device(name=LOCAL, address=LOCAL, is_local=True)
     if "://" in name:
@@ -213,7 +213,7 @@ def _found(name: str, file: Path) -> Device:
             f"--device {name}: there is no {file} to look it up in. Write one ([devices.{name}] with address and "
             f"target), name another with --devices, or give its address: --device ssh://user@host."
         )
-    return named([name], file)[0]
+    return find_devices([name], file)[0]
 
 
 def _target_of(device: Device, targets: Sequence[Target]) -> str:

@@ -13,7 +13,7 @@ from pipeline.devices.failures import RETRIED, understanding
 from pipeline.devices.inventory import Device
 from pipeline.devices.record import Record, comparison_text, read_record, write_record
 from pipeline.devices.requirements import Survey, survey
-from pipeline.devices.ssh import Connection, Stop, retried
+from pipeline.devices.ssh import Connection, Stop, retry
 from pipeline.errors import (
     DeployError,
     DeviceError,
@@ -54,7 +54,7 @@ class Job:
             if record is not None and record.key == self._work.key and self._is_still_there(record, deadline):
                 self._take(record)
             else:
-                retried(
+                retry(
                     lambda: self._attempt(deadline),
                     self._device,
                     deadline=deadline,
@@ -75,7 +75,7 @@ class Job:
     def _is_still_there(self, record: Record, deadline: float) -> bool:
         """Whether the device has the very image; one that cannot be asked was proven all the same."""
         try:
-            with self._connected(deadline) as connection:
+            with self._connect(deadline) as connection:
                 return engine.id_of(connection, self._work.tag) == record.image
         except RETRIED as error:
             self._progress.line(f"proven before; it cannot be asked whether its image is still there: {error}")
@@ -87,11 +87,11 @@ class Job:
         done.image, done.folder = record.image, self._folder
         self._progress.line("proven before: nothing to do")
 
-    def _connected(self, deadline: float) -> Connection:
+    def _connect(self, deadline: float) -> Connection:
         return Connection(self._device, deadline=deadline, progress=self._progress, stop=self._stop)
 
     def _attempt(self, deadline: float) -> None:
-        with self._connected(deadline) as connection:
+        with self._connect(deadline) as connection:
             try:
                 self._deliver(connection)
             except (*RETRIED, DeviceTimeout):

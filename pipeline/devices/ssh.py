@@ -310,15 +310,15 @@ class _Pipes:
 
     def _drain(self, stream: IO[bytes], into: Callable[[IO[bytes]], None] | None) -> bytes:
         if into is None:
-            return self._bounded(stream)
+            return self._read_at_most(stream)
         try:
             into(stream)
         finally:
             # The other end must not wait for a reader that gave up.
-            self._bounded(stream)
+            self._read_at_most(stream)
         return b""
 
-    def _bounded(self, stream: IO[bytes]) -> bytes:
+    def _read_at_most(self, stream: IO[bytes]) -> bytes:
         """All that is left in it; the program is ended where that is too much."""
         contents = stream.read(MOST_OUTPUT)
         if len(contents) == MOST_OUTPUT:
@@ -361,7 +361,7 @@ def pause_before(attempt: int) -> float:
     return min(2.0 ** (attempt - 1), LONGEST_PAUSE)
 
 
-def retried(work: Callable[[], T], device: Device, *, deadline: float, progress: Progress, stop: Stop) -> T:
+def retry(work: Callable[[], T], device: Device, *, deadline: float, progress: Progress, stop: Stop) -> T:
     """What `work` returns, which must go on from where it was; its own error where the device does not come back."""
     first_loss: ConnectionLost | None = None
     attempt = 0

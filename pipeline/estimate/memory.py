@@ -96,8 +96,10 @@ class Needs:
                 handle.remove()
         tensors = MANY_OUTPUTS * sum(sizes) * self._shown(LOOKED_AT) + MANY_WEIGHTS * self._weights
         splits = (self.dataset.training, self.dataset.selection, self.dataset.selection, self.dataset.gate)
-        images = sum(self._kept(len(split)) for split in splits)
-        images += IMPORTANCE_IMAGES * FLOAT_BYTES * math.prod(self._shape) + self._kept(recovery.STATISTICS_IMAGES)
+        images = sum(self._image_bytes(len(split)) for split in splits)
+        images += IMPORTANCE_IMAGES * FLOAT_BYTES * math.prod(self._shape) + self._image_bytes(
+            recovery.STATISTICS_IMAGES
+        )
         return EXPORTER + self.recipe.nproc * (PROCESS + _resident(tensors) + images)
 
     def _load(self) -> int:
@@ -106,7 +108,7 @@ class Needs:
     def _looked_at(self, images: ImageSet) -> int:
         """Of one network that answers `images`, with the weights it was built from."""
         tensors = self._looking(self._shown(min(LOOKED_AT, len(images)))) + 2 * self._weights
-        return PROCESS + _resident(tensors) + self._kept(len(images))
+        return PROCESS + _resident(tensors) + self._image_bytes(len(images))
 
     def _prune(self) -> int:
         budget, training, selection = self.recipe.prune, len(self.dataset.training), len(self.dataset.selection)
@@ -116,15 +118,15 @@ class Needs:
         beside = self._weights if not budget.by_clock else (2 + len(BLOCK_FACTORS)) * self._weights
         # By the clock the same images are looked at several times, and kept as the network sees them.
         seen = sample * FLOAT_BYTES * math.prod(self._shape) if budget.by_clock else 0
-        counted = _resident(self._importance + beside) + seen + self._kept(sample)
-        statistics = self._kept(min(recovery.STATISTICS_IMAGES, training))
+        counted = _resident(self._importance + beside) + seen + self._image_bytes(sample)
+        statistics = self._image_bytes(min(recovery.STATISTICS_IMAGES, training))
         alone = PROCESS + max(counted, seen + statistics + _resident(3 * self._weights))
         if budget.by_clock and budget.table is None:
             alone = max(alone, self.profile)
         if budget.epochs == 0:
             return alone
-        images = self._kept(training) + 2 * self._kept(selection)
-        return max(alone, self._trained(self._recovery, beside, images + seen, self._kept(training)))
+        images = self._image_bytes(training) + 2 * self._image_bytes(selection)
+        return max(alone, self._training_bytes(self._recovery, beside, images + seen, self._image_bytes(training)))
 
     @property
     def profile(self) -> int:
@@ -134,13 +136,13 @@ class Needs:
         return PROCESS + EXPORTER + max(whole, layers) + _resident(4 * self._weights)
 
     def _quantize(self) -> int:
-        selection = 2 * self._kept(len(self.dataset.selection))
+        selection = 2 * self._image_bytes(len(self.dataset.selection))
         if self.recipe.quantize.qat_epochs == 0:
             tensors = self._looking(self._shown(RUNTIME_BATCH), is_quantized=True) + 3 * self._weights
-            return PROCESS + _resident(tensors) + selection + self._kept(quantize.CALIBRATION_IMAGES)
-        training = self._kept(len(self.dataset.training))
+            return PROCESS + _resident(tensors) + selection + self._image_bytes(quantize.CALIBRATION_IMAGES)
+        training = self._image_bytes(len(self.dataset.training))
         # The network before it was folded, and the weights that may be better than those that follow.
-        return self._trained(self._quantization, 2 * self._weights, training + selection, training)
+        return self._training_bytes(self._quantization, 2 * self._weights, training + selection, training)
 
     def _export(self) -> int:
         """The exporter, and the comparison of what it wrote with PyTorch in float64."""
@@ -156,14 +158,14 @@ class Needs:
         """The float network's answers, then the artifact's."""
         return max(self._looked_at(self.dataset.gate), PROCESS + self._session(self.dataset.gate))
 
-    def _trained(self, tensors: int, beside: int, images: int, images_of_others: int) -> int:
+    def _training_bytes(self, tensors: int, beside: int, images: int, images_of_others: int) -> int:
         """Of a training: gradients from one part of a batch to the next and momenta are two times the weights."""
         others = self.recipe.nproc - 1
         shared = self._weights if others else 0
         own = _resident(tensors + 2 * self._weights + shared)
         return PROCESS + own + _resident(beside) + images + others * (PROCESS + own + images_of_others)
 
-    def _kept(self, images: int) -> int:
+    def _image_bytes(self, images: int) -> int:
         """Of decoded images, which are kept where all of them fit."""
         size = images * math.prod(self._shape)
         return size if size <= CACHE_BYTES else 0

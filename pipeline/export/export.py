@@ -54,7 +54,7 @@ def export(
             _save_checked(written, path)
             progress.detail(f"comparing {path.name} with PyTorch on {len(images)} images")
             parity = check_parity(network, path, dialect, images)
-            models.append(_described(path, dialect, parity, layer_names(written), quantization))
+            models.append(_describe(path, dialect, parity, layer_names(written), quantization))
             advance()
     write_export(models, folder)
 
@@ -82,7 +82,7 @@ def _save_checked(model: ModelProto, path: Path) -> None:
     onnx.save(model, path)
 
 
-def _described(
+def _describe(
     path: Path, dialect: Dialect, parity: Parity, layers: tuple[str, ...], quantization: Quantization | None
 ) -> OnnxModel:
     in_int8: Container[str] = () if quantization is None or dialect is Dialect.FLOAT else quantization.weights

@@ -30,7 +30,7 @@ from pipeline.artifacts import Dialect, Parity
 from pipeline.errors import ExportError
 from pipeline.models.folding import is_layer, module_of
 from pipeline.quantize.fake_quant import Mode, Point, set_mode
-from pipeline.training.evaluation import placed
+from pipeline.training.evaluation import to_device_of
 from pipeline.training.microbatches import micro_batch_size
 from targets.device.errors import SessionError
 from targets.dialects.grids import activation_grid
@@ -83,7 +83,7 @@ def _check_float(network: fx.GraphModule, path: Path, images: NDArray[np.float32
     set_mode(network, MODES[Dialect.FLOAT])
     batch = torch.from_numpy(images)
     with torch.inference_mode():
-        single = network(placed(batch, network)).numpy()
+        single = network(to_device_of(batch, network)).numpy()
         exact = copy.deepcopy(network).double()(batch.double()).numpy()
     _check_shape(found, exact, path)
     own = max(float(np.abs(single - exact).mean()), LEAST_FLOAT_ERROR * float(np.abs(exact).max()))
@@ -114,7 +114,7 @@ def _check_integers(
     set_mode(network, MODES[dialect])
     replay = _Replay(network, dialect, exposed.integers)
     with torch.inference_mode():
-        wanted = replay.run(placed(torch.from_numpy(images), network)).numpy()
+        wanted = replay.run(to_device_of(torch.from_numpy(images), network)).numpy()
     _check_shape(exposed.logits, wanted, path)
     faults = replay.faults()
     difference = float(np.abs(exposed.logits - wanted).max())
@@ -189,7 +189,7 @@ class _Replay(fx.Interpreter):
         # The same grid is applied again where pooling or reshaping hands values on; the files number these.
         again = self._calls[point.name]
         self._calls[point.name] += 1
-        return self._replaced(point, point.name if again == 0 else f"{point.name}.{again}", values, n)
+        return self._replace_values(point, point.name if again == 0 else f"{point.name}.{again}", values, n)
 
     @property
     def last_layers(self) -> tuple[str, ...]:
@@ -205,7 +205,7 @@ class _Replay(fx.Interpreter):
             *(f"{label}: the file quantizes it, PyTorch does not" for label in unknown),
         ]
 
-    def _replaced(self, point: Point, label: str, values: Tensor, node: fx.Node) -> Tensor:
+    def _replace_values(self, point: Point, label: str, values: Tensor, node: fx.Node) -> Tensor:
         self._known.add(label)
         grid = activation_grid(point.known_range(), self._dialect)
         steps = (values / grid.scale + grid.zero_point).clamp(grid.low, grid.high)

@@ -92,7 +92,7 @@ def _places(network: nn.Module, layers: Iterable[str], input_shape: tuple[int, i
 
 def _behind(marked: ModelProto) -> dict[str, list[str]]:
     behind: dict[str, list[str]] = {}
-    named = _named(marked.graph.node)
+    named = _name_nodes(marked.graph.node)
     found = owners(named)
     for node in named.graph.node:
         if node.op_type not in (*LAYERS, *MARKERS) and node.name in found:
@@ -100,7 +100,7 @@ def _behind(marked: ModelProto) -> dict[str, list[str]]:
     return behind
 
 
-def _named(nodes: Iterable[NodeProto]) -> ModelProto:
+def _name_nodes(nodes: Iterable[NodeProto]) -> ModelProto:
     """The marked graph with its layers' nodes called by their layers."""
     model = ModelProto()
     stored: dict[str, str] = {}

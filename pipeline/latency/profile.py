@@ -79,7 +79,7 @@ def profile(
                 times = _layer_times(subject, plan, dialect, Path(name), options, part)
             with portion(report, len(whole) / of_one / len(wanted), f"whole networks in {precision}") as part:
                 measured = _whole_times(subject, whole, dialect, Path(name), options, part)
-            precisions[precision.value] = fitted(subject, times, whole, measured)
+            precisions[precision.value] = fit_times(subject, times, whole, measured)
     table = LatencyTable(
         architecture=checkpoint.architecture.name,
         target=target.name,
@@ -117,7 +117,7 @@ def subject_of(checkpoint: Checkpoint, *, multiple: int, weight_bits: Literal[7,
     if not groups:
         raise CompressionError("no channels of this network can be pruned, so there is nothing to profile.")
     layers = sites(network, groups)
-    marked, quantization = _marked(network, architecture, weight_bits)
+    marked, quantization = _export_marked(network, architecture, weight_bits)
     return Subject(
         marked=marked,
         quantization=quantization,
@@ -129,7 +129,7 @@ def subject_of(checkpoint: Checkpoint, *, multiple: int, weight_bits: Literal[7,
     )
 
 
-def fitted(subject: Subject, times: Times, whole: Sequence[Subnetwork], measured: Sequence[float]) -> Times:
+def fit_times(subject: Subject, times: Times, whole: Sequence[Subnetwork], measured: Sequence[float]) -> Times:
     """`times` with scale and cost per node from the first `FITTED` networks, checked on the others.
 
     Least squares of the relative error, neither of the two below zero. `measured`: CPU milliseconds.
@@ -172,7 +172,7 @@ def _layer_times(
     for start in range(0, len(plan), many):
         chunk = plan[start : start + many]
         with portion(report, len(chunk) / len(plan)) as part:
-            files = _written(subject, chunk, dialect, folder, part)
+            files = _write_models(subject, chunk, dialect, folder, part)
             with portion(part, 1 - CUTTING) as timing:
                 company, *timed = time_nodes([reference, *files], options=options, report=timing)
         total = sum(node.microseconds for node in company)
@@ -197,7 +197,7 @@ def _whole_times(
     report: Report,
 ) -> list[float]:
     """CPU milliseconds of each, without a profiler."""
-    files = _written(subject, whole, dialect, folder, report)
+    files = _write_models(subject, whole, dialect, folder, report)
     with portion(report, 1 - CUTTING) as timing:
         return [latency.cpu_ms for latency in OnnxRuntimeCpu().time(files, options=options, report=timing)]
 
@@ -217,7 +217,7 @@ def _mean(values: Sequence[tuple[float, int]]) -> tuple[float, float]:
     return float(np.mean([us for us, _ in values])), float(np.mean([nodes for _, nodes in values]))
 
 
-def _written(
+def _write_models(
     subject: Subject, subnetworks: Sequence[Subnetwork], dialect: Dialect, folder: Path, report: Report
 ) -> list[Path]:
     files = []
@@ -233,7 +233,7 @@ def _write(subject: Subject, subnetwork: Subnetwork, dialect: Dialect, path: Pat
     return path
 
 
-def _marked(
+def _export_marked(
     network: nn.Module, architecture: Architecture, weight_bits: Literal[7, 8]
 ) -> tuple[ModelProto, Quantization]:
     quantized = prepare(network, weight_bits=weight_bits)

@@ -56,7 +56,7 @@ def profile(run: Run, loaded: Loaded) -> Folder:
 
 def pace(run: Run, loaded: Loaded) -> tuple[Pace, str]:
     """The recipe's table, or this machine's, and the digest that stands for it in the keys of what it decides."""
-    precision, given = priced(run.target), run.recipe.prune.table
+    precision, given = precision_to_time(run.target), run.recipe.prune.table
     if given is not None:
         table = read_table(Path(given))
         elsewhere = _elsewhere(run, table)
@@ -115,7 +115,7 @@ def time_artifact(run: Run, loaded: Loaded, artifact: Artifact, *, again: bool) 
     return Timing(**json.loads((run.obtain_by(key, work).path / TIMING).read_text()))
 
 
-def priced(target: Target) -> str:
+def precision_to_time(target: Target) -> str:
     """The precision whose time is asked for: int8 where the target considers it."""
     return (Precision.INT8 if Precision.INT8 in target.precisions else target.precisions[0]).value
 

@@ -58,7 +58,7 @@ def load(
         progress.line(f"passed over in {source.name}: {some(saved.passed_over, 12)}")
     input_size = None if preprocessing.crop is None else (preprocessing.crop, preprocessing.crop)
     with tempfile.TemporaryDirectory(prefix="weights-", dir=folder) as scratch:
-        found = {kind: Path(scratch) / kind for kind in _wanted(saved, weights, source)}
+        found = {kind: Path(scratch) / kind for kind in _choose_kinds(saved, weights, source)}
         for kind, place in found.items():
             save_state(
                 saved.weights[kind], source=source, factory=factory, classes=dataset.classes, input_size=input_size,
@@ -108,7 +108,7 @@ def _check_class_order(
     check_class_order(logits, labels, dataset.classes)
 
 
-def _wanted(saved: Saved, weights: Literal["auto", "raw", "ema"], source: Path) -> tuple[Kind, ...]:
+def _choose_kinds(saved: Saved, weights: Literal["auto", "raw", "ema"], source: Path) -> tuple[Kind, ...]:
     """The weights to try; raises `CheckpointError` where the file does not have those that were asked for."""
     if weights == "auto":
         return tuple(saved.weights)

@@ -85,7 +85,7 @@ def read_saved(source: Path) -> Saved:
     if start[8:9] == b"{" or source.suffix == ".safetensors":
         return Saved(weights={"raw": _safetensors(source)}, places={"raw": ""}, passed_over=())
     _check_format(source, start)
-    return _find_weights(_unpickled(source), source)
+    return _find_weights(_unpickle(source), source)
 
 
 def read_state(source: Path) -> State:
@@ -160,7 +160,7 @@ def _way_in(source: Path) -> str:
     return f"{CURE}, and give that file: .pth, .pt, .th or .safetensors."
 
 
-def _unpickled(source: Path) -> object:
+def _unpickle(source: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old storage classes; nothing the user could act on
@@ -199,7 +199,7 @@ def _find_weights(loaded: object, source: Path) -> Saved:
         seen.add(id(loaded))
         if isinstance(loaded, Inert) and not any(isinstance(value, Tensor | Mapping) for value in loaded.values()):
             break
-        stated = stated or _stated(loaded)
+        stated = stated or _stated_accuracy(loaded)
         averaged |= {str(key): value for key, value in loaded.items() if AVERAGED.search(str(key))}
         name = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if name is None:
@@ -223,7 +223,7 @@ def _find_weights(loaded: object, source: Path) -> Saved:
     return Saved(weights=weights, places=places, passed_over=tuple(passed_over), stated=stated)
 
 
-def _stated(record: Mapping[object, object]) -> tuple[str, float] | None:
+def _stated_accuracy(record: Mapping[object, object]) -> tuple[str, float] | None:
     """An accuracy beside the weights, which may be in per cent; None where there is none that can be one."""
     for key, value in record.items():
         if not ACCURACY.search(str(key)):

@@ -62,7 +62,7 @@ def some(names: Iterable[str], limit: int = 4) -> str:
     return ", ".join(listed[:limit]) + more
 
 
-def counted(things: Sized, one: str, many: str) -> str:
+def count_text(things: Sized, one: str, many: str) -> str:
     """How many there are, in words that agree: `1 tensor is`, `3 tensors are`."""
     return f"{len(things)} {one if len(things) == 1 else many}"
 
@@ -175,9 +175,9 @@ def check_names(expected: frozenset[str], given: Mapping[str, Tensor], cure: str
         return
     parts = []
     if missing:
-        parts.append(f"{counted(missing, 'tensor is', 'tensors are')} missing ({some(missing)})")
+        parts.append(f"{count_text(missing, 'tensor is', 'tensors are')} missing ({some(missing)})")
     if surplus:
-        parts.append(f"{counted(surplus, 'tensor does', 'tensors do')} not belong to it ({some(surplus)})")
+        parts.append(f"{count_text(surplus, 'tensor does', 'tensors do')} not belong to it ({some(surplus)})")
     raise CheckpointError(
         f"the checkpoint does not fit the network: {', and '.join(parts)}. "
         f"Save the whole state dict of the network that was trained. {cure}"
@@ -192,7 +192,7 @@ def check_shapes(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor]
         if name in given and given[name].shape != shape
     ]
     if wrong:
-        tensors = counted(wrong, "tensor has", "tensors have")
+        tensors = count_text(wrong, "tensor has", "tensors have")
         raise CheckpointError(f"{tensors} a shape that does not fit: {some(wrong, 3)}. {cure}")
 
 
@@ -215,7 +215,7 @@ def checked_values(state: Mapping[str, Tensor]) -> State:
     broken = [name for name, value in floats.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise CheckpointError(
-            f"{counted(broken, 'tensor holds', 'tensors hold')} values that are not finite ({some(broken)}): the "
+            f"{count_text(broken, 'tensor holds', 'tensors hold')} values that are not finite ({some(broken)}): the "
             "training diverged, or the file is damaged. Give an earlier checkpoint."
         )
     negative = [name for name, value in floats.items() if name.endswith("running_var") and bool((value < 0).any())]

@@ -147,7 +147,7 @@ def _graph(network: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruni
             # The input must need a gradient, or frozen layers at the start of the network would not be traced.
             images = torch.zeros(1, *input_shape, requires_grad=True)
             return torch_pruning.DependencyGraph().build_dependency(
-                network, example_inputs=images, forward_fn=_called, verbose=False
+                network, example_inputs=images, forward_fn=_call, verbose=False
             )
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CompressionError(
@@ -159,7 +159,7 @@ def _graph(network: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruni
             module.training = mode
 
 
-def _called(network: nn.Module, images: Tensor) -> Tensor:
+def _call(network: nn.Module, images: Tensor) -> Tensor:
     """Left to itself, torch-pruning tries two ways of calling and hides the error of the first."""
     logits: Tensor = network(images)
     return logits

@@ -23,7 +23,9 @@ DEPTHS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
 NAME = re.compile(r"^(wide_)?resne(?:t|xt)(\d+)(?:_(\d+)x(\d+)d|_2)?$")
 
 
-def published(name: str, *, classes: tuple[str, ...], input_size: tuple[int, int] | None = None) -> Architecture:
+def published_architecture(
+    name: str, *, classes: tuple[str, ...], input_size: tuple[int, int] | None = None
+) -> Architecture:
     """`resnet20`, `resnet50`, `wide_resnet50_2`, `resnext50_32x4d`, …; raises `CheckpointError` for other names."""
     match = NAME.match(name)
     if match and match[2] in DEPTHS:

@@ -56,7 +56,7 @@ def obtain_base(engine: Engine, target: Target, base_image: str | None, *, progr
     if platform is None:
         # Another image has another TensorRT, or none.
         is_fixed = base_image is not None or target.gpu is not None
-        tag, platform = _pulled(engine, tag, target, progress, is_fixed=is_fixed)
+        tag, platform = _pull(engine, tag, target, progress, is_fixed=is_fixed)
     if platform != target.platform:
         raise PackageError(
             f"the base image {tag} is for {platform}, the target {target.name} for {target.platform}. "
@@ -65,7 +65,7 @@ def obtain_base(engine: Engine, target: Target, base_image: str | None, *, progr
     return tag, platform
 
 
-def _pulled(engine: Engine, tag: str, target: Target, progress: Progress, *, is_fixed: bool) -> tuple[str, str]:
+def _pull(engine: Engine, tag: str, target: Target, progress: Progress, *, is_fixed: bool) -> tuple[str, str]:
     """Tag and platform of the image that was pulled; where no registry answers, of another known one that is here.
 
     One that `is_fixed`, as it was asked for by name or holds a TensorRT, is never replaced by another.

@@ -108,10 +108,10 @@ def write_context(
     if first_start is not None:
         shutil.copyfile(first_start.shard, folder / MODEL / SHARD)
         (folder / MODEL / FIRST_START).write_text(first_start.to_json())
-    seal = _sealed(folder / MODEL, beside or {})
+    seal = _seal(folder / MODEL, beside or {})
     template = shipped(DOCKERFILES[described.runtime]).read_text()
     (folder / "Dockerfile").write_text(
-        _completed(_with_grpc(template) if environment.grpc else template, environment.base, labels, seal)
+        _complete_dockerfile(_with_grpc(template) if environment.grpc else template, environment.base, labels, seal)
     )
     for path in [*folder.rglob("*"), folder]:
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -130,7 +130,7 @@ def _copy_model(artifact: Path, report: AccuracyReport, folder: Path) -> None:
     (folder / proof.FILE).write_text(report_json(report), encoding="utf-8")
 
 
-def _sealed(model: Path, beside: Iterable[str]) -> str:
+def _seal(model: Path, beside: Iterable[str]) -> str:
     """Seal the model's folder; those in it first and by themselves, as a server may be given one of them."""
     for name in beside:
         write_seal(model / name)
@@ -177,7 +177,7 @@ def _with_grpc(template: str) -> str:
     return text
 
 
-def _completed(template: str, base: BaseImage, labels: Mapping[str, str], seal: str) -> str:
+def _complete_dockerfile(template: str, base: BaseImage, labels: Mapping[str, str], seal: str) -> str:
     """The Dockerfile with its base and, last, seal and labels: they change most often and hold no file.
 
     All labels in one instruction, as each one costs the engine's classic builder a container.
@@ -191,10 +191,10 @@ def _completed(template: str, base: BaseImage, labels: Mapping[str, str], seal: 
 
 def label_line(labels: Mapping[str, str]) -> str:
     """One instruction of a Dockerfile, nothing where there are none."""
-    pairs = [f"{key}={_quoted(value)}" for key, value in sorted(labels.items())]
+    pairs = [f"{key}={_quote(value)}" for key, value in sorted(labels.items())]
     return f"LABEL {' '.join(pairs)}\n" if pairs else ""
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     """A Dockerfile's string: quoted as in JSON, and no variable is meant by a dollar sign."""
     return json.dumps(value, ensure_ascii=False).replace("$", "\\$")

@@ -41,7 +41,7 @@ def write_pending(
 
     Needs no engine, but for a base image that only the user knows. Raises `PackageError` and `EngineMissing`.
     """
-    base = stated_base(settings.target, settings.base_image) or _asked(settings, progress)
+    base = stated_base(settings.target, settings.base_image) or _ask_for_base(settings, progress)
     lock = find_lock(base.platform, base.python, runtime="tensorrt", grpc=settings.grpc)
     described = image_labels(
         read_manifest(artifact.folder), report, name=settings.name, version=settings.version, base=base.tag
@@ -97,7 +97,7 @@ def build_pending(context: Path, settings: DeferredSettings, *, progress: Progre
             raise
 
 
-def _asked(settings: DeferredSettings, progress: Progress) -> BaseImage:
+def _ask_for_base(settings: DeferredSettings, progress: Progress) -> BaseImage:
     try:
         engine = connect()
     except EngineMissing as error:

@@ -84,7 +84,9 @@ def package(
         gate = Gate(
             engine=engine, manifest=manifest, proof=proof, beside=beside, progress=at.progress, folder=at.folder
         )
-        image = gate.tagged(built, settings.tag, base.platform, None if artifact.stand_in is None else judge, describe)
+        image = gate.tag_if_proven(
+            built, settings.tag, base.platform, None if artifact.stand_in is None else judge, describe
+        )
     finally:
         if engine is not None:
             engine.close()
@@ -145,7 +147,7 @@ class Gate:
     progress: Progress
     folder: Path
 
-    def tagged(
+    def tag_if_proven(
         self,
         built: str,
         tag: str,
@@ -155,10 +157,10 @@ class Gate:
     ) -> Image:
         """By the host's answers, or where they need not be the same, by `judge`."""
         if judge is None:
-            return self.tagged_if_same(built, tag, platform)
-        return self.tagged_if_passed(built, tag, platform, judge, describe)
+            return self.tag_if_same(built, tag, platform)
+        return self.tag_if_passed(built, tag, platform, judge, describe)
 
-    def tagged_if_same(self, built: str, tag: str, platform: str) -> Image:
+    def tag_if_same(self, built: str, tag: str, platform: str) -> Image:
         """Every answer must be the one given on this host."""
         with self._removed_unless_proven(built, tag):
             prove(self.engine, built, self.manifest, self.proof, progress=self.progress, folder=self.folder)
@@ -167,9 +169,9 @@ class Gate:
                 manifest, proof = self.beside
                 there, inside = self.folder / FOLDER, f"{MODEL_FOLDER}/{FOLDER}"
                 prove(self.engine, built, manifest, proof, progress=self.progress, folder=there, model_folder=inside)
-            return self._tagged(built, tag, platform)
+            return self._tag(built, tag, platform)
 
-    def tagged_if_passed(
+    def tag_if_passed(
         self, built: str, tag: str, platform: str, judge: Judge, describe: Callable[[AccuracyReport], dict[str, str]]
     ) -> Image:
         """The answers must pass a gate of their own; its figures replace the host's on the labels."""
@@ -183,9 +185,9 @@ class Gate:
                 labelled = self.engine.build(
                     Path(scratch), labels=describe(report), platform=platform, progress=self.progress
                 )
-            return self._tagged(labelled, tag, platform)
+            return self._tag(labelled, tag, platform)
 
-    def _tagged(self, image: str, tag: str, platform: str) -> Image:
+    def _tag(self, image: str, tag: str, platform: str) -> Image:
         size, place = self.engine.bytes_of(image), _place(self.engine, image)
         made = Image(tag=tag, id=image, bytes=size, platform=platform, place=place)
         write_image(self.folder, made)

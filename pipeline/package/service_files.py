@@ -178,7 +178,7 @@ def _compose(service: Service) -> str:
 
 def _systemd(service: Service) -> str:
     docker, *words = docker_run(service)
-    lines = " \\\n    ".join(_by_option([f"/usr/bin/{docker}", *map(_quoted, words)]))
+    lines = " \\\n    ".join(_by_option([f"/usr/bin/{docker}", *map(_quote, words)]))
     return f"""\
 # Written by edge-deploy {__version__}. Install: copy to /etc/systemd/system, then
 #   systemctl daemon-reload && systemctl enable --now {service.name}
@@ -267,7 +267,7 @@ def _each(option: str, values: Sequence[str]) -> list[str]:
     return [word for value in values for word in (option, value)]
 
 
-def _quoted(word: str) -> str:
+def _quote(word: str) -> str:
     """As systemd reads it: quotes where there is a space; it puts other things in the place of % and $."""
     text = word.replace("%", "%%").replace("$", "$$")
     return f'"{text}"' if " " in text else text

@@ -29,11 +29,11 @@ def package(run: Run, validated: Validated) -> Packaged:
     check_unchanged(run, found.path)
     image = read_image(found.path)
     # The report is now about the answers that the container gave: the same ones, or judged by themselves.
-    asked = [_as_answered(run, validated, main, found, found.path / PREDICTIONS, image.place)]
+    asked = [_judge_answers(run, validated, main, found, found.path / PREDICTIONS, image.place)]
     stop_if_not_proven(asked[0].report, package_undecided=run.packages_undecided)
     if variant is not None:
         inside = found.path / variant.beside / PREDICTIONS
-        there = _as_answered(run, validated, variant, found, inside, image.place)
+        there = _judge_answers(run, validated, variant, found, inside, image.place)
         asked.append(replace(there, answers=variant.answers))
     # Answers that are the host's own need not be written again, and the shard with them.
     own = replace(asked[0], answers=main.answers) if main.artifact.stand_in is None else asked[0]
@@ -41,7 +41,7 @@ def package(run: Run, validated: Validated) -> Packaged:
     return Packaged(folders=(found,), image=image, models=tuple(asked))
 
 
-def _as_answered(
+def _judge_answers(
     run: Run, validated: Validated, model: Judged, packaged: Folder, answers: Path, place: Place
 ) -> Judged:
     looks = model.report.gate_looks

@@ -68,7 +68,7 @@ def find_lock(platform: str, python: str, *, runtime: str = "onnxruntime", grpc:
     path = folder / f"{platform.replace('/', '-')}-cp{python.replace('.', '')}.txt"
     if not path.is_file():
         raise PackageError(
-            f"no packages are locked for Python {python} on {platform}. Locked are: {', '.join(_locked(folder))}. "
+            f"no packages are locked for Python {python} on {platform}. Locked are: {', '.join(_read_lock(folder))}. "
             "Use a base image with one of these (--base-image), or add a lock with scripts/lock_device.py."
         )
     return Lock(path=path, platform=platform, python=python, pins=_parse(path.read_text()))
@@ -107,7 +107,7 @@ def find_fault(folder: Path, lock: Lock) -> str | None:
     """What is wrong with the wheels in `folder`, if anything: missing, surplus, or of another hash than locked."""
     missing = dict(lock.pins)
     for wheel in sorted(folder.iterdir()):
-        name = _normalized(wheel.name.split("-")[0])
+        name = _normalize(wheel.name.split("-")[0])
         pin = missing.pop(name, None)
         if pin is None or wheel.suffix != ".whl":
             return f"{wheel.name} is not expected"
@@ -164,16 +164,16 @@ def _parse(text: str) -> dict[str, Pin]:
     for index, start in enumerate(starts):
         end = starts[index + 1].start() if index + 1 < len(starts) else len(text)
         hashes = frozenset(HASH.findall(text, start.end(), end))
-        pins[_normalized(start[1])] = Pin(version=start[2], hashes=hashes)
+        pins[_normalize(start[1])] = Pin(version=start[2], hashes=hashes)
     return pins
 
 
-def _normalized(name: str) -> str:
+def _normalize(name: str) -> str:
     """As PEP 503 compares names."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _locked(folder: Path) -> list[str]:
+def _read_lock(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.glob("*-cp*.txt")):
         platform, _, version = path.stem.rpartition("-cp")

@@ -70,7 +70,7 @@ class Goal:
     """Quickly told, and no more than the score."""
     score: Callable[[Mapping[str, int]], Score]
 
-    def improved(self, widths: Mapping[str, int], reached: Score) -> Score | None:
+    def improve(self, widths: Mapping[str, int], reached: Score) -> Score | None:
         """The score of `widths` where it is less than what is reached."""
         if self.bound(widths) >= reached:
             return None
@@ -134,7 +134,7 @@ class Clock:
         def score(fixed: Mapping[str, int]) -> Score:
             return 0.0, self._remainder(fixed).least_us
 
-        fixed = self._searched(Goal(bound=score, score=score), [self._full])
+        fixed = self._search(Goal(bound=score, score=score), [self._full])
         return self._subnetwork(fixed, [int(front.indices[0]) for front in self._remainder(fixed).fronts])
 
     def fit(self, budget_us: float) -> Subnetwork:
@@ -154,13 +154,13 @@ class Clock:
             return loss, left.least_us if math.isinf(loss) else 0.0
 
         def score(fixed: Mapping[str, int]) -> Score:
-            found = self._solved(fixed, budget_us)
+            found = self._solve(fixed, budget_us)
             return (math.inf, self._remainder(fixed).least_us) if found is None else (self.loss(found), 0.0)
 
-        best = self._searched(Goal(bound=bound, score=score), [self._full, self.fastest.widths])
-        return self._solved(best, budget_us) or self.fastest
+        best = self._search(Goal(bound=bound, score=score), [self._full, self.fastest.widths])
+        return self._solve(best, budget_us) or self.fastest
 
-    def _searched(self, goal: Goal, starts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    def _search(self, goal: Goal, starts: Sequence[Mapping[str, int]]) -> dict[str, int]:
         """The best widths of the fixed groups: of all where they are few, else of a descent from each of `starts`."""
         if math.prod(len(self._grid[root]) for root in self._fixed) <= MOST_TRIED:
             # The most promising first, so that few have to be scored.
@@ -169,7 +169,7 @@ class Clock:
             tried = (self._descend(start, goal) for start in starts)
         best, reached = {root: self._full[root] for root in self._fixed}, WORST
         for widths in tried:
-            found = goal.improved(widths, reached)
+            found = goal.improve(widths, reached)
             if found is not None:
                 best, reached = widths, found
         return best
@@ -177,22 +177,22 @@ class Clock:
     def _descend(self, start: Mapping[str, int], goal: Goal) -> dict[str, int]:
         widths = {root: start[root] for root in self._fixed}
         reached = goal.score(widths)
-        improved = True
-        while improved:
-            improved = False
+        improve = True
+        while improve:
+            improve = False
             for root in self._fixed:
                 for width in self._grid[root]:
                     moved = {**widths, root: width}
-                    found = goal.improved(moved, reached) if moved != widths else None
+                    found = goal.improve(moved, reached) if moved != widths else None
                     if found is not None:
-                        widths, reached, improved = moved, found, True
+                        widths, reached, improve = moved, found, True
         return widths
 
     def _combinations(self, groups: Sequence[str]) -> Iterator[dict[str, int]]:
         for widths in itertools.product(*(self._grid[root] for root in groups)):
             yield dict(zip(groups, widths, strict=True))
 
-    def _solved(self, fixed: Mapping[str, int], budget_us: float) -> Subnetwork | None:
+    def _solve(self, fixed: Mapping[str, int], budget_us: float) -> Subnetwork | None:
         left = self._remainder(fixed)
         picks = solve(left.fronts, budget_us - left.spent_us)
         return None if picks is None else self._subnetwork(fixed, picks)

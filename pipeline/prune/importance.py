@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.models.resnet import ResNet
 from pipeline.models.surgery import Group, Member
 from pipeline.progress import Advance, ignore
-from pipeline.training.evaluation import placed
+from pipeline.training.evaluation import to_device_of
 
 Scores = dict[str, Tensor]
 """Importance of every channel, float32 [width], by the group's root."""
@@ -38,7 +38,7 @@ def channel_importance(
     generator = torch.Generator().manual_seed(seed)
     scores = {group.root: torch.zeros(group.width) for group in groups}
     for images in batches:
-        for root, effect in _effects(network, groups, placed(images, network), generator).items():
+        for root, effect in _effects(network, groups, to_device_of(images, network), generator).items():
             scores[root] += effect.square().sum(dim=0)
         advance(len(images))
     return scores
@@ -59,7 +59,7 @@ def block_importance(
     network = copy.deepcopy(network).eval()
     assert isinstance(network, ResNet), "other networks have no blocks that are known to be removable"
     for images in batches:
-        without, before = _logits_without_each(network, set(changes), placed(images, network))
+        without, before = _logits_without_each(network, set(changes), to_device_of(images, network))
         for block, logits in without.items():
             changes[block] += float((logits - before).square().sum())
         advance(len(images))

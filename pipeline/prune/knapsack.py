@@ -115,12 +115,12 @@ def solve(items: Sequence[Front], budget: float, *, most_points: int = MOST_POIN
         hoped = np.flatnonzero(all_losses + rest.at_least(budget - all_costs) <= most)
         kept = hoped[_unbeaten(all_costs[hoped], all_losses[hoped])]
         if len(kept) > most_points:
-            kept = kept[_thinned(all_costs[kept], most_points)]
+            kept = kept[_thin(all_costs[kept], most_points)]
             # The way behind `most` may be gone: any way within the budget will do.
             most = (1 + 1e-9) * float(rests[0].losses[0])
         steps.append((kept // len(item.costs), item.indices[kept % len(item.costs)]))
         costs, losses = all_costs[kept], all_losses[kept]
-    return _traced(steps, int(np.argmin(losses)))
+    return _trace_back(steps, int(np.argmin(losses)))
 
 
 def _rounded_up(budget: float) -> float:
@@ -136,7 +136,7 @@ def _unbeaten(costs: Floats, losses: Floats) -> NDArray[np.intp]:
     return order[is_better]
 
 
-def _thinned(costs: Floats, count: int) -> NDArray[np.intp]:
+def _thin(costs: Floats, count: int) -> NDArray[np.intp]:
     """The last point of each of `count` intervals of cost, which loses least there, and the cheapest of all."""
     interval = np.minimum((costs - costs[0]) / max(float(costs[-1] - costs[0]), 1e-30) * count, count - 1).astype(int)
     last = np.r_[interval[1:] != interval[:-1], True]
@@ -144,7 +144,7 @@ def _thinned(costs: Floats, count: int) -> NDArray[np.intp]:
     return np.flatnonzero(last)
 
 
-def _traced(steps: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]], position: int) -> list[int]:
+def _trace_back(steps: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]], position: int) -> list[int]:
     picks = []
     for parents, options in reversed(steps):
         picks.append(int(options[position]))

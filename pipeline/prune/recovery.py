@@ -15,7 +15,7 @@ from pipeline.data.batches import Batches
 from pipeline.data.images import ImageSet
 from pipeline.data.sampling import spread
 from pipeline.progress import Progress, Silent
-from pipeline.training.evaluation import placed
+from pipeline.training.evaluation import to_device_of
 from pipeline.training.loop import Training
 from pipeline.training.loss import ATTENTION, Distillation, shared_stages
 from pipeline.training.microbatches import micro_batches
@@ -72,7 +72,7 @@ def express_by_data(network: nn.Module, images: ImageSet, preprocessing: Preproc
     try:
         with torch.no_grad(), progress.task("statistics of the data", count) as advance:
             for batch in sample(images, preprocessing, count):
-                network(placed(batch, network))
+                network(to_device_of(batch, network))
                 advance(len(batch))
     finally:
         for handle in handles:
@@ -136,7 +136,7 @@ def estimate_statistics(
     count = min(_statistics_images(preprocessing), len(images))
     with torch.no_grad(), (progress or Silent()).task("batch statistics", count) as advance:
         for batch in sample(images, preprocessing, count):
-            network(placed(batch, network))
+            network(to_device_of(batch, network))
             advance(len(batch))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

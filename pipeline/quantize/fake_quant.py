@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.artifacts import ActivationRange, Dialect
-from pipeline.quantize.rounding import fake_quantized, in_memory_order
+from pipeline.quantize.rounding import fake_quantize, in_memory_order
 from targets.dialects.grids import activation_grid, weight_limit
 from targets.dialects.markers import DOMAIN, POINT, WEIGHT
 
@@ -136,9 +136,9 @@ class Point(nn.Module):
                 self.histogram.observe(x.detach())
                 return x
             case Mode.ONNXRUNTIME:
-                return self._fake_quantized(x, Dialect.ONNXRUNTIME)
+                return self._fake_quantize(x, Dialect.ONNXRUNTIME)
             case Mode.TENSORRT:
-                return self._fake_quantized(x, Dialect.TENSORRT) if tensorrt else x
+                return self._fake_quantize(x, Dialect.TENSORRT) if tensorrt else x
             case Mode.MARKED:
                 return _marker(POINT, x, name=self.name, tensorrt=int(tensorrt))
             case _:
@@ -148,11 +148,11 @@ class Point(nn.Module):
         assert self.range is not None, f"{self.name} has not been calibrated"
         return self.range if self.moving is None else replace(self.range, amax=self.moving.amax)
 
-    def _fake_quantized(self, x: Tensor, dialect: Dialect) -> Tensor:
+    def _fake_quantize(self, x: Tensor, dialect: Dialect) -> Tensor:
         if self.moving is not None and self.training:
             return self.moving(x)
         grid = activation_grid(self.known_range(), dialect)
-        return fake_quantized(x, grid)
+        return fake_quantize(x, grid)
 
 
 class Quantizer:

@@ -89,7 +89,7 @@ def with_float(checkpoint: Checkpoint, also_float: Iterable[str]) -> tuple[fx.Gr
     return network, quantization_of(network, weight_bits=before.weight_bits, float_layers=float_layers)
 
 
-def requantized(checkpoint: Checkpoint, *, weight_bits: Literal[7, 8]) -> Quantization:
+def requantize(checkpoint: Checkpoint, *, weight_bits: Literal[7, 8]) -> Quantization:
     """The parameters of a quantized checkpoint with weights of another width; ranges and float layers stay."""
     quantization = checkpoint.quantization
     graph_module = trace_folded(build_network(checkpoint))
@@ -185,4 +185,4 @@ WEIGHT_BITS: Final = 7
 def derive(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the network of `checkpoint` and its `quantization.json` for 7-bit weights into `folder`."""
     save_network(build_network(checkpoint), checkpoint.architecture, folder)
-    (folder / "quantization.json").write_text(requantized(checkpoint, weight_bits=WEIGHT_BITS).to_json())
+    (folder / "quantization.json").write_text(requantize(checkpoint, weight_bits=WEIGHT_BITS).to_json())

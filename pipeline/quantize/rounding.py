@@ -16,15 +16,15 @@ PART = 2**18
 """Values: 1 MiB, so that it is still in the cache when the next operation comes."""
 
 
-def fake_quantized(x: Tensor, grid: Grid) -> Tensor:
+def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
     """x float32 [...] on `grid`, as floats; a gradient passes unchanged where x is not clipped."""
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return rounded(x, grid)
+        return round_straight_through(x, grid)
     straight: Tensor = _StraightThrough.apply(x, grid)  # type: ignore[no-untyped-call]
     return straight
 
 
-def rounded(x: Tensor, grid: Grid) -> Tensor:
+def round_straight_through(x: Tensor, grid: Grid) -> Tensor:
     """x float32 [...] on `grid`, as floats, without a gradient; on a CPU what is not a number stays so."""
     x = x.detach()
     if x.device.type != "cpu":
@@ -52,7 +52,7 @@ class _StraightThrough(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, grid: Grid) -> Tensor:
         ctx.save_for_backward(x)
         ctx.grid = grid
-        return rounded(x, grid)
+        return round_straight_through(x, grid)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

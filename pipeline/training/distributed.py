@@ -40,7 +40,7 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def wrapped(self, network: nn.Module) -> nn.Module:
+    def wrap_model(self, network: nn.Module) -> nn.Module:
         """`network`, whose gradients are averaged; all begin with the first one's weights and keep its statistics."""
         return network if self.world == 1 else DistributedDataParallel(network)
 
@@ -50,14 +50,14 @@ class Ranks:
             return nullcontext()
         return wrapped.no_sync()
 
-    def told(self, value: object) -> object:
+    def gather_from_rank0(self, value: object) -> object:
         """What the first one gives here, in all of them."""
         given = [value]
         if self.world > 1:
             dist.broadcast_object_list(given, src=0, device=self.device)
         return given[0]
 
-    def summed(self, values: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
         """The sums over all of them."""
         if self.world == 1:
             return list(values)
@@ -75,7 +75,7 @@ def is_torn(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def joined(rank: int, world: int, *, meeting: Path | None) -> Iterator[Ranks]:
+def join_process_group(rank: int, world: int, *, meeting: Path | None) -> Iterator[Ranks]:
     """Meet the others at the file `meeting`, or where `torchrun` says: by NCCL where there are GPUs, else by Gloo."""
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -137,7 +137,7 @@ def crew(training: object, processes: int) -> Iterator[Ranks]:
         others = [_start(folder, rank, processes) for rank in range(1, processes)]
         try:
             _wait_until_ready(others, folder)
-            with joined(0, processes, meeting=folder / MEETING) as ranks:
+            with join_process_group(0, processes, meeting=folder / MEETING) as ranks:
                 try:
                     yield ranks
                 except RuntimeError as error:

@@ -42,7 +42,7 @@ def logits_of(
     ):
         for images, _ in batches.epoch(0):
             for (part,) in micro_batches(images):
-                parts.append(network(placed(part, network)).float().cpu().numpy())
+                parts.append(network(to_device_of(part, network)).float().cpu().numpy())
                 advance(len(part))
     return np.concatenate(parts).astype(np.float32, copy=False)
 
@@ -71,7 +71,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def placed(images: Tensor, network: nn.Module) -> Tensor:
+def to_device_of(images: Tensor, network: nn.Module) -> Tensor:
     """On the network's device; channels last where its code allows it: 15-20 % less CPU time for small networks."""
     device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     if isinstance(network, fx.GraphModule):

@@ -14,13 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError, RecipeError
 from pipeline.progress import Advance, Progress, Silent
-from pipeline.training.distributed import ALONE, Ranks, crew, joined
-from pipeline.training.evaluation import placed, top1_of
+from pipeline.training.distributed import ALONE, Ranks, crew, join_process_group
+from pipeline.training.evaluation import to_device_of, top1_of
 from pipeline.training.loss import Distillation, Loss
 from pipeline.training.microbatches import micro_batches
 from pipeline.training.mixed_precision import autocast
 from pipeline.training.snapshot import UnusableSnapshot, restore, snapshot_of, tensors_of
-from pipeline.training.torchrun import launched
+from pipeline.training.torchrun import rank_and_world_size
 from pipeline.workplace import Workplace
 from pipeline.workspace.hashing import Json
 from pipeline.workspace.training_state import Continuation
@@ -86,7 +86,7 @@ class Training:
 
     def ranks(self, processes: int) -> AbstractContextManager[Ranks]:
         """This process among those that train."""
-        found = launched()
+        found = rank_and_world_size()
         world = processes if found is None else found[1]
         smallest = self.batches.size(len(self.batches) - 1)
         if smallest < world:
@@ -94,7 +94,7 @@ class Training:
                 f"{self.name}: {world} processes cannot share a batch of {smallest} images. Take fewer processes."
             )
         if found is not None:
-            return joined(*found, meeting=None)
+            return join_process_group(*found, meeting=None)
         return crew(self, processes) if processes > 1 else nullcontext(ALONE)
 
     def run(
@@ -103,7 +103,11 @@ class Training:
         """The part of one process."""
         network = self.network.to(ranks.device) if ranks.world > 1 else self.network
         optimizer = torch.optim.SGD(
-            _decayed(network, self.weight_decay), lr=self.learning_rate, momentum=MOMENTUM, nesterov=True, foreach=True
+            _parameter_groups(network, self.weight_decay),
+            lr=self.learning_rate,
+            momentum=MOMENTUM,
+            nesterov=True,
+            foreach=True,
         )
         half, first, earlier, started = self.mixed_precision, 0, 0.0, time.monotonic()
         if continuation is not None:
@@ -114,7 +118,7 @@ class Training:
             _watching(self.loss, network),
             progress.task(self.name, self.steps - first * len(self.batches)) as advance,
         ):
-            trained = ranks.wrapped(network)
+            trained = ranks.wrap_model(network)
             for epoch in range(first, self.epochs):
                 loss, top1 = self._epoch(epoch, trained, optimizer, ranks, advance)
                 # In the training's own precision: half the time, and the line is for the eye alone.
@@ -173,7 +177,7 @@ class Training:
             return math.nan, 0
         optimizer.step()
         if ranks.world > 1:
-            summed, all_hits = ranks.summed([summed, hits])
+            summed, all_hits = ranks.all_reduce_sum([summed, hits])
             hits = round(all_hits)
         return summed / count, hits
 
@@ -181,7 +185,7 @@ class Training:
         self, trained: nn.Module, images: Tensor, labels: Tensor, *, count: int, world: int
     ) -> tuple[float, int]:
         """Add the gradients of one micro-batch; returns its mean loss and the number of right answers."""
-        images = placed(images, self.network)
+        images = to_device_of(images, self.network)
         labels = labels.to(images.device)
         with autocast(enabled=self.mixed_precision):
             logits = trained(images)
@@ -242,7 +246,7 @@ def _caught_up(first: int, network: nn.Module, optimizer: torch.optim.Optimizer,
     """How many epochs are done, and in every process the first one's state, of which only momenta are to be told."""
     if ranks.world == 1:
         return first
-    told = ranks.told((first, snapshot_of(network, optimizer) if first > 0 else None) if ranks.is_first else None)
+    told = ranks.gather_from_rank0((first, snapshot_of(network, optimizer) if first > 0 else None) if ranks.is_first else None)
     assert isinstance(told, tuple)
     first, state = told
     if state is not None and not ranks.is_first:
@@ -250,7 +254,7 @@ def _caught_up(first: int, network: nn.Module, optimizer: torch.optim.Optimizer,
     return int(first)
 
 
-def _decayed(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay is for the weights of convolutions and the head: vectors are biases, norms and scales."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [

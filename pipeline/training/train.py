@@ -17,7 +17,7 @@ from pipeline.models.digests import digest_of_checkpoint
 from pipeline.models.recognition import recognize
 from pipeline.models.resnet import ResNet, build_resnet
 from pipeline.models.weights_file import save_weights
-from pipeline.models.zoo import published
+from pipeline.models.zoo import published_architecture
 from pipeline.progress import Progress
 from pipeline.training.evaluation import top1_of
 from pipeline.training.loop import Training, seed_everything
@@ -154,7 +154,7 @@ def _temporary(output: Path) -> Path:
 
 def _start(dataset: Dataset, network: str, checkpoint: Path | None, progress: Progress) -> tuple[ResNet, Architecture]:
     if checkpoint is None:
-        architecture = published(network, classes=dataset.classes)
+        architecture = published_architecture(network, classes=dataset.classes)
         return build_resnet(architecture), architecture
     try:
         found, state = recognize(read_state(checkpoint), classes=(), input_size=None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.errors import DeployError
 from pipeline.progress import Silent
 from pipeline.training.allocator import keep_freed_memory
-from pipeline.training.distributed import MEETING, TRAINING, joined, ready
+from pipeline.training.distributed import MEETING, TRAINING, join_process_group, ready
 from pipeline.training.loop import Training
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     training: Training = pickle.loads((folder / TRAINING).read_bytes())
     ready(folder, rank).touch()
     try:
-        with joined(rank, processes, meeting=folder / MEETING) as ranks:
+        with join_process_group(rank, processes, meeting=folder / MEETING) as ranks:
             training.run(ranks, selection=None, continuation=None, progress=Silent())
     except DeployError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -85,7 +85,7 @@ class Continuation:
         header = replace(header, sha256=header.checksum(state))
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with _replaced(self.file) as temporary, temporary.open("wb") as file:
+            with _replace_file(self.file) as temporary, temporary.open("wb") as file:
                 file.write(json.dumps({"schema": SCHEMA, **vars(header)}).encode() + b"\n")
                 file.write(state)
                 file.flush()
@@ -142,7 +142,7 @@ def _header(line: bytes) -> Header | None:
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
+def _replace_file(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place once it is written whole."""
     temporary = _temporary(path)
     try:

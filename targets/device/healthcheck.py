@@ -11,7 +11,7 @@ SECONDS = 4.0
 def is_ready(port: int, host: str = "127.0.0.1", *, is_tls: bool = False) -> bool:
     """Whether `GET /v2/health/ready` answers 200; 0.0.0.0 and :: lead to this machine itself on Linux."""
     try:
-        with closing(_connected(port, host, is_tls)) as connection:
+        with closing(_connect(port, host, is_tls)) as connection:
             connection.sendall(b"GET /v2/health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
             with connection.makefile("rb") as answer:
                 status_line = answer.readline(100)
@@ -21,7 +21,7 @@ def is_ready(port: int, host: str = "127.0.0.1", *, is_tls: bool = False) -> boo
     return status_line.split()[1:2] == [b"200"]
 
 
-def _connected(port: int, host: str, is_tls: bool) -> socket.socket:
+def _connect(port: int, host: str, is_tls: bool) -> socket.socket:
     connection = socket.create_connection((host, port), SECONDS)
     if not is_tls:
         return connection

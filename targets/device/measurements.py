@@ -15,7 +15,7 @@ LIMIT = 3.0
 """How many times as long it may take until the device stands still; a start is waited for."""
 
 
-def measured(session: Session, seconds: float, progress: Progress) -> Optional[Dict[str, Any]]:
+def measure_latency(session: Session, seconds: float, progress: Progress) -> Optional[Dict[str, Any]]:
     """At batch 1; None where it is not asked for, or not to be had: that says nothing against the model."""
     if not seconds:
         return None

@@ -22,7 +22,7 @@ def open_session(folder: Path, manifest: Manifest) -> Session:
     elif manifest.runtime == TENSORRT:
         from targets.device.tensorrt.engines import Engines
 
-        session = Engines().opened_or_built(folder, manifest)
+        session = Engines().open_or_build(folder, manifest)
     else:
         raise SessionError(
             f"the artifact {folder} needs the runtime {manifest.runtime!r}; this version knows {ONNXRUNTIME} and "

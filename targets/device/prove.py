@@ -14,7 +14,7 @@ from targets.device.gate.run import ask, report_of
 from targets.device.gate.shard import Shard
 from targets.device.gate.started import Started
 from targets.device.gate.tango import CONFIDENCE
-from targets.device.measurements import measured
+from targets.device.measurements import measure_latency
 from targets.device.model.manifest import TENSORRT, sha256_of
 from targets.device.model.variant import Chosen, choose
 from targets.device.progress import Progress
@@ -83,7 +83,7 @@ def _on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress)
         refusal=refusal,
         remark="",
         predictions=predictions,
-        measurements=measured(session, settings.measure_seconds, progress),
+        measurements=measure_latency(session, settings.measure_seconds, progress),
     )
 
 

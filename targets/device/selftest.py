@@ -53,12 +53,12 @@ def selftest(folder: Path, shard: Optional[Path], *, max_drop: float = MAX_DROP)
         }
         if shard is not None:
             with Shard(shard) as images:
-                report["gate"] = _judged(images, session, manifest, max_drop)
+                report["gate"] = _judge(images, session, manifest, max_drop)
             report["passed"] = golden.matched and report["gate"]["verdict"] == PASS
     return report
 
 
-def _judged(shard: Shard, session: Session, manifest: Manifest, max_drop: float) -> Dict[str, Any]:
+def _judge(shard: Shard, session: Session, manifest: Manifest, max_drop: float) -> Dict[str, Any]:
     """The gate's report, as the building host makes it from the same shard."""
     logits = ask(shard, session, manifest).logits
     judgement = judge(shard.labels, shard.logits, logits, classes=shard.classes, max_drop=max_drop)

@@ -46,7 +46,7 @@ def fold_stem(model: ModelProto) -> None:
     columns = _axis(stem.size[1], kernel[1], left, right)
     if channels >= LONG_ENOUGH or rows is None or columns is None:
         return
-    folded = _folded(weight, rows, columns)
+    folded = _fold_weights(weight, rows, columns)
     stem.weight.CopyFrom(numpy_helper.from_array(folded, stem.weight.name))
     _replace(stem.conv, "kernel_shape", folded.shape[2:])
     _replace(stem.conv, "pads", (rows.before, columns.before, rows.after, columns.after))
@@ -82,7 +82,7 @@ def _axis(size: int, kernel: int, before: int, after: int) -> _Axis | None:
     return _Axis(shift=shift, taps=taps, before=start, after=end) if end >= 0 else None
 
 
-def _folded(weight: NDArray[np.int8], rows: _Axis, columns: _Axis) -> NDArray[np.int8]:
+def _fold_weights(weight: NDArray[np.int8], rows: _Axis, columns: _Axis) -> NDArray[np.int8]:
     """[out, in, kh, kw] → [out, 4 * in, rows, columns]; `SpaceToDepth` has the channels of a block innermost."""
     out, channels, height, width = weight.shape
     padded = np.zeros((out, channels, BLOCK * rows.taps, BLOCK * columns.taps), weight.dtype)

@@ -150,7 +150,7 @@ class _Graph:
 Found = Iterator[tuple[str, str]]
 
 
-def _imported(_: _Graph, node: NodeProto) -> Found:
+def _check_opset(_: _Graph, node: NodeProto) -> Found:
     if node.domain not in ("", "ai.onnx") or node.op_type in NOT_IMPORTED or node.op_type.startswith("QLinear"):
         operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         yield "operators", f"TensorRT does not import {operator}; it takes QuantizeLinear and DequantizeLinear alone"
@@ -167,7 +167,7 @@ def _symmetric(graph: _Graph, node: NodeProto) -> Found:
         yield "symmetric", f"its zero point is {worst}; TensorRT quantizes symmetrically, so all must be 0"
 
 
-def _scaled(graph: _Graph, node: NodeProto) -> Found:
+def _check_scales(graph: _Graph, node: NodeProto) -> Found:
     scale = graph.constant(node.input[1])
     if scale is None:
         yield "scales", "its scale is computed while the model runs; a constant is expected"
@@ -175,7 +175,7 @@ def _scaled(graph: _Graph, node: NodeProto) -> Found:
         yield "scales", f"its scale is {scale.astype(np.float64).min():.3g}; finite and above 0 is expected"
 
 
-def _placed(graph: _Graph, node: NodeProto) -> Found:
+def _check_placement(graph: _Graph, node: NodeProto) -> Found:
     """Scales of activations count for the tensor as a whole, those of weights for axis 0."""
     scale = graph.constant(node.input[1])
     if scale is None:
@@ -192,7 +192,7 @@ def _placed(graph: _Graph, node: NodeProto) -> Found:
         yield "axis", f"it has scales {list(scale.shape)} for a weight {list(weight.shape)}; one per output channel"
 
 
-def _paired(graph: _Graph, node: NodeProto) -> Found:
+def _check_pairs(graph: _Graph, node: NodeProto) -> Found:
     """A Q is followed by DQs on its own scale, and a DQ follows a Q or a stored int8 weight."""
     if node.op_type == QUANTIZE:
         for consumer in graph.consumers(node.output[0]):
@@ -213,7 +213,7 @@ def _paired(graph: _Graph, node: NodeProto) -> Found:
         yield "pairs", f"its scale is another one than that of {source.name}"
 
 
-def _fed(graph: _Graph, node: NodeProto) -> Found:
+def _check_inputs(graph: _Graph, node: NodeProto) -> Found:
     """Both inputs of an int8 layer are quantized, its bias is not."""
     if graph.is_integer_layer(node) and not graph.is_made_by(graph.origin(node.input[0]), DEQUANTIZE):
         yield "inputs", f"its weight is quantized, but its input {node.input[0]} is not"
@@ -226,7 +226,7 @@ def _fed(graph: _Graph, node: NodeProto) -> Found:
         yield "bias", f"its bias is {bias.dtype}; TensorRT takes float biases alone"
 
 
-def _added(graph: _Graph, node: NodeProto) -> Found:
+def _check_additions(graph: _Graph, node: NodeProto) -> Found:
     """Conv and Add fuse where nothing stands between them and the shortcut is as exact as what comes out."""
     operands = [name for name in node.input if not graph.is_constant(name)]
     if len(operands) != 2:
@@ -240,7 +240,7 @@ def _added(graph: _Graph, node: NodeProto) -> Found:
         yield "addition", "its shortcut is not quantized, so the Conv that it fuses with cannot answer in int8"
 
 
-def _activated(graph: _Graph, node: NodeProto) -> Found:
+def _check_activations(graph: _Graph, node: NodeProto) -> Found:
     """A ReLU is part of the layer before it."""
     dequantize = graph.maker(node.input[0])
     if dequantize is None or dequantize.op_type != DEQUANTIZE:
@@ -250,7 +250,7 @@ def _activated(graph: _Graph, node: NodeProto) -> Found:
         yield "activation", f"{quantize.name} stands between it and the layer before it, which then cannot fuse"
 
 
-def _pooled(graph: _Graph, node: NodeProto) -> Found:
+def _check_pooling(graph: _Graph, node: NodeProto) -> Found:
     """Averages are no integers of the same scale, so int8 in asks for int8 out."""
     is_quantized = graph.is_made_by(graph.origin(node.input[0]), DEQUANTIZE)
     ends = list(_ends(graph, node.output[0]))
@@ -278,13 +278,13 @@ def _ends(graph: _Graph, name: str) -> Iterator[NodeProto | None]:
 
 Rule = Callable[[_Graph, NodeProto], Found]
 RULES: tuple[tuple[tuple[str, ...] | None, Rule], ...] = (
-    (None, _imported),
+    (None, _check_opset),
     ((QUANTIZE, DEQUANTIZE), _symmetric),
-    ((QUANTIZE, DEQUANTIZE), _scaled),
-    ((QUANTIZE, DEQUANTIZE), _placed),
-    ((QUANTIZE, DEQUANTIZE), _paired),
-    (LAYERS, _fed),
-    (("Add",), _added),
-    (("Relu",), _activated),
-    (POOLS, _pooled),
+    ((QUANTIZE, DEQUANTIZE), _check_scales),
+    ((QUANTIZE, DEQUANTIZE), _check_placement),
+    ((QUANTIZE, DEQUANTIZE), _check_pairs),
+    (LAYERS, _check_inputs),
+    (("Add",), _check_additions),
+    (("Relu",), _check_activations),
+    (POOLS, _check_pooling),
 )

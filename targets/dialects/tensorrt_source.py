@@ -65,7 +65,7 @@ def with_opset_17(model: ModelProto) -> ModelProto:
         _check_old(node, current)
     next(entry for entry in written.opset_import if entry.domain == "").version = OPSET_8
     written.ir_version = min(written.ir_version, IR_8)
-    return _checked(written, "for TensorRT 8")
+    return _check_model(written, "for TensorRT 8")
 
 
 def in_half(model: ModelProto) -> ModelProto:
@@ -86,7 +86,7 @@ def in_half(model: ModelProto) -> ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
-    return _checked(written, "in float16")
+    return _check_model(written, "in float16")
 
 
 def _check_old(node: NodeProto, current: int) -> None:
@@ -150,7 +150,7 @@ def _is_float(value: onnx.ValueInfoProto) -> bool:
     return value.type.tensor_type.elem_type == TensorProto.FLOAT
 
 
-def _checked(model: ModelProto, what: str) -> ModelProto:
+def _check_model(model: ModelProto, what: str) -> ModelProto:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

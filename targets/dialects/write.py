@@ -162,7 +162,7 @@ class _Writer:
         return f"{layer}.input"
 
     def _check_complete(self) -> None:
-        planned = () if self._dialect is Dialect.FLOAT else self._known().weights
+        planned = () if self._dialect is Dialect.FLOAT else self._check_known().weights
         missing = [layer for layer in planned if layer not in self._written]
         if missing:
             raise ExportError(
@@ -171,8 +171,8 @@ class _Writer:
             )
 
     def _integer_weight(self, layer: str, weight: str, scales: NDArray[np.float32]) -> str:
-        integers = integer_weights(self._array(weight), scales, weight_limit(self._known().weight_bits))
-        return self._dequantized(f"{layer}.weight", integers, scales)
+        integers = integer_weights(self._array(weight), scales, weight_limit(self._check_known().weight_bits))
+        return self._dequantize(f"{layer}.weight", integers, scales)
 
     def _integer_bias(self, layer: str, source: str, bias: str, scales: NDArray[np.float32]) -> str:
         """The bias on the grid of the int32 sums, which is the only one ONNX Runtime fuses."""
@@ -182,9 +182,9 @@ class _Writer:
                 "than zeros) stands between its quantized input and itself. Name it in keep_float of [quantize]."
             )
         sums = np.float32(self._grid_of(self._points[source]).scale) * scales
-        return self._dequantized(f"{layer}.bias", integer_bias(self._array(bias), sums), sums)
+        return self._dequantize(f"{layer}.bias", integer_bias(self._array(bias), sums), sums)
 
-    def _dequantized(
+    def _dequantize(
         self, name: str, integers: NDArray[np.int8] | NDArray[np.int32], scales: NDArray[np.float32]
     ) -> str:
         """A constant stored as integers [C, ...] and scaled back per output channel."""
@@ -222,16 +222,16 @@ class _Writer:
         return point if again == 0 else f"{point}.{again}"
 
     def _grid_of(self, point: str) -> Grid:
-        if point not in self._known().activations:
+        if point not in self._check_known().activations:
             raise ExportError(f"quantization.json has no range for {point}; it belongs to another network.")
-        return activation_grid(self._known().activations[point], self._dialect)
+        return activation_grid(self._check_known().activations[point], self._dialect)
 
     def _scales_of(self, layer: str) -> NDArray[np.float32]:
-        if layer not in self._known().weights:
+        if layer not in self._check_known().weights:
             raise ExportError(f"quantization.json has no scales for {layer}; it belongs to another network.")
-        return np.array(self._known().weights[layer], np.float32)
+        return np.array(self._check_known().weights[layer], np.float32)
 
-    def _known(self) -> Quantization:
+    def _check_known(self) -> Quantization:
         if self._quantization is None:
             raise ExportError(f"the network is not quantized, so it cannot be written for {self._dialect}.")
         return self._quantization

@@ -10,7 +10,7 @@ from PIL import Image as Photo
 from tiny_artifact import PREPROCESSING
 from tiny_package import Packaged, TinyPackage, colorful, png, with_manifest, write_tiny_package
 
-from pipeline.cli.predict import ranked, run
+from pipeline.cli.predict import rank_classes, run
 from pipeline.errors import DataError
 from targets.device.model.preprocess import normalize
 from targets.device.open_session import open_session
@@ -86,5 +86,5 @@ def test_a_photo_of_another_size_than_a_model_without_a_crop_takes_is_named(
 
 def test_equal_scores_keep_the_order_of_the_classes_and_large_logits_do_not_overflow() -> None:
     logits = np.array([0.0, 1000.0, 1000.0], np.float32)
-    assert ranked(logits, ("a", "b", "c"), 5) == [("b", 0.5), ("c", 0.5), ("a", 0.0)]
-    assert ranked(logits, ("a", "b", "c"), 1) == [("b", 0.5)]
+    assert rank_classes(logits, ("a", "b", "c"), 5) == [("b", 0.5), ("c", 0.5), ("a", 0.0)]
+    assert rank_classes(logits, ("a", "b", "c"), 1) == [("b", 0.5)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.compile.artifact_folder import balanced
+from pipeline.compile.artifact_folder import pick_balanced
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,6 @@ from pipeline.compile.artifact_folder import balanced
 )
 def test_as_many_of_each_class_as_there_are(counts: tuple[int, ...], least: int, expected: tuple[int, ...]) -> None:
     predicted = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    chosen = balanced(predicted, least=least)
+    chosen = pick_balanced(predicted, least=least)
     assert sorted(set(chosen.tolist())) == chosen.tolist()
     assert tuple(np.bincount(predicted[chosen]).tolist()) == expected

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_trained import Recorded
 
-from pipeline.data.images import ImageSet, check_images, decoded, stacked
+from pipeline.data.images import ImageSet, check_images, decoded, stack_images
 from pipeline.errors import DataError
 from targets.device.model.image_files import decode
 from targets.device.model.preprocess import Preprocessing, crop_pixels
@@ -102,7 +102,7 @@ def test_a_single_image_that_cannot_be_used_is_named() -> None:
 def test_images_become_one_array_in_the_order_asked() -> None:
     images = image_set([png() for _ in range(4)])
     pixels = arrays(images)
-    together = stacked(images, [2, 0], [pixels[2], pixels[0]], shape=(8, 8, 3))
+    together = stack_images(images, [2, 0], [pixels[2], pixels[0]], shape=(8, 8, 3))
     assert together.shape == (2, 8, 8, 3)
     assert (together[0] == pixels[2]).all()
     assert (together[1] == pixels[0]).all()
@@ -112,4 +112,4 @@ def test_an_image_of_another_size_is_named_with_the_cure() -> None:
     images = image_set([png(8, 8), png(8, 8), png(9, 7)])
     message = "cat/2.png is 7 x 9, cat/0.png is 8 x 8 pixels: give a crop in [preprocessing]"
     with pytest.raises(DataError, match=re.escape(message)):
-        stacked(images, [1, 2], arrays(images)[1:], shape=(8, 8, 3))
+        stack_images(images, [1, 2], arrays(images)[1:], shape=(8, 8, 3))

@@ -12,7 +12,7 @@ from tiny_progress import Counted
 
 from pipeline.data import readers as dataset_module
 from pipeline.data.readers import Dataset, check_images, open_dataset, preprocessing_from, usual_preprocessing
-from pipeline.data.sampling import stratified
+from pipeline.data.sampling import split_stratified
 from pipeline.errors import DataError
 from pipeline.progress import Silent
 from pipeline.recipe import PreprocessingRecipe
@@ -189,7 +189,7 @@ def test_a_file_that_vanishes_after_opening_is_named(folder: Path) -> None:
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
 def test_a_stratified_split_leaves_and_takes_of_every_class(sizes: tuple[int, ...], share: float) -> None:
     labels = np.repeat(np.arange(len(sizes)), sizes).astype(np.int64)
-    rest, chosen = stratified(labels, count=round(len(labels) * share), seed=3)
+    rest, chosen = split_stratified(labels, count=round(len(labels) * share), seed=3)
     assert sorted([*rest, *chosen]) == list(range(len(labels)))
     for label, size in enumerate(sizes):
         taken = int((labels[chosen] == label).sum())

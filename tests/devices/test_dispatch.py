@@ -12,7 +12,7 @@ from tiny_tensorrt import tiny_device, write_tiny_model
 from whole_report import REPORT
 
 from pipeline.artifacts import Place, Precision, Role, Verdict
-from pipeline.devices.dispatch import _by_model, _judged, _model_of
+from pipeline.devices.dispatch import _by_model, _judge, _model_of
 from pipeline.errors import DataError
 from pipeline.results import Judged
 from pipeline.workspace.store import Folder
@@ -44,7 +44,7 @@ def test_a_model_is_known_by_its_hash_and_its_precision(tmp_path: Path, library:
     models = _by_model([main, *variants])
     assert len(models) == 3
     assert _model_of(models, out / PREDICTIONS) == (model / "fp16", variants[0].report)
-    judged = _judged(model / "shard.zip", models, out / PREDICTIONS)
+    judged = _judge(model / "shard.zip", models, out / PREDICTIONS)
     assert (judged.verdict, judged.place, judged.gate_looks) == (Verdict.PASS, Place.DEVICE, 2)
     without = _by_model([main, *variants[1:]])
     with pytest.raises(DataError, match=r"in fp16, which is none of those that were sent"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.devices.inventory import Device, Placement, chosen, named, parse_address, read_devices
+from pipeline.devices.inventory import Device, Placement, chosen, find_devices, parse_address, read_devices
 from pipeline.errors import RecipeError
 from targets.target import find_target
 
@@ -168,5 +168,5 @@ def test_a_name_without_a_file(tmp_path: Path) -> None:
 
 def test_names_of_a_file(tmp_path: Path) -> None:
     file = write(tmp_path, TWO)
-    assert [each.name for each in named([], file)] == ["gate-1", "pi"]
-    assert [each.name for each in named(["pi"], file)] == ["pi"]
+    assert [each.name for each in find_devices([], file)] == ["gate-1", "pi"]
+    assert [each.name for each in find_devices(["pi"], file)] == ["pi"]

@@ -3,9 +3,9 @@ import time
 import pytest
 from fleet_senders import Heard
 
-from pipeline.devices import ssh as retry
+from pipeline.devices import ssh
 from pipeline.devices.inventory import Device
-from pipeline.devices.ssh import Stop, pause_before, retried
+from pipeline.devices.ssh import Stop, pause_before, retry
 from pipeline.errors import AccessDenied, ConnectionLost, DeployError, HostUnreachable
 
 
@@ -32,7 +32,7 @@ def attempts(*errors: DeployError | None, retries: int, seconds: float = 1000.0)
 
     device = Device(name="it", address="it", retries=retries)
     deadline = time.monotonic() + seconds
-    return retried(work, device, deadline=deadline, progress=heard, stop=stop), stop, heard
+    return retry(work, device, deadline=deadline, progress=heard, stop=stop), stop, heard
 
 
 def test_a_connection_is_made_anew_after_longer_and_longer_pauses() -> None:
@@ -41,7 +41,7 @@ def test_a_connection_is_made_anew_after_longer_and_longer_pauses() -> None:
     assert done == 7
     assert stop.slept == [1, 2, 4, 8, 16, 30]
     assert heard.lines[0].endswith("Trying again in 1 s (1 of 6).")
-    assert pause_before(20) == retry.LONGEST_PAUSE
+    assert pause_before(20) == ssh.LONGEST_PAUSE
 
 
 def test_a_device_that_went_away_and_does_not_come_back_was_lost() -> None:

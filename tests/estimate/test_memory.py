@@ -14,7 +14,7 @@ from pipeline.data.readers import Dataset
 from pipeline.estimate.memory import MIB, PROCESS, Needs
 from pipeline.models.checkpoint import save_network
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import published, residual
+from pipeline.models.zoo import published_architecture, residual
 from pipeline.recipe import Recipe
 
 STAGES = ("load", "prune", "quantize", "export", "compile", "validate", "package")
@@ -100,6 +100,6 @@ def test_the_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["resnet8", *(pytest.param(name, marks=pytest.mark.long) for name in PUBLISHED)])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_rough_bound_is_above_every_stage(name: str, processes: int, tmp_path: Path) -> None:
-    checkpoint = checkpoint_of(published(name, classes=tuple("abcdefghij")), tmp_path)
+    checkpoint = checkpoint_of(published_architecture(name, classes=tuple("abcdefghij")), tmp_path)
     found = needs(checkpoint, nproc=processes)
     assert found.at_most > max(found.of(stage) for stage in STAGES)

@@ -23,7 +23,7 @@ from pipeline.export.parity import FLOAT_ERRORS, TOLERANCE, check_parity, parity
 from pipeline.export.result import parity_text
 from pipeline.models.checkpoint import build_network, load_checkpoint
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import published
+from pipeline.models.zoo import published_architecture
 from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import build_quantized, quantization_of
 from targets.device.model.preprocess import normalize
@@ -250,5 +250,5 @@ def real_network(name: str, data_root: Path, folder: Path) -> tuple[fx.GraphModu
     else:
         side = 224
         torch.manual_seed(0)
-        network = with_random_statistics(build_resnet(published(name, classes=CLASSES)), seed=0)
+        network = with_random_statistics(build_resnet(published_architecture(name, classes=CLASSES)), seed=0)
     return calibrated(network, weight_bits=7, side=side), side

@@ -9,7 +9,7 @@ from tiny_progress import Counted
 
 from pipeline.artifacts import Checkpoint
 from pipeline.errors import TargetError
-from pipeline.latency.profile import CHECKED, FITTED, fitted, profile, subject_of
+from pipeline.latency.profile import CHECKED, FITTED, fit_times, profile, subject_of
 from pipeline.latency.sampling_plan import Subject, covering, drawn
 from pipeline.latency.subnetwork import Subnetwork
 from pipeline.latency.table import FILE, LatencyTable, Times, read_table
@@ -110,11 +110,11 @@ def test_the_fit_finds_scale_and_cost_per_node(subject: Subject) -> None:
         cells = [shapes[shape][inputs, outputs] for _, (shape, inputs, outputs) in subject.cells(each)]
         us, nodes = 4.0 + sum(cell[0] for cell in cells), 2.0 + sum(cell[1] for cell in cells)
         measured.append((0.7 * us + 1.5 * nodes) / 1e3)
-    found = fitted(subject, times, whole, measured)
+    found = fit_times(subject, times, whole, measured)
     assert found.scale == pytest.approx(0.7)
     assert found.per_node == pytest.approx(1.5)
     assert found.error == pytest.approx(0, abs=1e-9)
-    worse = fitted(subject, times, whole, [*measured[:FITTED], *(2 * ms for ms in measured[FITTED:])])
+    worse = fit_times(subject, times, whole, [*measured[:FITTED], *(2 * ms for ms in measured[FITTED:])])
     assert worse.error == pytest.approx(0.5)
 
 

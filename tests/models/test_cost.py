@@ -4,7 +4,7 @@ from torch import nn
 
 from pipeline.models.cost import cost_of, layer_macs
 from pipeline.models.resnet import build_resnet
-from pipeline.models.zoo import published
+from pipeline.models.zoo import published_architecture
 
 THOUSAND = tuple(str(index) for index in range(1000))
 
@@ -22,7 +22,7 @@ THOUSAND = tuple(str(index) for index in range(1000))
     ],
 )
 def test_known_figures(name: str, classes: int, parameters: int, macs: int) -> None:
-    architecture = published(name, classes=THOUSAND[:classes])
+    architecture = published_architecture(name, classes=THOUSAND[:classes])
     cost = cost_of(build_resnet(architecture), architecture.input_shape)
     assert (cost.parameters, cost.macs, cost.weight_bytes) == (parameters, macs, 4 * parameters)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.models.resnet import build_resnet, constant_shortcut, is_constant_shortcut
-from pipeline.models.zoo import Bottleneck, published, residual
+from pipeline.models.zoo import Bottleneck, published_architecture, residual
 
 TEN = tuple("abcdefghij")
 TINY = {
@@ -83,10 +83,10 @@ def test_pruned_widths_make_a_pruned_network() -> None:
     "name", ["resnet20", "resnet110", "resnet18", "resnet152", "wide_resnet50_2", "resnext50_32x4d"]
 )
 def test_published_names_are_found_and_given_back(name: str) -> None:
-    assert published(name, classes=TEN).name == name
+    assert published_architecture(name, classes=TEN).name == name
 
 
 @pytest.mark.parametrize("name", ["resnet19", "vgg16", "wide_resnet18_2", "resnext20_32x4d", "resnet", "resnet2"])
 def test_unpublished_names_are_refused(name: str) -> None:
     with pytest.raises(CheckpointError, match=f"no published network {name}"):
-        published(name, classes=TEN)
+        published_architecture(name, classes=TEN)

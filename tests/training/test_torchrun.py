@@ -3,13 +3,13 @@
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.training.torchrun import is_first, launched, refuse_torchrun
+from pipeline.training.torchrun import is_first, rank_and_world_size, refuse_torchrun
 
 
 def test_a_process_by_itself_and_a_launched_one() -> None:
-    assert launched({}) is None
-    assert launched({"RANK": "0", "WORLD_SIZE": "1"}) is None
-    assert launched({"RANK": "3", "WORLD_SIZE": "8"}) == (3, 8)
+    assert rank_and_world_size({}) is None
+    assert rank_and_world_size({"RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert rank_and_world_size({"RANK": "3", "WORLD_SIZE": "8"}) == (3, 8)
     assert is_first()
 
 

@@ -55,7 +55,7 @@ class Shard:
     def encoded(self, index: int) -> bytes:
         """The original file's bytes of one image."""
         name, sha256 = self._images[index]
-        return self._verified(name, sha256)
+        return self._verify(name, sha256)
 
     def close(self) -> None:
         self._archive.close()
@@ -69,7 +69,7 @@ class Shard:
         self.close()
 
     def _read_facts(self) -> None:
-        raw = self._parsed(self._bytes_of(FACTS))
+        raw = self._parse(self._bytes_of(FACTS))
         try:
             self.sha256: str = raw["sha256"]
             self.classes: Tuple[str, ...] = tuple(raw["classes"])
@@ -78,65 +78,65 @@ class Shard:
             self.groups: Tuple[str, ...] = tuple(str(name) for name in raw.get("groups", ()))
             of_labels, of_logits = raw["files"][LABELS], raw["files"][LOGITS]
         except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(f"{FACTS} has a wrong or missing entry ({error})") from None
+            raise self._damage_error(f"{FACTS} has a wrong or missing entry ({error})") from None
         self.labels: NDArray[np.int64] = self._array(LABELS, of_labels, np.dtype(np.int64))
         self.logits: NDArray[np.float32] = self._array(LOGITS, of_logits, np.dtype(np.float32))
         self._check_shapes()
 
-    def _parsed(self, data: bytes) -> Dict[str, Any]:
+    def _parse(self, data: bytes) -> Dict[str, Any]:
         try:
             raw = json.loads(data)
         except ValueError as error:
-            raise self._damaged(f"{FACTS} is no JSON ({error})") from None
+            raise self._damage_error(f"{FACTS} is no JSON ({error})") from None
         if not isinstance(raw, dict):
-            raise self._damaged(f"{FACTS} holds no object")
+            raise self._damage_error(f"{FACTS} holds no object")
         if raw.get("schema") != SCHEMA:
             raise ShardError(
                 f"the shard {self.path} has schema {raw.get('schema')!r}, this version reads schema {SCHEMA}. "
                 "Use the version that wrote it, or let `deploy build` write it anew."
             )
         if raw.get("sha256") != shard_sha256(raw):
-            raise self._damaged(f"{FACTS} does not have the hash that it states")
+            raise self._damage_error(f"{FACTS} does not have the hash that it states")
         return raw
 
     def _check_shapes(self) -> None:
         count, classes = len(self._images), len(self.classes)
         if self.labels.shape != (count,) or self.logits.shape != (count, classes):
-            raise self._damaged(
+            raise self._damage_error(
                 f"{count} images and {classes} classes, but labels {list(self.labels.shape)} "
                 f"and logits {list(self.logits.shape)}"
             )
         if len(self.groups) not in (0, count):
-            raise self._damaged(f"{count} images, but groups of {len(self.groups)}")
+            raise self._damage_error(f"{count} images, but groups of {len(self.groups)}")
         if count and (self.labels.min() < 0 or self.labels.max() >= classes):
-            raise self._damaged(f"labels from {self.labels.min()} to {self.labels.max()} for {classes} classes")
+            raise self._damage_error(f"labels from {self.labels.min()} to {self.labels.max()} for {classes} classes")
 
     def _array(self, name: str, sha256: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         try:
-            array: NDArray[Any] = np.load(io.BytesIO(self._verified(name, sha256)), allow_pickle=False)
+            array: NDArray[Any] = np.load(io.BytesIO(self._verify(name, sha256)), allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             if isinstance(error, ShardError):
                 raise
-            raise self._damaged(f"{name} is no array ({error})") from None
+            raise self._damage_error(f"{name} is no array ({error})") from None
         if array.dtype != dtype:
-            raise self._damaged(f"{name} is {array.dtype}, not {dtype}")
+            raise self._damage_error(f"{name} is {array.dtype}, not {dtype}")
         return array
 
-    def _verified(self, name: str, sha256: str) -> bytes:
+    def _verify(self, name: str, sha256: str) -> bytes:
         data = self._bytes_of(name)
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise self._damaged(f"{name} is not what {FACTS} says")
+            raise self._damage_error(f"{name} is not what {FACTS} says")
         return data
 
     def _bytes_of(self, name: str) -> bytes:
         try:
             return self._archive.read(name)
         except KeyError:
-            raise self._damaged(f"it lacks {name}") from None
+            raise self._damage_error(f"it lacks {name}") from None
         except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise self._damaged(f"{name} cannot be read ({error})") from None
+            raise self._damage_error(f"{name} cannot be read ({error})") from None
 
-    def _damaged(self, reason: str) -> ShardError:
+    def _damage_error(self, reason: str) -> ShardError:
         return ShardError(f"the shard {self.path} is damaged: {reason}. {CURE}")
 
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from targets.device.grpc import open_inference_pb2 as messages
 from targets.device.grpc.disconnect import cut
-from targets.device.grpc.messages import decoded, infer_request, infer_response, model_metadata
+from targets.device.grpc.messages import decode_message, infer_request, infer_response, model_metadata
 from targets.device.log import Throttle
 from targets.device.server.access import Access
 from targets.device.server.client_memory import Budget, Share
 from targets.device.server.endpoint import OUTPUT, Endpoint
-from targets.device.server.inputs import described
+from targets.device.server.inputs import describe_inputs
 from targets.device.server.protocol import InferRequest
 from targets.device.server.reader import body_too_large
 from targets.device.server.service import NotReady
@@ -84,11 +84,11 @@ class Calls:
         }
         # On the wire a stream of one message is that message.
         methods = {
-            name: grpc.stream_stream_rpc_method_handler(self._answered(name, call)) for name, call in calls.items()
+            name: grpc.stream_stream_rpc_method_handler(self._answer(name, call)) for name, call in calls.items()
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def _answered(self, name: str, call: Call) -> Callable[[Any, Context], Awaitable[None]]:
+    def _answer(self, name: str, call: Call) -> Callable[[Any, Context], Awaitable[None]]:
         """The call, with whatever it raises as its status."""
 
         async def answer(_messages: Any, context: Context) -> None:
@@ -125,7 +125,7 @@ class Calls:
     async def _read(self, kind: Any, context: Context) -> Any:
         share = self._looks.open()
         try:
-            return decoded(kind, await self._message(context, share))
+            return decode_message(kind, await self._message(context, share))
         finally:
             share.close()
 
@@ -191,29 +191,29 @@ class Calls:
 
     async def _server_live(self, context: Context) -> bytes:
         await self._read(messages.ServerLiveRequest, context)
-        return _written(messages.ServerLiveResponse(live=True))
+        return _serialize(messages.ServerLiveResponse(live=True))
 
     async def _server_ready(self, context: Context) -> bytes:
         await self._read(messages.ServerReadyRequest, context)
-        return _written(messages.ServerReadyResponse(ready=self._service.readiness.ready))
+        return _serialize(messages.ServerReadyResponse(ready=self._service.readiness.ready))
 
     async def _model_ready(self, context: Context) -> bytes:
         asked = await self._read(messages.ModelReadyRequest, context)
         self._endpoint.model(asked.name, asked.version)
-        return _written(messages.ModelReadyResponse(ready=self._service.readiness.ready))
+        return _serialize(messages.ModelReadyResponse(ready=self._service.readiness.ready))
 
     async def _server_metadata(self, context: Context) -> bytes:
         await self._read(messages.ServerMetadataRequest, context)
         manifest = self._service.manifest
         version = manifest.version if manifest is not None else ""
         # The one that HTTP has, binary tensors, is no extension here.
-        return _written(messages.ServerMetadataResponse(name="edge-deploy", version=version))
+        return _serialize(messages.ServerMetadataResponse(name="edge-deploy", version=version))
 
     async def _model_metadata(self, context: Context) -> bytes:
         asked = await self._read(messages.ModelMetadataRequest, context)
         manifest = self._endpoint.model(asked.name, asked.version)
         output = {"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(manifest.classes)]}
-        return model_metadata(manifest, platform_of(manifest), described(manifest), [output])
+        return model_metadata(manifest, platform_of(manifest), describe_inputs(manifest), [output])
 
     async def _model_infer(self, context: Context) -> bytes:
         self._access.check(_authorization(context), has_certificate="x509_pem_cert" in context.auth_context())
@@ -224,7 +224,7 @@ class Calls:
             since = loop.time()
             self._endpoint.enter()
             try:
-                answer = self._inferred(data)
+                answer = self._infer(data)
                 written, images = answer if isinstance(answer, tuple) else await self._in_time(answer)
             finally:
                 self._endpoint.leave()
@@ -242,12 +242,12 @@ class Calls:
             message = f"there was no answer within {seconds} s (REQUEST_SECONDS); try again later"
             raise RequestError(message, status=503) from None
 
-    def _inferred(self, data: bytes) -> Union[Answer, "asyncio.Future[Answer]"]:
+    def _infer(self, data: bytes) -> Union[Answer, "asyncio.Future[Answer]"]:
         manifest = self._service.manifest
         assert manifest is not None, "enter() has found a model"
 
         def parse() -> InferRequest:
-            message = decoded(messages.ModelInferRequest, data)
+            message = decode_message(messages.ModelInferRequest, data)
             self._endpoint.model(message.model_name, message.model_version)
             return infer_request(message)
 
@@ -278,7 +278,7 @@ def _give_up(share: Share, waiting: "asyncio.Future[Any]") -> None:
     waiting.cancel()
 
 
-def _written(message: Any) -> bytes:
+def _serialize(message: Any) -> bytes:
     written: bytes = message.SerializeToString()
     return written
 

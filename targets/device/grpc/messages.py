@@ -17,7 +17,7 @@ from targets.device.server.tensors import DATATYPES, RequestError, from_bytes, f
 FIELDS = {"FP32": "fp32_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
 
 
-def decoded(kind: Any, data: bytes) -> Any:
+def decode_message(kind: Any, data: bytes) -> Any:
     """The message of this kind; raises `RequestError`."""
     try:
         return kind.FromString(data)
@@ -85,7 +85,7 @@ def _inputs(tensors: Any, raw: Any) -> Dict[str, NDArray[Any]]:
         shape, dtype = shape_of(entry, name), dtype_of(entry, name)
         filled = [field.name for field, _ in tensor.contents.ListFields()]
         if not raw:
-            found[name] = _typed(tensor, filled, shape, dtype)
+            found[name] = _typed_array(tensor, filled, shape, dtype)
         elif filled:
             raise RequestError(f"the input {shown(name)} has both contents and raw_input_contents")
         else:
@@ -94,7 +94,7 @@ def _inputs(tensors: Any, raw: Any) -> Dict[str, NDArray[Any]]:
     return found
 
 
-def _typed(tensor: Any, filled: List[str], shape: Tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _typed_array(tensor: Any, filled: List[str], shape: Tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     field = FIELDS[tensor.datatype]
     if not filled:
         raise RequestError(f"the input {shown(tensor.name)} has neither contents nor raw_input_contents")

@@ -95,7 +95,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, *, shorter_side: Optio
     A JPEG will be decoded at 1/2, 1/4 or 1/8 of its size where its shorter side keeps `shorter_side` pixels or more:
     what a resize would average away again is then not computed. None: at its full size.
     """
-    image = _opened(data, max_pixels)
+    image = _open(data, max_pixels)
     full = image.size
     if shorter_side is not None and _is_jpeg(image):
         image.draft(None, (shorter_side, shorter_side))
@@ -135,7 +135,7 @@ def check_decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
     load_image(open_image(data, max_pixels, shorter_side=1))
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Refuses sizes that must not be decoded before anything is allocated for them."""
     if not data:
         raise ImageError("the file is empty (0 bytes)")

@@ -82,9 +82,9 @@ def crop_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.
     The same arithmetic as torchvision's `Resize` and `CenterCrop`: the longer side is rounded down, an image
     smaller than the crop is padded with black.
     """
-    image = _resized(image, preprocessing)
+    image = _resize(image, preprocessing)
     if preprocessing.crop is not None and preprocessing.crop != (image.height, image.width):
-        image = _centre_cropped(image, *preprocessing.crop)
+        image = _center_crop(image, *preprocessing.crop)
     return np.array(image, dtype=np.uint8)
 
 
@@ -132,12 +132,12 @@ def _resized_size(size: Tuple[int, int], preprocessing: Preprocessing) -> Tuple[
     return resized
 
 
-def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     size = _resized_size(image.size, preprocessing)
     return image if size == image.size else image.resize(size, _INTERPOLATIONS[preprocessing.interpolation])
 
 
-def _centre_cropped(image: Image.Image, height: int, width: int) -> Image.Image:
+def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     left, top = _offset(image.width, width), _offset(image.height, height)
     # What lies outside the image is black.
     return image.crop((left, top, left + width, top + height))

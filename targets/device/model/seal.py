@@ -29,7 +29,7 @@ class SealError(ManifestError):
 def write_seal(folder: Path) -> str:
     """Write `seal.json` over all files below `folder`, those of sealed folders in it included; returns the hash."""
     files = {name: sha256_of(path) for name, path in _files_in(folder).items()}
-    (folder / FILE).write_bytes(_rendered(files))
+    (folder / FILE).write_bytes(_render(files))
     return _hash_of(files)
 
 
@@ -48,7 +48,7 @@ def check_seal(folder: Path, stated: Optional[str] = None) -> None:
         raise SealError(f"{path} is missing, whose hash the image states ({VARIABLE}). {CURE}") from None
     except OSError as error:
         raise SealError(f"{path} cannot be read: {error}. {CURE}") from None
-    files = _parsed(path, contents)
+    files = _parse(path, contents)
     found = _hash_of(files)
     if stated is not None and found != stated:
         raise SealError(f"{path} has the hash {found[:16]}..., the image states {stated[:16]}.... {CURE}")
@@ -87,12 +87,12 @@ def _hash_of(files: Dict[str, str]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _rendered(files: Dict[str, str]) -> bytes:
+def _render(files: Dict[str, str]) -> bytes:
     raw = {"schema": SCHEMA, "seal": _hash_of(files), "files": files}
     return (json.dumps(raw, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _parsed(path: Path, contents: bytes) -> Dict[str, str]:
+def _parse(path: Path, contents: bytes) -> Dict[str, str]:
     """The files' hashes. The seal is written in one way only, so that any other byte in it is found."""
     try:
         raw: Any = json.loads(contents)
@@ -102,6 +102,6 @@ def _parsed(path: Path, contents: bytes) -> Dict[str, str]:
     if schema != SCHEMA:
         raise SealError(f"{path} has schema {schema!r}, this version reads {SCHEMA}. {CURE}")
     is_listing = isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values())
-    if not is_listing or contents != _rendered(files):
+    if not is_listing or contents != _render(files):
         raise SealError(f"{path} is damaged: its contents are not what its own hash says. {CURE}")
     return dict(files)

@@ -54,7 +54,7 @@ class Nvml:
             raise Unreadable(f"NVML cannot be loaded: {error}. It comes with NVIDIA's driver.") from None
         self._call("nvmlInit_v2")
         try:
-            self._gpu = self._found(bus_id)
+            self._gpu = self._find_device(bus_id)
         except Unreadable:
             self.close()
             raise
@@ -116,7 +116,7 @@ class Nvml:
         """1 while clocks are cut for this reason, else 0."""
         return float(bool(self.cuts() & bit))
 
-    def _found(self, bus_id: Optional[str]) -> ctypes.c_void_p:
+    def _find_device(self, bus_id: Optional[str]) -> ctypes.c_void_p:
         gpu = ctypes.c_void_p()
         why = "CUDA does not say which it is."
         if bus_id is not None:

@@ -18,9 +18,9 @@ from targets.device.server.bodies import (
     LEAST_BYTES,
     accepted_encoding,
     check_amounts,
-    compressed,
+    compress_body,
     content_encoding,
-    decompressed,
+    decompress_body,
 )
 from targets.device.server.connection import Answer
 from targets.device.server.connection_pool import Connections
@@ -109,9 +109,9 @@ class Application:
         try:
             if not request.is_admitted:
                 return self._handler(request)(request)
-            answer = self._inferred(request)
+            answer = self._infer(request)
         except Exception as error:  # noqa: BLE001 - a bug of ours is logged, and costs one answer
-            return self._failed(request, error)
+            return self._failure(request, error)
         if isinstance(answer, Response):
             return answer
         response: asyncio.Future[Response] = self._connections.loop.create_future()
@@ -120,7 +120,7 @@ class Application:
             if response.cancelled() or computed.cancelled():
                 return
             error = computed.exception()
-            response.set_result(computed.result() if error is None else self._failed(request, error))
+            response.set_result(computed.result() if error is None else self._failure(request, error))
 
         computed = answer
         answer.add_done_callback(done)
@@ -185,7 +185,7 @@ class Application:
                 self._model_ready if is_ready else lambda _request: json_response(metadata_of(self._service, manifest))
             )
         if handler is None:
-            raise _not_found(request.path)
+            raise _not_found_error(request.path)
         if request.method not in ("GET", "HEAD"):
             raise _wrong_method(request)
         if request.path in GUARDED:
@@ -199,11 +199,11 @@ class Application:
             return self._endpoint.model(unquote(parts[0]), unquote(parts[2]))
         if len(parts) == 1:
             return self._endpoint.model(unquote(parts[0]), None)
-        raise _not_found(path)
+        raise _not_found_error(path)
 
     # Answers
 
-    def _inferred(self, request: Request) -> Union[Response, "asyncio.Future[Response]"]:
+    def _infer(self, request: Request) -> Union[Response, "asyncio.Future[Response]"]:
         manifest = self._service.manifest
         assert manifest is not None
         headers, body, limit = request.headers, request.body, self._settings.max_body_bytes
@@ -213,7 +213,7 @@ class Application:
             check_amounts(text, manifest.input_shape, self._settings.max_batch)
 
         def parse() -> InferRequest:
-            plain = decompressed(body, content_encoding(headers.get("content-encoding")), limit)
+            plain = decompress_body(body, content_encoding(headers.get("content-encoding")), limit)
             return parse_request(plain, headers.get(LENGTH), check)
 
         def render(asked: InferRequest, logits: NDArray[np.float32]) -> Response:
@@ -229,7 +229,7 @@ class Application:
         size = len(body) if headers.get("content-encoding", IDENTITY) == IDENTITY else limit
         return self._endpoint.answer(parse, render, size=size)
 
-    def _failed(self, request: Request, error: BaseException) -> Response:
+    def _failure(self, request: Request, error: BaseException) -> Response:
         if isinstance(error, RequestError):
             return self.refusal(request, error)
         if isinstance(error, NotReady):
@@ -287,7 +287,7 @@ class Application:
 def _infer_response(content: bytes, length: Optional[int], coding: str, images: int) -> Response:
     headers: "list[Tuple[str, str]]" = [] if length is None else [(LENGTH_HEADER, str(length))]
     if coding != IDENTITY and len(content) >= LEAST_BYTES:
-        content = compressed(content, coding)
+        content = compress_body(content, coding)
         headers += [("Content-Encoding", coding), ("Vary", "Accept-Encoding")]
     response = Response(200, content, JSON if length is None else BINARY, headers)
     response.images = images
@@ -298,7 +298,7 @@ def _is_binary(request: InferRequest) -> bool:
     return request.outputs[0].binary if request.outputs else request.binary
 
 
-def _not_found(path: str) -> RequestError:
+def _not_found_error(path: str) -> RequestError:
     return RequestError(
         f"Not Found: there is nothing at {path[:SHOWN_LETTERS]!r}; the protocol's paths begin with /v2", 404
     )

@@ -30,7 +30,7 @@ def content_encoding(header: Optional[str]) -> str:
     return name
 
 
-def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
+def decompress_body(body: bytes, encoding: str, limit: int) -> bytes:
     """The body as it was; raises `RequestError` for one that is damaged, or larger than `limit` bytes (413)."""
     if encoding == IDENTITY:
         return body
@@ -60,7 +60,7 @@ def accepted_encoding(header: Optional[str]) -> str:
     return IDENTITY
 
 
-def compressed(body: bytes, encoding: str) -> bytes:
+def compress_body(body: bytes, encoding: str) -> bytes:
     """The body in the coding."""
     deflating = zlib.compressobj(LEVEL, zlib.DEFLATED, _WINDOW_BITS[encoding])
     return deflating.compress(body) + deflating.flush()

@@ -336,7 +336,7 @@ class Connection(asyncio.Protocol):
         request, refusal, keeps = self._waiting.popleft()
         self._waiting_bytes -= request.head_bytes
         self._answering = (request, keeps, self._loop.time())
-        refusal = refusal or self._entered(request)
+        refusal = refusal or self._enter(request)
         answer = self._application.answer(request) if refusal is None else self._application.refusal(request, refusal)
         if isinstance(answer, Response):
             self._finish(answer)
@@ -412,7 +412,7 @@ class Connection(asyncio.Protocol):
 
     # What is held for the client
 
-    def _entered(self, request: Request) -> Optional[RequestError]:
+    def _enter(self, request: Request) -> Optional[RequestError]:
         """It is to be answered: its body stays until it is, or there is no place for it."""
         if request.share is not None:
             request.share.send_away = None

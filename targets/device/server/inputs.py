@@ -18,7 +18,7 @@ IMAGES, PIXELS, ENCODED = "images", "pixels", "encoded"
 _DATATYPES = {IMAGES: "FP32", PIXELS: "UINT8", ENCODED: "BYTES"}
 
 
-def described(manifest: Manifest) -> List[Dict[str, object]]:
+def describe_inputs(manifest: Manifest) -> List[Dict[str, object]]:
     """The inputs for the model's metadata; a request has one of them."""
     return [
         {"name": name, "datatype": datatype, "shape": [-1, *_shape(name, manifest)]}
@@ -66,7 +66,7 @@ def network_input(name: str, values: NDArray[Any], manifest: Manifest, limits: I
     if name == PIXELS:
         return normalize(values, manifest.preprocessing)
     if name == ENCODED:
-        return _decoded(values, manifest, limits)
+        return _decode(values, manifest, limits)
     images: NDArray[np.float32] = values
     return images
 
@@ -79,8 +79,8 @@ def _shape(name: str, manifest: Manifest) -> Tuple[int, ...]:
     return {IMAGES: (channels, height, width), PIXELS: (height, width, channels), ENCODED: ()}[name]
 
 
-def _decoded(files: NDArray[Any], manifest: Manifest, limits: ImageLimits) -> NDArray[np.float32]:
-    opened = _opened(files, manifest, limits.max_pixels)
+def _decode(files: NDArray[Any], manifest: Manifest, limits: ImageLimits) -> NDArray[np.float32]:
+    opened = _open_all(files, manifest, limits.max_pixels)
     # One after the other: never more than one image is held at its full size.
     images: NDArray[np.float32] = np.empty((len(files), *manifest.input_shape), np.float32)
     for index in range(len(files)):
@@ -112,7 +112,7 @@ def _memory(opened: Opened, manifest: Manifest, most: int) -> int:
     return memory
 
 
-def _opened(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> List[Opened]:
+def _open_all(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> List[Opened]:
     """All headers; raises `RequestError` where decoding the images would take too long, before any of them is."""
     found: List[Opened] = []
     for index, data in enumerate(files):

@@ -14,7 +14,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from targets.device.model.manifest import TENSORRT, Manifest
 from targets.device.server.endpoint import OUTPUT
-from targets.device.server.inputs import described
+from targets.device.server.inputs import describe_inputs
 from targets.device.server.metrics import resident_mib
 from targets.device.server.service import Service
 
@@ -50,7 +50,7 @@ def metadata_of(service: Service, manifest: Manifest) -> Dict[str, Any]:
         "name": manifest.name,
         "versions": [manifest.version],
         "platform": platform_of(manifest),
-        "inputs": described(manifest),
+        "inputs": describe_inputs(manifest),
         "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(manifest.classes)]}],
         "parameters": {
             "classes": list(manifest.classes),

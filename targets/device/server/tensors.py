@@ -39,7 +39,7 @@ def from_json(entry: Mapping[str, Any], name: str, shape: Tuple[int, ...], dtype
     if "data" not in entry:
         raise RequestError(f"the input {shown(name)} has neither 'data' nor the parameter 'binary_data_size'")
     kind, known = _ELEMENTS[NAMES[dtype]]
-    sizes, values = _flattened(entry["data"])
+    sizes, values = _flatten(entry["data"])
     # NumPy would take "1" and true for 1.
     if sizes is None or not set(map(type, values)) <= known:
         raise RequestError(f"the data of the input {shown(name)} is no array of {kind}, all nested equally deep")
@@ -48,10 +48,10 @@ def from_json(entry: Mapping[str, Any], name: str, shape: Tuple[int, ...], dtype
         raise RequestError(
             f"the data of the input {shown(name)} is nested as {list(sizes)}, its shape is {list(shape)}"
         )
-    return _converted(values, name, dtype).reshape(shape)
+    return _convert(values, name, dtype).reshape(shape)
 
 
-def _flattened(data: object) -> Tuple[Optional[Tuple[int, ...]], List[Any]]:
+def _flatten(data: object) -> Tuple[Optional[Tuple[int, ...]], List[Any]]:
     """Sizes and values of lists that are nested equally deep; no sizes where they are not."""
     if type(data) is not list:
         return None, []
@@ -112,17 +112,17 @@ _ELEMENTS: Dict[str, Tuple[str, "set[type]"]] = {
 }
 
 
-def _converted(values: List[Any], name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _convert(values: List[Any], name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.hasobject:
         _check_elements(len(values), name)
-        return _array([_decoded(text, name, index) for index, text in enumerate(values)])
+        return _array([_decode(text, name, index) for index, text in enumerate(values)])
     wide = np.array(values, np.float64)
     _check_range(wide, name, dtype)
     with np.errstate(over="ignore"):
         return wide.astype(dtype)
 
 
-def _decoded(text: str, name: str, index: int) -> bytes:
+def _decode(text: str, name: str, index: int) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:

@@ -165,7 +165,7 @@ class _Runner:
                 self._jobs.put(None)
                 return None
             with self._at_work():
-                taken = _prepared(job)
+                taken = _prepare(job)
         return taken
 
     @contextmanager
@@ -181,7 +181,7 @@ class _Runner:
         return self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
 
 
-def _prepared(job: Job[Any]) -> Optional[Prepared]:
+def _prepare(job: Job[Any]) -> Optional[Prepared]:
     """The job with its images; None where its client is gone, or it had to be refused."""
     if not job.future.set_running_or_notify_cancel():
         return None

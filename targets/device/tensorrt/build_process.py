@@ -62,7 +62,7 @@ def run_builder(assignment: Assignment, machine: Machine, progress: Progress) ->
             process.kill()
             process.communicate()
     if process.returncode not in (0, REFUSED):
-        raise BuildError(_died(process.returncode, said, machine))
+        raise BuildError(_death_text(process.returncode, said, machine))
     result: Dict[str, Any] = json.loads(answer)
     if process.returncode == REFUSED:
         # Its words name what happened and the cure; the kind decides what becomes of it.
@@ -92,7 +92,7 @@ def _communicate(process: "subprocess.Popen[bytes]", progress: Progress, what: s
         return answer.decode(errors="replace"), said.decode(errors="replace")
 
 
-def _died(status: int, said: str, machine: Machine) -> str:
+def _death_text(status: int, said: str, machine: Machine) -> str:
     tail = said.strip()[-TAIL_LETTERS:]
     if status == -signal.SIGKILL:
         return (

@@ -42,7 +42,7 @@ class Engines:
         """The folder of a model's engine, whether it is there or not."""
         return self.cache.folder / key_of(manifest, self.machine)
 
-    def opened_or_built(self, folder: Path, manifest: Manifest) -> TensorRtSession:
+    def open_or_build(self, folder: Path, manifest: Manifest) -> TensorRtSession:
         """A session of the engine of an artifact folder; raises `ModelError` or `ManifestError`."""
         session = self.opened(folder, manifest)
         if session is not None:
@@ -53,7 +53,7 @@ class Engines:
 
     def opened_or_built_alone(self, folder: Path, manifest: Manifest) -> TensorRtSession:
         """The same for whoever holds the cache's lock; another process may have built it while this one waited."""
-        return self.opened(folder, manifest) or self._built(folder, manifest)
+        return self.opened(folder, manifest) or self._build(folder, manifest)
 
     def opened(self, folder: Path, manifest: Manifest) -> Optional[TensorRtSession]:
         """A session of the engine in the cache; None where there is none that fits, with the reason in the log."""
@@ -83,7 +83,7 @@ class Engines:
             "beside each other spoil each other's timing"
         )
 
-    def _built(self, folder: Path, manifest: Manifest) -> TensorRtSession:
+    def _build(self, folder: Path, manifest: Manifest) -> TensorRtSession:
         """Seconds to many minutes."""
         source, entry = manifest.model_path(folder), self.entry(manifest)
         _check_generation(manifest)

@@ -172,16 +172,16 @@ class Fastest:
         of the comparison.
         """
         candidates = [main, *variant.rivals(main.folder, main.manifest)]
-        known = self._decided(candidates)
+        known = self._decide(candidates)
         if known is not None:
             return known
         judged = [found for found in map(self._candidate, candidates) if found is not None]
         passing = self._proven_first([each for each in judged if not each.refusal])
         if not passing:
-            return self._refused(judged)
-        comparison = self._compared(candidates, passing)
+            return self._refuse(judged)
+        comparison = self._compare(candidates, passing)
         winner = next(each for each in passing if _precision(each) == comparison.chosen)
-        return _told(replace(winner, session=self._opened(winner)), comparison)
+        return _with_remark(replace(winner, session=self._open(winner)), comparison)
 
     def _candidate(self, candidate: Chosen) -> Optional[Started]:
         """Its proof; closed, lest the next build lack the memory. None where there is no engine to judge."""
@@ -216,13 +216,13 @@ class Fastest:
                 )
         return proven
 
-    def _refused(self, judged: List[Started]) -> Started:
+    def _refuse(self, judged: List[Started]) -> Started:
         why = f"no engine of this image is proven: {' '.join(self._left_out.values())}"
         if not judged:
             raise BuildError(why)
         return replace(judged[0], refusal=why)
 
-    def _decided(self, candidates: List[Chosen]) -> Optional[Started]:
+    def _decide(self, candidates: List[Chosen]) -> Optional[Started]:
         """What an earlier start chose among these very engines by these terms; None where there is none to go by."""
         hashes = self._hashes(candidates)
         found = read_comparison(file_of(self._engines.cache.folder, hashes), hashes)
@@ -238,9 +238,9 @@ class Fastest:
         if started.refusal or self._hashes([chosen]).get(found.chosen) != hashes[found.chosen]:
             started.session.close()
             return None
-        return _told(started, found)
+        return _with_remark(started, found)
 
-    def _compared(self, candidates: List[Chosen], passing: List[Started]) -> Comparison:
+    def _compare(self, candidates: List[Chosen], passing: List[Started]) -> Comparison:
         """Under the cache's lock: a build beside it would spoil the times."""
         engines = self._engines
         hashes = self._hashes(candidates)
@@ -249,7 +249,7 @@ class Fastest:
         with engines.cache.locked(waiting=engines.wait):
             # Judged by other terms, or by a process that this one has waited for.
             earlier = read_comparison(file, hashes)
-            if earlier is not None and _timed(earlier) == sorted(precisions):
+            if earlier is not None and _time_engines(earlier) == sorted(precisions):
                 medians = {rival.precision: rival.median_ms for rival in earlier.rivals}
                 runs, batch = earlier.runs, earlier.batch
             else:
@@ -283,11 +283,11 @@ class Fastest:
         words = f"timing the engines in {' and '.join(names)} in turn"
         progress.enter(COMPARE, words)
         with ExitStack() as opened:
-            sessions = [opened.enter_context(self._opened(each)) for each in passing]
+            sessions = [opened.enter_context(self._open(each)) for each in passing]
             times = time_in_turn(sessions, lambda number, every: progress.note(f"{words}, round {number} of {every}"))
         return {name: times[index] for index, name in enumerate(names)}, max(each.least_batch for each in sessions)
 
-    def _opened(self, proven: Started) -> TensorRtSession:
+    def _open(self, proven: Started) -> TensorRtSession:
         session = self._engines.opened(proven.chosen.folder, proven.chosen.manifest)
         if session is None:
             raise SessionError(
@@ -315,13 +315,13 @@ def _precision(started: Started) -> str:
     return started.chosen.manifest.precision
 
 
-def _timed(comparison: Comparison) -> List[str]:
+def _time_engines(comparison: Comparison) -> List[str]:
     """The precisions that were timed, or the only one that there was."""
     names = [rival.precision for rival in comparison.rivals if rival.median_ms is not None]
     return sorted(names) or [comparison.chosen]
 
 
-def _told(started: Started, comparison: Comparison) -> Started:
+def _with_remark(started: Started, comparison: Comparison) -> Started:
     chosen = replace(started.chosen, reason=comparison.text)
     variant.log(chosen)
     remark = " ".join(text for text in (started.remark, comparison.left_out) if text)

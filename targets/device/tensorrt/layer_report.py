@@ -103,7 +103,7 @@ def audit(report: LayerReport, *, int8: Sequence[str], kept_float: Sequence[str]
     for node in int8:
         found = precisions_of(report, node)
         if "int8" not in found:
-            wrong.append(f"{node}: {_told(found)}")
+            wrong.append(f"{node}: {_text_of(found)}")
     if wrong:
         shown = "; ".join(wrong[:10]) + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else "")
         raise LayerError(
@@ -120,7 +120,7 @@ def precisions_of(report: LayerReport, node: str) -> FrozenSet[str]:
     return frozenset(layer.precision for layer in report.layers if layer.computes and node in layer.nodes)
 
 
-def _told(found: FrozenSet[str]) -> str:
+def _text_of(found: FrozenSet[str]) -> str:
     if not found:
         return "no layer of the engine names it"
     if found == {UNKNOWN}:
@@ -130,11 +130,11 @@ def _told(found: FrozenSet[str]) -> str:
 
 def _layer(raw: Mapping[str, Any]) -> EngineLayer:
     name, metadata = str(raw.get("Name", "")), str(raw.get("Metadata", ""))
-    nodes = set(ONNX_LAYER.findall(metadata)) or set(_named(name))
+    nodes = set(ONNX_LAYER.findall(metadata)) or set(_layer_names(name))
     return EngineLayer(name, str(raw.get("LayerType", UNKNOWN)), _precision(raw), frozenset(nodes))
 
 
-def _named(name: str) -> List[str]:
+def _layer_names(name: str) -> List[str]:
     """Before 8.6 a layer's name is all there is: the fused nodes' names with a plus between them."""
     return [part.strip() for part in re.sub(r"\|\|", SEPARATOR, name).split(SEPARATOR)]
 

@@ -129,7 +129,7 @@ def read(folder: Path) -> Passport:
             f"{file}: schema is {raw.get('schema')!r}, this version reads {SCHEMA}. Use the version of the tool that "
             f"built it ({raw.get('tool', 'unknown')}), or build the engine again."
         )
-    return _parsed(file, raw)
+    return _parse(file, raw)
 
 
 def check(passport: Passport, here: Machine) -> None:
@@ -217,7 +217,7 @@ RULES: Tuple[Tuple[str, Callable[[Any, Any], bool], str], ...] = (
 )
 
 
-def _parsed(file: Path, raw: Dict[str, Any]) -> Passport:
+def _parse(file: Path, raw: Dict[str, Any]) -> Passport:
     known = {field.name for field in fields(Passport)}
     strange = sorted(known.symmetric_difference(raw))
     if strange:

@@ -74,10 +74,10 @@ class TensorRtSession:
         image = np.zeros((self.least_batch, *self.input_shape), np.float32)
         with self._lock:
             self._run(image)
-            buffers = self._opened()
+            buffers = self._open_buffers()
             events = (self._cuda.create_event(), self._cuda.create_event())
             try:
-                return [self._timed(buffers, events) for _ in range(runs)]
+                return [self._time_run(buffers, events) for _ in range(runs)]
             finally:
                 for event in events:
                     self._cuda.destroy_event(event)
@@ -85,7 +85,7 @@ class TensorRtSession:
     def layers(self) -> LayerReport:
         """What the engine inspector says of every layer, for the least batch."""
         with self._lock:
-            self._opened()
+            self._open_buffers()
             self._set_batch(self.least_batch)
             inspector: trt.EngineInspector = self._engine.create_engine_inspector()
             # Types of engines with a free batch are known for a context with a shape alone.
@@ -111,7 +111,7 @@ class TensorRtSession:
 
     def _run(self, chunk: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of at most `max_batch` images; fewer than `least_batch` are filled up with zeros."""
-        buffers = self._opened()
+        buffers = self._open_buffers()
         batch = max(len(chunk), self.least_batch)
         images = np.zeros((batch, *self.input_shape), np.float32)
         images[: len(chunk)] = chunk
@@ -124,7 +124,7 @@ class TensorRtSession:
         self._cuda.synchronize(buffers.stream)
         return logits
 
-    def _timed(self, buffers: Buffers, events: Tuple[int, int]) -> float:
+    def _time_run(self, buffers: Buffers, events: Tuple[int, int]) -> float:
         before, after = events
         self._cuda.record(before, buffers.stream)
         self._execute(buffers)
@@ -140,7 +140,7 @@ class TensorRtSession:
         if not self._context.set_input_shape(self._input, trt.Dims([batch, *self.input_shape])):
             raise SessionError(f"the engine takes no batch of {batch}: {self._log.reason()}.")
 
-    def _opened(self) -> Buffers:
+    def _open_buffers(self) -> Buffers:
         if self._buffers is None:
             raise SessionError("the session is closed.")
         return self._buffers

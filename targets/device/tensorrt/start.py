@@ -15,7 +15,7 @@ from targets.device.gate.predictions import Predictions, read_predictions
 from targets.device.gate.run import ask, belongs, check_belongs, report_of
 from targets.device.gate.shard import Shard
 from targets.device.gate.started import Started
-from targets.device.measurements import measured
+from targets.device.measurements import measure_latency
 from targets.device.model import golden
 from targets.device.model.golden import GoldenResult
 from targets.device.model.preprocess import normalize
@@ -82,26 +82,26 @@ class TensorRtStart:
             self._progress.enter("open", f"looking for the {manifest.precision} engine in {engines.cache.folder}")
             session = engines.opened(folder, manifest)
             if session is not None:
-                kept = self._kept(session, shard, chosen)
+                kept = self._read_kept(session, shard, chosen)
                 if kept is not None:
-                    return self._judged(chosen, session, shard, kept)
+                    return self._judge(chosen, session, shard, kept)
                 session.close()
             engines.cache.prepare(model_bytes(folder, manifest))
             with engines.cache.locked(waiting=engines.wait):
                 session = engines.opened_or_built_alone(folder, manifest)
                 check_shape(session, folder, manifest)
-                return self._judged(chosen, session, shard, self._kept(session, shard, chosen))
+                return self._judge(chosen, session, shard, self._read_kept(session, shard, chosen))
 
-    def _kept(self, session: Session, shard: Shard, chosen: Chosen) -> Optional[Predictions]:
+    def _read_kept(self, session: Session, shard: Shard, chosen: Chosen) -> Optional[Predictions]:
         """This engine's answers to this shard, of an earlier start."""
         found = read_predictions(self._engines.entry(chosen.manifest))
         return found if found is not None and belongs(found, shard, session, chosen.manifest) else None
 
-    def _judged(self, chosen: Chosen, session: Session, shard: Shard, kept: Optional[Predictions]) -> Started:
+    def _judge(self, chosen: Chosen, session: Session, shard: Shard, kept: Optional[Predictions]) -> Started:
         """Golden images and gate; a proof that is new is kept."""
         try:
-            checked = self._checked(chosen, session)
-            predictions = self._asked(session, shard, chosen) if kept is None else kept
+            checked = self._check_golden(chosen, session)
+            predictions = self._ask(session, shard, chosen) if kept is None else kept
             terms = self._terms
             report = report_of(
                 shard, predictions, chosen.manifest, max_drop=terms.max_drop, confidence=terms.confidence
@@ -118,7 +118,7 @@ class TensorRtStart:
                 folder=self._engines.entry(chosen.manifest),
             )
             if kept is None:
-                found = replace(found, measurements=measured(session, self._seconds, self._progress))
+                found = replace(found, measurements=measure_latency(session, self._seconds, self._progress))
                 if self._keeps:
                     self._keep(found)
             else:
@@ -130,7 +130,7 @@ class TensorRtStart:
         LOG.info("judged", extra={"fields": {**fields, "golden": checked.reason, "is_new": kept is None}})
         return found
 
-    def _checked(self, chosen: Chosen, session: Session) -> GoldenResult:
+    def _check_golden(self, chosen: Chosen, session: Session) -> GoldenResult:
         """By the engine's own logits where it was proven before, exactly; else by those of another instruction set.
 
         The image's logits are ONNX Runtime's: the manifest's tolerance says nothing of a GPU.
@@ -148,7 +148,7 @@ class TensorRtStart:
         expected_of = f"{chosen.manifest.instruction_set} by ONNX Runtime"
         return golden.check(session, chosen.folder, chosen.manifest, here=here, expected_of=expected_of)
 
-    def _asked(self, session: Session, shard: Shard, chosen: Chosen) -> Predictions:
+    def _ask(self, session: Session, shard: Shard, chosen: Chosen) -> Predictions:
         done = 0
         self._progress.enter("gate", f"asking the engine about the gate's {len(shard)} images")
 

@@ -104,7 +104,9 @@ class TensorRt:
 
         An ONNX file with Q/DQ is built in int8, another one in fp32, unless `options` name a precision.
         """
-        engine = model if model.suffix == ".engine" else self._built(model, self._precision(model, options), options)
+        engine = (
+            model if model.suffix == ".engine" else self._build_engine(model, self._precision(model, options), options)
+        )
         with _compile_errors():
             return _session(engine)
 
@@ -126,7 +128,7 @@ class TensorRt:
         here = self.machine().platform
         if platform not in (None, here):
             raise CompileError(f"this machine is {here}, and no engine for {platform} can be built or read on it.")
-        engine = self._built(model.path, model.precision, options)
+        engine = self._build_engine(model.path, model.precision, options)
         with _compile_errors(), _session(engine) as session:
             report = session.layers()
             layer_report.audit(report, int8=model.quantized_layers, kept_float=model.float_layers)
@@ -144,7 +146,7 @@ class TensorRt:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
 
-    def _built(self, model: Path, precision: Precision, options: Mapping[str, str | int]) -> Path:
+    def _build_engine(self, model: Path, precision: Precision, options: Mapping[str, str | int]) -> Path:
         """The engine of an ONNX file; each is built once for as long as this object lives."""
         max_batch = int(options["max_batch"])
         key = hashlib.sha256(model.read_bytes()).hexdigest()[:24]

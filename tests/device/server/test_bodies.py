@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from targets.device.server.bodies import accepted_encoding, compressed, content_encoding, decompressed
+from targets.device.server.bodies import accepted_encoding, compress_body, content_encoding, decompress_body
 from targets.device.server.tensors import RequestError
 
 BODY = b"some words " * 100
@@ -15,16 +15,16 @@ LIMIT = 1 << 20
 
 @pytest.mark.parametrize("name", ["gzip", "deflate"])
 def test_what_is_compressed_comes_back(name: str) -> None:
-    assert decompressed(compressed(BODY, name), name, len(BODY)) == BODY
-    assert len(compressed(BODY, name)) < len(BODY)
+    assert decompress_body(compress_body(BODY, name), name, len(BODY)) == BODY
+    assert len(compress_body(BODY, name)) < len(BODY)
 
 
 def test_the_formats_are_those_of_other_programs() -> None:
-    assert gzip.decompress(compressed(BODY, "gzip")) == BODY
-    assert zlib.decompress(compressed(BODY, "deflate")) == BODY
-    assert decompressed(gzip.compress(BODY), "gzip", LIMIT) == BODY
-    assert decompressed(zlib.compress(BODY), "deflate", LIMIT) == BODY
-    assert decompressed(BODY, "identity", 1) == BODY
+    assert gzip.decompress(compress_body(BODY, "gzip")) == BODY
+    assert zlib.decompress(compress_body(BODY, "deflate")) == BODY
+    assert decompress_body(gzip.compress(BODY), "gzip", LIMIT) == BODY
+    assert decompress_body(zlib.compress(BODY), "deflate", LIMIT) == BODY
+    assert decompress_body(BODY, "identity", 1) == BODY
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_formats_are_those_of_other_programs() -> None:
 )
 def test_what_is_damaged_or_too_large_is_refused(body: bytes, message: str, status: int) -> None:
     with pytest.raises(RequestError, match=message) as caught:
-        decompressed(body, "gzip", LIMIT)
+        decompress_body(body, "gzip", LIMIT)
     assert caught.value.status == status
 
 
@@ -51,7 +51,7 @@ def test_a_bomb_is_not_inflated_beyond_the_limit() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(RequestError, match="once decompressed"):
-            decompressed(bomb, "gzip", LIMIT)
+            decompress_body(bomb, "gzip", LIMIT)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
