@@ -307,7 +307,9 @@ def targets(
 
 @app.command(rich_help_panel=LOOKING)
 def explain(
-    what: Annotated[str | None, typer.Argument(metavar="[EXIT CODE|ERROR]", help="Such as 11 or GateUndecided.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="[EXIT CODE|ERROR]", help="Such as 11 or GateUndecided.")
+    ] = None,
 ) -> None:
     """Explain an error: what happened, why, and what to do."""
     from pipeline.cli.explain import run
