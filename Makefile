@@ -7,6 +7,7 @@
 #   make test-arm64  builds for 64-bit ARM, emulated here; sets up QEMU and a base image first (root), saying so
 #   make test-gpu    builds and runs engines on this machine's NVIDIA GPU; skipped, with the reason, where there is none
 #   make lint        ruff, mypy, codespell
+#   make docs        the documents as a site, in build/site
 #   make soak        load on a server for MINUTES (15) of SUBJECT, an image or an artifact folder (the demo's image)
 #   make clean       remove what the above made
 #
@@ -23,7 +24,7 @@ SUBJECT ?= digits:0.1.0-cpu
 BIN := $(VENV)/bin
 export TORCH_INDEX PYTHON ENGINE BROWSER
 
-.PHONY: demo test test-all test-arm64 test-gpu lint soak setup setup-dev clean
+.PHONY: demo test test-all test-arm64 test-gpu lint soak docs setup setup-dev clean
 
 demo: setup
 	@scripts/demo.sh $(VENV)
@@ -51,6 +52,10 @@ lint: setup-dev
 
 soak: setup
 	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(SUBJECT)
+
+docs:
+	@scripts/setup.sh $(VENV) docs
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 setup:
 	@scripts/setup.sh $(VENV)

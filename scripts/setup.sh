@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes a virtual environment with everything in it: scripts/setup.sh VENV [dev]
+# or with what builds the documents alone, which need no PyTorch: scripts/setup.sh VENV docs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
@@ -34,6 +35,14 @@ if [ ! -x "$venv/bin/python" ]; then
   "$python" -m venv "$venv"
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+
+if [ "$extra" = docs ]; then
+  say "installing what builds the documents (versions: constraints.txt)"
+  pip install --quiet --constraint constraints.txt pip
+  pip install --quiet --constraint constraints.txt --group docs
+  echo "$wanted" > "$stamp"
+  exit 0
+fi
 
 # PyTorch first and by its exact version: a range may take a CUDA build of several gigabytes.
 torch=$(grep '^torch==' constraints.txt)

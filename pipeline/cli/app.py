@@ -88,6 +88,7 @@ def main() -> None:
             sys.stdout.flush()
     except DeployError as error:
         say(f"error: {printable(str(error), longest=MOST_OF_AN_ERROR)}")
+        say(f"deploy explain {error.exit_code} tells more ({type(error).__name__}).")
         sys.exit(error.exit_code)
     except Interrupted as stop:
         say(f"stopped by {stop}. Finished stages and epochs are kept: the same command goes on from there.")
@@ -102,6 +103,7 @@ def main() -> None:
         _write_no_more()
         where = f"{error.filename} cannot be written" if error.filename else "the output cannot be written"
         say(f"error: {where}: {error.strerror}. Free some space, or name another place, and run again.")
+        say(f"deploy explain {WorkspaceError.exit_code} tells more ({WorkspaceError.__name__}).")
         sys.exit(WorkspaceError.exit_code)
 
 
@@ -301,6 +303,18 @@ def targets(
     from pipeline.cli.targets import run
 
     run(words or [], as_json=as_json)
+
+
+@app.command(rich_help_panel=LOOKING)
+def explain(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[EXIT CODE|ERROR]", help="Such as 11 or GateUndecided.")
+    ] = None,
+) -> None:
+    """Explain an error: what happened, why, and what to do."""
+    from pipeline.cli.explain import run
+
+    run(what)
 
 
 def _print_version(wanted: bool) -> None:

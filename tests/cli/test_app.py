@@ -144,3 +144,11 @@ def test_an_interrupt_ends_training_in_order(tmp_path: Path, number: signal.Sign
     assert f"stopped by {number.name}" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_below_an_error_names_its_page(tmp_path: Path) -> None:
+    done = deploy("build", "--json", "--data", "digits", "--checkpoint", "gone.pth", cwd=tmp_path)
+    *_, last = done.stderr.splitlines()
+    assert last == "deploy explain 4 tells more (CheckpointError)."
+    assert "deploy explain" not in done.stdout
+    assert "## What to do" in deploy("explain", "4", cwd=tmp_path).stdout

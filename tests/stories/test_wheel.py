@@ -54,6 +54,8 @@ def test_the_wheel_holds_all_that_ships_and_nothing_else(wheel: Path) -> None:
             assert f"targets/_docker/{path.relative_to(ROOT / 'docker').as_posix()}" in names
     for path in (ROOT / "targets" / "catalogue").glob("*.toml"):
         assert f"targets/catalogue/{path.name}" in names
+    for path in (ROOT / "docs" / "errors").glob("*.md"):
+        assert f"pipeline/_errors/{path.name}" in names
     assert "targets/device/server/status.html" in names
     assert "pipeline/devices/preflight.sh" in names
     assert "pipeline/py.typed" in names
@@ -66,6 +68,7 @@ def test_it_is_the_wheel_that_answers(installed: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith(str(installed))
     assert deploy(installed, "--version", cwd=tmp_path).stdout.strip() == f"deploy {__version__}"
     assert "cpu" in deploy(installed, "targets", cwd=tmp_path).stdout
+    assert "## What to do" in deploy(installed, "explain", "GateUndecided", cwd=tmp_path).stdout
 
 
 def test_the_whole_chain_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
