@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Artifact, Cost, Image, Timeliness
-from pipeline.devices.delivery import Delivered
+from pipeline.devices.delivered import Delivered
 from pipeline.errors import DeployError, GateFailed, GateUndecided, LatencyMissed
 from pipeline.quantize.result import Rescue
 from pipeline.results import Judged

@@ -9,7 +9,8 @@ from pipeline.data.readers import Dataset
 from pipeline.errors import CompileError, DataError
 from pipeline.progress import Progress
 from pipeline.validate.judge import Accuracy, Terms, accuracy_of, judge_with
-from pipeline.validate.predictions import measure_session, read_predictions
+from pipeline.validate.measure import measure_session
+from pipeline.validate.predictions import read_predictions
 from targets.device.files import PREDICTIONS
 from targets.device.gate.run import MeasureError, measure
 from targets.device.model.image_files import ImageError

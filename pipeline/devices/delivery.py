@@ -1,7 +1,4 @@
-"""What is to be done on every device of one target: the build context, what it is proven with, and who judges.
-
-What became of one device.
-"""
+"""What is to be done on every device of one target: the build context, what it is proven with, and who judges."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +8,6 @@ from pipeline.artifacts import AccuracyReport
 from pipeline.devices.inventory import Device
 from pipeline.devices.requirements import USUAL, Needs
 from pipeline.devices.store import index_of, index_text
-from pipeline.errors import DeployError
 from pipeline.package.build_context import label_line
 from pipeline.workspace.hashing import sha256_of_json
 from targets.device.files import SHARD
@@ -74,20 +70,3 @@ class Work:
             docker=LAYERS_PER_CONTEXT * sent + SPARE_BYTES,
             base=USUAL[self.target.runtime].base,
         )
-
-
-@dataclass(kw_only=True)
-class Delivered:
-    """What became of one device; the device's error ends here."""
-
-    device: Device
-    target: str
-    error: DeployError | None = None
-    report: AccuracyReport | None = None
-    notes: tuple[str, ...] = ()
-    image: str | None = None
-    folder: Path | None = None
-    was_done_before: bool = False
-    sent_files: int = 0
-    sent_bytes: int = 0
-    seconds: float = 0.0

@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.artifacts import AccuracyReport, Place
 from pipeline.compile.engine_audit import PLAN, audit_engine, check_engine
 from pipeline.containers.engine import connect
-from pipeline.devices.delivery import Delivered, Work
+from pipeline.devices.delivered import Delivered
+from pipeline.devices.delivery import Work
 from pipeline.devices.fleet import deliver
 from pipeline.devices.inventory import Device
 from pipeline.errors import DataError

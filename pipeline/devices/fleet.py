@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.devices.delivery import Delivered, Work
+from pipeline.devices.delivered import Delivered
+from pipeline.devices.delivery import Work
 from pipeline.devices.inventory import Device
 from pipeline.devices.job import Job
 from pipeline.devices.ssh import Stop

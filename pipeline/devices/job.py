@@ -8,7 +8,8 @@ from typing import Any
 from pipeline.artifacts import AccuracyReport, Verdict
 from pipeline.devices import docker as engine
 from pipeline.devices import store
-from pipeline.devices.delivery import Delivered, Work
+from pipeline.devices.delivered import Delivered
+from pipeline.devices.delivery import Work
 from pipeline.devices.failures import RETRIED, understanding
 from pipeline.devices.inventory import Device
 from pipeline.devices.record import Record, comparison_text, read_record, write_record

@@ -22,7 +22,8 @@ from pipeline.package.settings import ImageSettings
 from pipeline.package.wheels import check_runtime, default_cache, fetch_wheels, find_lock
 from pipeline.progress import Progress
 from pipeline.results import Judged
-from pipeline.validate.predictions import Predictions, measure_session, read_predictions
+from pipeline.validate.measure import measure_session
+from pipeline.validate.predictions import Predictions, read_predictions
 from pipeline.workplace import Workplace
 from targets.device.files import PREDICTIONS
 from targets.device.model.manifest import Manifest, ManifestError, read_manifest

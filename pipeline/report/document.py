@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import __version__
 from pipeline.artifacts import Artifact, Place, Precision, Verdict
-from pipeline.devices.delivery import Delivered
+from pipeline.devices.delivered import Delivered
 from pipeline.errors import DeployError, worst_of
 from pipeline.outcome import Outcome
 from pipeline.quantize.result import Rescue

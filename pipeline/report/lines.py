@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Fallback, Image, Timeliness
-from pipeline.devices.delivery import Delivered
+from pipeline.devices.delivered import Delivered
 from pipeline.export.result import parity_text, read_export
 from pipeline.latency.budget_check import timeliness_text
 from pipeline.load.baseline import read_baseline

@@ -246,7 +246,9 @@ def _caught_up(first: int, network: nn.Module, optimizer: torch.optim.Optimizer,
     """How many epochs are done, and in every process the first one's state, of which only momenta are to be told."""
     if ranks.world == 1:
         return first
-    told = ranks.gather_from_rank0((first, snapshot_of(network, optimizer) if first > 0 else None) if ranks.is_first else None)
+    told = ranks.gather_from_rank0(
+        (first, snapshot_of(network, optimizer) if first > 0 else None) if ranks.is_first else None
+    )
     assert isinstance(told, tuple)
     first, state = told
     if state is not None and not ranks.is_first:

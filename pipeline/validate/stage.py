@@ -47,12 +47,12 @@ def predict(run: Run, artifact: Artifact, shard: Folder) -> Folder:
     """The artifact's logits on the gate's images; judging them is another, instant, matter."""
 
     def work(at: Workplace) -> None:
-        from pipeline.validate.predictions import measure_artifact
+        from pipeline.validate.measure import measure_artifact
 
         measure_artifact(artifact.folder, shard.path / SHARD, at.folder, progress=at.progress)
 
     inputs = {"manifest": sha256_of_file(artifact.manifest), "shard": shard.digest}
-    return run.obtain("validate", code="pipeline.validate.predictions", inputs=inputs, settings={}, work=work)
+    return run.obtain("validate", code="pipeline.validate.measure", inputs=inputs, settings={}, work=work)
 
 
 def measure_and_judge(run: Run, loaded: Loaded, artifact: Artifact, shard: Folder) -> Judged:

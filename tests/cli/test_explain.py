@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from test_cli import ROOT
+from repository import REPOSITORY as ROOT
 
 from pipeline.cli.explain import page, run
 from pipeline.errors import EXIT_CODES, DeployError, RecipeError

@@ -15,7 +15,7 @@ from fleet_hosts import Host
 from tiny_package import TinyPackage, write_tiny_package
 
 from pipeline.data.readers import open_dataset
-from pipeline.devices.delivery import Delivered
+from pipeline.devices.delivered import Delivered
 from pipeline.devices.dispatch import dispatch
 from pipeline.devices.inventory import Device
 from pipeline.progress import Advance, Silent

@@ -20,7 +20,7 @@ from pipeline.package.package import Proof
 from pipeline.progress import Silent
 from pipeline.results import Judged
 from pipeline.validate.judge import Terms, judge_predictions
-from pipeline.validate.predictions import measure_artifact
+from pipeline.validate.measure import measure_artifact
 from pipeline.validate.shard import pack_shard
 from pipeline.workspace.hashing import sha256_of_file
 from pipeline.workspace.store import Folder

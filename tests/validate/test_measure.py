@@ -19,7 +19,8 @@ from pipeline.data.readers import Dataset, ImageSet, open_dataset
 from pipeline.errors import CompileError, DataError
 from pipeline.progress import Silent
 from pipeline.validate.judge import Terms
-from pipeline.validate.predictions import Predictions, measure_artifact, read_predictions, write_predictions
+from pipeline.validate.measure import measure_artifact
+from pipeline.validate.predictions import Predictions, read_predictions, write_predictions
 from pipeline.validate.shard import pack_shard
 from targets.device.files import PREDICTIONS, SHARD
 from targets.device.gate.run import MeasureError, measure
