@@ -51,7 +51,7 @@ lint: setup-dev
 	$(BIN)/codespell
 
 soak: setup
-	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(SUBJECT)
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(SUBJECT)
 
 docs:
 	@scripts/setup.sh $(VENV) docs

@@ -1,18 +1,13 @@
-"""`scripts/criteria.py`: every criterion finds the channel that does nothing, and the scripts' table is made."""
-
-import sys
+"""`benchmarks/criteria.py`: every criterion finds the channel that does nothing, and the scripts' table is made."""
 
 import pytest
 import torch
-from script import ROOT
+from criteria import CRITERIA
 from tiny_networks import network_of
 from torch import nn
 
 from pipeline.models.surgery import channel_groups
 from pipeline.models.zoo import residual
-
-sys.path.append(str(ROOT / "scripts"))
-from criteria import CRITERIA  # type: ignore[import-not-found]
 
 BASIC = residual(depths=(2, 2), stage_widths=(8, 16), classes=("a", "b"), input_size=(8, 8))
 INNER = "layer2.1.conv1"

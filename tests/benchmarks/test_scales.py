@@ -8,13 +8,13 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto
+from scales.averaged import MOMENTUM, AveragedRange
+from scales.clipped import best_shares
+from scales.learned import LearnedRange, learn_weights
 from tiny_quantized import CLASSES, SIDE, calibrated, float_network, noise
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from benchmarks.scales.averaged import MOMENTUM, AveragedRange
-from benchmarks.scales.clipped import best_shares
-from benchmarks.scales.learned import LearnedRange, learn_weights
 from pipeline.artifacts import ActivationRange, Dialect
 from pipeline.quantize.fake_quant import Histogram, Mode, Point, QuantizedConv2d, Quantizer, set_mode
 from pipeline.quantize.marked_graph import export_marked

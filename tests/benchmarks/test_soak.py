@@ -1,4 +1,4 @@
-"""`scripts/soak.py`: a minute of load on a real server, and what it would call a fault."""
+"""`benchmarks/soak.py`: a minute of load on a real server, and what it would call a fault."""
 
 import re
 import subprocess
@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soak
 from device_server import ROOT, environment
 from tiny_package import write_tiny_package
 
-sys.path.append(str(ROOT / "scripts"))
-import soak  # type: ignore[import-not-found]
-
-GOOD = {"at": 0.0, "seconds": 0.001, "status": 200, "is_good": True, "has_reason": True}
+GOOD: dict[str, Any] = {"at": 0.0, "seconds": 0.001, "status": 200, "is_good": True, "has_reason": True}
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "scripts/soak.py", str(folder), *arguments]
+    command = [sys.executable, "benchmarks/soak.py", str(folder), *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=environment({"PYTHONPATH": ROOT}), capture_output=True, text=True, timeout=300
     )

@@ -1,20 +1,16 @@
-"""`scripts/time_pruned.py`: networks cut to a share of the MACs and to a time, as it lists them."""
+"""`benchmarks/time_pruned.py`: networks cut to a share of the MACs and to a time, as it lists them."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from script import ROOT
+from time_pruned import allocated, timed, uniform
 from tiny_networks import network_of
 from tiny_table import table_of
 
 from pipeline.latency.table import FILE
 from pipeline.models.cost import cost_of
 from pipeline.models.zoo import Bottleneck, residual
-
-sys.path.append(str(ROOT / "scripts"))
-from time_pruned import allocated, timed, uniform  # type: ignore[import-not-found]
 
 DEEP = residual(
     depths=(2, 2),

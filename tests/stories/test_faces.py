@@ -100,7 +100,7 @@ def test_who_asks_for_it_gets_the_shard(built: tuple[Path, TargetSummary, str]) 
 def test_streaming_at_full_size_takes_little_memory(tmp_path: Path) -> None:
     """32,203 photos: made, opened, opened again and streamed for 20 batches, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "wider_face_scale.py"), str(tmp_path / "scale"), "--batches", "20"],
+        [sys.executable, str(ROOT / "benchmarks" / "wider_face_scale.py"), str(tmp_path / "scale"), "--batches", "20"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -1,7 +1,7 @@
 """Our training loop against a bare PyTorch loop, interleaved in one run:
 
-    OMP_NUM_THREADS=1 python scripts/compare_training.py resnet20 resnet8
-    OMP_NUM_THREADS=1 python scripts/compare_training.py --images 256 --batch-size 16 resnet18
+    OMP_NUM_THREADS=1 python benchmarks/compare_training.py resnet20 resnet8
+    OMP_NUM_THREADS=1 python benchmarks/compare_training.py --images 256 --batch-size 16 resnet18
 
 The same network, batch size, precision, memory format and optimizer. The bare loop gets tensors that lie ready in
 memory, or what our loader makes of the images; ours loads, augments, clips, counts right answers and watches for

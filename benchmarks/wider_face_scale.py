@@ -1,6 +1,6 @@
 """Make a synthetic data set of WIDER FACE's layout and size, and measure what it takes to stream it.
 
-    python scripts/wider_face_scale.py FOLDER [--share 1.0] [--width 320] [--side 32] [--batches 100]
+    python benchmarks/wider_face_scale.py FOLDER [--share 1.0] [--width 320] [--side 32] [--batches 100]
 
 FOLDER gets 12,880 + 3,226 annotated photos and 16,097 without annotations (times the share), unless it is there: small
 JPEGs of colored noise, each with a content of its own, and random boxes, crowds among them. Prints JSON: time to open

@@ -1,6 +1,6 @@
 """An artifact of a published network with random weights, to measure what serves it: speed and memory, never accuracy.
 
-python scripts/random_artifact.py resnet18 FOLDER [--precision fp32] [--threads 2]
+python benchmarks/random_artifact.py resnet18 FOLDER [--precision fp32] [--threads 2]
 """
 
 import argparse

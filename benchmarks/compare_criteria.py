@@ -1,9 +1,9 @@
 """Criteria of importance on real data: each cuts to the same time by the same table, and recovers the same way:
 
-    python scripts/compare_criteria.py --data FOLDER --table TABLE.json --speedup 1.5 CHECKPOINT
+    python benchmarks/compare_criteria.py --data FOLDER --table TABLE.json --speedup 1.5 CHECKPOINT
 
 Ours (`pipeline.prune.importance`) once for each of the factors that `pipeline.prune.candidates` tries; the others of
-`scripts/criteria.py`, with a block's importance the sum of the channels inside. The time is the table's (`deploy
+`benchmarks/criteria.py`, with a block's importance the sum of the channels inside. The time is the table's (`deploy
 profile --output`). Top-1 on the gate's images with its drop against the float network and the 95 % interval of the
 paired difference. Progress goes to stderr, the table as Markdown to stdout.
 """

@@ -1,7 +1,7 @@
 """Ways to find int8 scales against each other, on a checkpoint and its data:
 
-    python scripts/compare_scales.py --data FOLDER resnet20.pth                        unpruned
-    python scripts/compare_scales.py --data FOLDER resnet20.pth --pruned PRUNE_FOLDER  what stage `prune` wrote
+    python benchmarks/compare_scales.py --data FOLDER resnet20.pth                        unpruned
+    python benchmarks/compare_scales.py --data FOLDER resnet20.pth --pruned PRUNE_FOLDER  what stage `prune` wrote
 
 For each: calibrated alone (PTQ) and trained for `--epochs` (QAT, as stage `quantize` does), on the gate's images:
 
@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scales.averaged import AveragedRange
+from scales.clipped import best_shares
+from scales.learned import LearnedRange, learn_weights
 from torch import fx, nn
 
-from benchmarks.scales.averaged import AveragedRange
-from benchmarks.scales.clipped import best_shares
-from benchmarks.scales.learned import LearnedRange, learn_weights
 from pipeline.artifacts import ActivationRange, Checkpoint
 from pipeline.data.batches import Batches
 from pipeline.data.readers import Dataset, open_dataset, preprocessing_from

@@ -1,4 +1,4 @@
-"""What others measure a channel's importance by, for `scripts/compare_criteria.py`; ours is `prune.importance`.
+"""What others measure a channel's importance by, for `benchmarks/compare_criteria.py`; ours is `prune.importance`.
 
 Each gives float32 [width] by the group's root. Layers that share channels add up, as in DepGraph (Fang et al. 2023).
 """

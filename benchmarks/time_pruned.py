@@ -1,7 +1,7 @@
 """How fast published networks are once they are pruned and quantized; random weights, so speed alone:
 
-    python scripts/time_pruned.py resnet50 --macs 0.5                 against torch-pruning's uniform ratio
-    python scripts/time_pruned.py resnet50 --speedup 2                by a latency table, measured first (minutes)
+    python benchmarks/time_pruned.py resnet50 --macs 0.5                 against torch-pruning's uniform ratio
+    python benchmarks/time_pruned.py resnet50 --speedup 2                by a latency table, measured first (minutes)
 
 No recovery: it changes no width. Ratios are to the unpruned fp32 model; ONNX Runtime, CPU time, batch 1, one thread,
 all of a network interleaved, medians of three such runs.

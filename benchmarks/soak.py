@@ -1,6 +1,6 @@
 """Good and broken requests from several clients for minutes, and what became of the server:
 
-    python scripts/soak.py --minutes 15 IMAGE|ARTIFACT
+    python benchmarks/soak.py --minutes 15 IMAGE|ARTIFACT
 
 Exit code 1 where the server stopped answering or started anew, where a status of 5xx gave no reason, where a good
 request was refused or a broken one was not, or where memory grew by more than --max-growth MiB.

@@ -1,6 +1,6 @@
 """The same ONNX model behind MLServer and behind our server, asked by the same client in the same run:
 
-    python scripts/compare_servers.py ARTIFACT
+    python benchmarks/compare_servers.py ARTIFACT
 
 MLServer (PyPI) gets an environment of its own in .deploy/rivals, and a runtime of a few lines on the same ONNX Runtime
 with the same session options; both run as processes of this machine. MLServer's REST knows no binary tensors, so the

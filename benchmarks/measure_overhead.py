@@ -1,7 +1,7 @@
 """What the protocol costs at batch 1: the server by NVIDIA's client, next to the raw session and a bare echo server.
 
-    python scripts/measure_overhead.py                       a network of ResNet-20's size with random weights
-    python scripts/measure_overhead.py --artifact FOLDER     an artifact of `deploy build`
+    python benchmarks/measure_overhead.py                       a network of ResNet-20's size with random weights
+    python benchmarks/measure_overhead.py --artifact FOLDER     an artifact of `deploy build`
 
 All are asked in turns within one run: `session` in this process; `server` through tritonclient.http with binary
 tensors; `echo`, which answers every request with the same bytes through the same client and does nothing else. Wall

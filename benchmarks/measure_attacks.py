@@ -1,6 +1,6 @@
 """How long a good client waits while others attack the server, beside its wait without an attack, in one run:
 
-    python scripts/measure_attacks.py ARTIFACT [--seconds 10] [--rate 50]
+    python benchmarks/measure_attacks.py ARTIFACT [--seconds 10] [--rate 50]
 
 The server has one half of this process's cores, attackers and the good client the other. Each attack is kept up: what
 is answered, refused or cut off is sent anew, at most --pace times a second by each connection.

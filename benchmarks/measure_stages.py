@@ -1,7 +1,7 @@
 """What each stage of a build takes in time and memory, beside what `deploy plan` says of its memory:
 
-    python scripts/measure_stages.py resnet50 --macs 0.7                  random weights, images of noise
-    python scripts/measure_stages.py --checkpoint FILE --data FOLDER --speedup 1.3 --images 400
+    python benchmarks/measure_stages.py resnet50 --macs 0.7                  random weights, images of noise
+    python benchmarks/measure_stages.py --checkpoint FILE --data FOLDER --speedup 1.3 --images 400
 
 Each stage is a command of its own, in a process of its own; with --whole the last row is a build in one process. Peaks
 are the kernel's, of resident memory. Accuracy means nothing here: a few images, and no stage is stopped by it.

@@ -1,8 +1,8 @@
 """Our pruning by the clock against torch-pruning by hand, at the same measured int8 latency:
 
-    python scripts/compare_pruning.py --data FOLDER --speedup 1.5 --epochs 10 --work FOLDER resnet20.pth …
+    python benchmarks/compare_pruning.py --data FOLDER --speedup 1.5 --epochs 10 --work FOLDER resnet20.pth …
 
-By hand: see `scripts/uniform_pruning.py`; the mildest cut whose int8 model is as fast as ours, in multiples of 8 or
+By hand: see `benchmarks/uniform_pruning.py`; the mildest cut whose int8 model is as fast as ours, in multiples of 8 or
 of 16, whichever leaves more multiply-accumulates. From there on both go the same way: batch statistics, recovery by
 distillation (epochs, seed and teacher alike), quantization, export: the pipeline's own stages. Latency: int8 in ONNX
 Runtime, CPU time, batch 1, one thread, all models interleaved. Accuracy: the int8 models on the gate's images, paired.

@@ -1,6 +1,6 @@
 """Photos through our server with one and with several instances, beside the bare session and Pillow, in one run:
 
-    python scripts/measure_instances.py ARTIFACT PHOTO... [--clients 8]
+    python benchmarks/measure_instances.py ARTIFACT PHOTO... [--clients 8]
 
 The bare session is asked by as many threads as this process has cores, each of which decodes a photo, prepares it and
 runs the one session. Clients are threads of this process, so they take part of the same cores.

@@ -1,7 +1,7 @@
 """Our int8 against ONNX Runtime's own quantizer at its best settings, timed in one run:
 
-    python scripts/compare_quantizers.py resnet18 resnet50                     random weights, 224 x 224: speed alone
-    python scripts/compare_quantizers.py --data FOLDER resnet20.pth …          a checkpoint: accuracy on val/, too
+    python benchmarks/compare_quantizers.py resnet18 resnet50                  random weights, 224 x 224: speed alone
+    python benchmarks/compare_quantizers.py --data FOLDER resnet20.pth …          a checkpoint: accuracy on val/, too
 
 `quantize_static` gets what suits x86 best: U8 activations, S8 weights per channel, after `quant_pre_process`,
 calibrated on the same images as ours. Ratios are to the fp32 model; CPU time, batch 1, one thread, interleaved.
