@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from pipeline.cli.explanation import explain
+from pipeline.cli.targets import explain
 from targets.base_images import known_bases
 from targets.target import Target, catalogue, find_target
 

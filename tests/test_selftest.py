@@ -14,8 +14,8 @@ from tiny_artifact import PREPROCESSING
 from tiny_package import CLASSES, GOLDEN, TinyPackage, colorful, png, with_manifest, write_tiny_package
 
 from pipeline.artifacts import AccuracyReport
-from pipeline.cli.revalidate import validate
 from pipeline.cli.subject import answering
+from pipeline.cli.validate import judge_again
 from pipeline.data.images import ImageSet
 from pipeline.progress import Silent
 from pipeline.validate.judge import Terms
@@ -64,7 +64,7 @@ def write_shard(
 
 def report_of_the_host(tiny: TinyPackage, shard: Path) -> AccuracyReport:
     with answering(str(tiny.folder), progress=Silent()) as subject:
-        return validate(subject, shard, terms=Terms(max_drop=50.0, gate_looks=1), progress=Silent())
+        return judge_again(subject, shard, terms=Terms(max_drop=50.0, gate_looks=1), progress=Silent())
 
 
 def test_without_a_shard_the_golden_images_speak(tiny: TinyPackage) -> None:
