@@ -1,5 +1,6 @@
 """The recipe's fields, the table of flags and the template of `deploy init` name the same things."""
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,3 +179,13 @@ def test_the_recipe_is_read_once(arguments: list[str], tmp_path: Path, monkeypat
     failed = CliRunner().invoke(app, arguments)
     assert isinstance(failed.exception, CheckpointError), failed.output
     assert read == [Path("deploy.toml")]
+
+
+@pytest.mark.parametrize("path", sorted(Path(build_module.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_signatures_are_written_down_and_short(path: Path) -> None:
+    text = path.read_text()
+    assert not [word for word in ("__signature__", "__annotations__", "locals()") if word in text]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert len([each for each in given if each.arg not in ("self", "cls")]) <= 8, node.name
