@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from uniform_pruning import Plan, cut, mildest, plans_of
 
 from pipeline.artifacts import Checkpoint, Dialect
-from pipeline.cli.build import prepare
-from pipeline.cli.options import Request
+from pipeline.cli.prepare import prepare
+from pipeline.cli.request import Request
 from pipeline.data.sampling import logits_of_each
 from pipeline.export.result import read_export
 from pipeline.export.stage import export_one

@@ -1,1 +1,1 @@
-"""Other ways to scales than `quantize.ranges`, for `benchmarks/compare_scales.py`: none was measured to be better."""
+"""Other ways to scales than ours, for `benchmarks/compare_scales.py`: none was measured to be better."""

@@ -1,24 +1,33 @@
-"""The command line: names, options and help; the work is in `pipeline.cli`, imported when it is asked for."""
+"""The command line: every command by its name; what a command needs beyond its options is imported when it runs."""
 
 import errno
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline import __version__
-from pipeline.cli import options as o
-from pipeline.cli.bench_options import bench
-from pipeline.cli.collect_options import collect
-from pipeline.cli.devices_options import devices, with_devices
-from pipeline.cli.emit_options import emit, with_emission
+from pipeline.cli.bench import bench
+from pipeline.cli.build import PARTS, build, build_until
+from pipeline.cli.clean import clean
+from pipeline.cli.collect import collect
+from pipeline.cli.demo import demo
+from pipeline.cli.devices import devices
+from pipeline.cli.emit import emit
+from pipeline.cli.init import init
 from pipeline.cli.interrupt import Interrupted, raise_on_signals
-from pipeline.cli.profile_options import profile
-from pipeline.cli.train_options import train
+from pipeline.cli.package import package
+from pipeline.cli.plan import plan
+from pipeline.cli.predict import predict
+from pipeline.cli.profile import ProfileCommand, profile
+from pipeline.cli.request import RecipeCommand
+from pipeline.cli.schema import schema
+from pipeline.cli.status import status
+from pipeline.cli.targets import targets
+from pipeline.cli.train import TrainCommand, train
+from pipeline.cli.validate import validate
 from pipeline.errors import EXIT_CODES, DeployError, WorkspaceError
 from pipeline.training.allocator import keep_freed_memory
 from pipeline.untrusted import printable
@@ -28,45 +37,23 @@ EPILOG = "Exit codes:  0 done · 1 a bug of ours · 2 wrong command line · " + 
 )
 BUILDING, LOOKING, SETTING_UP = "Build", "Use and look", "Set up"
 
+NEWCOMER = """\
+deploy takes a trained ResNet to a container image whose accuracy and speed are proven.
+
+  deploy demo    see all of it on handwritten digits: train, build, start the image, ask it
+  deploy init    write deploy.toml; name your checkpoint and your images in it
+  deploy build   build the image that deploy.toml describes
+
+deploy --help lists all commands; deploy COMMAND --help explains one."""
+"""What `deploy` alone prints."""
 MOST_OF_AN_ERROR = 20_000
 """Characters; the others' processes and programs may have said much."""
-
-KEYS = {
-    "target": "targets",
-    "checkpoint": "checkpoint",
-    "model": "model",
-    "data": "data",
-    "expect_accuracy": "expected_accuracy",
-    "weights": "weights",
-    "seed": "seed",
-    "macs": "prune.macs",
-    "params": "prune.params",
-    "latency": "prune.latency",
-    "speedup": "prune.speedup",
-    "table": "prune.table",
-    "epochs": "prune.epochs",
-    "nproc": "nproc",
-    "qat_epochs": "quantize.qat_epochs",
-    "weight_bits": "quantize.weight_bits",
-    "saturation_safe": "quantize.saturation_safe",
-    "max_drop": "validate.max_drop",
-    "undecided": "validate.undecided",
-    "threads": "threads",
-    "name": "name",
-    "image_version": "version",
-    "base_image": "package.base_image",
-    "image": "package.image",
-    "grpc": "package.grpc",
-    "dla": "package.dla",
-    "personal_images": "package.personal_images",
-}
-"""Of an option's name to the recipe's key that it overrides."""
 
 app = typer.Typer(
     name="deploy",
     help="A trained ResNet goes in, a container image whose accuracy and speed are proven comes out, or nothing does.",
     epilog=EPILOG + " · 130 interrupted.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -112,197 +99,25 @@ def _write_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:
-    """A command that takes every option of the recipe; `act` gets what was asked for."""
-
-    def command(
-        recipe: o.RecipeFile = None,
-        target: o.Targets = None,
-        checkpoint: o.CheckpointFile = None,
-        model: o.ModelFactory = None,
-        data: o.Data = None,
-        expect_accuracy: o.ExpectAccuracy = None,
-        weights: o.Weights = None,
-        seed: o.Seed = None,
-        macs: o.Macs = None,
-        params: o.Params = None,
-        latency: o.Latency = None,
-        speedup: o.Speedup = None,
-        table: o.Table = None,
-        epochs: o.Epochs = None,
-        qat_epochs: o.QatEpochs = None,
-        nproc: o.Nproc = None,
-        weight_bits: o.WeightBits = None,
-        saturation_safe: o.SaturationSafe = None,
-        max_drop: o.MaxDrop = None,
-        undecided: o.Undecided = None,
-        threads: o.Threads = None,
-        name: o.Name = None,
-        image_version: o.Version = None,
-        base_image: o.BaseImage = None,
-        image: o.WithImage = None,
-        grpc: o.Grpc = None,
-        dla: o.Dla = None,
-        personal_images: o.PersonalImages = None,
-        workspace: o.WorkspaceFolder = None,
-        as_json: o.AsJson = False,
-        verbose: o.Verbose = False,
-    ) -> None:
-        # Before anything else is one: the options alone.
-        given = locals().copy()
-        flags = {dotted: given[name] for name, dotted in KEYS.items()}
-        if weight_bits in ("7", "8"):
-            flags["quantize.weight_bits"] = int(weight_bits)
-        act(o.Request(recipe_file=recipe, flags=flags, workspace=workspace, as_json=as_json, is_verbose=verbose))
-
-    return command
-
-
-def _build_until(last_stage: str) -> Callable[[o.Request], None]:
-    def act(request: o.Request) -> None:
-        from pipeline.cli.build import run
-
-        run(request, until=last_stage)
-
-    return act
-
-
-def _plan(request: o.Request) -> None:
-    from pipeline.cli.plan import run
-
-    run(request)
-
-
-app.command("build", help="Take the checkpoint through all stages to a proven image.", rich_help_panel=BUILDING)(
-    with_devices(_with_recipe)
-)
+app.command("build", cls=RecipeCommand, rich_help_panel=BUILDING)(build)
 app.command("devices", rich_help_panel=LOOKING)(devices)
 app.command("bench", rich_help_panel=LOOKING)(bench)
-for _stage, _help in {
-    "load": "Load the checkpoint and measure its float accuracy, then stop.",
-    "prune": "Build up to the pruned and recovered network.",
-    "quantize": "Build up to the quantized network.",
-    "export": "Build up to the ONNX files, checked against PyTorch.",
-    "compile": "Build up to the compiled, timed and audited candidates.",
-}.items():
-    app.command(_stage, help=_help, rich_help_panel=BUILDING)(_with_recipe(_build_until(_stage)))
-app.command("package", help="Build all of it, and write what runs the image.", rich_help_panel=BUILDING)(
-    with_emission(_with_recipe)
-)
-app.command("profile", rich_help_panel=BUILDING)(profile)
+for _stage, _help in PARTS.items():
+    app.command(_stage, cls=RecipeCommand, help=_help, rich_help_panel=BUILDING)(build_until(_stage))
+app.command("package", cls=RecipeCommand, rich_help_panel=BUILDING)(package)
+app.command("profile", cls=ProfileCommand, rich_help_panel=BUILDING)(profile)
 app.command("emit", rich_help_panel=SETTING_UP)(emit)
 app.command("collect", rich_help_panel=LOOKING)(collect)
-app.command(
-    "plan", help="Say what a build would do, what is done already, how long and how much.", rich_help_panel=BUILDING
-)(_with_recipe(_plan))
-
-
-@app.command(rich_help_panel=BUILDING)
-def demo(
-    folder: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path("edge-deploy-demo"),
-    base_image: o.BaseImage = None,
-    image: o.WithImage = True,
-    verbose: o.Verbose = False,
-) -> None:
-    """Train a small ResNet on embedded digits, build its image, start it and ask it a question."""
-    from pipeline.cli.demo import run
-
-    run(folder=folder, base_image=base_image, with_image=bool(image), is_verbose=verbose)
-
-
-app.command("train", rich_help_panel=BUILDING)(train)
-
-
-@app.command(rich_help_panel=LOOKING)
-def validate(
-    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|IMAGE", help="An artifact folder or an image's tag.")],
-    data: Annotated[str | None, typer.Option(help="Other images than the gate's: accuracy, but no verdict.")] = None,
-    shard: Annotated[Path | None, typer.Option(help="The shard.zip written beside the artifact.")] = None,
-    max_drop: Annotated[float, typer.Option(min=0, max=100, help="Points of top-1 it may lose.")] = 1.0,
-    workspace: o.WorkspaceFolder = None,
-    as_json: o.AsJson = False,
-    verbose: o.Verbose = False,
-) -> None:
-    """Measure an artifact or an image against the float baseline again."""
-    from pipeline.cli.validate import run
-
-    run(
-        subject,
-        data=data,
-        shard=shard,
-        workspace=workspace or Path(".deploy"),
-        max_drop=max_drop,
-        as_json=as_json,
-        is_verbose=verbose,
-    )
-
-
-@app.command(rich_help_panel=LOOKING)
-def predict(
-    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|IMAGE", help="An artifact folder or an image's tag.")],
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 1,
-    as_json: o.AsJson = False,
-) -> None:
-    """Classify photos: class and score."""
-    from pipeline.cli.predict import run
-
-    run(subject, photos, top=top, as_json=as_json)
-
-
-@app.command(rich_help_panel=LOOKING)
-def status(
-    workspace: o.WorkspaceFolder = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash every file of every stage.")] = False,
-) -> None:
-    """Show what the workspace holds."""
-    from pipeline.cli.status import run
-
-    run(workspace or Path(".deploy"), verify=verify)
-
-
-@app.command(rich_help_panel=SETTING_UP)
-def clean(
-    workspace: o.WorkspaceFolder = None,
-    everything: Annotated[bool, typer.Option("--all", help="Artifacts and reports too.")] = False,
-) -> None:
-    """Remove the stages' work, unfinished trainings too; published artifacts and reports stay unless --all."""
-    from pipeline.cli.clean import run
-
-    run(workspace or Path(".deploy"), everything=everything)
-
-
-@app.command(rich_help_panel=SETTING_UP)
-def init(
-    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("deploy.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
-) -> None:
-    """Write a commented deploy.toml."""
-    from pipeline.cli.init import run
-
-    run(path, force=force)
-
-
-@app.command(rich_help_panel=SETTING_UP)
-def schema(
-    of: Annotated[
-        str, typer.Argument(metavar="[recipe|build]", help="The recipe, or the document of --json.")
-    ] = "recipe",
-) -> None:
-    """Print a JSON Schema."""
-    from pipeline.cli.schema import run
-
-    run(of)
-
-
-@app.command(rich_help_panel=SETTING_UP)
-def targets(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[show] [NAME]")] = None, as_json: o.AsJson = False
-) -> None:
-    """List the targets, or explain one."""
-    from pipeline.cli.targets import run
-
-    run(words or [], as_json=as_json)
+app.command("plan", cls=RecipeCommand, rich_help_panel=BUILDING)(plan)
+app.command("demo", rich_help_panel=BUILDING)(demo)
+app.command("train", cls=TrainCommand, rich_help_panel=BUILDING)(train)
+app.command("validate", rich_help_panel=LOOKING)(validate)
+app.command("predict", rich_help_panel=LOOKING)(predict)
+app.command("status", rich_help_panel=LOOKING)(status)
+app.command("clean", rich_help_panel=SETTING_UP)(clean)
+app.command("init", rich_help_panel=SETTING_UP)(init)
+app.command("schema", rich_help_panel=SETTING_UP)(schema)
+app.command("targets", rich_help_panel=SETTING_UP)(targets)
 
 
 @app.command(rich_help_panel=LOOKING)
@@ -325,8 +140,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     del version
+    if ctx.invoked_subcommand is None:
+        typer.echo(NEWCOMER)
+        raise typer.Exit(2)

@@ -3,42 +3,52 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.benchmarking.models import Bench, bench
-from pipeline.cli.console import progress_for
+import typer
+
+from pipeline.cli.options import AsJson
 from pipeline.cli.output import print_table, say
 from pipeline.errors import RecipeError
 
 if TYPE_CHECKING:
     from pipeline.benchmarking.image import Percentiles
+    from pipeline.benchmarking.models import Bench
 
 CLIENTS = 8
 
 
-def run(subjects: list[str], *, threads: int | None, clients: int | None, as_json: bool) -> None:
-    """Time artifacts against each other, or measure one image as a server."""
-    if is_image(subjects[0]):
+def bench(
+    subjects: Annotated[
+        list[str], typer.Argument(metavar="ARTIFACT...|IMAGE", help="Artifact folders, ONNX files, or an image's tag.")
+    ],
+    threads: Annotated[int | None, typer.Option(min=1, help="For artifacts; default: 1.", show_default=False)] = None,
+    clients: Annotated[int | None, typer.Option(min=1, help="For an image; default: 8.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time artifacts against each other by CPU time, or an image as its clients see it; all in one run."""
+    if _is_image(subjects[0]):
         if len(subjects) > 1:
             raise RecipeError(f"one image is measured at a time; {len(subjects)} names were given.")
         if threads is not None:
             raise RecipeError("--threads is for artifacts: an image runs with the threads it was proven with.")
-        bench_server(subjects[0], clients=clients or CLIENTS, as_json=as_json)
+        _bench_server(subjects[0], clients=clients or CLIENTS, as_json=as_json)
         return
     if clients is not None:
         raise RecipeError(f"--clients is for images, and {subjects[0]} is none.")
-    bench_models([Path(name) for name in subjects], threads=threads or 1, as_json=as_json)
+    _bench_models([Path(name) for name in subjects], threads=threads or 1, as_json=as_json)
 
 
-def is_image(name: str) -> bool:
+def _is_image(name: str) -> bool:
     """Whether it can be the tag of an image: no file or folder, and not meant to be one."""
     path = Path(name)
     return not path.exists() and path.suffix != ".onnx" and not name.endswith("/") and not path.is_absolute()
 
 
-def bench_server(image: str, *, clients: int, as_json: bool) -> None:
+def _bench_server(image: str, *, clients: int, as_json: bool) -> None:
     """Start a container of the image; ask it and the raw session of its model in one run."""
     from pipeline.benchmarking.image import bench_image
+    from pipeline.cli.console import progress_for
 
     result = bench_image(image, clients=clients, progress=progress_for(is_verbose=False))
     if as_json:
@@ -64,9 +74,11 @@ def _row(name: str, times: "Percentiles", rate: str) -> tuple[str, ...]:
     return (name, f"{times.p50_ms:.3f}", f"{times.p90_ms:.3f}", f"{times.p99_ms:.3f}", rate)
 
 
-def bench_models(models: list[Path], *, threads: int, as_json: bool) -> None:
+def _bench_models(models: list[Path], *, threads: int, as_json: bool) -> None:
     """Time `models` interleaved in one run; ratios are against the first."""
-    result = bench(models, threads=threads)
+    from pipeline.benchmarking.models import bench as time_models
+
+    result = time_models(models, threads=threads)
     latencies = result.latencies
     if as_json:
         rows = [{"model": str(path), **asdict(latency)} for path, latency in zip(models, latencies, strict=True)]
@@ -98,7 +110,7 @@ def bench_models(models: list[Path], *, threads: int, as_json: bool) -> None:
     print("stable" if not result.reasons else f"UNSTABLE, measure again: {'; '.join(result.reasons)}")
 
 
-def conditions_line(result: Bench) -> str:
+def conditions_line(result: "Bench") -> str:
     """Clocks, governor, heat, throttling and load in one line; what is not known is left out."""
     parts = []
     known = result.conditions

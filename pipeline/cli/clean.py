@@ -1,18 +1,28 @@
 """`deploy clean`: give the disk back."""
 
 import shutil
-from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from pipeline.cli import options as o
+from pipeline.cli.request import workspace_folder
 from pipeline.cli.status import size_text
 from pipeline.errors import WorkspaceError
-from pipeline.validate.published import PRIVATE
-from pipeline.workspace.store import RECORD, TRAINING, Workspace
 
 ARTIFACTS = "artifacts"
 
 
-def run(root: Path, *, everything: bool) -> None:
-    """Remove the stages under `root`, unfinished trainings included; published artifacts stay unless `everything`."""
+def clean(
+    recipe: o.RecipeFile = None,
+    workspace: o.WorkspaceFolder = None,
+    everything: Annotated[bool, typer.Option("--all", help="Artifacts and reports too.")] = False,
+) -> None:
+    """Remove the stages' work, unfinished trainings too; published artifacts and reports stay unless --all."""
+    from pipeline.validate.published import PRIVATE
+    from pipeline.workspace.store import RECORD, TRAINING, Workspace
+
+    root = workspace_folder(recipe, workspace)
     if not root.is_dir():
         print(f"{root} does not exist: nothing to clean.")
         return
@@ -20,9 +30,9 @@ def run(root: Path, *, everything: bool) -> None:
     if not (root / "lock").is_file():
         raise WorkspaceError(f"{root} is no workspace of ours (it has no lock file): nothing was removed.")
     freed = size_text(root)
-    workspace = Workspace(root)
-    with workspace.locked():
-        if workspace.is_read_only:
+    held = Workspace(root)
+    with held.locked():
+        if held.is_read_only:
             raise WorkspaceError(f"{root} cannot be written: nothing was removed.")
         for folder in root.iterdir():
             is_stage = any(folder.glob(f"*/{RECORD}")) if folder.is_dir() else False

@@ -3,29 +3,38 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.artifacts import Verdict
+import typer
+
+from pipeline.cli import options as o
 from pipeline.cli.output import say
-from pipeline.compile.engine_audit import check_engine
-from pipeline.devices.collect import Access, collect, device_name
-from pipeline.devices.record import comparison_text
+from pipeline.cli.request import workspace_folder
 from pipeline.errors import GateFailed, GateUndecided, RecipeError
-from pipeline.validate.verdict import verdict_text
 
 
-def run(
-    address: str,
-    *,
-    name: str | None,
-    token_file: Path | None,
-    authority: Path | None,
-    workspace: Path,
-    as_json: bool,
+def collect(
+    address: Annotated[str, typer.Argument(metavar="URL", help="The device's server, as http://orin.local:8000.")],
+    name: Annotated[str | None, typer.Option(help="What to call the device; default: its host.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with a token, where the server asks for one.")] = None,
+    authority: Annotated[
+        Path | None, typer.Option("--ca", help="PEM file of the authority that signed the server's certificate.")
+    ] = None,
+    recipe: o.RecipeFile = None,
+    workspace: o.WorkspaceFolder = None,
+    as_json: o.AsJson = False,
 ) -> None:
-    """Print the device's report and keep it beside its artifact; a failed one is kept, too."""
+    """Fetch what a device has proven of the engine it built, and turn pending into proven."""
+    from pipeline.artifacts import Verdict
+    from pipeline.compile.engine_audit import check_engine
+    from pipeline.devices.collect import Access, device_name
+    from pipeline.devices.collect import collect as fetch
+    from pipeline.devices.record import comparison_text
+    from pipeline.validate.verdict import verdict_text
+
     device = name or device_name(address)
     access = Access(token=None if token_file is None else _token(token_file), authority=authority)
-    found = collect(address, name=device, workspace=workspace, access=access)
+    found = fetch(address, name=device, workspace=workspace_folder(recipe, workspace), access=access)
     report = found.report
     if as_json:
         audit = None if found.audit is None else asdict(found.audit)

@@ -3,14 +3,16 @@
 import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.cli.build import run as build
-from pipeline.cli.console import progress_for
-from pipeline.cli.options import Request
-from pipeline.data.readers import Dataset, open_dataset
+import typer
+
+from pipeline.cli import options as o
+from pipeline.cli.request import WORKSPACE, Request
 from pipeline.errors import RecipeError
-from pipeline.recipe import PreprocessingRecipe
-from pipeline.training.train import TrainSettings
+
+if TYPE_CHECKING:
+    from pipeline.data.readers import Dataset
 
 NAME = "digits"
 TAG = f"{NAME}:0.1.0-cpu"
@@ -31,9 +33,18 @@ qat_epochs = 2
 """
 
 
-def run(*, folder: Path, base_image: str | None, with_image: bool, is_verbose: bool) -> None:
-    """Train, build, start the container and ask it one question; what is done already is not done again."""
-    progress = progress_for(is_verbose=is_verbose)
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path("edge-deploy-demo"),
+    base_image: o.BaseImage = None,
+    image: o.WithImage = True,
+    verbose: o.Verbose = False,
+) -> None:
+    """Train a small ResNet on embedded digits, build its image, start it and ask it a question."""
+    from pipeline.cli.build import build_all
+    from pipeline.cli.console import progress_for
+    from pipeline.data.readers import open_dataset
+
+    progress = progress_for(is_verbose=verbose)
     recipe, checkpoint = folder / "deploy.toml", folder / "digits.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,23 +52,24 @@ def run(*, folder: Path, base_image: str | None, with_image: bool, is_verbose: b
     except OSError as error:
         raise RecipeError(f"{folder} cannot be written: {error.strerror}. Name another with --folder.") from None
     dataset = open_dataset("digits")
+    # What is done already is not done again.
     if checkpoint.exists():
         progress.line(f"{checkpoint} was trained before")
     else:
         progress.line(f"training {NETWORK} on {len(dataset.training)} handwritten digits that scikit-learn carries")
-        _train(checkpoint, dataset, is_verbose=is_verbose)
-    flags: dict[str, object] = {"package.base_image": base_image, "package.image": with_image}
-    request = Request(
-        recipe_file=recipe, flags=flags, workspace=folder / ".deploy", as_json=False, is_verbose=is_verbose
-    )
+        _train(checkpoint, dataset, is_verbose=verbose)
+    flags: dict[str, object] = {"package.base_image": base_image, "package.image": bool(image)}
+    request = Request(recipe_file=recipe, flags=flags, workspace=folder / WORKSPACE, as_json=False, is_verbose=verbose)
     progress.line(f"deploy build --recipe {shlex.quote(str(recipe))}")
-    build(request, until=None)
-    if with_image:
-        _ask(dataset, folder, is_verbose=is_verbose)
+    build_all(request, until=None)
+    if image:
+        _ask(dataset, folder, is_verbose=verbose)
 
 
-def _train(checkpoint: Path, dataset: Dataset, *, is_verbose: bool) -> None:
-    from pipeline.training.train import train
+def _train(checkpoint: Path, dataset: "Dataset", *, is_verbose: bool) -> None:
+    from pipeline.cli.console import progress_for
+    from pipeline.recipe import PreprocessingRecipe
+    from pipeline.training.train import TrainSettings, train
 
     train(
         dataset,
@@ -75,8 +87,9 @@ def _train(checkpoint: Path, dataset: Dataset, *, is_verbose: bool) -> None:
     )
 
 
-def _ask(dataset: Dataset, folder: Path, *, is_verbose: bool) -> None:
+def _ask(dataset: "Dataset", folder: Path, *, is_verbose: bool) -> None:
     """Start the container, show it a digit of the gate, and say how the user can go on."""
+    from pipeline.cli.console import progress_for
     from pipeline.cli.predict import rank_classes, read
     from pipeline.containers.container import running
     from pipeline.containers.engine import connect

@@ -4,34 +4,52 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.cli.console import progress_for
+import typer
+
+from pipeline.cli.options import AsJson, Verbose
 from pipeline.cli.output import print_table
-from pipeline.devices.checkup import Checkup, check_all
-from pipeline.devices.inventory import Device, find_devices
 from pipeline.errors import worst_of
-from targets.target import find_target
+
+if TYPE_CHECKING:
+    from pipeline.devices.checkup import Checkup
+    from pipeline.devices.inventory import Device
 
 CHECK = "check"
 
 
-def run(words: Sequence[str], *, file: Path, as_json: bool, is_verbose: bool) -> None:
-    """List, or check all in parallel; the worst of what is found decides the exit code."""
-    is_check = bool(words) and words[0] == CHECK
-    devices = find_devices(words[1:] if is_check else words, file)
-    for device in devices:
+def devices(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[check] [NAME...]")] = None,
+    file: Annotated[Path, typer.Option("--devices", metavar="FILE", help="Where they are named.")] = Path(
+        "devices.toml"
+    ),
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the devices of devices.toml, or check whether each can do what its target asks."""
+    from pipeline.devices.inventory import find_devices
+    from targets.target import find_target
+
+    names = words or []
+    is_check = names[:1] == [CHECK]
+    found = find_devices(names[1:] if is_check else names, file)
+    for device in found:
         assert device.target is not None, "every device of a file has a target"
         find_target(device.target)
     if is_check:
-        _check(devices, as_json=as_json, is_verbose=is_verbose)
+        _check(found, as_json=as_json, is_verbose=verbose)
     elif as_json:
-        print(json.dumps([_facts(device) for device in devices], indent=2))
+        print(json.dumps([_facts(device) for device in found], indent=2))
     else:
-        rows = [(each.name, each.login, each.target or "", each.folder, f"{each.timeout:g} s") for each in devices]
+        rows = [(each.name, each.login, each.target or "", each.folder, f"{each.timeout:g} s") for each in found]
         print_table("", ("device", "address", "target", "folder", "timeout"), rows)
 
 
-def _check(devices: Sequence[Device], *, as_json: bool, is_verbose: bool) -> None:
+def _check(devices: "Sequence[Device]", *, as_json: bool, is_verbose: bool) -> None:
+    from pipeline.cli.console import progress_for
+    from pipeline.devices.checkup import check_all
+
     progress = progress_for(is_verbose=is_verbose)
     found = check_all(devices, progress=progress)
     if as_json:
@@ -50,11 +68,11 @@ def _check(devices: Sequence[Device], *, as_json: bool, is_verbose: bool) -> Non
         raise worst
 
 
-def _facts(device: Device) -> dict[str, object]:
+def _facts(device: "Device") -> dict[str, object]:
     return {**asdict(device), "docker": " ".join(device.docker)}
 
 
-def _document(found: Checkup) -> dict[str, object]:
+def _document(found: "Checkup") -> dict[str, object]:
     return {
         **_facts(found.device),
         "exit_code": 0 if found.error is None else found.error.exit_code,
@@ -65,7 +83,7 @@ def _document(found: Checkup) -> dict[str, object]:
     }
 
 
-def _row(found: Checkup) -> tuple[str, ...]:
+def _row(found: "Checkup") -> tuple[str, ...]:
     device = found.device
     if found.survey is None:
         assert found.error is not None

@@ -2,20 +2,102 @@
 
 import difflib
 import sys
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.cli.emit_options import Emission
-from pipeline.errors import RecipeError
-from pipeline.package.service_files import Form, Service, emit, file_name
-from targets.target import catalogue
+import typer
 
+from pipeline.errors import EngineMissing, RecipeError
+
+if TYPE_CHECKING:
+    from pipeline.package.service_files import Form, Service
+
+PANEL, FORMS = "Operation", "compose|systemd|quadlet"
+ADDRESS, PORT, GRPC_PORT = "127.0.0.1", 8000, 0
 MEMORY_OF_GPU = 4096
 """MiB: TensorRT asks for gigabytes while it builds."""
 
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A file, or a folder for the usual name; default: stdout.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
+Address = Annotated[
+    str, typer.Option("--address", help="Where it listens on the device; 0.0.0.0: everywhere.", rich_help_panel=PANEL)
+]
+Port = Annotated[int, typer.Option("--port", help="On the device.", rich_help_panel=PANEL)]
+GrpcPort = Annotated[
+    int,
+    typer.Option(
+        "--grpc-port", help="On the device, of an image built with --grpc; 0: not reachable.", rich_help_panel=PANEL
+    ),
+]
+Memory = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        help="Its limit in MiB, swap included; default: 512, with a GPU 4096.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
 
-def run(image: str, emission: Emission) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class Emission:
+    """What was asked for, before it is checked."""
+
+    form: str
+    output: Path | None
+    address: str
+    port: int
+    grpc_port: int
+    memory_mib: int | None
+    with_gpu: bool | None
+    """None: as the image needs it."""
+
+
+def emit(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image's tag; it need not be on this machine.")],
+    form: Annotated[str, typer.Option("--as", metavar=FORMS, help="What shall run it.")] = "compose",
+    output: Output = None,
+    address: Address = ADDRESS,
+    port: Port = PORT,
+    grpc_port: GrpcPort = GRPC_PORT,
+    memory: Memory = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option(
+            "--gpu/--no-gpu",
+            help="Give it NVIDIA's runtime and a volume for engines; default: as the image's label says, or, where "
+            "it is not on this machine, the target in its tag.",
+            show_default=False,
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+) -> None:
+    """Write what runs an image on its device: a compose file, a systemd unit or a podman quadlet."""
+    emission = Emission(
+        form=form, output=output, address=address, port=port, grpc_port=grpc_port, memory_mib=memory, with_gpu=gpu
+    )
+    write(image, emission)
+
+
+def write(image: str, emission: Emission) -> None:
     """Print the file, or write it where `--output` says; the image need not be on this machine."""
+    from pipeline.package.service_files import emit as text_of
+    from pipeline.package.service_files import file_name
+
     service, form = service_of(image, emission), form_of(emission)
-    text = emit(service, form)
+    text = text_of(service, form)
     if emission.output is None:
         print(text, end="")
         return
@@ -27,8 +109,10 @@ def run(image: str, emission: Emission) -> None:
     print(f"wrote {path}", file=sys.stderr)
 
 
-def form_of(emission: Emission) -> Form:
+def form_of(emission: Emission) -> "Form":
     """Raises `RecipeError` with the nearest name there is."""
+    from pipeline.package.service_files import Form
+
     try:
         return Form(emission.form)
     except ValueError:
@@ -37,19 +121,52 @@ def form_of(emission: Emission) -> Form:
         raise RecipeError(f"there is no {emission.form!r} to emit. Known: {', '.join(Form)}.{hint}") from None
 
 
-def service_of(image: str, emission: Emission) -> Service:
-    with_gpu = _needs_gpu(image) if emission.with_gpu is None else emission.with_gpu
-    usual = MEMORY_OF_GPU if with_gpu else Service.memory_mib
-    return Service(
+def service_of(image: str, emission: Emission) -> "Service":
+    """The service, checked before an engine is asked about its image; raises `RecipeError`."""
+    from pipeline.package.service_files import Service
+
+    memory = emission.memory_mib
+    service = Service(
         image=image,
         address=emission.address,
         port=emission.port,
         grpc_port=emission.grpc_port,
-        memory_mib=usual if emission.memory_mib is None else emission.memory_mib,
-        with_gpu=with_gpu,
+        memory_mib=Service.memory_mib if memory is None else memory,
     )
+    with_gpu = _needs_gpu(image) if emission.with_gpu is None else emission.with_gpu
+    if not with_gpu:
+        return service
+    return replace(service, with_gpu=True, memory_mib=MEMORY_OF_GPU if memory is None else memory)
 
 
 def _needs_gpu(image: str) -> bool:
-    """By the name of a target that ends the tag, as `deploy build` makes it."""
-    return any(image.endswith(f"-{target.name}") for target in catalogue() if target.gpu is not None)
+    """By the image's label; where that cannot be read, by the target in the tag, which is said."""
+    from pipeline.package.labels import needs_gpu
+    from targets.target import catalogue
+
+    labels, why = _labels_of(image)
+    by_label = needs_gpu(labels)
+    if by_label is not None:
+        return by_label
+    # As `deploy build` makes it.
+    by_tag = any(image.endswith(f"-{target.name}") for target in catalogue() if target.gpu is not None)
+    print(
+        f"note: {why}. By the target in the tag {image} needs {'a' if by_tag else 'no'} GPU; --gpu and --no-gpu "
+        "overrule that.",
+        file=sys.stderr,
+    )
+    return by_tag
+
+
+def _labels_of(image: str) -> tuple[Mapping[str, str], str]:
+    """The labels, and why those of `deploy build` are not among them, if they are not."""
+    from pipeline.containers.engine import connect
+
+    try:
+        with closing(connect()) as engine:
+            labels = engine.labels_of(image)
+    except EngineMissing:
+        return {}, "no Docker engine answers, so the image's label cannot be read"
+    if labels is None:
+        return {}, "the image is not on this machine, so its label cannot be read"
+    return labels, "the image has no label of `deploy build`"

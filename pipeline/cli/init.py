@@ -1,6 +1,9 @@
 """`deploy init`: a recipe to start from, every key with its default and its reason."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from pipeline.errors import RecipeError
 
@@ -66,8 +69,11 @@ personal_images = false     # true: data that shows people (wider-face) goes int
 """
 
 
-def run(path: Path, *, force: bool) -> None:
-    """Write the template to `path`; an existing file is kept unless `force`."""
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("deploy.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
+) -> None:
+    """Write a commented deploy.toml."""
     if path.is_dir():
         path = path / "deploy.toml"
     if path.exists() and not force:

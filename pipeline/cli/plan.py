@@ -3,18 +3,25 @@
 import json
 import shutil
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from pipeline.cli.build import prepare
-from pipeline.cli.options import Request
+import typer
+
 from pipeline.cli.output import print_table
-from pipeline.estimate.available_memory import gib
-from pipeline.plan import Plan, PlannedStage, plan
+from pipeline.cli.request import request_of
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan, PlannedStage
 
 
-def run(request: Request) -> None:
-    """Print what `deploy build` with the same options would do."""
+def plan(ctx: typer.Context) -> None:
+    """Say what a build would do, what is done already, how long and how much."""
+    from pipeline.cli.prepare import prepare
+    from pipeline.plan import plan as plan_of
+
+    request = request_of(ctx)
     with prepare(request) as prepared:
-        plans = [plan(prepared.run(target)) for target in prepared.targets]
+        plans = [plan_of(prepared.run(target)) for target in prepared.targets]
         free = shutil.disk_usage(prepared.workspace.root).free
     if request.as_json:
         documents = [
@@ -26,7 +33,7 @@ def run(request: Request) -> None:
         _print(each, free)
 
 
-def _print(found: Plan, free: int) -> None:
+def _print(found: "Plan", free: int) -> None:
     rows = [
         (stage.stage, _state(stage), _duration(stage.seconds, is_estimate=not stage.is_done), _memory(stage))
         for stage in found.stages
@@ -41,19 +48,23 @@ def _print(found: Plan, free: int) -> None:
         print("nothing to do: `deploy build` would answer at once")
 
 
-def _state(stage: PlannedStage) -> str:
+def _state(stage: "PlannedStage") -> str:
     if stage.is_done:
         return "done"
     return f"goes on after epoch {stage.epochs_done}" if stage.epochs_done else "to do"
 
 
-def _memory(stage: PlannedStage) -> str:
+def _memory(stage: "PlannedStage") -> str:
+    from pipeline.estimate.available_memory import gib
+
     if stage.is_done:
         return ""
     return "not known" if stage.memory_bytes is None else f"about {gib(stage.memory_bytes)}"
 
 
-def _peak(found: Plan) -> str:
+def _peak(found: "Plan") -> str:
+    from pipeline.estimate.available_memory import gib
+
     return "" if found.memory_bytes is None else f"{gib(found.memory_bytes)} of memory at the peak, "
 
 

@@ -2,25 +2,36 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-from numpy.typing import NDArray
+import typer
 
-from pipeline.cli.console import progress_for
+from pipeline.cli.options import AsJson
 from pipeline.cli.output import say
-from pipeline.cli.subject import answering
 from pipeline.errors import DataError
-from targets.device.model.image_files import ImageError, decode
-from targets.device.model.manifest import Manifest
-from targets.device.model.preprocess import Preprocessing, preprocess
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from targets.device.model.manifest import Manifest
+    from targets.device.model.preprocess import Preprocessing
 
 
-def run(name: str, photos: list[Path], *, top: int, as_json: bool) -> None:
-    """Print the `top` classes of each photo with their softmax scores."""
+def predict(
+    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|IMAGE", help="An artifact folder or an image's tag.")],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Classify photos: class and score."""
+    from pipeline.cli.console import progress_for
+    from pipeline.cli.subject import answering
+
     progress = progress_for(is_verbose=False)
-    with answering(name, progress=progress) as subject:
-        manifest = subject.manifest
-        logits = [subject.session.infer(_input(photo, manifest)[None])[0] for photo in photos]
+    with answering(subject, progress=progress) as found:
+        manifest = found.manifest
+        logits = [found.session.infer(_input(photo, manifest)[None])[0] for photo in photos]
     answers = [(photo, rank_classes(row, manifest.classes, top)) for photo, row in zip(photos, logits, strict=True)]
     if as_json:
         document = [
@@ -33,7 +44,7 @@ def run(name: str, photos: list[Path], *, top: int, as_json: bool) -> None:
         say(f"{photo}: {', '.join(f'{name} {score:.1%}' for name, score in classes)}")
 
 
-def _input(photo: Path, manifest: Manifest) -> NDArray[np.float32]:
+def _input(photo: Path, manifest: "Manifest") -> "NDArray[np.float32]":
     image = read(photo, manifest.preprocessing)
     if image.shape != manifest.input_shape:
         # Without a crop the photo's own size decides.
@@ -45,8 +56,11 @@ def _input(photo: Path, manifest: Manifest) -> NDArray[np.float32]:
     return image
 
 
-def read(photo: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def read(photo: Path, preprocessing: "Preprocessing") -> "NDArray[np.float32]":
     """The network's input [3, H, W] of an image file; raises `DataError` with its name."""
+    from targets.device.model.image_files import ImageError, decode
+    from targets.device.model.preprocess import preprocess
+
     try:
         return preprocess(decode(photo.read_bytes(), shorter_side=preprocessing.shorter_side), preprocessing)
     except OSError as error:
@@ -55,8 +69,10 @@ def read(photo: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
         raise DataError(f"{photo} cannot be used: {error}.") from None
 
 
-def rank_classes(logits: NDArray[np.float32], classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:
+def rank_classes(logits: "NDArray[np.float32]", classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:
     """The `top` classes by softmax score, best first."""
+    import numpy as np
+
     powers = np.exp(logits - logits.max())
     scores = powers / powers.sum()
     return [(classes[index], float(scores[index])) for index in np.argsort(-scores, kind="stable")[:top]]

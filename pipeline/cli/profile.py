@@ -1,24 +1,54 @@
 """`deploy profile`: the latency table of a network on this machine."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.cli.build import prepare
-from pipeline.cli.options import Request
+import typer
+
 from pipeline.cli.output import print_table
+from pipeline.cli.request import RecipeCommand, request_of
 from pipeline.errors import RecipeError
-from pipeline.latency.stage import profile
-from pipeline.latency.table import FILE, LatencyTable, Times, read_table
-from pipeline.load.stage import load
-from pipeline.workspace.store import write_atomically
+
+if TYPE_CHECKING:
+    from pipeline.latency.table import LatencyTable, Times
 
 
-def run(request: Request, *, output: Path | None) -> None:
-    """Measure the table, or find it in the workspace; print how well it predicts, and write it where it is wanted."""
+class ProfileCommand(RecipeCommand):
+    """The options that a latency table depends on."""
+
+    names = (
+        "recipe",
+        "target",
+        "checkpoint",
+        "model",
+        "data",
+        "threads",
+        "weight_bits",
+        "workspace",
+        "as_json",
+        "verbose",
+    )
+
+
+def profile(
+    ctx: typer.Context,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the table as JSON, for --table on another machine.")
+    ] = None,
+) -> None:
+    """Measure how long each layer takes at each width on this machine, and how well that predicts whole networks."""
+    from pipeline.cli.prepare import prepare
+    from pipeline.latency.stage import profile as profile_of
+    from pipeline.latency.table import FILE, read_table
+    from pipeline.load.stage import load
+    from pipeline.workspace.store import write_atomically
+
+    request = request_of(ctx)
     with prepare(request) as prepared:
         if len(prepared.targets) > 1:
             raise RecipeError(f"{len(prepared.targets)} targets were given; a latency table is one target's.")
         one = prepared.run(prepared.targets[0])
-        found = profile(one, load(one))
+        found = profile_of(one, load(one))
         text = (found.path / FILE).read_text()
         table = read_table(found.path / FILE)
     if output is not None:
@@ -29,7 +59,7 @@ def run(request: Request, *, output: Path | None) -> None:
     _print(table, "measured before" if found.was_cached else f"measured in {found.seconds:.0f} s")
 
 
-def _print(table: LatencyTable, when: str) -> None:
+def _print(table: "LatencyTable", when: str) -> None:
     where = f"{table.machine['processor']}, {table.machine['instruction_set']}"
     print(f"{table.architecture} for {table.target} on {where}, {table.runtime}, threads: {table.threads}; {when}")
     for precision, times in table.precisions.items():
@@ -45,12 +75,12 @@ def _print(table: LatencyTable, when: str) -> None:
         )
 
 
-def _row(shape: str, times: Times) -> tuple[str, ...]:
+def _row(shape: str, times: "Times") -> tuple[str, ...]:
     widest = max(times.shapes[shape])
     half = _nearest(times, shape, widest)
     return shape, f"{times.layer_us(shape, *widest):.1f}", f"{times.layer_us(shape, *half):.1f}"
 
 
-def _nearest(times: Times, shape: str, widest: tuple[int, int]) -> tuple[int, int]:
+def _nearest(times: "Times", shape: str, widest: tuple[int, int]) -> tuple[int, int]:
     """The cell of the grid nearest to half the channels in and out."""
     return min(times.shapes[shape], key=lambda cell: sum(abs(n - w / 2) for n, w in zip(cell, widest, strict=True)))

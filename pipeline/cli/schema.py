@@ -1,20 +1,27 @@
 """`deploy schema`: JSON Schema of what we read and of what we print."""
 
 import json
+from typing import Annotated
+
+import typer
 
 from pipeline.errors import RecipeError
 
 
-def run(of: str) -> None:
-    """Print the schema of the recipe or of the document that `deploy build --json` prints."""
+def schema(
+    of: Annotated[
+        str, typer.Argument(metavar="[recipe|build]", help="The recipe, or the document of --json.")
+    ] = "recipe",
+) -> None:
+    """Print a JSON Schema."""
     if of == "recipe":
         from pipeline.recipe import Recipe
 
-        schema = Recipe.model_json_schema()
+        found = Recipe.model_json_schema()
     elif of == "build":
         from pipeline.report.document import summary_schema
 
-        schema = summary_schema()
+        found = summary_schema()
     else:
         raise RecipeError(f"there is no schema of {of!r}. Known: recipe, build.")
-    print(json.dumps(schema, indent=2))
+    print(json.dumps(found, indent=2))

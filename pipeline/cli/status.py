@@ -3,28 +3,41 @@
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.artifacts import Place
+import typer
+
+from pipeline.cli import options as o
 from pipeline.cli.output import print_table, say
+from pipeline.cli.request import workspace_folder
 from pipeline.errors import WorkspaceError
-from pipeline.untrusted import parse_json
-from pipeline.validate.published import DEVICES, REPORT, KeptProof, proofs_of
-from pipeline.workspace.hashing import sha256_of_file
-from pipeline.workspace.integrity import check_files
-from pipeline.workspace.store import RECORD, TRAINING, read_record
-from pipeline.workspace.training_state import STATE, progress_of
-from targets.device.model.manifest import ManifestError, read_manifest
+
+if TYPE_CHECKING:
+    from pipeline.validate.published import KeptProof
 
 
-def run(root: Path, *, verify: bool = False) -> None:
-    """List finished stages of the workspace at `root`, oldest first, unfinished trainings and published artifacts.
-
-    `verify`: hash every file of every stage and artifact. Raises `WorkspaceError` where one is not what was written,
-    once all of them are listed.
-    """
+def status(
+    recipe: o.RecipeFile = None,
+    workspace: o.WorkspaceFolder = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file of every stage.")] = False,
+) -> None:
+    """Show what the workspace holds."""
+    root = workspace_folder(recipe, workspace)
     if not root.is_dir():
         print(f"{root} does not exist: nothing has been built here yet.")
         return
+    contents, damaged = _show_stages(root, verify=verify)
+    damaged += _show_artifacts(root, contents if verify else None)
+    if damaged:
+        raise WorkspaceError(f"damaged: {'; '.join(damaged)}. A build does them again.")
+
+
+def _show_stages(root: Path, *, verify: bool) -> tuple[set[str], list[str]]:
+    """List finished stages, oldest first, and unfinished trainings; the hashes of all files, and what is damaged."""
+    from pipeline.workspace.integrity import check_files
+    from pipeline.workspace.store import RECORD, TRAINING, read_record
+    from pipeline.workspace.training_state import STATE, progress_of
+
     stages = sorted(root.glob(f"*/*/{RECORD}"), key=lambda path: path.stat().st_mtime)
     rows, damaged, contents = [], list[str](), set[str]()
     for file in stages:
@@ -43,18 +56,30 @@ def run(root: Path, *, verify: bool = False) -> None:
     for training in sorted(root.glob(f"{TRAINING}/*/{STATE}")):
         epochs, seconds = progress_of(training.parent)
         say(f"{training.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
+    return contents, damaged
+
+
+def _show_artifacts(root: Path, contents: Collection[str] | None) -> list[str]:
+    """List published artifacts, each hashed where `contents` are given; returns what is damaged."""
+    from pipeline.validate.published import REPORT
+    from targets.device.model.manifest import ManifestError
+
+    damaged = []
     for report in sorted(root.glob(f"artifacts/*/{REPORT}")):
         try:
-            _show_artifact(report.parent, contents if verify else None)
+            _show_artifact(report.parent, contents)
         except (WorkspaceError, ManifestError) as error:
             say(f"{report.parent}: damaged")
             damaged.append(str(error))
-    if damaged:
-        raise WorkspaceError(f"damaged: {'; '.join(damaged)}. A build does them again.")
+    return damaged
 
 
 def _show_artifact(folder: Path, contents: Collection[str] | None) -> None:
     """`contents`: hashes of all files of the stages, among which a published one has to be; None: none is hashed."""
+    from pipeline.artifacts import Place
+    from pipeline.untrusted import parse_json
+    from pipeline.validate.published import REPORT, proofs_of
+
     try:
         raw = parse_json((folder / REPORT).read_text(encoding="utf-8"))
         where = ", simulated" if raw["place"] == Place.SIMULATED else ""
@@ -71,6 +96,10 @@ def _show_artifact(folder: Path, contents: Collection[str] | None) -> None:
 
 def _check_artifact(folder: Path, model: str, contents: Collection[str]) -> None:
     """Hash what was published: each file is one of a stage; where these were removed, only the model is known."""
+    from pipeline.validate.published import DEVICES, REPORT
+    from pipeline.workspace.hashing import sha256_of_file
+    from targets.device.model.manifest import read_manifest
+
     main = read_manifest(folder).model_path(folder)
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != REPORT)
     ours = [path for path in files if path.relative_to(folder).parts[0] != DEVICES]
@@ -80,8 +109,10 @@ def _check_artifact(folder: Path, model: str, contents: Collection[str]) -> None
             raise WorkspaceError(f"{file} has other content than was written")
 
 
-def _which(proof: KeptProof, published: Path) -> str:
+def _which(proof: "KeptProof", published: Path) -> str:
     """Which of the published models it is about, where that is not the main one."""
+    from targets.device.model.manifest import read_manifest
+
     for folder in (published, *sorted(path.parent for path in published.glob("*/manifest.json"))):
         manifest = read_manifest(folder)
         if proof.artifact_sha256 == manifest.model_sha256 and proof.precision in (None, manifest.precision):

@@ -1,52 +1,66 @@
-"""`deploy validate`: the proof again, for any artifact or image that we built."""
+"""`deploy validate`: the proof again, for any artifact or image that we built.
+
+With its shard it is the gate's report, with other images accuracy alone.
+"""
 
 import json
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.artifacts import AccuracyReport, Verdict
-from pipeline.cli.console import progress_for
-from pipeline.cli.revalidate import measure_accuracy, validate
-from pipeline.cli.subject import Subject, answering
-from pipeline.data.readers import open_dataset
-from pipeline.errors import DataError, GateFailed, GateUndecided
-from pipeline.progress import Progress
-from pipeline.validate.judge import Terms, read_terms
-from pipeline.validate.published import REPORT, shard_of
-from pipeline.validate.verdict import verdict_text
-from targets.device.model.manifest import ManifestError, read_manifest
+import typer
+
+from pipeline.cli import options as o
+from pipeline.cli.request import workspace_folder
+from pipeline.errors import CompileError, DataError, GateFailed, GateUndecided
+
+if TYPE_CHECKING:
+    from pipeline.artifacts import AccuracyReport
+    from pipeline.cli.subject import Subject
+    from pipeline.data.readers import Dataset
+    from pipeline.progress import Progress
+    from pipeline.validate.judge import Accuracy, Terms
 
 
-def run(
-    name: str,
-    *,
-    data: str | None,
-    shard: Path | None,
-    workspace: Path,
-    max_drop: float,
-    as_json: bool,
-    is_verbose: bool,
+def validate(
+    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|IMAGE", help="An artifact folder or an image's tag.")],
+    data: Annotated[str | None, typer.Option(help="Other images than the gate's: accuracy, but no verdict.")] = None,
+    shard: Annotated[Path | None, typer.Option(help="The shard.zip written beside the artifact.")] = None,
+    max_drop: Annotated[float, typer.Option(min=0, max=100, help="Points of top-1 it may lose.")] = 1.0,
+    recipe: o.RecipeFile = None,
+    workspace: o.WorkspaceFolder = None,
+    as_json: o.AsJson = False,
+    verbose: o.Verbose = False,
 ) -> None:
-    """Print the gate's report from the shard, or with `data` the accuracy alone."""
-    progress = progress_for(is_verbose=is_verbose)
-    with answering(name, progress=progress) as subject:
+    """Measure an artifact or an image against the float baseline again."""
+    from pipeline.cli.console import progress_for
+    from pipeline.cli.subject import answering
+    from pipeline.validate.published import shard_of
+    from pipeline.validate.verdict import verdict_text
+
+    root = workspace_folder(recipe, workspace)
+    progress = progress_for(is_verbose=verbose)
+    with answering(subject, progress=progress) as found:
         if data is not None:
-            print_accuracy(subject, data, as_json=as_json, progress=progress)
+            _print_accuracy(found, data, as_json=as_json, progress=progress)
             return
-        folder = Path(name) if Path(name).is_dir() else published_as(subject, workspace)
-        found = shard or (shard_of(folder) if folder is not None else None)
-        if found is None or not found.is_file():
+        folder = Path(subject) if Path(subject).is_dir() else _published_as(found, root)
+        gate = shard or (shard_of(folder) if folder is not None else None)
+        if gate is None or not gate.is_file():
             raise DataError(
-                f"the shard with the gate's images and float answers of {name} is not found "
-                f"{'at ' + str(found) if found is not None else 'in ' + str(workspace)}. Name it with --shard, "
+                f"the shard with the gate's images and float answers of {subject} is not found "
+                f"{'at ' + str(gate) if gate is not None else 'in ' + str(root)}. Name it with --shard, "
                 "or give images with --data (accuracy, but no verdict)."
             )
-        report = validate(subject, found, terms=terms_of(folder, max_drop), progress=progress)
+        report = judge_again(found, gate, terms=_terms_of(folder, max_drop), progress=progress)
     print(json.dumps(asdict(report), indent=2) if as_json else f"{report.place}: {verdict_text(report)}")
-    _fail_unless_proven(report, name)
+    _fail_unless_proven(report, subject)
 
 
-def _fail_unless_proven(report: AccuracyReport, name: str) -> None:
+def _fail_unless_proven(report: "AccuracyReport", name: str) -> None:
+    from pipeline.artifacts import Verdict
+
     allowed = f"the {report.max_drop_points:g} points allowed"
     if report.verdict is Verdict.FAIL:
         raise GateFailed(f"{name} loses more than {allowed}. Do not deploy it, or allow more with --max-drop.")
@@ -54,8 +68,59 @@ def _fail_unless_proven(report: AccuracyReport, name: str) -> None:
         raise GateUndecided(f"{report.images} images do not decide whether {name} loses more than {allowed}.")
 
 
-def print_accuracy(subject: Subject, data: str, *, as_json: bool, progress: Progress) -> None:
+def judge_again(subject: "Subject", shard: Path, *, terms: "Terms", progress: "Progress") -> "AccuracyReport":
+    """Answer the shard's images through `subject`, wherever it runs, and judge the answers."""
+    from pipeline.validate.judge import judge_with
+    from pipeline.validate.measure import measure_session
+    from pipeline.validate.predictions import read_predictions
+    from targets.device.files import PREDICTIONS
+
+    with tempfile.TemporaryDirectory() as scratch:
+        measure_session(
+            subject.session,
+            subject.manifest,
+            shard,
+            Path(scratch),
+            instruction_set=subject.instruction_set,
+            runtime=subject.runtime,
+            progress=progress,
+        )
+        stored = read_predictions(Path(scratch) / PREDICTIONS)
+    return judge_with(shard, stored, target=subject.manifest.target, place=subject.place, terms=terms)
+
+
+def measure_accuracy(subject: "Subject", dataset: "Dataset", *, progress: "Progress") -> "Accuracy":
+    """Accuracy on a data set's gate images; there is no verdict without the float baseline."""
+    from pipeline.validate.judge import accuracy_of
+    from targets.device.gate.run import MeasureError, measure
+    from targets.device.model.image_files import ImageError
+
+    manifest = subject.manifest
+    if dataset.classes != manifest.classes:
+        raise DataError(
+            f"{dataset.name} has the classes {', '.join(dataset.classes)}; the artifact has "
+            f"{', '.join(manifest.classes)}, in this order. Give images of the same classes."
+        )
+    try:
+        with progress.task("images", len(dataset.gate)) as advance:
+            logits = measure(
+                dataset.gate,
+                subject.session,
+                preprocessing=manifest.preprocessing,
+                classes=len(manifest.classes),
+                advance=advance,
+            )
+    except ImageError as error:
+        raise DataError(f"{dataset.name}: {error}.") from None
+    except MeasureError as error:
+        raise CompileError(str(error)) from None
+    return accuracy_of(dataset.gate.labels, logits)
+
+
+def _print_accuracy(subject: "Subject", data: str, *, as_json: bool, progress: "Progress") -> None:
     """Accuracy on other images than the gate's: there are no float answers to judge it by."""
+    from pipeline.data.readers import open_dataset
+
     dataset = open_dataset(data, classes=subject.manifest.classes)
     found = measure_accuracy(subject, dataset, progress=progress)
     if as_json:
@@ -66,8 +131,10 @@ def print_accuracy(subject: Subject, data: str, *, as_json: bool, progress: Prog
         )
 
 
-def published_as(subject: Subject, workspace: Path) -> Path | None:
+def _published_as(subject: "Subject", workspace: Path) -> Path | None:
     """The workspace's artifact that holds the same model as the image."""
+    from targets.device.model.manifest import ManifestError, read_manifest
+
     for folder in sorted((workspace / "artifacts").glob("*/")):
         try:
             if read_manifest(folder).model_sha256 == subject.manifest.model_sha256:
@@ -77,8 +144,11 @@ def published_as(subject: Subject, workspace: Path) -> Path | None:
     return None
 
 
-def terms_of(folder: Path | None, max_drop: float) -> Terms:
+def _terms_of(folder: Path | None, max_drop: float) -> "Terms":
     """Those of the build's own report, with another margin; asking the same artifact again is no further look."""
+    from pipeline.validate.judge import Terms, read_terms
+    from pipeline.validate.published import REPORT
+
     report = None if folder is None else folder / REPORT
     if report is None or not report.is_file():
         return Terms(max_drop=max_drop, gate_looks=1)

@@ -53,6 +53,11 @@ class Engine:
         found = self._find_image(image)
         return None if found is None else list(found.attrs["RootFS"]["Layers"])
 
+    def labels_of(self, image: str) -> dict[str, str] | None:
+        """The labels of an image that is here, or None."""
+        found = self._find_image(image)
+        return None if found is None else dict(found.labels)
+
     def pull(self, tag: str, platform: str, progress: Progress) -> None:
         """Fetch an image from its registry; raises `PackageError` with the registry's words."""
         progress.line(f"pulling the base image {tag}")

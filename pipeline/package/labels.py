@@ -1,11 +1,15 @@
 """What can be asked of an image without starting it."""
 
+from collections.abc import Mapping
+
 from pipeline import __version__
 from pipeline.artifacts import AccuracyReport
-from targets.device.model.manifest import Manifest
+from targets.device.model.manifest import TENSORRT, Manifest
 
 PREFIX = "dev.edge-deploy."
 OPEN_CONTAINER = "org.opencontainers.image."
+RUNTIME = PREFIX + "runtime"
+"""The name of the runtime and its version."""
 SEAL = PREFIX + "seal"
 """The hash over all that a server reads of its model, see `targets.device.model.seal`."""
 
@@ -26,7 +30,7 @@ def image_labels(
         OPEN_CONTAINER + "base.name": base,
         PREFIX + "tool": __version__,
         PREFIX + "target": manifest.target,
-        PREFIX + "runtime": f"{manifest.runtime} {manifest.runtime_version}",
+        RUNTIME: f"{manifest.runtime} {manifest.runtime_version}",
         PREFIX + "precision": manifest.precision,
         PREFIX + "model.sha256": manifest.model_sha256,
         PREFIX + "shard.sha256": report.shard_sha256,
@@ -47,6 +51,12 @@ def image_labels(
             PREFIX + "saturation-safe.drop-points": f"{safe.drop_points:.3f}",
         }
     return labels
+
+
+def needs_gpu(labels: Mapping[str, str]) -> bool | None:
+    """Whether an image with these labels runs on a GPU; None where they do not say."""
+    runtime = labels.get(RUNTIME)
+    return None if runtime is None else runtime.partition(" ")[0] == TENSORRT
 
 
 def _share(accuracy: float | None) -> str:

@@ -1,6 +1,6 @@
 """Quantize: ranges from training images, then training on the grid that will run.
 
-Ranges are measured once (`quantize.ranges`) and stay; weights and biases learn around them by distillation from the
+Ranges are measured once (`Histogram`) and stay; weights and biases learn around them by distillation from the
 float model. Training is done on ONNX Runtime's grid. TensorRT's differs by one bit where there are no negative
 values and by one rounding per residual block; no difference in accuracy between the two has been measured.
 

@@ -73,7 +73,7 @@ class Training:
         machine with the same number of threads and processes to the same bits. The caller removes it once the result
         is safe.
 
-        `at.processes` share every batch (`training.crew`); so do those that `torchrun` has started, each of which
+        `at.processes` share every batch (`distributed.py`); so do those that `torchrun` has started, each of which
         calls this. Batches, augmentation and schedule are those of one process; batch normalization looks at shares.
         Raises `CompressionError` where the numbers explode, `RecipeError` where a batch is too small to be shared, and
         `ProcessLost`.

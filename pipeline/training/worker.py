@@ -1,4 +1,4 @@
-"""`python -m pipeline.training.worker FOLDER RANK PROCESSES`: one of the processes that `training.crew` starts."""
+"""`python -m pipeline.training.worker FOLDER RANK PROCESSES`: one process of a training."""
 
 import os
 import pickle

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.app import NEWCOMER, app
 from pipeline.errors import EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,15 @@ def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stderr.strip() == "[]"
+
+
+def test_deploy_alone_names_three_commands_to_begin_with(tmp_path: Path) -> None:
+    shown = deploy(cwd=tmp_path)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (2, f"{NEWCOMER}\n", "")
+    named = re.findall(r"^  deploy (\w+) ", NEWCOMER, re.MULTILINE)
+    commands = {command.name for command in app.registered_commands}
+    assert len(named) == 3
+    assert set(named) <= commands
 
 
 BUILD = ("build", "--data", "digits")

@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from pipeline.cli.explanation import explain
+from pipeline.artifacts import Dialect, Place
+from pipeline.cli.targets import DIALECTS, PLACES, explain
 from targets.base_images import known_bases
 from targets.target import Target, catalogue, find_target
 
@@ -37,6 +38,11 @@ def test_labels_are_said_once_and_fit_their_column(target: Target) -> None:
     labels = [label for label, _ in explain(target)]
     assert len(labels) == len(set(labels))
     assert max(map(len, labels)) + 2 < LABEL_WIDTH
+
+
+def test_every_dialect_and_place_has_a_sentence() -> None:
+    assert set(DIALECTS) == set(Dialect)
+    assert set(PLACES) == set(Place)
 
 
 def test_what_is_unproven_without_the_device_is_said() -> None:

@@ -10,7 +10,7 @@ from PIL import Image as Photo
 from tiny_artifact import PREPROCESSING
 from tiny_package import Packaged, TinyPackage, colorful, png, with_manifest, write_tiny_package
 
-from pipeline.cli.predict import rank_classes, run
+from pipeline.cli.predict import predict, rank_classes
 from pipeline.errors import DataError
 from targets.device.model.preprocess import normalize
 from targets.device.open_session import open_session
@@ -34,7 +34,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def answers(name: str, photos: list[Path], capsys: Capture, *, top: int = 4) -> Any:
-    run(name, photos, top=top, as_json=True)
+    predict(name, photos, top=top, as_json=True)
     return json.loads(capsys.readouterr().out)
 
 
@@ -59,7 +59,7 @@ def test_an_image_gives_the_same_classes_and_scores_as_its_artifact(
 
 
 def test_the_text_has_a_line_for_each_photo(tiny: TinyPackage, photos: list[Path], capsys: Capture) -> None:
-    run(str(tiny.folder), photos, top=2, as_json=False)
+    predict(str(tiny.folder), photos, top=2, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[0] for line in lines] == [str(photo) for photo in photos]
     assert all(line.count("%") == 2 for line in lines)
@@ -68,20 +68,20 @@ def test_the_text_has_a_line_for_each_photo(tiny: TinyPackage, photos: list[Path
 def test_a_photo_that_cannot_be_used_is_named(tiny: TinyPackage, photos: list[Path], tmp_path: Path) -> None:
     photos[1].write_text("no image")
     with pytest.raises(DataError, match=r"y\.png cannot be used: .*not an image of a known format"):
-        run(str(tiny.folder), photos, top=1, as_json=False)
+        predict(str(tiny.folder), photos, top=1, as_json=False)
     with pytest.raises(DataError, match=r"gone\.png cannot be read: No such file"):
-        run(str(tiny.folder), [tmp_path / "gone.png"], top=1, as_json=False)
+        predict(str(tiny.folder), [tmp_path / "gone.png"], top=1, as_json=False)
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
-        run(str(tiny.folder), [tmp_path], top=1, as_json=False)
+        predict(str(tiny.folder), [tmp_path], top=1, as_json=False)
 
 
 def test_a_photo_of_another_size_than_a_model_without_a_crop_takes_is_named(
     tiny: TinyPackage, photos: list[Path]
 ) -> None:
     with_manifest(tiny.folder, preprocessing=type(PREPROCESSING)(None, None, PREPROCESSING.mean, PREPROCESSING.std))
-    run(str(tiny.folder), photos[:2], top=1, as_json=True)
+    predict(str(tiny.folder), photos[:2], top=1, as_json=True)
     with pytest.raises(DataError, match=r"z\.png is 24 x 16 when it reaches the model, which takes 8 x 8"):
-        run(str(tiny.folder), photos, top=1, as_json=True)
+        predict(str(tiny.folder), photos, top=1, as_json=True)
 
 
 def test_equal_scores_keep_the_order_of_the_classes_and_large_logits_do_not_overflow() -> None:

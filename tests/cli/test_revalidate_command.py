@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 from tiny_package import CLASSES, Packaged, TinyPackage, colorful, png, with_manifest, write_tiny_package
 
-from pipeline.cli.validate import run
+from pipeline.cli.validate import validate
 from pipeline.errors import DataError, GateFailed, GateUndecided
 from pipeline.validate.published import report_json
 from pipeline.workspace.hashing import sha256_of_file
@@ -26,7 +26,7 @@ def tiny(tmp_path: Path) -> TinyPackage:
 
 
 def validated(name: str, *, workspace: Path, shard: Path | None = None, max_drop: float = 50.0) -> None:
-    run(name, data=None, shard=shard, workspace=workspace, max_drop=max_drop, as_json=True, is_verbose=False)
+    validate(name, data=None, shard=shard, workspace=workspace, max_drop=max_drop, as_json=True, verbose=False)
 
 
 def report(capsys: Capture) -> Any:
@@ -82,14 +82,14 @@ def test_an_artifact_that_loses_too_much_fails(tiny: TinyPackage, tmp_path: Path
     other = write_tiny_package(tmp_path / "other", quantized=False)
     model = other.folder / "model.onnx"
     with pytest.raises(GateFailed, match=r"loses more than the 1 points allowed\. Do not deploy it"):
-        run(
+        validate(
             str(broken(other.folder, model)),
             data=None,
             shard=tiny.proof.shard,
             workspace=tmp_path,
             max_drop=1.0,
             as_json=False,
-            is_verbose=False,
+            verbose=False,
         )
     assert capsys.readouterr().out.startswith("host: fail: top-1 100.00% -> ")
 
@@ -112,14 +112,14 @@ def test_other_images_give_accuracy_without_a_verdict(tiny: TinyPackage, tmp_pat
             for index, pixels in enumerate(colorful(12, seed=seed + ord(name))):
                 (folder / f"{index}.png").write_bytes(png(pixels))
     for as_json in (True, False):
-        run(
+        validate(
             str(tiny.folder),
             data=str(tmp_path / "photos"),
             shard=None,
             workspace=tmp_path,
             max_drop=1.0,
             as_json=as_json,
-            is_verbose=False,
+            verbose=False,
         )
     document, _, text = capsys.readouterr().out.rpartition("host: ")
     found = json.loads(document)

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from pipeline.cli.targets import run
+from pipeline.cli.targets import targets
 from pipeline.errors import TargetError
 from targets.target import catalogue
 
 
 def said_by(capsys: pytest.CaptureFixture[str], *words: str, as_json: bool = False) -> str:
-    run(words, as_json=as_json)
+    targets(list(words), as_json=as_json)
     return capsys.readouterr().out
 
 
@@ -57,4 +57,4 @@ def test_json_has_every_fact_and_the_aliases(capsys: pytest.CaptureFixture[str])
 )
 def test_what_cannot_be_explained_is_said(words: tuple[str, ...], said: str) -> None:
     with pytest.raises(TargetError, match=said):
-        run(words, as_json=False)
+        targets(list(words), as_json=False)

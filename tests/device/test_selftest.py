@@ -15,8 +15,8 @@ from tiny_package import GOLDEN, TinyPackage, with_manifest, write_tiny_package
 from tiny_shard import COUNT, tiny, write_shard
 
 from pipeline.artifacts import AccuracyReport
-from pipeline.cli.revalidate import validate
 from pipeline.cli.subject import answering
+from pipeline.cli.validate import judge_again
 from pipeline.progress import Silent
 from pipeline.validate.judge import Terms
 from targets.device.errors import SessionError
@@ -33,7 +33,7 @@ __all__ = ["tiny"]
 
 def report_of_the_host(tiny: TinyPackage, shard: Path) -> AccuracyReport:
     with answering(str(tiny.folder), progress=Silent()) as subject:
-        return validate(subject, shard, terms=Terms(max_drop=50.0, gate_looks=1), progress=Silent())
+        return judge_again(subject, shard, terms=Terms(max_drop=50.0, gate_looks=1), progress=Silent())
 
 
 def test_without_a_shard_the_golden_images_speak(tiny: TinyPackage) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tiny_package import write_tiny_package
 
 from pipeline.artifacts import Place, Verdict
-from pipeline.cli.collect import run
+from pipeline.cli.collect import collect as command
 from pipeline.devices import collect as module
 from pipeline.devices.collect import Access, collect
 from pipeline.errors import DeviceError, GateFailed, RecipeError
@@ -171,7 +171,7 @@ def test_the_command_says_no_and_why(workspace: Path, capsys: pytest.CaptureFixt
         device(device_of(workspace, answers(workspace, wrong=60), max_drop_points=100.0)) as address,
         pytest.raises(GateFailed, match="loses more than the 1 points allowed"),
     ):
-        run(address, name="orin", **given)  # type: ignore[arg-type]
+        command(address, name="orin", **given)  # type: ignore[arg-type]
     assert "judged itself by a margin of 100 points" in capsys.readouterr().out
 
 

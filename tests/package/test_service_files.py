@@ -24,10 +24,12 @@ from tiny_package import Packaged
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
+from pipeline.containers import engine as engines
 from pipeline.containers.client import InferenceClient
 from pipeline.containers.container import RIGHTS, remove
 from pipeline.containers.engine import Engine
-from pipeline.errors import RecipeError
+from pipeline.errors import EngineMissing, RecipeError
+from pipeline.package.labels import RUNTIME, needs_gpu
 from pipeline.package.service_files import (
     ENGINES,
     HEALTH,
@@ -368,3 +370,57 @@ def test_the_target_in_the_tag_says_whether_a_gpu_is_needed(
     (settings,) = parsed(done.stdout)["services"].values()
     assert ("runtime" in settings) is with_gpu
     assert settings["mem_limit"] == memory
+
+
+class StandIn:
+    """An engine with one image."""
+
+    def __init__(self, labels: dict[str, str] | None) -> None:
+        self.labels = labels
+
+    def labels_of(self, image: str) -> dict[str, str] | None:
+        del image
+        return self.labels
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("tag", "labels", "with_gpu", "note"),
+    [
+        pytest.param("model:1-my-board", {RUNTIME: "tensorrt 10.3.0"}, True, "", id="label of TensorRT"),
+        pytest.param("model:1-orin-jp72", {RUNTIME: "onnxruntime 1.29.0"}, False, "", id="label against the tag"),
+        pytest.param("model:1-orin-jp72", {"other": "x"}, True, "has no label", id="image of others"),
+        pytest.param("model:1-orin-jp72", None, True, "not on this machine", id="image elsewhere"),
+        pytest.param("model:1-my-board", None, False, "needs no GPU", id="unknown target elsewhere"),
+    ],
+)
+def test_the_label_says_whether_an_image_needs_a_gpu(
+    tag: str, labels: dict[str, str] | None, with_gpu: bool, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "connect", lambda: StandIn(labels))
+    done = CliRunner().invoke(app, ["emit", tag])
+    assert done.exit_code == 0, done.output
+    assert ("nvidia" in done.stdout) is with_gpu
+    assert note in done.stderr
+    assert bool(note) is bool(done.stderr)
+
+
+def test_without_an_engine_the_tag_says_whether_an_image_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise EngineMissing("no engine")
+
+    monkeypatch.setattr(engines, "connect", missing)
+    done = CliRunner().invoke(app, ["emit", "model:1-orin-jp72"])
+    assert "nvidia" in done.stdout
+    assert "no Docker engine answers" in done.stderr
+    asked = CliRunner().invoke(app, ["emit", "model:1-orin-jp72", "--no-gpu"])
+    assert "nvidia" not in asked.stdout
+    assert asked.stderr == ""
+
+
+def test_a_label_names_the_runtime_before_its_version() -> None:
+    assert needs_gpu({}) is None
+    assert needs_gpu({RUNTIME: "tensorrt"}) is True
+    assert needs_gpu({RUNTIME: "onnxruntime 1.22"}) is False

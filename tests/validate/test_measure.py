@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
-from pipeline.cli.revalidate import measure_accuracy
-from pipeline.cli.revalidate import validate as validate_subject
 from pipeline.cli.subject import answering
+from pipeline.cli.validate import judge_again, measure_accuracy
 from pipeline.data.readers import Dataset, ImageSet, open_dataset
 from pipeline.errors import CompileError, DataError
 from pipeline.progress import Silent
@@ -35,7 +34,7 @@ PREPROCESSING = Preprocessing(resize=None, crop=(32, 32), mean=(0.5, 0.5, 0.5), 
 
 def validate(artifact: Path, *, shard: Path | None = None, max_drop: float, gate_looks: int) -> AccuracyReport:
     with answering(str(artifact), progress=Silent()) as subject:
-        return validate_subject(
+        return judge_again(
             subject,
             shard or artifact / SHARD,
             terms=Terms(max_drop=max_drop, gate_looks=gate_looks),

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_trained import Recorded
 
-from pipeline.cli import clean, status
+from pipeline.cli.clean import clean
+from pipeline.cli.status import status
 from pipeline.errors import WorkspaceError
 from pipeline.progress import Silent
 from pipeline.workspace.store import RECORD, NotDone, StageKey, Workspace, write_atomically
@@ -139,15 +140,15 @@ def test_what_leaves_the_workspace_is_hashed_though_size_and_time_are_as_they_we
 def test_status_says_which_stages_are_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workspace = Workspace(tmp_path)
     file = workspace.obtain(stage(), write).path / "result"
-    status.run(tmp_path)
+    status(workspace=tmp_path)
     assert "as written" in capsys.readouterr().out
     before = file.stat()
     file.write_text("43")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    status.run(tmp_path)
+    status(workspace=tmp_path)
     assert "as written" in capsys.readouterr().out
     with pytest.raises(WorkspaceError, match=r"result has other content.*A build does them again"):
-        status.run(tmp_path, verify=True)
+        status(workspace=tmp_path, verify=True)
     assert "damaged" in capsys.readouterr().out
 
 
@@ -180,9 +181,9 @@ def test_an_unfinished_training_is_shown_and_cleaned(tmp_path: Path, capsys: pyt
     workspace.continuation(stage()).keep(b"state", epochs=3, seconds=40.2, name="recovery", progress=Silent())
     with workspace.locked():
         pass
-    status.run(tmp_path)
+    status(workspace=tmp_path)
     assert "an unfinished training, goes on after epoch 3 (40 s of work)" in capsys.readouterr().out
-    clean.run(tmp_path, everything=False)
+    clean(workspace=tmp_path, everything=False)
     assert {path.name for path in tmp_path.iterdir()} == {"lock", ".gitignore"}
 
 
