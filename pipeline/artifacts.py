@@ -279,7 +279,7 @@ class AccuracyReport:
     worst_class: str
     worst_class_drop_points: float
     gate_looks: int
-    """How many different artifacts of this model this gate set has judged, this one included."""
+    """How many artifacts of this model the gate's images had judged when they judged this one, itself included."""
     advice: str
     """For `undecided`: how many images would decide, or that more cannot be expected to."""
     shard_sha256: str

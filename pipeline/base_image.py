@@ -1,6 +1,7 @@
 """The image that ours stands on: named by the target or the user, here or pulled, and asked for its Python."""
 
 import json
+import re
 
 from pipeline import bases
 from pipeline.bases import BaseImage, stated_base
@@ -10,6 +11,7 @@ from pipeline.errors import EngineMissing, PackageError
 from pipeline.progress import Progress
 from targets.base import Target
 
+PYTHON = re.compile(r"3\.[0-9]{1,3}")
 QUESTION = """
 import json, platform, sys
 try:
@@ -104,6 +106,9 @@ def _python_in(engine: Engine, tag: str, target: Target) -> str:
     except (ValueError, TypeError):
         raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {hint(target)}") from None
     python = ".".join(map(str, version))
+    # It names a file of packages.
+    if not PYTHON.fullmatch(python):
+        raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {hint(target)}")
     if implementation != "CPython":
         raise PackageError(f"the base image {tag} has {implementation}; CPython is needed. {hint(target)}")
     # Packages for TensorRT are unpacked on the host, which needs no venv there.

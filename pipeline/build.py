@@ -77,13 +77,25 @@ class Build:
 
     def run(self) -> Outcome:
         """Take the target through the stages; an error of ours ends in the outcome."""
+        self._steps.workspace.before_work = self._look_first
         try:
             self._story()
         except StoppedOnPurpose:
             pass
         except DeployError as error:
             self.outcome.error = error
+        finally:
+            self._steps.workspace.before_work = None
         return self.outcome
+
+    def _look_first(self) -> None:
+        # Here alone: a build with nothing to do asks no engine.
+        from pipeline.outset import check_base, check_scratch
+
+        recipe = self._steps.recipe
+        check_scratch(None if recipe.checkpoint is None else Path(recipe.checkpoint))
+        if recipe.package.image and self._until in (None, "package"):
+            check_base(self._steps.target, recipe, on_devices=bool(self._devices), progress=self._steps.progress)
 
     def _story(self) -> None:
         loaded = self._load()
@@ -181,12 +193,13 @@ class Build:
 
     def _measure(self, loaded: Folder, artifact: Artifact, shard: Folder) -> tuple[Folder, AccuracyReport]:
         predictions = self._steps.predict(artifact, shard)
-        looks = self._steps.count_look(loaded, artifact)
-        if text := looks_text(looks, is_corrected=self._steps.recipe.validate_.correct_looks):
+        self._check(artifact.folder, shard.path, predictions.path)
+        look = self._steps.count_look(loaded, artifact)
+        if text := looks_text(look, is_corrected=self._steps.recipe.validate_.correct_looks):
             self._steps.progress.line(f"note: {text}")
         answers = predictions.path / PREDICTIONS
         place = Place.HOST if self._steps.target.gpu is None else Place.SIMULATED
-        return predictions, self._judge(artifact, shard, answers, place=place, gate_looks=looks)
+        return predictions, self._judge(artifact, shard, answers, place=place, gate_looks=look.number)
 
     @property
     def _packages_undecided(self) -> bool:
@@ -244,6 +257,7 @@ class Build:
             return there
 
         packaged, image = self._steps.package(artifact, report, shard, predictions, gate, variant)
+        self._check(packaged.path)
         # The report is now about the answers that the container gave: the same ones, or judged by themselves.
         there = judge(packaged.path / PREDICTIONS, image.place)
         stop_if_not_proven(there, package_undecided=may_be_undecided)
@@ -278,6 +292,12 @@ class Build:
         self.outcome.delivered, self.outcome.error = tuple(done), worst_of([each.error for each in done if each.error])
         self.outcome.did_work |= not all(each.was_done_before for each in done)
         self._steps.progress.line(narration.delivered_text(done))
+
+    def _check(self, *folders: Path) -> None:
+        """Hash what a verdict is made of; nobody judges it again where no image is built anew."""
+        workspace = self._steps.workspace
+        if workspace.is_read_only or not workspace.only_look:
+            self._steps.workspace.check(*folders)
 
     def _judge(
         self, artifact: Artifact, shard: Folder, answers: Path, *, place: Place, gate_looks: int

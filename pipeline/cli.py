@@ -1,5 +1,6 @@
 """The command line: names, options and help; the work is in `pipeline.commands`, imported when it is asked for."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pipeline import options as o
 from pipeline.benchmark import bench
 from pipeline.collection import collect
 from pipeline.emission import emit, with_emission
-from pipeline.errors import EXIT_CODES, DeployError
+from pipeline.errors import EXIT_CODES, DeployError, WorkspaceError
 from pipeline.interrupt import Interrupted, raise_on_signals
 from pipeline.malloc import keep_freed_memory
 from pipeline.placement import devices, with_devices
@@ -76,9 +77,15 @@ def main() -> None:
     """Run the command line; the only place that catches and prints our errors."""
     raise_on_signals()
     keep_freed_memory()
+    # Whatever is written is what later runs believe: not everybody is to write there, whatever the shell allows.
+    os.umask(os.umask(0o077) | 0o002)
     say = partial(print, file=sys.stderr, flush=True)
     try:
-        app()
+        try:
+            app()
+        finally:
+            # Python does so as it ends, and fails without a word of ours.
+            sys.stdout.flush()
     except DeployError as error:
         say(f"error: {printable(str(error), longest=MOST_OF_AN_ERROR)}")
         sys.exit(error.exit_code)
@@ -86,9 +93,21 @@ def main() -> None:
         say(f"stopped by {stop}. Finished stages and epochs are kept: the same command goes on from there.")
         sys.exit(stop.exit_code)
     except BrokenPipeError:
-        # The reader of our output went away (`deploy … | head`); what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output went away (`deploy … | head`).
+        _write_no_more()
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _write_no_more()
+        where = f"{error.filename} cannot be written" if error.filename else "the output cannot be written"
+        say(f"error: {where}: {error.strerror}. Free some space, or name another place, and run again.")
+        sys.exit(WorkspaceError.exit_code)
+
+
+def _write_no_more() -> None:
+    """What is still buffered has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _with_recipe(act: Callable[[o.Request], None]) -> Callable[..., None]:

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,12 +14,14 @@ from pipeline.artifacts import AccuracyReport
 from pipeline.bases import BaseImage
 from pipeline.engine import FIXED_TIME
 from pipeline.fallback import Fallback
-from pipeline.publish import proof_json
+from pipeline.labels import SEAL
+from pipeline.publish import report_json
 from pipeline.shipped import shipped
 from pipeline.unpack import unpack_wheels
 from targets.device import golden, manifest, page, proof
 from targets.device.files import FIRST_START, SHARD
 from targets.device.manifest import read_manifest
+from targets.device.seal import VARIABLE, write_seal
 
 DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile", "tensorrt": "tensorrt.Dockerfile"}
 GRPC_PORT = 8001
@@ -93,8 +95,9 @@ def write_context(
     if first_start is not None:
         shutil.copyfile(first_start.shard, folder / MODEL / SHARD)
         (folder / MODEL / FIRST_START).write_text(first_start.to_json())
+    seal = _sealed(folder / MODEL, beside or {})
     template = shipped(DOCKERFILES[described.runtime]).read_text()
-    (folder / "Dockerfile").write_text(_completed(_with_grpc(template) if grpc else template, base, labels))
+    (folder / "Dockerfile").write_text(_completed(_with_grpc(template) if grpc else template, base, labels, seal))
     for path in [*folder.rglob("*"), folder]:
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, (FIXED_TIME, FIXED_TIME))
@@ -109,7 +112,14 @@ def _copy_model(artifact: Path, report: AccuracyReport, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in (manifest.FILE, read_manifest(artifact).model_file, golden.FILE):
         shutil.copyfile(artifact / name, folder / name)
-    (folder / proof.FILE).write_text(proof_json(report), encoding="utf-8")
+    (folder / proof.FILE).write_text(report_json(report), encoding="utf-8")
+
+
+def _sealed(model: Path, beside: Iterable[str]) -> str:
+    """Seal the model's folder; those in it first and by themselves, as a server may be given one of them."""
+    for name in beside:
+        write_seal(model / name)
+    return write_seal(model)
 
 
 def _copy_wheels(wheels: Path, lock: Path, folder: Path) -> None:
@@ -146,15 +156,16 @@ def _with_grpc(template: str) -> str:
     return text
 
 
-def _completed(template: str, base: BaseImage, labels: Mapping[str, str]) -> str:
-    """The Dockerfile with its base and, last, its labels: they change most often and hold no file.
+def _completed(template: str, base: BaseImage, labels: Mapping[str, str], seal: str) -> str:
+    """The Dockerfile with its base and, last, seal and labels: they change most often and hold no file.
 
-    All in one instruction, as each one costs the engine's classic builder a container.
+    All labels in one instruction, as each one costs the engine's classic builder a container.
     """
     if "\nARG BASE\n" not in template:
         raise AssertionError("the Dockerfile has no line ARG BASE")
     text = template.replace("\nARG BASE\n", f"\nARG BASE={base.tag}\n", 1)
-    return text + label_line(labels)
+    # As a variable, too: a server can read no label.
+    return text + f"ENV {VARIABLE}={seal}\n" + label_line({**labels, SEAL: seal})
 
 
 def label_line(labels: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from pipeline.hashing import Json, sha256_of_file, sha256_of_json
 from pipeline.image import is_present, read_image
 from pipeline.pending import CONTEXT, WORDS, Order, Pending, build_pending, show_context, write_pending
 from pipeline.variant import Variant
-from pipeline.workspace import Folder
+from pipeline.workspace import Folder, child
 from targets.device.files import SHARD
 
 
@@ -26,7 +26,10 @@ def defer(
     order = _order(to)
     written = _written(to, order, artifact, report, shard, others)
     context = written.path / CONTEXT
-    place = to.workspace.root / "context" / to.published_as
+    if not to.workspace.only_look:
+        # Whoever builds it elsewhere builds what is in it.
+        to.workspace.check(written.path)
+    place = child(to.workspace.root / "context", to.published_as)
     shown = place if to.workspace.only_look else show_context(context, place)
     try:
         built = _built(to, order, written)
@@ -72,6 +75,7 @@ def _written(
         "target": to.target.name,
         "max_drop": report.max_drop_points,
         "confidence": report.confidence,
+        "looks": report.gate_looks,
     }
     labels = {RECIPE_LABEL: sha256_of_json(to.recipe.model_dump(mode="json", by_alias=True))}
 
@@ -109,4 +113,6 @@ def context_of(
     to: Delivery, artifact: Artifact, report: AccuracyReport, shard: Folder, others: Sequence[Variant]
 ) -> Path:
     """The context alone, to be built on a device."""
-    return _written(to, _order(to), artifact, report, shard, others).path / CONTEXT
+    written = _written(to, _order(to), artifact, report, shard, others)
+    to.workspace.check(written.path)
+    return written.path / CONTEXT

@@ -8,13 +8,13 @@ from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge, Verdict
 from pipeline.data.dataset import Dataset
 from pipeline.hashing import sha256_of_file, sha256_of_folder, sha256_of_json
 from pipeline.image import is_present, read_image
-from pipeline.looks import look, looks_at
+from pipeline.looks import Look, look, look_if_judged
 from pipeline.progress import Progress
 from pipeline.publish import REPORT, is_published, keep_private, publish
 from pipeline.recipe import Recipe
 from pipeline.shipped import shipped
 from pipeline.variant import Variant
-from pipeline.workspace import Folder, Workspace
+from pipeline.workspace import Folder, Workspace, child
 from targets import device
 from targets.base import Target
 from targets.device.files import PREDICTIONS, SHARD
@@ -63,6 +63,7 @@ class Delivery:
                 # The image holds the reports, which are made of this margin and of the inputs above.
                 "max_drop": report.max_drop_points,
                 "confidence": report.confidence,
+                "looks": report.gate_looks,
             },
         )
         found = self.workspace.find(key)
@@ -84,7 +85,7 @@ class Delivery:
                 base_image=recipe.package.base_image,
                 grpc=recipe.package.grpc,
                 labels={RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))},
-                context=self.workspace.root / "context" / self.published_as,
+                context=child(self.workspace.root / "context", self.published_as),
                 judge=judge,
                 progress=self.progress,
                 folder=folder,
@@ -98,16 +99,14 @@ class Delivery:
         """Name of the folder with what came of this target."""
         return f"{self.recipe.name}-{self.recipe.version}-{self.target.name}"
 
-    def count_look(self, loaded: Folder, artifact: Artifact) -> int:
-        """How many different artifacts of this model the gate has judged, this one included."""
+    def count_look(self, loaded: Folder, artifact: Artifact) -> Look:
+        """The how-manieth artifact of this model it is that the gate judges."""
         # Before TensorRT 10.12 fp16 and fp32 are built from the same file, and answer differently.
         manifest = read_manifest(artifact.folder)
         judged = manifest.model_sha256 + ("" if self.target.gpu is None else f" {manifest.precision}")
-        names = {"model": loaded.digest, "gate": self.dataset.gate.fingerprint}
+        names = {"model": loaded.digest, "gate": self.dataset.gate.fingerprint, "artifact": judged}
         file = self.workspace.root / "looks.json"
-        if self.workspace.only_look:
-            return looks_at(file, **names)
-        return look(file, **names, artifact=judged)
+        return look_if_judged(file, **names) if self.workspace.only_look else look(file, **names)
 
     def publish(
         self,
@@ -124,7 +123,7 @@ class Delivery:
         root = self.workspace.root
         # What has not passed lies beside what has, so that no trial takes the place of a proven artifact.
         suffix = "" if report.verdict is Verdict.PASS else f".{report.verdict}"
-        destination = root / "artifacts" / f"{self.published_as}{suffix}"
+        destination = child(root / "artifacts", f"{self.published_as}{suffix}")
         files = _files_of(artifact, predictions)
         of_gate = shard.path / SHARD
         if not self.dataset.gate.is_personal or self.recipe.package.personal_images:

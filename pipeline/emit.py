@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline import __version__
+from pipeline.allotment import least_mib, limits_of
 from pipeline.container import PORT, RIGHTS
 from pipeline.context import CACHE, GRPC_PORT
 from pipeline.errors import RecipeError
-from targets.device.settings import MEBIBYTE, Settings
 
 # The Dockerfile's HEALTHCHECK, which podman does not read from an image of the OCI format.
 HEALTH_COMMAND = ("/opt/edge-deploy/bin/python", "-m", "targets.device", "healthcheck")
@@ -24,9 +24,6 @@ STOP_SECONDS = 10
 # Building an engine takes minutes, on a small module tens of them.
 START_OF_TENSORRT = "60m"
 RESTART_SECONDS = 2
-LEAST_MEMORY_MIB = 64
-# Of the memory, what the bodies of all requests held at a time may fill; the rest is the runtime's and the model's.
-SHARE_OF_BODIES = 4
 ENGINES = f"/{CACHE.relative_to('cache')}"
 REFERENCE = re.compile(r"[A-Za-z0-9][\w.:/@-]*", re.ASCII)
 ADDRESS = re.compile(r"[0-9.]+|\[[0-9A-Fa-f:.]+\]", re.ASCII)
@@ -64,8 +61,11 @@ class Service:
             raise RecipeError(
                 f"--grpc-port {self.grpc_port} is no port besides --port {self.port}: 1 to 65535, or 0 for none."
             )
-        if self.memory_mib < LEAST_MEMORY_MIB:
-            raise RecipeError(f"--memory {self.memory_mib}: at least {LEAST_MEMORY_MIB} MiB, or no runtime starts.")
+        least = least_mib(with_grpc=bool(self.grpc_port))
+        if self.memory_mib < least:
+            raise RecipeError(
+                f"--memory {self.memory_mib}: at least {least} MiB, or clients exhaust it; large models need more."
+            )
 
     @property
     def name(self) -> str:
@@ -86,8 +86,8 @@ class Service:
 
     @property
     def environment(self) -> dict[str, str]:
-        body = self.memory_mib // SHARE_OF_BODIES // Settings.max_waiting
-        return {"MAX_BODY_MIB": str(max(1, min(body, Settings.max_body_bytes // MEBIBYTE)))}
+        limits = limits_of(self.memory_mib, with_grpc=bool(self.grpc_port))
+        return {name: str(value) for name, value in limits.items()}
 
     @property
     def volumes(self) -> list[str]:

@@ -6,6 +6,8 @@ from targets.device.manifest import Manifest
 
 PREFIX = "dev.edge-deploy."
 OPEN_CONTAINER = "org.opencontainers.image."
+SEAL = PREFIX + "seal"
+"""The hash over all that a server reads of its model, see `targets.device.seal`."""
 
 
 def image_labels(
@@ -34,6 +36,8 @@ def image_labels(
         PREFIX + "expected-accuracy": _share(report.expected_accuracy),
         PREFIX + "drop-points": f"{report.drop_points:.3f}",
         PREFIX + "images": str(report.images),
+        PREFIX + "gate-looks": str(report.gate_looks),
+        PREFIX + "confidence": f"{report.confidence:.4f}",
         PREFIX + "instruction-set": report.instruction_set,
     }
     if safe is not None:

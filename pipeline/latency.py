@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from pydantic import ValidationError
 
 from pipeline.errors import CompressionError, RecipeError
 from pipeline.foreign_json import parse_json
+from pipeline.printable import on_one_line
+from pipeline.table_file import check_table, text_of
 
 SCHEMA = 1
 FILE = "table.json"
@@ -124,7 +127,8 @@ class LatencyTable:
         raw = parse_json(text)
         schema = raw.pop("schema")
         if schema != SCHEMA:
-            raise ValueError(f"schema {schema}, {SCHEMA} is known")
+            raise ValueError(f"schema {on_one_line(str(schema), longest=40)}, {SCHEMA} is known")
+        check_table(raw)
         raw["grid"] = {root: tuple(widths) for root, widths in raw["grid"].items()}
         raw["precisions"] = {name: _times(each) for name, each in raw["precisions"].items()}
         return cls(**raw)
@@ -133,15 +137,14 @@ class LatencyTable:
 def read_table(path: Path) -> LatencyTable:
     """A table that `deploy profile` has written, here or elsewhere; raises `RecipeError`."""
     try:
-        return LatencyTable.from_json(path.read_text(encoding="utf-8"))
+        return LatencyTable.from_json(text_of(path))
     except OSError as error:
         raise RecipeError(
             f"the latency table {path} cannot be read: {error.strerror}. `deploy profile` makes one."
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecipeError(
-            f"{path} is no latency table of this version ({type(error).__name__}: {error}). `deploy profile "
-            "--output FILE` makes one."
+            f"{path} is no latency table of this version ({_reason(error)}). `deploy profile --output FILE` makes one."
         ) from None
 
 
@@ -195,6 +198,15 @@ def _times(raw: Mapping[str, object]) -> Times:
     )
     rest = tuple(values.pop("rest"))  # type: ignore[arg-type, var-annotated]
     return Times(shapes=shapes, checks=checks, rest=(float(rest[0]), float(rest[1])), **values)  # type: ignore[arg-type]
+
+
+def _reason(error: Exception) -> str:
+    """In a line: a file with a thousand mistakes is named by its first."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return on_one_line(f"{place or 'all of it'}: {first['msg']}")
+    return on_one_line(f"{type(error).__name__}: {error}")
 
 
 def _bilinear(

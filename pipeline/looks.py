@@ -1,6 +1,7 @@
 """How often a gate set has been looked at: whoever tries often enough passes any test once by luck."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import WorkspaceError
@@ -23,14 +24,24 @@ def confidence_at(look: int, *, is_corrected: bool) -> float:
     return 1 - error / (look * (look + 1)) if is_corrected else CONFIDENCE
 
 
-def looks_text(looks: int, *, is_corrected: bool) -> str | None:
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One artifact among those that the same images have judged."""
+
+    number: int
+    """Of this one, in the order in which they were judged first: it stays the same however many follow."""
+    total: int
+
+
+def looks_text(look: Look, *, is_corrected: bool) -> str | None:
     """What many looks do to a proof, for the log; None for the first."""
+    looks = look.total
     if looks < 2:
         return None
     if is_corrected:
         return (
-            f"the gate's images have judged {looks} artifacts of this model; bounds are of "
-            f"{confidence_at(looks, is_corrected=True):.2%} confidence to make up for it"
+            f"the gate's images have judged {looks} artifacts of this model, this one as number {look.number}; its "
+            f"bounds are of {confidence_at(look.number, is_corrected=True):.2%} confidence to make up for it"
         )
     return (
         f"the gate's images have judged {looks} artifacts of this model: at a true drop of just the margin "
@@ -39,8 +50,8 @@ def looks_text(looks: int, *, is_corrected: bool) -> str | None:
     )
 
 
-def look(file: Path, *, model: str, gate: str, artifact: str) -> int:
-    """Record that `artifact` of `model` was judged on `gate` (all hashes); returns how many different ones were.
+def look(file: Path, *, model: str, gate: str, artifact: str) -> Look:
+    """Record that `artifact` of `model` was judged on `gate` (all hashes).
 
     Judging the same artifact again, with another margin for instance, is no further look.
     """
@@ -50,12 +61,14 @@ def look(file: Path, *, model: str, gate: str, artifact: str) -> int:
         judged.append(artifact)
         text = json.dumps({"schema": SCHEMA, "looks": looks}, indent=1, sort_keys=True)
         write_atomically(file, text + "\n")
-    return len(judged)
+    return Look(number=judged.index(artifact) + 1, total=len(judged))
 
 
-def looks_at(file: Path, *, model: str, gate: str) -> int:
-    """How many different artifacts of `model` were judged on `gate` so far."""
-    return len(_read(file).get(_key(model, gate), []))
+def look_if_judged(file: Path, *, model: str, gate: str, artifact: str) -> Look:
+    """What `look` would return, recording nothing."""
+    judged = _read(file).get(_key(model, gate), [])
+    order = judged if artifact in judged else [*judged, artifact]
+    return Look(number=order.index(artifact) + 1, total=len(order))
 
 
 def _key(model: str, gate: str) -> str:
@@ -73,7 +86,7 @@ def _read(file: Path) -> Looks:
         return {str(key): [str(artifact) for artifact in judged] for key, judged in raw["looks"].items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WorkspaceError(
             f"{file} is damaged ({error}). Remove it and run again: the looks at the gate are then counted anew."
         ) from None

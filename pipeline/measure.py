@@ -6,9 +6,9 @@ from pipeline.errors import CompileError, DataError
 from pipeline.predictions import Predictions, write_predictions
 from pipeline.progress import Progress
 from targets.device.files import PREDICTIONS
+from targets.device.image_files import ImageError
 from targets.device.manifest import Manifest, ManifestError, read_manifest
 from targets.device.measure import MeasureError, Session, measure
-from targets.device.preprocess import ImageError
 from targets.device.sessions import SessionError
 from targets.device.shard import Shard, ShardError
 from targets.runtimes.stand_in import open_here

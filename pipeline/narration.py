@@ -103,6 +103,8 @@ def verdict_text(report: AccuracyReport) -> str:
         f"drop {report.drop_points:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}] "
         f"({report.lost} lost, {report.won} won), {report.max_drop_points:g} allowed"
     )
+    if report.gate_looks > 1:
+        figures += f"; number {report.gate_looks} of this model's artifacts that these images judge"
     lower, upper = report.drop_bounds_points
     if report.verdict is Verdict.PASS:
         return f"pass: {figures}; upper bound {upper:+.2f}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.artifacts import AccuracyReport, Verdict
 from pipeline.foreign_json import parse_json
+from pipeline.hashing import sha256_of_file
 from pipeline.workspace import write_atomically
 from targets.device import proof
 from targets.device.files import SHARD
@@ -28,7 +29,7 @@ def publish(
     """
     if _has(destination, files, reports):
         for name, report in reports.items():
-            if (destination / name).read_text() != report_json(report):
+            if (destination / name).read_bytes() != report_json(report).encode():
                 write_atomically(destination / name, report_json(report))
         return
     fresh, stale = scratch / f"{destination.name}.new", scratch / f"{destination.name}.old"
@@ -69,7 +70,7 @@ def shard_of(published: Path) -> Path:
 def is_published(destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport]) -> bool:
     """Whether `destination` holds just this already."""
     return _has(destination, files, reports) and all(
-        (destination / name).read_text() == report_json(report) for name, report in reports.items()
+        (destination / name).read_bytes() == report_json(report).encode() for name, report in reports.items()
     )
 
 
@@ -86,15 +87,8 @@ def unproven_text(published: Path) -> str | None:
 
 
 def report_json(report: AccuracyReport) -> str:
-    """The report as the text of `report.json`."""
+    """The report as the text of `report.json`, here and in an image."""
     return json.dumps(asdict(report), indent=2, sort_keys=True) + "\n"
-
-
-def proof_json(report: AccuracyReport) -> str:
-    """The report as it travels in an image; the same build may have been looked at more often the next time."""
-    facts = asdict(report)
-    del facts["gate_looks"]
-    return json.dumps(facts, indent=2, sort_keys=True) + "\n"
 
 
 def _private(published: Path) -> Path:
@@ -110,8 +104,8 @@ def _has(destination: Path, files: Mapping[str, Path], reports: Mapping[str, Acc
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Size and time: `copy2` keeps both, and the workspace's files never change."""
-    if not other.is_file():
+    """By content: size and time can be put back by whoever, or whatever, has changed a file."""
+    try:
+        return one.stat().st_size == other.stat().st_size and sha256_of_file(one) == sha256_of_file(other)
+    except OSError:
         return False
-    left, right = one.stat(), other.stat()
-    return (left.st_size, left.st_mtime_ns) == (right.st_size, right.st_mtime_ns)

@@ -34,6 +34,9 @@ class PreprocessingRecipe(Section):
     std: tuple[Finite, Finite, Finite] | None = None
     color: Literal["rgb", "bgr"] | None = None
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    reduced_jpeg: Annotated[bool, Field(description="false: JPEGs are decoded at full size, then resized")] | None = (
+        None
+    )
 
     @model_validator(mode="after")
     def _of_pixels_from_0_to_1(self) -> Self:

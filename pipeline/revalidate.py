@@ -12,8 +12,8 @@ from pipeline.progress import Progress
 from pipeline.subject import Subject
 from pipeline.validate import Accuracy, Terms, accuracy_of, judge_with
 from targets.device.files import PREDICTIONS
+from targets.device.image_files import ImageError
 from targets.device.measure import MeasureError, measure
-from targets.device.preprocess import ImageError
 
 
 def validate(subject: Subject, shard: Path, *, terms: Terms, progress: Progress) -> AccuracyReport:

@@ -105,7 +105,9 @@ class TargetSummary(Part):
     worst_class: str | None = Field(description="the class that loses most")
     worst_class_drop_points: float | None
     groups: list[GroupSummary] | None = Field(description="null where the data set names none")
-    gate_looks: int | None = Field(description="different artifacts of this model that this gate set has judged")
+    gate_looks: int | None = Field(
+        description="artifacts of this model that these images had judged when they judged this one, itself included"
+    )
     precision: Precision | None
     reason: str | None = Field(description="why this precision was chosen")
     float_latency_ms: float | None = Field(

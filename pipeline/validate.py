@@ -43,7 +43,7 @@ class Terms:
     max_drop: float
     """Points of top-1."""
     gate_looks: int
-    """How many artifacts of this model the gate has judged, this one included."""
+    """As in `AccuracyReport`."""
     confidence: float = CONFIDENCE
     """Of the one-sided bounds, see `pipeline.looks.confidence_at`."""
     expected_accuracy: float | None = None

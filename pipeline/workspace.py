@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -23,6 +24,7 @@ from pipeline.continuation import STATE, Continuation, progress_of
 from pipeline.errors import WorkspaceError
 from pipeline.hashing import Json, sha256_of_json
 from pipeline.integrity import FileRecord, check_files, digest_of, from_json, records_of, to_json
+from pipeline.printable import on_one_line
 from pipeline.progress import Progress, Silent
 from pipeline.sources import sources_digest
 
@@ -31,6 +33,7 @@ RECORD = "stage.json"
 # What differs between two runs of the same work: kept, but no part of a stage's digest.
 TIMINGS = "timings.json"
 TRAINING = "training"
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,13 @@ class Workspace:
         """`progress` is told of damaged stages that are made anew."""
         self.root = root
         self.only_look = only_look
+        self.is_read_only = False
+        """Whether it is only looked at because it cannot be written."""
         self._progress = progress or Silent()
+        self._places: dict[str, Path] = {}
+        """Of the finished stages that were found, by their digests."""
+        self.before_work: Callable[[], None] | None = None
+        """Called once, before the first stage but `package` that is not done already."""
 
     def looking(self) -> "Workspace":
         """The same workspace, in which nothing is done: work that is missing raises `NotDone`."""
@@ -131,12 +140,14 @@ class Workspace:
         except WorkspaceError as error:
             self._progress.line(f"{path} is damaged: {error}. Stage {key.stage} is done again")
             return None
+        self._places[record.digest] = path
         return Folder(path=path, digest=record.digest, seconds=record.seconds, was_cached=True)
 
     def check(self, *files: Path) -> None:
-        """Hash the stages' files that are about to leave the workspace, and all that was made with them.
+        """Hash the stages' files that are judged or leave the workspace, and all that was made with them.
 
-        Raises `WorkspaceError` for one that is not what was written; its stage is done again the next time.
+        Looking at size and time, as `find` does, is not enough for that. Raises `WorkspaceError` for one that is not
+        what was written; its stage is done again the next time.
         """
         folders = {self.root / Path(*file.relative_to(self.root).parts[:2]) for file in files}
         for folder in sorted(folders):
@@ -158,7 +169,12 @@ class Workspace:
             shutil.rmtree(self.path(key), ignore_errors=True)
         epochs_done, earlier = progress_of(self._training(key))
         if self.only_look:
-            raise NotDone(key.stage, epochs_done=epochs_done)
+            raise self._not_done(key.stage, epochs_done)
+        if self.before_work is not None and key.stage != "package":
+            look, self.before_work = self.before_work, None
+            look()
+        # Work of minutes is about to be built upon them.
+        self.check(*(self._places[digest] for digest in key.inputs.values() if digest in self._places))
         started = time.monotonic()
         with _disk_errors(self.root):
             working = self._working_folder(key)
@@ -179,16 +195,35 @@ class Workspace:
     def forget(self, key: StageKey) -> None:
         """Remove a finished folder whose result is no longer there, such as an image the engine has lost."""
         if self.only_look:
-            raise NotDone(key.stage)
+            raise self._not_done(key.stage, 0)
         shutil.rmtree(self.path(key), ignore_errors=True)
+
+    def _not_done(self, stage: str, epochs_done: int) -> Exception:
+        if not self.is_read_only:
+            return NotDone(stage, epochs_done=epochs_done)
+        return WorkspaceError(
+            f"stage {stage} is still to be done, and the workspace {self.root} cannot be written. Make it writable, "
+            "or name another with --workspace."
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the workspace for one process; left-overs of killed ones are removed."""
         with _disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            (self.root / ".gitignore").write_text("*\n")
-            lock = (self.root / "lock").open("a+")
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                (self.root / ".gitignore").write_text("*\n")
+                lock = (self.root / "lock").open("a+")
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES) or not self.root.is_dir():
+                    raise
+                # Nobody else who uses it can change it either, so there is nothing to lock.
+                self.only_look = self.is_read_only = True
+                self._progress.line(
+                    f"note: {self.root} cannot be written ({error.strerror}): only what is done is used"
+                )
+                yield
+                return
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -237,6 +272,18 @@ class Workspace:
         _sync(destination.parent)
 
 
+def child(folder: Path, name: str) -> Path:
+    """`folder`/`name`, where the name is that of one thing in it; raises `WorkspaceError` for a way out of it.
+
+    Whatever is parsed has its names checked; this holds where a check was forgotten, before anything is replaced.
+    """
+    if not PLAIN.fullmatch(name):
+        raise WorkspaceError(
+            f"{on_one_line(name)!r} cannot be the name of a folder in {folder}: letters, digits, . _ and - are."
+        )
+    return folder / name
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` so that a reader sees the old or the new content, never a part."""
     with _disk_errors(path.parent):
@@ -269,6 +316,11 @@ def _disk_errors(root: Path) -> Iterator[None]:
             raise WorkspaceError(
                 f"the workspace {root} cannot be a folder: {error.strerror} ({error.filename}). Name another with "
                 "--workspace."
+            ) from None
+        if error.errno == errno.EISDIR:
+            raise WorkspaceError(
+                f"{error.filename2 or error.filename} is a folder, where the workspace {root} keeps a file. Remove "
+                "it, or name another workspace with --workspace."
             ) from None
         if error.errno in (errno.EROFS, errno.EACCES) and str(error.filename or "").startswith(str(root)):
             raise WorkspaceError(f"{error.filename} cannot be written: {error.strerror}. Use --workspace.") from None

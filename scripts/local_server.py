@@ -3,6 +3,7 @@
 import http.client
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -23,7 +24,13 @@ def free_port() -> int:
 
 @contextmanager
 def started(
-    command: Sequence[str], *, port: int, log: Path, settings: Mapping[str, str], folder: Path = ROOT
+    command: Sequence[str],
+    *,
+    port: int,
+    log: Path,
+    settings: Mapping[str, str],
+    folder: Path = ROOT,
+    is_tls: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server that is ready by `GET /v2/health/ready`; ended when this is left."""
     with (
@@ -33,7 +40,7 @@ def started(
         ) as process,
     ):
         try:
-            wait_until_ready(process, port, log)
+            wait_until_ready(process, port, log, is_tls=is_tls)
             yield process
         finally:
             process.terminate()
@@ -45,7 +52,7 @@ def started(
 
 @contextmanager
 def own_server(
-    artifact: Path, *, port: int, log: Path, extra: Mapping[str, str] | None = None
+    artifact: Path, *, port: int, log: Path, extra: Mapping[str, str] | None = None, is_tls: bool = False
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Our server of an artifact folder, as it runs in the image; `extra` settings are its environment's."""
     settings = {
@@ -58,14 +65,17 @@ def own_server(
         **(extra or {}),
     }
     command = [sys.executable, "-m", "targets.device", "serve"]
-    with started(command, port=port, log=log, settings=settings) as process:
+    with started(command, port=port, log=log, settings=settings, is_tls=is_tls) as process:
         yield process
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path, *, is_tls: bool) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         connection = http.client.HTTPConnection(HOST, port, timeout=5)
+        if is_tls:
+            # The certificate is the script's own, made for this run.
+            connection = http.client.HTTPSConnection(HOST, port, timeout=5, context=ssl._create_unverified_context())
         try:
             connection.request("GET", "/v2/health/ready")
             if connection.getresponse().status == 200:

@@ -18,7 +18,8 @@ from pipeline.data.defaults import usual_preprocessing
 from pipeline.microbatches import micro_batches
 from pipeline.published import published
 from pipeline.resnet import ResNet, build_resnet
-from targets.device.preprocess import Preprocessing, decode, preprocess
+from targets.device.image_files import decode
+from targets.device.preprocess import Preprocessing, preprocess
 
 CLASSES = 10
 PATTERN, NOISE = 70.0, 25.0
@@ -60,7 +61,9 @@ def _jpeg(pattern: Image.Image, rng: np.random.Generator) -> bytes:
 
 
 def _inputs(files: list[bytes], preprocessing: Preprocessing) -> Tensor:
-    return torch.from_numpy(np.stack([preprocess(decode(file), preprocessing) for file in files]))
+    return torch.from_numpy(
+        np.stack([preprocess(decode(file, shorter_side=preprocessing.shorter_side), preprocessing) for file in files])
+    )
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ from targets.gpu import Gpu, read_gpu
 from targets.tables import check_keys, one_of, text, texts, whole
 
 CATALOGUE = Path(__file__).parent / "catalogue"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Of a target: it is a part of folders' names, and of an image's tag."""
 ALIASES, REFUSED = CATALOGUE / "aliases.toml", CATALOGUE / "refused.toml"
 
 
@@ -117,7 +119,7 @@ def read_target(path: Path) -> Target:
     check_keys(path, raw, known=[field.name for field in fields(Target)], optional=("name", "gpu"))
     try:
         target = Target(
-            name=text({"name": path.stem, **raw}, "name"),
+            name=text({"name": path.stem, **raw}, "name", NAME, like="line-3"),
             description=text(raw, "description"),
             platform=one_of(raw["platform"], ("linux/amd64", "linux/arm64")),
             runtime=one_of(raw["runtime"], ("onnxruntime", "tensorrt")),
@@ -140,8 +142,17 @@ def read_target(path: Path) -> Target:
 def _check_runtime(target: Target) -> None:
     """Raise `ValueError` where runtime, dialect, GPU and precisions contradict each other."""
     for_tensorrt = target.runtime == "tensorrt"
+    if not target.precisions:
+        raise ValueError("precisions = [] leaves nothing to run; the usual is ['fp32', 'int8']")
+    if not target.provable_at:
+        raise ValueError("provable_at = [] leaves no place to prove anything; 'image' is usual")
+    for field in (target.precisions, target.provable_at, target.instruction_sets):
+        if len(set(field)) != len(field):
+            raise ValueError(f"{', '.join(field)} names something twice")
     if for_tensorrt != (target.gpu is not None):
         raise ValueError(f'runtime = "{target.runtime}", but {"no" if for_tensorrt else "a"} table [gpu]')
+    if target.gpu is None and not target.instruction_sets:
+        raise ValueError("instruction_sets = [] leaves no CPU that it could run on")
     if for_tensorrt != (target.dialect is Dialect.TENSORRT):
         raise ValueError(f'dialect = "{target.dialect}" is not one that the runtime "{target.runtime}" reads')
     if target.gpu is not None and not target.gpu.int8 and Precision.INT8 in target.precisions:

@@ -1,7 +1,9 @@
 """A tiny real ResNet and its checkpoint, real data where it is present, the Docker engine with an image, a browser."""
 
+import functools
 import gc
 import os
+import re
 import subprocess
 import time
 import uuid
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from docker.errors import APIError
 from status_server import StatusServer, status_server, wait_for_word
 from tiny_package import Packaged, write_tiny_package
 from torch import nn
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.bases import known_bases
@@ -34,6 +38,27 @@ from pipeline.resnet import build_resnet
 from targets.base import Target, find_target
 
 REPOSITORY = Path(__file__).parent.parent
+# Of files that use what there is one of on a machine: the Docker engine, its network, the browser.
+SHARED = re.compile(
+    r"pytest\.mark\.docker|\b(engine: Engine|packaged: Packaged|browser: Chromium|shown: Page|page: Page)\b"
+)
+
+
+class OneAtATime(LoadScopeScheduling):  # type: ignore[misc]
+    """Under `-n`: a file's tests stay in one process, and so do all files that use what there is one of."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return _scope_of(file)
+
+
+@functools.cache
+def _scope_of(file: str) -> str:
+    return "shared" if SHARED.search((REPOSITORY / file).read_text(encoding="utf-8")) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAtATime:
+    return OneAtATime(config, log)
 
 
 @pytest.fixture(scope="session")

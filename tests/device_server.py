@@ -211,10 +211,14 @@ def http_request(body: bytes, *headers: str, path: str = INFER) -> bytes:
 
 def answer_of(connection: socket.socket) -> tuple[int, dict[str, Any]]:
     """Status and JSON of the next answer."""
-    with connection.makefile("rb") as stream:
+    # Unbuffered: what comes behind this answer is the next one's.
+    with connection.makefile("rb", buffering=0) as stream:
         status = int(stream.readline().split(b" ")[1])
         length = 0
         while (line := stream.readline().strip()) != b"":
             name, _, value = line.partition(b":")
             length = int(value) if name.lower() == b"content-length" else length
-        return status, json.loads(stream.read(length)) if length else {}
+        body = b""
+        while len(body) < length and (part := stream.read(length - len(body))):
+            body += part
+        return status, json.loads(body) if length else {}

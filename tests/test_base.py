@@ -125,6 +125,14 @@ def test_a_missing_file_is_named() -> None:
         pytest.param(CPU.replace('["fp32", "int8"]', '"fp32"'), "precisions = 'fp32' is not a list", id="no-list"),
         pytest.param(CPU.replace('runtime = "onnxruntime"', 'runtime = "tensorrt"'), "no table", id="runtime"),
         pytest.param("name = 5\n" + CPU, "name = 5 is not a text", id="name"),
+        *(
+            pytest.param(f"name = {name!r}\n" + CPU, "name = .* is not a text like 'line-3'", id=f"name {name}")
+            for name in ("../../../victim", "/tmp/victim", "a/b", "..", ".hidden", "a b", "", "a" * 65, "-x", "é")
+        ),
+        pytest.param('name = "a\\u0000b"\n' + CPU, "is not a text like", id="name with a zero"),
+        pytest.param('name = "a\\n"\n' + CPU, "is not a text like", id="name with a newline"),
+        pytest.param(CPU.replace('["fp32", "int8"]', "[]"), r"precisions = \[\] leaves nothing", id="no precision"),
+        pytest.param(CPU.replace('["fp32", "int8"]', '["int8", "int8"]'), "twice", id="a precision twice"),
     ],
 )
 def test_wrong_files_are_refused_with_their_mistake(tmp_path: Path, text: str, said: str) -> None:

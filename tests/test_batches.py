@@ -13,7 +13,8 @@ from torch import Tensor
 from pipeline.data.batches import Batches, augmented, photo_by_photo
 from pipeline.data.images import ImageSet
 from pipeline.errors import DataError
-from targets.device.preprocess import Preprocessing, decode, preprocess
+from targets.device.image_files import decode
+from targets.device.preprocess import Preprocessing, preprocess
 
 PLAIN = Preprocessing(resize=None, crop=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 

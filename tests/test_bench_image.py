@@ -84,9 +84,9 @@ def test_an_image_measures_itself_on_its_device(engine: Engine, packaged: Packag
 
 @pytest.mark.docker
 def test_more_clients_than_the_server_holds_are_told_so(engine: Engine, packaged: Packaged) -> None:
-    """An image with room for one request: how many meet at the usual sixteen depends on the machine."""
+    """An image with room for one request, which waits for others: how many meet otherwise depends on the machine."""
     container = engine.client.containers.create(packaged.image.id)
-    narrow = container.commit(changes="ENV MAX_WAITING=1")
+    narrow = container.commit(changes="ENV MAX_WAITING=1 BATCH_IMAGES=4 BATCH_DELAY_MS=50")
     container.remove()
     try:
         with pytest.raises(PackageError, match="requests are being answered already"):

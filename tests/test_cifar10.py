@@ -15,7 +15,7 @@ from pipeline.data.cifar10 import FILES, open_cifar10
 from pipeline.data.dataset import open_dataset
 from pipeline.data.index import Index
 from pipeline.errors import DataError
-from targets.device.preprocess import decode
+from targets.device.image_files import decode
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNT = 20

@@ -30,6 +30,9 @@ class Paths:
         self.admitted += 1
         request.is_admitted = True
 
+    def enter(self, request: Request) -> None:
+        pass
+
     def release(self, request: Request) -> None:
         self.admitted -= request.is_admitted
         request.is_admitted = False

@@ -17,7 +17,11 @@ class Seat:
     def __init__(self, deadline: float = 1e12, *, is_idle: bool = True) -> None:
         self.deadline = deadline
         self.is_idle = is_idle
+        self.is_arriving, self.arriving_since = False, 0.0
         self.calls: list[str] = []
+
+    def postpone(self, seconds: float) -> None:
+        self.deadline += seconds
 
     def on_deadline(self) -> None:
         self.calls.append("deadline")

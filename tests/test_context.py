@@ -1,5 +1,6 @@
 """The build context: the same bytes for the same input, and nothing of the machine it was written on."""
 
+import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.engine import FIXED_TIME
 from pipeline.shipped import shipped
 from targets.device.manifest import read_manifest
 from targets.device.proof import read_proof
+from targets.device.seal import FILE
 from targets.device.variant import FOLDER
 
 BASE = BaseImage(tag="some-base:1", platform="linux/amd64", python="3.11")
@@ -92,8 +94,13 @@ def test_a_variant_lies_beside_its_model(tiny: TinyPackage, wheels: Path, tmp_pa
     )
     both = contents(tmp_path / "both")
     added = f"{MODEL}/saturation_safe"
-    assert both.keys() - plain.keys() == {added, f"{added}/report.json", *(f"{added}/{name}" for name in NAMES)}
-    assert {name: both[name] for name in plain} == plain
+    names = ("report.json", FILE, *NAMES)
+    assert both.keys() - plain.keys() == {added, *(f"{added}/{name}" for name in names)}
+    sealed = {"Dockerfile", f"{MODEL}/{FILE}"}
+    assert {name: both[name] for name in plain.keys() - sealed} == {
+        name: plain[name] for name in plain.keys() - sealed
+    }
+    assert all(both[name] != plain[name] for name in sealed)
     for name in NAMES:
         assert both[f"{added}/{name}"][0] == (safe.folder / name).read_bytes()
 
@@ -125,6 +132,7 @@ def test_it_holds_what_the_image_is_made_of_and_no_more(tiny: TinyPackage, wheel
         f"{MODEL}/model.onnx",
         f"{MODEL}/golden.npz",
         f"{MODEL}/report.json",
+        f"{MODEL}/{FILE}",
     }
     assert (context / MODEL / "model.onnx").read_bytes() == (tiny.folder / "model.onnx").read_bytes()
 
@@ -136,17 +144,25 @@ def test_the_device_reads_the_very_report(tiny: TinyPackage, wheels: Path, tmp_p
     assert {field: getattr(tiny.report, field) for field in asdict(proof)} == asdict(proof)
 
 
-def test_another_look_at_the_same_artifact_changes_nothing(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
-    again = replace(tiny, report=replace(tiny.report, gate_looks=tiny.report.gate_looks + 1))
-    assert contents(written(tmp_path / "a", again, wheels)) == contents(written(tmp_path / "b", tiny, wheels))
+def test_the_image_says_the_how_manieth_artifact_it_is_that_the_gate_judged(
+    tiny: TinyPackage, wheels: Path, tmp_path: Path
+) -> None:
+    again = replace(tiny, report=replace(tiny.report, gate_looks=7))
+    folder = written(tmp_path / "a", again, wheels) / MODEL
+    proof = read_proof(folder, read_manifest(folder))
+    assert proof is not None
+    assert proof.gate_looks == 7
 
 
 def test_the_dockerfile_names_its_base_and_ends_in_sorted_labels(
     tiny: TinyPackage, wheels: Path, tmp_path: Path
 ) -> None:
-    text = (written(tmp_path / "context", tiny, wheels) / "Dockerfile").read_text()
+    context = written(tmp_path / "context", tiny, wheels)
+    text = (context / "Dockerfile").read_text()
+    seal = json.loads((context / MODEL / FILE).read_text())["seal"]
     assert "\nARG BASE=some-base:1\n" in text
-    assert text.endswith('COPY model /\nLABEL a.first="2" z.last="1"\n')
+    labels = f'LABEL a.first="2" dev.edge-deploy.seal="{seal}" z.last="1"'
+    assert text.endswith(f"COPY model /\nENV MODEL_SEAL={seal}\n{labels}\n")
 
 
 @pytest.mark.parametrize("grpc", [False, True])
@@ -172,7 +188,7 @@ def test_an_image_listens_for_grpc_where_it_has_it(
 
 def test_a_labels_value_is_meant_word_for_word(tiny: TinyPackage, wheels: Path, tmp_path: Path) -> None:
     context = written(tmp_path / "context", tiny, wheels, {"said": 'a "quoted" $HOME \\ naïve'})
-    assert (context / "Dockerfile").read_text().endswith('LABEL said="a \\"quoted\\" \\$HOME \\\\ naïve"\n')
+    assert (context / "Dockerfile").read_text().endswith(' said="a \\"quoted\\" \\$HOME \\\\ naïve"\n')
 
 
 @pytest.mark.parametrize("name", DOCKERFILES.values())

@@ -214,11 +214,25 @@ def test_what_the_recipe_leaves_out_is_assumed_and_said() -> None:
     assert any("0.485" in text for text in assumed)
 
     given = PreprocessingRecipe(
-        resize=40, crop=36, mean=(0, 0, 0), std=(1, 1, 1), color="bgr", interpolation="bicubic"
+        resize=40, crop=36, mean=(0, 0, 0), std=(1, 1, 1), color="bgr", interpolation="bicubic", reduced_jpeg=False
     )
     settled, assumed = preprocessing_from(given, family="torchvision")
     assert settled == Preprocessing(40, (36, 36), (0, 0, 0), (1, 1, 1), "bgr", "bicubic")
     assert assumed == ()
+
+
+def test_jpegs_are_reduced_where_there_is_a_resize_and_nobody_forbids_it() -> None:
+    settled, assumed = preprocessing_from(PreprocessingRecipe(), family="torchvision")
+    assert settled.shorter_side == 256
+    assert any("reduced_jpeg" in text for text in assumed)
+    settled, assumed = preprocessing_from(PreprocessingRecipe(reduced_jpeg=False), family="torchvision")
+    assert settled.shorter_side is None
+    assert not any("reduced_jpeg" in text for text in assumed)
+    settled, _ = preprocessing_from(PreprocessingRecipe(), family="custom")
+    assert (settled.resize, settled.reduced_jpeg) == (None, False)
+    # What artifacts of before say.
+    before = {name: value for name, value in settled.to_dict().items() if name != "reduced_jpeg"}
+    assert Preprocessing.from_dict({**before, "resize": 256}).shorter_side is None
 
 
 def test_a_given_crop_or_resize_sets_the_other_in_proportion() -> None:
@@ -234,7 +248,7 @@ def test_a_given_crop_or_resize_sets_the_other_in_proportion() -> None:
 
 
 def test_preprocessing_stored_with_the_weights_comes_before_the_familys() -> None:
-    stored = Preprocessing(resize=36, crop=(32, 32), mean=(0.1, 0.1, 0.1), std=(0.2, 0.2, 0.2), color="bgr")
+    stored = Preprocessing(36, (32, 32), (0.1, 0.1, 0.1), (0.2, 0.2, 0.2), color="bgr", reduced_jpeg=True)
     settled, assumed = preprocessing_from(PreprocessingRecipe(), family="cifar", stored=stored)
     assert (settled, assumed) == (stored, ())
     settled, assumed = preprocessing_from(PreprocessingRecipe(color="rgb"), family="cifar", stored=stored)

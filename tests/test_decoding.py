@@ -13,7 +13,8 @@ from tiny_trained import Recorded
 from pipeline.data.decoding import check_images, decoded, stacked
 from pipeline.data.images import ImageSet
 from pipeline.errors import DataError
-from targets.device.preprocess import Preprocessing, crop_pixels, decode
+from targets.device.image_files import decode
+from targets.device.preprocess import Preprocessing, crop_pixels
 
 WHOLE = Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 CROPPED = Preprocessing(resize=8, crop=(6, 6), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.data.dataset import open_dataset
 from pipeline.data.digits import open_digits
 from pipeline.errors import DataError
-from targets.device.preprocess import decode
+from targets.device.image_files import decode
 
 
 def test_800_of_1797_are_the_gates_in_proportion() -> None:

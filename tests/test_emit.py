@@ -171,17 +171,21 @@ def test_the_health_check_is_the_dockerfiles() -> None:
     ],
 )
 def test_a_name_without_a_registry_is_never_fetched_from_a_public_one(image: str, name: str, pull: str) -> None:
-    service = Service(image=image, address="127.0.0.1", port=1, memory_mib=64)
+    service = Service(image=image, address="127.0.0.1", port=1, memory_mib=96)
     assert service.name == name
     assert compose_settings(service)["pull_policy"] == pull
     assert section(emit(service, Form.QUADLET), "Container")["Pull"] == [pull]
     assert f"--pull {pull} " in emit(service, Form.SYSTEMD).replace("\\\n", "")
 
 
-@pytest.mark.parametrize(("memory_mib", "body"), [(64, "1"), (512, "8"), (4096, "64"), (65536, "64")])
-def test_bodies_of_waiting_requests_fit_in_the_memory(memory_mib: int, body: str) -> None:
+@pytest.mark.parametrize(
+    ("memory_mib", "limits"),
+    [(96, (1, 1, 8, 4, 64)), (128, (1, 3, 16, 8, 128)), (512, (7, 24, 16, 56, 896)), (65536, (64, 64, 16, 64, 1024))],
+)
+def test_what_clients_may_take_fits_in_the_memory(memory_mib: int, limits: tuple[int, ...]) -> None:
     service = Service(image=IMAGE, address="127.0.0.1", port=1, memory_mib=memory_mib)
-    assert compose_settings(service)["environment"] == {"MAX_BODY_MIB": body}
+    names = ("MAX_BODY_MIB", "MAX_IMAGE_MIPIXELS", "MAX_WAITING", "MAX_HELD_MIB", "MAX_CONNECTIONS")
+    assert compose_settings(service)["environment"] == dict(zip(names, map(str, limits), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -192,11 +196,12 @@ def test_bodies_of_waiting_requests_fit_in_the_memory(memory_mib: int, body: str
         pytest.param({"address": "everywhere"}, "--address everywhere is no address", id="address"),
         pytest.param({"port": 0}, "--port 0 is no port", id="port"),
         pytest.param({"port": 65536}, "--port 65536 is no port", id="port too high"),
-        pytest.param({"memory_mib": 63}, "at least 64 MiB", id="memory"),
+        pytest.param({"memory_mib": 95}, "at least 96 MiB", id="memory"),
+        pytest.param({"memory_mib": 111, "grpc_port": 2}, "at least 112 MiB", id="memory of gRPC"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
-    given: dict[str, Any] = {"image": IMAGE, "address": "[::1]", "port": 1, "memory_mib": 64, **changes}
+    given: dict[str, Any] = {"image": IMAGE, "address": "[::1]", "port": 1, "memory_mib": 112, **changes}
     with pytest.raises(RecipeError, match=re.escape(message)):
         Service(**given)
 

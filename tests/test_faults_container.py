@@ -1,8 +1,12 @@
 """Containers as they are deployed: killed for memory and started anew, and without room on any disk."""
 
+import json
 import socket
+import struct
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,25 +14,29 @@ import pytest
 from device_server import answer_of, http_request
 from docker.models.containers import Container
 from faults import GOOD, eventually
+from image_bombs import large, plain, scans
 from tiny_package import Packaged
 
 from pipeline.container import OWNER, PORT, RIGHTS, owner, remove
 from pipeline.engine import Engine
 from targets.device.healthcheck import is_ready
+from targets.device.protocol import LENGTH_HEADER
 
 pytestmark = pytest.mark.docker
 READY_SECONDS = 60.0
 
 
 @contextmanager
-def deployed(engine: Engine, image: str, **options: Any) -> Iterator[tuple[Container, int]]:
+def deployed(engine: Engine, image: str, *, is_tls: bool = False, **options: Any) -> Iterator[tuple[Container, int]]:
     """A container with the rights that every one of ours has, and the port of its server; ready."""
     name = f"edge-deploy-{uuid.uuid4().hex[:12]}"
     try:
         given: dict[str, Any] = {**RIGHTS, **options, "ports": {PORT: ("127.0.0.1", None)}}
         container = engine.client.containers.create(image, name=name, labels={OWNER: owner()}, **given)
         container.start()
-        assert eventually(lambda: port_of(container) > 0 and is_ready(port_of(container)), READY_SECONDS)
+        assert eventually(
+            lambda: port_of(container) > 0 and is_ready(port_of(container), is_tls=is_tls), READY_SECONDS
+        )
         yield container, port_of(container)
     finally:
         remove(engine, name)
@@ -47,7 +55,7 @@ def status_of_good(port: int) -> int:
 
 
 def test_a_container_killed_for_its_memory_comes_back_and_answers(engine: Engine, packaged: Packaged) -> None:
-    options = {"mem_limit": "160m", "memswap_limit": "160m", "restart_policy": {"Name": "always"}}
+    options: dict[str, Any] = {"mem_limit": "160m", "memswap_limit": "160m", "restart_policy": {"Name": "always"}}
     with deployed(engine, packaged.image.tag, **options) as (container, port):
         assert status_of_good(port) == 200
         clients = []
@@ -71,6 +79,51 @@ def test_a_container_killed_for_its_memory_comes_back_and_answers(engine: Engine
         assert eventually(has_restarted, READY_SECONDS)
         assert eventually(lambda: port_of(container) > 0 and is_ready(port_of(container)), READY_SECONDS)
         assert status_of_good(port_of(container)) == 200
+
+
+def files_request(*files: bytes) -> bytes:
+    """The files as they are, behind the JSON."""
+    tail = b"".join(struct.pack("<I", len(file)) + file for file in files)
+    entry = {"name": "encoded", "datatype": "BYTES", "shape": [len(files)]}
+    header = json.dumps({"inputs": [{**entry, "parameters": {"binary_data_size": len(tail)}}]}).encode()
+    return http_request(header + tail, f"{LENGTH_HEADER}: {len(header)}")
+
+
+def sent(port: int, request: bytes) -> tuple[int, str]:
+    with socket.create_connection(("127.0.0.1", port), 60) as client:
+        client.sendall(request)
+        status, answer = answer_of(client)
+        return status, str(answer.get("error", ""))
+
+
+BOMBS: dict[str, tuple[Callable[[], list[bytes]], int, str]] = {
+    "RGBA": (lambda: [large("RGBA")], 400, "decoding it takes 512 MiB, at most 256 are given"),
+    "palette": (lambda: [large("P")], 400, "decoding it takes 320 MiB"),
+    "16 bits": (lambda: [large("I;16")], 400, "decoding it takes 384 MiB"),
+    "scans": (lambda: [scans(20_000)], 400, "takes too long to decode"),
+    "64 of 16 bits": (lambda: [large("I;16", 3000)] * 64, 413, "take too long to decode together"),
+    "text": (lambda: [plain(3000)], 400, "takes too long to decode"),
+}
+
+
+def test_no_image_takes_the_memory_or_the_time_of_a_container(engine: Engine, packaged: Packaged) -> None:
+    options: dict[str, Any] = {"mem_limit": "512m", "memswap_limit": "512m", "environment": {"INSTANCES": "2"}}
+    with deployed(engine, packaged.image.tag, **options) as (container, port):
+        for made, expected, reason in BOMBS.values():
+            start = time.monotonic()
+            status, error = sent(port, files_request(*made()))
+            assert (status, reason in error) == (expected, True), error
+            # Told from headers; the time is that of the way there.
+            assert time.monotonic() - start < 10
+        # The largest that are taken, at one time in both of the model's threads, between good ones.
+        largest = files_request(large("RGB"))
+        with ThreadPoolExecutor(6) as pool:
+            answers = [pool.submit(sent, port, largest) for _ in range(4)]
+            assert {status_of_good(port) for _ in range(20)} == {200}
+            assert {each.result()[0] for each in answers} == {200}
+        container.reload()
+        assert (container.attrs["RestartCount"], container.attrs["State"]["OOMKilled"]) == (0, False)
+        assert status_of_good(port) == 200
 
 
 def test_a_root_that_is_read_only_and_a_tmpfs_that_is_full_stop_nothing(engine: Engine, packaged: Packaged) -> None:

@@ -23,8 +23,8 @@ LIBRARIES = (
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
 )
-WORKER = {"BATCH_IMAGES": 2}
-"""Sends every request to the model's thread."""
+WORKER = {"BATCH_IMAGES": 2, "INSTANCES": 1}
+"""Sends every request to the model's only thread."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,19 @@ def test_a_model_that_hangs_ends_the_process(folder: Path, tmp_path: Path, setti
                 assert answer_of(hanging)[0] == 503
                 status, answer = running.ask(GOOD)
                 assert (status, "REQUEST_SECONDS" in answer["error"]) == (503, True)
+            assert running.process.wait(SECONDS) == STUCK_STATUS
+        assert running.logged()[-1]["level"] == "critical"
+
+
+def test_of_several_instances_one_that_hangs_ends_the_process_and_the_other_answers_until_then(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = {**WORKER, "INSTANCES": 2}
+    with serving(folder, tmp_path / "log", program=MOODY, REQUEST_SECONDS=1, **settings) as running:
+        with running.connect() as hanging:
+            hanging.sendall(request_with(HANG))
+            assert answer_of(hanging)[0] == 503
+            assert running.ask(GOOD)[0] == 200
             assert running.process.wait(SECONDS) == STUCK_STATUS
         assert running.logged()[-1]["level"] == "critical"
 

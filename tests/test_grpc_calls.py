@@ -34,7 +34,8 @@ from tiny_artifact import PREPROCESSING
 from tiny_package import TinyPackage, colorful, write_tiny_package
 from tritonclient.grpc import service_pb2 as messages
 
-from targets.device.preprocess import decode, normalize, preprocess
+from targets.device.image_files import decode
+from targets.device.preprocess import normalize, preprocess
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 TOKEN = "0123456789abcdef0123456789abcdef"

@@ -19,6 +19,8 @@ from malformed_requests import GOOD
 from tiny_package import TinyPackage, write_tiny_package
 from tritonclient.grpc import service_pb2_grpc
 
+from targets.device.cut import cut
+
 ONE = typed_images(images(1))
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 # A request of one image waits so long for others to be run with.
@@ -86,37 +88,31 @@ def test_compressed_messages_are_refused_before_they_are_inflated(tiny: TinyPack
 
 def test_http_and_grpc_share_the_places(tiny: TinyPackage, tmp_path: Path) -> None:
     full = "2 requests are being answered already (MAX_WAITING); try again"
-    release = threading.Event()
+    settings = {"MAX_WAITING": 2, "BATCH_IMAGES": 8, "BATCH_DELAY_MS": 2000}
     with (
-        speaking(tiny.folder, tmp_path / "log", MAX_WAITING=2) as (running, address),
+        speaking(tiny.folder, tmp_path / "log", **settings) as (running, address),
         channel(address) as opened,
         running.connect() as over_http,
     ):
-        call = held(opened, release)
-        over_http.sendall(http_request(GOOD)[:-10])
+        call = begun(opened, running)
+        over_http.sendall(http_request(GOOD))
         wait_for(running, "edge_deploy_waiting_requests 2.0")
         assert refusal(opened, request(ONE)) == (EXHAUSTED, full)
         assert running.ask(http_request(GOOD)) == (429, {"error": full})
         # Who only looks needs no place.
         with triton.InferenceServerClient(address) as client:
             assert client.is_model_ready("tiny")
-        release.set()
-        over_http.sendall(http_request(GOOD)[-10:])
         assert answer_of(over_http)[0] == 200
         assert call.result()
         wait_for(running, "edge_deploy_waiting_requests 0.0")
 
 
-@pytest.mark.parametrize("when", ["before its message", "while it is answered"])
-def test_a_client_that_cancels_gives_its_place_back(tiny: TinyPackage, tmp_path: Path, when: str) -> None:
+def test_a_client_that_cancels_gives_its_place_back(tiny: TinyPackage, tmp_path: Path) -> None:
     settings = {"MAX_WAITING": 1, **WAITS_TEN_SECONDS}
-    release = threading.Event()
     with speaking(tiny.folder, tmp_path / "log", **settings) as (running, address), channel(address) as opened:
-        call = held(opened, release) if when == "before its message" else begun(opened, running)
-        wait_for(running, "edge_deploy_waiting_requests 1.0")
+        call = begun(opened, running)
         assert refusal(opened, request(ONE))[0] is EXHAUSTED
         call.cancel()
-        release.set()
         wait_for(running, "edge_deploy_waiting_requests 0.0")
         # Eight images need not wait for others.
         assert infer(opened, request(typed_images(images(8)))).model_name == "tiny"
@@ -286,3 +282,20 @@ def test_a_port_that_is_taken_is_named(tiny: TinyPackage) -> None:
     assert done.returncode == 2
     assert f"cannot listen on HOST '{HOST}', GRPC_PORT {port}: " in done.stderr
     assert "Use another port" in done.stderr
+
+
+def test_a_connection_is_cut_by_its_peer_alone() -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+        clients = [socket.create_connection((HOST, port), SECONDS) for _ in range(2)]
+        accepted = [listener.accept()[0] for _ in clients]
+        try:
+            own = clients[0].getsockname()[1]
+            assert not cut(f"ipv4:{HOST}:{own}", port + 1)
+            assert cut(f"ipv6:%5B::ffff:{HOST}%5D:{own}", port)
+            assert clients[0].recv(1) == b""
+            accepted[1].sendall(b"x")
+            assert clients[1].recv(1) == b"x"
+        finally:
+            for each in (*clients, *accepted):
+                each.close()

@@ -21,7 +21,8 @@ from tiny_onnx import SIDE
 from tiny_package import TinyPackage, colorful, png
 from tiny_served import running, tiny
 
-from targets.device.preprocess import decode, normalize, preprocess
+from targets.device.image_files import decode
+from targets.device.preprocess import normalize, preprocess
 from targets.device.protocol import LENGTH_HEADER
 from targets.device.sessions import open_session
 

@@ -20,17 +20,17 @@ from pipeline.context import MODEL, write_context
 from pipeline.engine import Engine
 from pipeline.labels import OPEN_CONTAINER
 from pipeline.progress import Silent
-from pipeline.publish import proof_json
+from pipeline.publish import report_json
 from pipeline.shipped import shipped
 from pipeline.wheels import default_cache, fetch_wheels, find_lock
+from targets.device.image_files import FORMATS, decode
 from targets.device.page import page
-from targets.device.preprocess import FORMATS, decode
 from targets.device.proof import read_proof
 
 PYTHON = "/opt/edge-deploy/bin/python"
 DECODING = """
 import base64, hashlib, json, sys
-from targets.device.preprocess import decode
+from targets.device.image_files import decode
 for each in sys.argv[1:]:
     print(hashlib.sha256(decode(base64.b64decode(each)).tobytes()).hexdigest())
 """
@@ -109,7 +109,7 @@ def test_the_gates_report_travels_in_the_image(engine: Engine, packaged: Package
             copy_out(container, packaged.image.tag, f"/{MODEL.relative_to('model')}/{name}", tmp_path)
     finally:
         container.remove()
-    assert (tmp_path / "report.json").read_text() == proof_json(packaged.tiny.report)
+    assert (tmp_path / "report.json").read_text() == report_json(packaged.tiny.report)
     proof = read_proof(tmp_path, packaged.tiny.manifest)
     assert proof is not None
     assert (proof.verdict, proof.place, proof.images) == ("pass", "host", 120)

@@ -59,13 +59,38 @@ def test_between_the_widths_of_the_grid_it_is_interpolated_and_beyond_its_edge_c
         pytest.param(json.dumps({**json.loads(TABLE.to_json()), "more": 1}), id="unknown-key"),
         pytest.param(TABLE.to_json().replace('"us"', '"ms"'), id="other-units"),
         pytest.param(TABLE.to_json().replace('"us": 10.0', '"us": null'), id="null"),
+        pytest.param(TABLE.to_json().replace('"us": 10.0', '"us": NaN'), id="NaN"),
+        pytest.param(TABLE.to_json().replace('"us": 10.0', '"us": Infinity'), id="infinity"),
+        pytest.param(TABLE.to_json().replace('"us": 10.0', '"us": 1e400'), id="beyond a float"),
+        pytest.param(TABLE.to_json().replace('"us": 10.0', '"us": "10.0"'), id="a text for a number"),
+        pytest.param(TABLE.to_json().replace('"us": 10.0', '"us": -10.0'), id="below zero"),
+        pytest.param(TABLE.to_json().replace('"us": 10.0', '"us": true'), id="true"),
+        pytest.param(TABLE.to_json().replace('"in": 8', '"in": 8.5'), id="half a channel"),
+        pytest.param(TABLE.to_json().replace('"scale": 0.8', '"scale": 0.0'), id="no scale"),
+        pytest.param(TABLE.to_json().replace('"scale": 0.8', '"scale": NaN'), id="scale NaN"),
+        pytest.param(TABLE.to_json().replace('"measured_ms": 1.0', '"measured_ms": 0'), id="measured nothing"),
+        pytest.param(TABLE.to_json().replace('"threads": 2', '"threads": "2"'), id="threads as text"),
+        pytest.param(TABLE.to_json().replace('"a": "3x3"', '"a": "5x5"'), id="a layer without times"),
+        pytest.param(TABLE.to_json().replace('"target": "cpu"', f'"target": {"[" * 5000}{"]" * 5000}'), id="depth"),
+        pytest.param("[" * 100_000 + "]" * 100_000, id="more depth"),
+        pytest.param('{"schema": ' + "[" * 900 + "]" * 900 + "}", id="depth of the schema"),
+        pytest.param("\ud800", id="half a character"),
     ],
 )
 def test_what_is_no_table_is_refused_by_name(text: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
-    path.write_text(text)
-    with pytest.raises(RecipeError, match=r"mine\.json is no latency table of this version"):
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(RecipeError, match=r"mine\.json is no latency table of this version") as caught:
         read_table(path)
+    assert len(str(caught.value)) < 600
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_any_size_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "mine.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RecipeError, match="more than 64 MiB"):
+        read_table(tmp_path / "mine.json")
 
 
 def test_a_missing_table_says_what_makes_one(tmp_path: Path) -> None:

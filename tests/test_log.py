@@ -1,12 +1,17 @@
+import io
 import json
 import logging
+import random
 import re
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from PIL import Image, TiffImagePlugin
 
+from targets.device.image_files import ImageError, decode
 from targets.device.log import PER_SECOND, JsonLines, Throttle, log_as_json
 
 
@@ -56,6 +61,7 @@ def root() -> Iterator[logging.Logger]:
     handlers, level = found.handlers[:], found.level
     yield found
     logging.captureWarnings(False)
+    logging.getLogger("PIL").setLevel(logging.NOTSET)
     found.handlers[:] = handlers
     found.setLevel(level)
 
@@ -82,6 +88,23 @@ def test_warnings_are_lines_like_others(root: logging.Logger, capsys: pytest.Cap
     entry = json.loads(line)
     assert entry["level"] == "warning"
     assert "UserWarning: look out" in entry["message"]
+
+
+def test_what_pillow_says_of_clients_images_is_neither_logged_nor_remembered(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "TIFF", tiffinfo={0x010F: "somebody's camera"})
+    log_as_json("debug")
+    chance = random.Random(0)
+    for _ in range(500):
+        damaged = bytearray(file.getvalue())
+        for _ in range(3):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        with suppress(ImageError):
+            decode(bytes(damaged))
+    assert capsys.readouterr().out == ""
+    assert not getattr(TiffImagePlugin, "__warningregistry__", {}).keys() - {"version"}
 
 
 def test_an_unknown_level_is_refused(root: logging.Logger) -> None:

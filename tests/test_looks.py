@@ -1,34 +1,44 @@
 """The gate's look counter: different artifacts of one model on one gate set."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_publish import report
+from tiny_artifact import write_tiny_artifact
 
+from pipeline.artifacts import AccuracyReport
 from pipeline.errors import WorkspaceError
-from pipeline.looks import confidence_at, look, looks_at, looks_text
+from pipeline.labels import PREFIX, image_labels
+from pipeline.looks import Look, confidence_at, look, look_if_judged, looks_text
+from pipeline.narration import verdict_text
+
+__all__ = ["report"]
 
 
 def test_different_artifacts_are_counted_once_each(tmp_path: Path) -> None:
     file = tmp_path / ".deploy" / "looks.json"
-    assert looks_at(file, model="m", gate="g") == 0
-    assert look(file, model="m", gate="g", artifact="a") == 1
-    assert look(file, model="m", gate="g", artifact="b") == 2
-    assert look(file, model="m", gate="g", artifact="a") == 2
-    assert looks_at(file, model="m", gate="g") == 2
+    assert look_if_judged(file, model="m", gate="g", artifact="a") == Look(number=1, total=1)
+    assert look(file, model="m", gate="g", artifact="a") == Look(number=1, total=1)
+    assert look_if_judged(file, model="m", gate="g", artifact="b") == Look(number=2, total=2)
+    assert look(file, model="m", gate="g", artifact="b") == Look(number=2, total=2)
+    # Its number is its own: neither its bounds nor its image change because others were tried after it.
+    assert look(file, model="m", gate="g", artifact="a") == Look(number=1, total=2)
+    assert look_if_judged(file, model="m", gate="g", artifact="a") == Look(number=1, total=2)
 
 
 def test_models_and_gates_are_counted_apart(tmp_path: Path) -> None:
     file = tmp_path / "looks.json"
     look(file, model="m", gate="g", artifact="a")
     look(file, model="m", gate="g", artifact="b")
-    assert look(file, model="other", gate="g", artifact="a") == 1
-    assert look(file, model="m", gate="other", artifact="a") == 1
-    assert looks_at(file, model="m", gate="g") == 2
+    assert look(file, model="other", gate="g", artifact="a").number == 1
+    assert look(file, model="m", gate="other", artifact="a").number == 1
+    assert look(file, model="m", gate="g", artifact="c").number == 3
 
 
 def test_looking_only_records_nothing(tmp_path: Path) -> None:
-    looks_at(tmp_path / "looks.json", model="m", gate="g")
+    look_if_judged(tmp_path / "looks.json", model="m", gate="g", artifact="a")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -64,10 +74,18 @@ def test_of_many_tries_by_luck_a_twentieth_passes_in_all_however_many_they_are()
     assert spent == sorted(spent, reverse=True)
 
 
+def test_terminal_and_labels_say_the_how_manieth_artifact_it_is(tmp_path: Path, report: AccuracyReport) -> None:
+    assert "these images judge" not in verdict_text(report)
+    third = replace(report, gate_looks=3, confidence=0.9958)
+    assert "number 3 of this model's artifacts that these images judge" in verdict_text(third)
+    labels = image_labels(write_tiny_artifact(tmp_path), third, name="a", version="1", base="b")
+    assert (labels[f"{PREFIX}gate-looks"], labels[f"{PREFIX}confidence"]) == ("3", "0.9958")
+
+
 def test_where_the_count_grows_it_is_said_what_it_does_to_a_proof() -> None:
-    assert looks_text(1, is_corrected=False) is None
-    told = looks_text(20, is_corrected=False) or ""
+    assert looks_text(Look(number=1, total=1), is_corrected=False) is None
+    told = looks_text(Look(number=1, total=20), is_corrected=False) or ""
     assert "have judged 20 artifacts" in told
     assert "64% of so many independent tries pass at least once by luck" in told
     assert "correct_looks = true in [validate]" in told
-    assert "99.99% confidence" in (looks_text(20, is_corrected=True) or "")
+    assert "99.99% confidence" in (looks_text(Look(number=20, total=20), is_corrected=True) or "")

@@ -23,9 +23,10 @@ from pipeline.revalidate import validate as validate_subject
 from pipeline.subject import answering
 from pipeline.validate import Terms
 from targets.device.files import PREDICTIONS, SHARD
+from targets.device.image_files import ImageError, decode
 from targets.device.manifest import Manifest, sha256_of
 from targets.device.measure import MeasureError, measure
-from targets.device.preprocess import ImageError, Preprocessing, decode, preprocess
+from targets.device.preprocess import Preprocessing, preprocess
 from targets.device.shard import Shard
 
 Array = NDArray[np.float32]

@@ -19,7 +19,7 @@ from pipeline.context import MODEL
 from pipeline.engine import Engine
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.image import read_image
-from pipeline.labels import OPEN_CONTAINER, PREFIX, image_labels
+from pipeline.labels import OPEN_CONTAINER, PREFIX, SEAL, image_labels
 from pipeline.package import _check_same, package
 from pipeline.predictions import Predictions, read_predictions, write_predictions
 from pipeline.progress import Silent
@@ -99,7 +99,10 @@ def test_the_image_says_what_it_is_without_being_started(engine: Engine, package
         PREFIX + "expected-accuracy": "none given",
         PREFIX + "drop-points": "0.000",
         PREFIX + "images": "120",
+        PREFIX + "gate-looks": "1",
+        PREFIX + "confidence": "0.9500",
         PREFIX + "instruction-set": report.instruction_set,
+        SEAL: config["Labels"][SEAL],
         "said": 'a "quoted" $HOME \\ name',
     }
     assert config["Labels"] == expected

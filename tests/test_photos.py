@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_wider_face import jpeg
 
 from pipeline.data.photos import LARGEST_SIDE, Photos, decode_stored, png, stored_size
-from targets.device.preprocess import ImageError, decode
+from targets.device.image_files import ImageError, decode
 
 
 class Files:

@@ -44,7 +44,15 @@ def test_a_report_is_read_as_far_as_a_device_tells_of_it(tmp_path: Path, manifes
     proof = read_proof(tmp_path, manifest)
     assert proof is not None
     known = {name: value for name, value in REPORT.items() if name not in ("advice", "drop_bounds_points")}
-    assert json.loads(json.dumps(asdict(proof))) == {**known, "artifact_sha256": manifest.model_sha256}
+    assert json.loads(json.dumps(asdict(proof))) == {
+        **known,
+        "artifact_sha256": manifest.model_sha256,
+        "gate_looks": None,
+    }
+    write(tmp_path, manifest, gate_looks=3)
+    seen = read_proof(tmp_path, manifest)
+    assert seen is not None
+    assert seen.gate_looks == 3
     assert proof.drop_interval_points == (-0.25, 1.1)
 
 

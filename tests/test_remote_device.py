@@ -109,11 +109,22 @@ def test_addresses(text: str, name: str, address: str, port: int | None) -> None
         "ssh://orin:99999",
         "ssh://a b",
         "ssh://orin?x",
+        "ssh://999.999.999.999",
+        "ssh://me@10.0.0.256:22",
+        "ssh://1.2.3",
+        "ssh://[::::]",
     ],
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(RecipeError, match="is no address like"):
         parse_address(text)
+
+
+@pytest.mark.parametrize("address", ["999.999.999.999", "me@300.1.1.1", "10.0.0"])
+def test_a_file_with_an_address_that_cannot_be(tmp_path: Path, address: str) -> None:
+    (tmp_path / "devices.toml").write_text(f'[devices.a]\naddress = "{address}"\ntarget = "cpu"\n')
+    with pytest.raises(RecipeError, match="is not user@host"):
+        read_devices(tmp_path / "devices.toml")
 
 
 def test_devices_go_to_the_targets_they_are_of(tmp_path: Path) -> None:

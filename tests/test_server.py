@@ -1,8 +1,10 @@
 """The server in a process of its own, asked by NVIDIA's client and by ours."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,23 +156,27 @@ def test_clients_at_the_same_time_get_their_own_answers(tiny: TinyPackage, tmp_p
         assert all(threads.map(ask, range(16)))
 
 
-def test_more_requests_than_are_held_are_asked_to_come_again(running: Running) -> None:
-    head, _, _ = http_request(GOOD, "Expect: 100-continue").partition(b"\r\n\r\n")
-    held = [running.connect() for _ in range(2)]
-    try:
+def test_more_requests_than_are_held_are_asked_to_come_again(tiny: TinyPackage, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"MAX_WAITING": 2, "BATCH_IMAGES": 8, "BATCH_DELAY_MS": 2000}
+    with serving(tiny.folder, tmp_path / "log", **settings) as running, ExitStack() as clients:
+        held = [clients.enter_context(running.connect()) for _ in range(2)]
         for connection in held:
-            connection.sendall(head + b"\r\n\r\n")
-            # It is being answered: the server asks for its body.
-            assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
-        status, answer = running.ask(http_request(GOOD))
-        assert (status, answer) == (429, {"error": "2 requests are being answered already (MAX_WAITING); try again"})
+            connection.sendall(http_request(GOOD))
+        time.sleep(0.2)
+        message = "2 requests are being answered already (MAX_WAITING); try again"
+        assert running.ask(http_request(GOOD)) == (429, {"error": message})
         for connection in held:
-            connection.sendall(GOOD)
             assert answer_of(connection)[0] == 200
-    finally:
-        for connection in held:
-            connection.close()
-    assert running.ask(http_request(GOOD))[0] == 200
+        assert running.ask(http_request(GOOD))[0] == 200
+
+
+def test_a_body_is_asked_for_and_answered(running: Running) -> None:
+    head, _, _ = http_request(GOOD, "Expect: 100-continue").partition(b"\r\n\r\n")
+    with running.connect() as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(GOOD)
+        assert answer_of(connection)[0] == 200
 
 
 def test_a_client_that_stops_in_the_middle_loses_its_place(tiny: TinyPackage, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import onnxruntime
 import pytest
 from device_server import INFER, answering, asking, images, loaded
 from malformed_requests import GOOD
+from tiny_artifact import OPTIONS
 from tiny_package import colorful, with_manifest, write_tiny_package
 
 from targets.device import ort_start
+from targets.device import service as service_module
 from targets.device.cpu import instruction_set
 from targets.device.golden import FILE, GoldenResult, check, read_golden, write_golden
 from targets.device.manifest import Manifest, read_manifest, sha256_of
@@ -154,6 +156,41 @@ def test_it_answers_as_a_session_does(artifact: Path) -> None:
     with open_session(artifact, read_manifest(artifact)) as session:
         np.testing.assert_array_equal(service.infer(values), session.infer(values))
     assert service.place == f"onnxruntime {onnxruntime.__version__} on {instruction_set()}"
+    service.close()
+
+
+def test_several_instances_answer_to_the_bit_as_one_session_does(artifact: Path) -> None:
+    asked = [images(count, seed=count) for count in range(1, 9)]
+    with open_session(artifact, read_manifest(artifact)) as session:
+        expected = [session.infer(each) for each in asked]
+    service = Service(artifact, Settings(model_folder=artifact, instances=4))
+    try:
+        loaded(service)
+        assert service.instances == 4
+        futures = [service.submit(lambda each=each: each, lambda logits: logits) for each in asked * 20]  # type: ignore[misc]
+        for future, logits in zip(futures, expected * 20, strict=True):
+            np.testing.assert_array_equal(future.result(60), logits)
+    finally:
+        assert service.close()
+
+
+@pytest.mark.parametrize(("threads", "cores", "instances"), [(1, 4, 4), (2, 4, 2), (4, 2, 1), (0, 4, 1)])
+def test_unless_it_is_said_there_are_as_many_as_the_cores_run(
+    threads: int, cores: int, instances: int, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "cores_allowed", lambda: cores)
+    with_manifest(artifact, session_options={**OPTIONS, "intra_op_num_threads": threads})
+    service = Service(artifact, Settings(model_folder=artifact))
+    assert service.instances == instances
+    service.close()
+
+
+def test_a_gpu_runs_one_at_a_time(artifact: Path) -> None:
+    with_manifest(artifact, runtime="tensorrt")
+    service = Service(artifact, Settings(model_folder=artifact, instances=2))
+    assert service.instances == 1
+    service.loaded(60)
+    assert "INSTANCES is 2, but a GPU runs one at a time" in service.readiness.reason
     service.close()
 
 

@@ -24,7 +24,8 @@ from pipeline.pack import pack_shard, pack_some
 from pipeline.progress import Silent
 from pipeline.shard import write_shard
 from targets.device.files import SHARD
-from targets.device.preprocess import Preprocessing, decode, preprocess
+from targets.device.image_files import decode
+from targets.device.preprocess import Preprocessing, preprocess
 from targets.device.shard import FACTS, Shard, ShardError, shard_sha256
 
 PREPROCESSING = Preprocessing(resize=None, crop=(32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))

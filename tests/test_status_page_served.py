@@ -9,7 +9,7 @@ from malformed_requests import GOOD
 from status_server import wait_for_text, wait_for_word
 from tiny_package import write_tiny_package
 
-from pipeline.publish import proof_json
+from pipeline.publish import report_json
 
 pytestmark = pytest.mark.browser
 TOKEN = "0123456789abcdef" * 2
@@ -19,7 +19,7 @@ TOKEN = "0123456789abcdef" * 2
 def artifact(tmp_path: Path) -> Path:
     """As it lies in an image: with the gate's report."""
     tiny = write_tiny_package(tmp_path / "artifact")
-    (tiny.folder / "report.json").write_text(proof_json(tiny.report))
+    (tiny.folder / "report.json").write_text(report_json(tiny.report))
     return tiny.folder
 
 

@@ -179,3 +179,20 @@ def test_more_images_cannot_help_at_or_near_the_margin() -> None:
     assert images_needed(79_999, 0, 8_000_000, margin=0.01) is None
     assert images_needed(0, 0, 10, margin=0.0) is None
     assert images_needed(10, 0, 10, margin=1.0) == 1
+
+
+@pytest.mark.parametrize(("images", "most_failing"), [(300, 0.09), (846, 0.058)])
+def test_how_often_the_gate_errs_where_the_true_drop_is_just_the_margin(images: int, most_failing: float) -> None:
+    """Exactly, by enumeration; the README says both figures."""
+    margin, won_share = 0.01, 0.002
+    failing = passing = 0.0
+    for lost in range(25):
+        for won in range(12):
+            share = float(binom.pmf(lost, images, won_share + margin))
+            share *= float(binom.pmf(won, images - lost, won_share / (1 - won_share - margin)))
+            if share > 1e-9:
+                lower, upper = bounds(lost, won, images)
+                failing += share * (lower > margin)
+                passing += share * (upper <= margin)
+    assert 0.05 < failing < most_failing
+    assert passing < 0.05

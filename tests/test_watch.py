@@ -9,9 +9,9 @@ START = """
 import asyncio, sys, threading, time
 from targets.device import watch
 watch.WATCH_SECONDS = 0.05
-running = [0]
+running = []
 async def main():
-    made = watch.Watch(lambda: running[0], 0.1)
+    made = watch.Watch(lambda: tuple(running), 0.1)
     {}
     made.stop()
 asyncio.run(main())
@@ -22,7 +22,11 @@ print("over")
 @pytest.mark.parametrize(
     "program",
     [
-        pytest.param("running[0] = 7; await asyncio.sleep(20)", id="model"),
+        pytest.param("running[:] = [7]; await asyncio.sleep(20)", id="model"),
+        pytest.param(
+            "running[:] = [7]\n    for each in range(8, 999): running[1:] = [each]; await asyncio.sleep(0.02)",
+            id="one",
+        ),
         pytest.param("time.sleep(20)", id="loop"),
         pytest.param("watch.LOG.critical = lambda *a, **k: time.sleep(60); time.sleep(20)", id="log"),
     ],
@@ -36,7 +40,7 @@ def test_what_hangs_ends_the_process(program: str) -> None:
     "program",
     [
         pytest.param("await asyncio.sleep(1)", id="idle"),
-        pytest.param("for number in range(50): running[0] = number; await asyncio.sleep(0.02)", id="busy"),
+        pytest.param("for number in range(50): running[:] = [number, -number]; await asyncio.sleep(0.02)", id="busy"),
         pytest.param("made.stop(); time.sleep(1)", id="stopped"),
     ],
 )

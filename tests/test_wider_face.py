@@ -24,7 +24,8 @@ from pipeline.data.index import Index
 from pipeline.data.source import Source
 from pipeline.data.tree import FolderTree
 from pipeline.errors import DataError
-from targets.device.preprocess import Preprocessing, decode
+from targets.device.image_files import decode
+from targets.device.preprocess import Preprocessing
 
 PLAIN = Preprocessing(resize=16, crop=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

@@ -174,18 +174,61 @@ def test_every_run_has_a_number_of_its_own() -> None:
     model = Model()
     with working(model) as worker:
         assert worker.is_idle
-        assert worker.running == 0
-        seen = []
+        assert not worker.running
+        seen: list[int] = []
         for _ in range(2):
             model.is_in.clear()
             future = worker.submit(Job(some(1, 1), values))
             assert model.is_in.wait(SECONDS)
-            seen.append(worker.running)
+            seen.extend(worker.running)
             assert not worker.is_idle
             model.go.set()
             future.result(SECONDS)
             model.go.clear()
+        assert len(seen) == 2
         assert 0 < seen[0] < seen[1]
+
+
+def test_several_threads_run_several_jobs_of_one_session() -> None:
+    model = Model()
+    together = threading.Barrier(3)
+
+    def meet() -> Array:
+        together.wait(SECONDS)
+        return some(1, 3)()
+
+    model.go.set()
+    worker = Worker(lambda: model, threads=3)
+    try:
+        futures = [worker.submit(Job(meet, values)) for _ in range(6)]
+        assert [each.result(SECONDS) for each in futures] == [[3]] * 6
+    finally:
+        assert worker.close(SECONDS)
+    assert not [each for each in threading.enumerate() if each.name == "model"]
+
+
+def test_while_one_thread_is_held_up_the_others_go_on() -> None:
+    model, go, seen = Model(), threading.Event(), threading.Event()
+    model.go.set()
+
+    def slow() -> Array:
+        seen.set()
+        assert go.wait(SECONDS)
+        return some(1, 1)()
+
+    worker = Worker(lambda: model, threads=2)
+    try:
+        held = worker.submit(Job(slow, values))
+        assert seen.wait(SECONDS)
+        assert [worker.submit(Job(some(1, each), values)).result(SECONDS) for each in range(5)] == [
+            [each] for each in range(5)
+        ]
+        assert len(worker.running) == 1
+        assert not worker.is_idle
+        go.set()
+        assert held.result(SECONDS) == [1]
+    finally:
+        assert worker.close(SECONDS)
 
 
 def test_preparing_counts_as_running() -> None:

@@ -20,7 +20,10 @@ def run(root: Path, *, everything: bool) -> None:
     if not (root / "lock").is_file():
         raise WorkspaceError(f"{root} is no workspace of ours (it has no lock file): nothing was removed.")
     freed = size_text(root)
-    with Workspace(root).locked():
+    workspace = Workspace(root)
+    with workspace.locked():
+        if workspace.is_read_only:
+            raise WorkspaceError(f"{root} cannot be written: nothing was removed.")
         for folder in root.iterdir():
             is_stage = any(folder.glob(f"*/{RECORD}")) if folder.is_dir() else False
             if is_stage or folder.name == TRAINING or (everything and folder.name in (ARTIFACTS, PRIVATE)):

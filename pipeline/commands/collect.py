@@ -28,10 +28,12 @@ def run(
     report = found.report
     if as_json:
         audit = None if found.audit is None else asdict(found.audit)
-        own = {"device": device, "folder": str(found.folder), "audit": audit}
+        own = {"device": device, "folder": str(found.folder), "audit": audit, "note": found.note}
         print(json.dumps({**own, "comparison": found.facts.get("comparison"), **asdict(report)}, indent=2))
     else:
         say(f"{device}: {verdict_text(report)}")
+        if found.note is not None:
+            say(f"{device}: {found.note}")
         if compared := comparison_text(found.facts):
             say(f"{device}: {compared}")
         if found.audit is not None:

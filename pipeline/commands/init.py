@@ -29,6 +29,7 @@ nproc = 1                   # processes that train together on this machine
 # std = [0.229, 0.224, 0.225]
 # color = "rgb"             # or "bgr"
 # interpolation = "bilinear"            # or "bicubic", "nearest"
+# reduced_jpeg = true                  # JPEGs at 1/2, 1/4 or 1/8 of their size where resize allows; false: never
 
 [prune]
 macs = 1.0                  # share of multiply-accumulates to keep; 1.0 prunes nothing

@@ -10,8 +10,9 @@ from pipeline.console import progress_for
 from pipeline.errors import DataError
 from pipeline.printable import say
 from pipeline.subject import answering
+from targets.device.image_files import ImageError, decode
 from targets.device.manifest import Manifest
-from targets.device.preprocess import ImageError, Preprocessing, decode, preprocess
+from targets.device.preprocess import Preprocessing, preprocess
 
 
 def run(name: str, photos: list[Path], *, top: int, as_json: bool) -> None:
@@ -47,7 +48,7 @@ def _input(photo: Path, manifest: Manifest) -> NDArray[np.float32]:
 def read(photo: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """The network's input [3, H, W] of an image file; raises `DataError` with its name."""
     try:
-        return preprocess(decode(photo.read_bytes()), preprocessing)
+        return preprocess(decode(photo.read_bytes(), shorter_side=preprocessing.shorter_side), preprocessing)
     except OSError as error:
         raise DataError(f"{photo} cannot be read: {error.strerror}.") from None
     except ImageError as error:

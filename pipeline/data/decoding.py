@@ -11,7 +11,8 @@ from pipeline.data.images import ImageSet
 from pipeline.data.source import first_few
 from pipeline.errors import DataError
 from pipeline.progress import Progress
-from targets.device.preprocess import ImageError, Preprocessing, crop_pixels
+from targets.device.image_files import ImageError
+from targets.device.preprocess import Preprocessing, crop_pixels
 
 WORKERS = min(8, os.cpu_count() or 1)
 CHUNK = 64
@@ -49,7 +50,7 @@ def _why_unusable(images: ImageSet, index: int) -> str | None:
 def decoded(images: ImageSet, index: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """One image's pixels uint8 [H, W, 3] as the network gets them; raises a `DataError` with its name."""
     try:
-        return crop_pixels(images.image(index), preprocessing)
+        return crop_pixels(images.image(index, shorter_side=preprocessing.shorter_side), preprocessing)
     except ImageError as error:
         raise DataError(f"{images.names[index]}: {error}. Replace or remove it.") from None
 

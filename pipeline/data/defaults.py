@@ -26,6 +26,8 @@ class Given(Protocol):
     def color(self) -> Literal["rgb", "bgr"] | None: ...
     @property
     def interpolation(self) -> Literal["bilinear", "bicubic", "nearest"] | None: ...
+    @property
+    def reduced_jpeg(self) -> bool | None: ...
 
 
 def usual_preprocessing(family: Family, *, input_size: tuple[int, int] | None = None) -> Preprocessing:
@@ -47,8 +49,9 @@ def usual_preprocessing(family: Family, *, input_size: tuple[int, int] | None = 
             crop=input_size,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
+            reduced_jpeg=input_size is not None,
         )
-    return Preprocessing(resize=resize, crop=crop, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return Preprocessing(resize=resize, crop=crop, mean=IMAGENET_MEAN, std=IMAGENET_STD, reduced_jpeg=True)
 
 
 def preprocessing_from(
@@ -71,11 +74,16 @@ def preprocessing_from(
         std=usual.std if given.std is None else given.std,
         color=usual.color if given.color is None else given.color,
         interpolation=usual.interpolation if given.interpolation is None else given.interpolation,
+        # Of the way to the network, not of its training, so nothing that is stored with the weights.
+        reduced_jpeg=resize is not None and given.reduced_jpeg is not False,
     )
     if stored is not None:
         return result, ()
     left_out = [name for name in ("mean", "std", "color", "interpolation") if getattr(given, name) is None]
-    return result, (*texts, *(f"{name} {getattr(result, name)}" for name in left_out))
+    texts += [f"{name} {getattr(result, name)}" for name in left_out]
+    if result.reduced_jpeg and given.reduced_jpeg is None:
+        texts.append(f"JPEGs decoded at 1/2, 1/4 or 1/8 where that leaves {resize} pixels or more (reduced_jpeg)")
+    return result, tuple(texts)
 
 
 def _geometry(

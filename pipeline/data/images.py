@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from targets.device.preprocess import check_decodable, decode
+from targets.device.image_files import check_decodable, decode
 
 Found = TypeVar("Found")
 
@@ -71,9 +71,12 @@ class ImageSet:
         """The original file's bytes; a PNG where the images came as an array. Raises `DataError`."""
         return self._read(index)
 
-    def image(self, index: int) -> Image.Image:
-        """The upright RGB image of these bytes. Raises `DataError` or `targets.device.preprocess.ImageError`."""
-        return decode(self._read(index)) if self._draw is None else self._draw(index)
+    def image(self, index: int, *, shorter_side: int | None = None) -> Image.Image:
+        """The upright RGB image of these bytes. Raises `DataError` or `targets.device.image_files.ImageError`.
+
+        `shorter_side`: pixels that are needed of it, see `image_files.open_image`; None: all.
+        """
+        return decode(self._read(index), shorter_side=shorter_side) if self._draw is None else self._draw(index)
 
     def check(self, index: int) -> None:
         """Raise what `image` would raise, in less time."""

@@ -1,5 +1,6 @@
 """Remembered facts about files, so that an unchanged data set is not read again just to be recognised."""
 
+import errno
 import json
 import os
 import time
@@ -71,7 +72,12 @@ class Index:
         if self._path is None:
             return
         kept = {root: facts for root, facts in roots.items() if Path(root).exists()}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"schema": SCHEMA, "roots": kept}))
-        temporary.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps({"schema": SCHEMA, "roots": kept}))
+            temporary.replace(self._path)
+        except OSError as error:
+            # Of a workspace that is only read; what is not remembered is found out again.
+            if error.errno not in (errno.EROFS, errno.EACCES):
+                raise

@@ -8,7 +8,7 @@ from functools import partial
 
 from PIL import Image
 
-from targets.device.preprocess import MAX_PIXELS, ImageError
+from targets.device.image_files import MAX_PIXELS, ImageError
 
 FORMATS = ("JPEG", "PNG")
 KEPT_BYTES = 2**28

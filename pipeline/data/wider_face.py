@@ -33,7 +33,7 @@ from pipeline.data.photos import Photos, png, stored_size
 from pipeline.data.source import Source, first_few
 from pipeline.data.tree import Tree, open_tree
 from pipeline.errors import DataError
-from targets.device.preprocess import ImageError
+from targets.device.image_files import ImageError
 
 TRAINING, GATE, ANNOTATIONS = "WIDER_train", "WIDER_val", "wider_face_split"
 IMAGES = "images/"

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -16,13 +17,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from pipeline.errors import DeviceTimeout, HostUnreachable, ToolError
+from pipeline.errors import DeviceError, DeviceTimeout, HostUnreachable, ToolError
 from pipeline.progress import Progress
 from pipeline.remote.device import Device
 from pipeline.remote.failure import SSH_FAILED, lost, why_failed, why_not_connected
-from pipeline.remote.stop import Stop
+from pipeline.remote.stop import Stop, kill
 
 LOGIN_SECONDS = 60.0
+MOST_OUTPUT = 8 << 20
+"""Bytes that a script's stdout is kept of; the longest is a list of files."""
+MOST_SAID = 64 << 20
+"""Bytes of stderr that are listened to, of which the last lines are kept."""
+LONGEST_LINE, KEPT_LINES = 8 << 10, 1000
 POLL_SECONDS = 0.02
 # Set unless the user's own configuration says otherwise: a link that is cut is noticed after 15 s.
 USUAL = {
@@ -116,6 +122,9 @@ class Connection:
             self._unfinished.append(pipes)
             raise
         output, said = pipes.finish()
+        if pipes.was_cut:
+            pipes.raise_own()
+            raise DeviceError(f"{device.name} ({device.address}): it does not stop writing while {doing}. Look at it.")
         if status == SSH_FAILED or status < 0 or self._stop.is_set:
             raise lost(device, doing, said or self._words_of_master())
         if status != 0:
@@ -202,12 +211,14 @@ class _Pipes:
         on_line: Callable[[str], None] | None,
     ) -> None:
         self._process = process
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.was_cut = False
+        """Whether the program was ended, as it wrote more than any of ours does."""
         self._threads = ThreadPoolExecutor(max_workers=3)
         assert process.stdout is not None
         assert process.stderr is not None
         self._error: Future[None] = self._threads.submit(self._listen, process.stderr, on_line)
-        self._output: Future[bytes] = self._threads.submit(_drain, process.stdout, into)
+        self._output: Future[bytes] = self._threads.submit(self._drain, process.stdout, into)
         self._input: Future[None] | None = None
         if feed is not None:
             assert process.stdin is not None
@@ -233,23 +244,37 @@ class _Pipes:
                     stream.close()
 
     def _listen(self, stream: IO[bytes], on_line: Callable[[str], None] | None) -> None:
-        for raw in stream:
+        left = MOST_SAID
+        while raw := stream.readline(LONGEST_LINE):
+            left -= len(raw)
+            if left < 0:
+                self._cut()
+                return
             line = raw.decode(errors="replace").rstrip("\r\n")
             self._lines.append(line)
             if on_line is not None:
                 on_line(line)
 
+    def _drain(self, stream: IO[bytes], into: Callable[[IO[bytes]], None] | None) -> bytes:
+        if into is None:
+            return self._bounded(stream)
+        try:
+            into(stream)
+        finally:
+            # The other end must not wait for a reader that gave up.
+            self._bounded(stream)
+        return b""
 
-def _drain(stream: IO[bytes], into: Callable[[IO[bytes]], None] | None) -> bytes:
-    if into is None:
-        return stream.read()
-    try:
-        into(stream)
-    finally:
-        # The other end must not wait for a reader that gave up.
-        while stream.read(1 << 16):
-            pass
-    return b""
+    def _bounded(self, stream: IO[bytes]) -> bytes:
+        """All that is left in it; the program is ended where that is too much."""
+        contents = stream.read(MOST_OUTPUT)
+        if len(contents) == MOST_OUTPUT:
+            self._cut()
+        return contents
+
+    def _cut(self) -> None:
+        self.was_cut = True
+        kill(self._process)
 
 
 def _feed(stream: IO[bytes], feed: Callable[[IO[bytes]], None]) -> None:

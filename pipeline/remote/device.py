@@ -3,6 +3,7 @@
 import re
 import tomllib
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -79,7 +80,7 @@ class Entry(BaseModel):
 
     @model_validator(mode="after")
     def _is_an_address(self) -> Self:
-        if not ADDRESS.fullmatch(self.address):
+        if not ADDRESS.fullmatch(self.address) or not is_host(self.address.rpartition("@")[2]):
             raise ValueError(f"address = {self.address!r} is not user@host; a port has a key of its own: port = 2222")
         return self
 
@@ -121,13 +122,25 @@ def parse_address(text: str) -> Device:
     except ValueError:
         raise wrong from None
     address = url.netloc.removesuffix(f":{port}") if port is not None else url.netloc
-    is_address = url.scheme == "ssh" and url.path in ("", "/") and ADDRESS.fullmatch(address) and port != 0
-    if not is_address or url.query or url.fragment or url.password is not None:
-        raise wrong
     host = address.rpartition("@")[2].strip("[]")
+    is_address = url.scheme == "ssh" and url.path in ("", "/") and ADDRESS.fullmatch(address) and port != 0
+    if not is_address or not is_host(host) or url.query or url.fragment or url.password is not None:
+        raise wrong
     name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{host}-{port}" if port is not None else host).strip("-.")
     # An address of IPv6 wears brackets in a URL, not for ssh.
     return Device(name=name, address=address.replace("[", "").replace("]", ""), port=port)
+
+
+def is_host(host: str) -> bool:
+    """Whether it can be one: what looks like an IP address must be one, or it is looked up as a name for a minute."""
+    bare = host.strip("[]").partition("%")[0]
+    if ":" not in bare and not re.fullmatch(r"[0-9]+(?:\.[0-9]+)+", bare):
+        return bool(bare)
+    try:
+        ip_address(bare)
+    except ValueError:
+        return False
+    return True
 
 
 def _device(name: str, entry: Entry, beside: Path) -> Device:

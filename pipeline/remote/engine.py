@@ -1,5 +1,6 @@
 """The device's own Docker: build from what was sent, run what proves the image, tag it once it is proven."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from pipeline.container import RIGHTS
@@ -97,7 +98,7 @@ def prove(
     """Run the image's own proof, or find the one that is going on; its exit status and what it said."""
     answer = connection.run("proving the image", PROVE, job, name, *words, on_line=on_line)
     status = answer.stdout.strip()
-    if not status.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,3}", status):
         raise DeviceError(f"the device's Docker does not say how the proof ended, but {status[:200]!r}. Run again.")
     return int(status), answer.stderr
 

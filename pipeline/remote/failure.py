@@ -1,6 +1,8 @@
 """What ssh and the device say when something fails, as errors of ours with the cure."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipeline.errors import (
     AccessDenied,
@@ -13,6 +15,7 @@ from pipeline.errors import (
     HostUnknown,
     HostUnreachable,
 )
+from pipeline.printable import on_one_line
 from pipeline.remote.device import Device
 
 SSH_FAILED = 255
@@ -93,6 +96,22 @@ def why_failed(device: Device, doing: str, status: int, said: str) -> DeployErro
         )
     tail = "\n".join(said.strip().splitlines()[-TAIL_LINES:]) or "it said nothing"
     return DeviceError(f"{_who(device)}: {doing} ended with status {status}:\n{tail}")
+
+
+NOT_UNDERSTOOD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading an answer raises that nobody could foresee."""
+
+
+@contextmanager
+def understanding(device: Device, what: str) -> Iterator[None]:
+    """Turn what is raised over a device's answer into an error about that device alone; others are gone on with."""
+    try:
+        yield
+    except NOT_UNDERSTOOD as error:
+        raise DeviceError(
+            f"{_who(device)}: {what} cannot be understood ({type(error).__name__}: {on_one_line(str(error))}). Is it "
+            "a device of this kind?"
+        ) from None
 
 
 def _who(device: Device) -> str:

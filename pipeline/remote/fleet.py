@@ -13,6 +13,7 @@ from pipeline.remote.device import Device
 from pipeline.remote.job import Job
 from pipeline.remote.stop import Stop
 from pipeline.remote.work import Work
+from pipeline.workspace import child
 
 MOST_AT_ONCE = 64
 
@@ -58,7 +59,7 @@ def deliver(devices: Sequence[Device], work: Work, *, published: Path, progress:
 
     def one(device: Device, stop: Stop) -> Delivered:
         said = Named(progress, device.name)
-        done = Job(device, work, folder=folder / device.name, progress=said, stop=stop).run()
+        done = Job(device, work, folder=child(folder, device.name), progress=said, stop=stop).run()
         if done.error is not None:
             said.line(f"error: {done.error}")
         return done

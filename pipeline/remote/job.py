@@ -23,7 +23,7 @@ from pipeline.remote import engine, store
 from pipeline.remote.connection import Connection
 from pipeline.remote.delivered import Delivered
 from pipeline.remote.device import Device
-from pipeline.remote.failure import RETRIED
+from pipeline.remote.failure import RETRIED, understanding
 from pipeline.remote.record import Record, read_record, write_record
 from pipeline.remote.retry import retried
 from pipeline.remote.stop import Stop
@@ -122,9 +122,10 @@ class Job:
             evidence.mkdir()
             report = self._proven(connection, image, found, evidence)
             self._progress.line(f"{verdict_text(report)}")
-            if compared := comparison_text(_said(evidence)):
-                self._progress.line(compared)
-            labelled = work.dockerfile({**work.describe(report, evidence / PREDICTIONS), **PLACE_LABEL})
+            with understanding(device, "its proof"):
+                if compared := comparison_text(_said(evidence)):
+                    self._progress.line(compared)
+                labelled = work.dockerfile({**work.describe(report, evidence / PREDICTIONS), **PLACE_LABEL})
             done.image = engine.tag(connection, self._name, work.tag, labelled, self._progress.detail)
             write_record(
                 self._folder,
@@ -161,7 +162,8 @@ class Job:
         store.fetch(connection, self._name, evidence)
         if not (evidence / PREDICTIONS).is_file():
             raise DeviceError(f"{who}: the image ends without a proof. Its last words: {engine.reason_in(said)}")
-        report = self._work.judge(evidence / PREDICTIONS)
+        with understanding(self._device, "its proof"):
+            report = self._work.judge(evidence / PREDICTIONS)
         self._delivered.report = report
         if not may_be_packaged(report, package_undecided=self._work.package_undecided):
             failure = GateFailed if report.verdict is Verdict.FAIL else GateUndecided

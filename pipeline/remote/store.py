@@ -14,6 +14,8 @@ from pipeline.errors import DeviceError
 from pipeline.hashing import sha256_of_file
 from pipeline.remote.connection import Connection
 
+MOST_PROOF_BYTES, MOST_PROOF_FILES = 2 << 30, 64
+"""Of what a device sends of its proof; the largest file is its engine."""
 KEPT_INDEXES = 4
 """Of so many deliveries the files are kept."""
 # Whole files of a transfer that was cut are kept, too. A file counts by its size, which a crash may have left at 0.
@@ -115,8 +117,16 @@ def fetch(connection: Connection, job: str, folder: Path) -> None:
     """Bring `jobs/<job>/out` into `folder`."""
 
     def unpack(pipe: IO[bytes]) -> None:
+        left = MOST_PROOF_BYTES
         with tarfile.open(fileobj=pipe, mode="r|") as archive:
-            archive.extractall(folder, filter="data")
+            for number, entry in enumerate(archive):
+                left -= entry.size
+                if left < 0 or number >= MOST_PROOF_FILES:
+                    raise DeviceError(
+                        f"the device's proof is of more than {MOST_PROOF_FILES} files or {MOST_PROOF_BYTES >> 30} "
+                        "GiB; nothing of it was kept."
+                    )
+                archive.extract(entry, folder, filter="data")
 
     try:
         connection.run("fetching the proof", 'tar -C "$WORK/jobs/$1/out" -cf - .', job, into=unpack)

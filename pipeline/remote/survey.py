@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.remote.connection import Connection
 from pipeline.remote.device import Device
 from pipeline.remote.facts import Facts, read_facts
+from pipeline.remote.failure import understanding
 from pipeline.remote.fitness import Needs, check
 from targets.base import Target
 
@@ -23,5 +24,7 @@ class Survey:
 
 def survey(connection: Connection, device: Device, target: Target, *, base: str, needs: Needs) -> Survey:
     """Raises `DeviceUnfit`, `CommandMissing` or `DeviceDiskFull` with the cure; `base` is the base image's tag."""
-    facts = read_facts(connection.run("asking what it is", SCRIPT.read_text(), base).stdout)
-    return Survey(facts=facts, notes=tuple(check(device, facts, target, needs)))
+    answer = connection.run("asking what it is", SCRIPT.read_text(), base).stdout
+    with understanding(device, "its answer about itself"):
+        facts = read_facts(answer)
+        return Survey(facts=facts, notes=tuple(check(device, facts, target, needs)))

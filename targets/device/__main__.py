@@ -106,9 +106,9 @@ def _selftest(arguments: List[str]) -> int:
     from pathlib import Path
 
     from targets.device.errors import ModelError
+    from targets.device.image_files import ImageError
     from targets.device.manifest import ManifestError
     from targets.device.measure import MeasureError
-    from targets.device.preprocess import ImageError
     from targets.device.selftest import MAX_DROP, selftest
     from targets.device.settings import SettingError, read_settings
     from targets.device.shard import ShardError

@@ -82,15 +82,27 @@ class Application:
         }
 
     def admit(self, request: Request) -> None:
-        """As `connection.Application` asks; only requests to infer take a place."""
+        """As `connection.Application` asks; only requests to infer have a body that is wanted."""
         try:
             self._admit(request)
         except NotReady as error:
             raise RequestError(str(error), status=503) from None
 
+    def enter(self, request: Request) -> None:
+        if not request.is_admitted:
+            return
+        try:
+            self._endpoint.enter()
+        except NotReady as error:
+            raise RequestError(str(error), status=503) from None
+        request.has_place = True
+
     def release(self, request: Request) -> None:
-        if request.is_admitted:
-            request.is_admitted = False
+        if request.share is not None:
+            request.share.close()
+            request.share = None
+        if request.has_place:
+            request.has_place = False
             self._endpoint.leave()
 
     def answer(self, request: Request) -> Answer:
@@ -160,7 +172,7 @@ class Application:
         content_encoding(request.headers.get("content-encoding"))
         if announced > self._settings.max_body_bytes:
             raise body_too_large(self._settings.max_body_bytes)
-        self._endpoint.enter()
+        request.share = self._endpoint.open()
         request.is_admitted = True
         request.max_body_bytes = self._settings.max_body_bytes
 

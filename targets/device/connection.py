@@ -7,9 +7,12 @@ bounds the time that a head may take, or makes room when idle connections take a
 from __future__ import annotations
 
 import asyncio
+import ssl
+from asyncio import sslproto
 from collections import deque
 from typing import Deque, Optional, Protocol, Tuple, Union, cast
 
+from targets.device.budget import Share
 from targets.device.connections import Connections
 from targets.device.messages import Request, Response, error_response
 from targets.device.reader import Reader
@@ -18,11 +21,18 @@ from targets.device.tensors import RequestError
 
 Answer = Union[Response, "asyncio.Future[Response]"]
 LINGER_SECONDS = 2.0
+# How long a connection that is kept alive may still bring a request once the server stops.
+DRAIN_SECONDS = 1.0
+HANDSHAKE_SECONDS = 10.0
+# By itself asyncio keeps 256 KiB for what each TLS connection may receive; a record has 16.
+TLS_BUFFER_BYTES = 32 << 10
 # Requests that may follow on a connection while one is being answered; beyond it nothing more is read.
 AHEAD = 4
 # So many may be within what was read already; the connection ends after them.
 MOST_AHEAD = 100
-IDLE, HEAD, BODY, ANSWERING, LINGERING = "idle", "head", "body", "answering", "lingering"
+# A body's pace is looked at once it has been on its way for so long.
+PACE_SECONDS = 5.0
+SHAKING, IDLE, HEAD, BODY, ANSWERING, LINGERING = "shaking", "idle", "head", "body", "answering", "lingering"
 
 
 class Application(Protocol):
@@ -31,8 +41,11 @@ class Application(Protocol):
     def admit(self, request: Request) -> None:
         """Look at the head, before the body is read; raises `RequestError` where it says enough to refuse."""
 
+    def enter(self, request: Request) -> None:
+        """It is to be answered, its body is here; raises `RequestError` where too many wait already."""
+
     def release(self, request: Request) -> None:
-        """The request is answered, or its client gone."""
+        """The request is answered or given up, or its client gone."""
 
     def answer(self, request: Request) -> Answer:
         """At once, or later; never raises."""
@@ -48,19 +61,35 @@ class Connection(asyncio.Protocol):
     """What `asyncio` calls for one client; made anew for each."""
 
     def __init__(
-        self, application: Application, connections: Connections, settings: Settings, *, is_tls: bool = False
+        self,
+        application: Application,
+        connections: Connections,
+        settings: Settings,
+        *,
+        tls: Optional[ssl.SSLContext] = None,
     ) -> None:
         self._application = application
         self._connections = connections
         self._settings = settings
         self._loop = connections.loop
-        self._is_tls = is_tls
+        self._tls = tls
+        self._handshake: Optional[asyncio.Task[None]] = None
+        self._early = b""
+        """What came with the end of the handshake."""
+        self._socket = cast(asyncio.Transport, None)
         self._transport = cast(asyncio.Transport, None)
+        """The socket's own, or that of TLS on top of it."""
         self._reader = Reader(self)
         self._state = IDLE
         self.deadline = 0.0
         """By the loop's clock, which no change of the date moves; the connections' sweep acts on it."""
+        self.arriving_since = 0.0
+        """When the head, then the body that is on its way has begun."""
         self._waiting: Deque[Tuple[Request, Optional[RequestError], bool]] = deque()
+        self._waiting_bytes = 0
+        """What their heads take; bodies are counted by themselves."""
+        self._share: Optional[Share] = None
+        """Of what is held for clients; None: this one has nothing there."""
         self._answering: Optional[Tuple[Request, bool, float]] = None
         self._pending: Optional[asyncio.Future[Response]] = None
         self._is_last = False
@@ -76,7 +105,18 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = self._socket = cast(asyncio.Transport, transport)
+        # Told of whatever the kernel does not take: meanwhile nothing more is answered. TLS takes 0 as always full.
+        self._transport.set_write_buffer_limits(high=1)
+        if self._tls is not None:
+            # Counted from its first moment: what has not begun to speak takes memory, too.
+            self.arriving_since = self._loop.time()
+            self._wait(SHAKING, HANDSHAKE_SECONDS)
+            if self._connections.add(self):
+                self._handshake = self._loop.create_task(self._shake_hands(self._tls))
+            else:
+                self._transport.abort()
+            return
         self._wait(IDLE, self._settings.idle_seconds)
         if not self._connections.add(self):
             message = f"{self._settings.max_connections} connections are open and busy (MAX_CONNECTIONS); try again"
@@ -94,15 +134,27 @@ class Connection(asyncio.Protocol):
         self._answering = self._pending = None
         self._drop_unanswered()
         self._reader.close()
+        if self._share is not None:
+            self._share.close()
+            self._share = None
 
     def data_received(self, data: bytes) -> None:
+        if self._state == SHAKING:
+            self._early += data
+            return
         self._has_answered = False
         self._reader.feed(data)
+        if self._state == BODY:
+            self._wait_for_body()
+        request = self._reader.request
+        if request is not None and request.share is not None:
+            request.share.hold(self._reader.body_bytes)
+        self._count()
 
     def eof_received(self) -> bool:
         # A client may close its half and still wait for its answer; TLS knows no such half.
         self._is_last = self._has_ended = True
-        return not self._is_tls and not self._is_free
+        return self._tls is None and not self._is_free
 
     def pause_writing(self) -> None:
         self._is_full = True
@@ -110,20 +162,55 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_full = False
+        self._count()
         self._go_on()
+
+    async def _shake_hands(self, tls: ssl.SSLContext) -> None:
+        sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # type: ignore[misc, unused-ignore]
+        try:
+            # The sweep is earlier, unless the process was stopped meanwhile.
+            transport = await self._loop.start_tls(
+                self._socket, self, tls, server_side=True, ssl_handshake_timeout=2 * HANDSHAKE_SECONDS
+            )
+            if transport is None:
+                raise ConnectionResetError("the client has gone")
+        except (OSError, asyncio.TimeoutError) as error:
+            self._connections.handshake_failed(str(error) or type(error).__name__)
+            self._handshake = None
+            self._connections.discard(self)
+            self._socket.abort()
+            return
+        self._handshake = None
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=1)
+        self._wait(IDLE, self._settings.idle_seconds)
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+
+    def _end_handshake(self) -> None:
+        assert self._handshake is not None
+        self._connections.handshake_failed(f"it takes more than {self._loop.time() - self.arriving_since:.0f} s")
+        self._handshake.cancel()
+        self._handshake = None
+        self._connections.discard(self)
+        self._socket.abort()
 
     # What the reader finds
 
     def on_begin(self) -> None:
         if self._is_free:
+            self.arriving_since = self._loop.time()
             self._wait(HEAD, self._settings.head_seconds)
 
     def on_head(self, request: Request) -> None:
-        if self._is_tls:
+        if self._tls is not None:
             request.has_certificate = bool(self._transport.get_extra_info("peercert"))
         if self._is_free:
-            self._wait(BODY, self._settings.body_seconds)
+            self._begin_body()
         self._application.admit(request)
+        if request.share is not None:
+            request.share.send_away = self._send_away_body
 
     def on_continue(self) -> None:
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -131,6 +218,13 @@ class Connection(asyncio.Protocol):
     def on_request(self, request: Request, refusal: Optional[RequestError], *, keeps: bool) -> None:
         is_first = self._is_free and not self._has_answered
         self._waiting.append((request, refusal, keeps))
+        self._waiting_bytes += request.head_bytes
+        if request.share is not None:
+            # Behind answers that its client does not take it might wait for long.
+            request.share.send_away = self._send_away
+            request.share.hold(len(request.body))
+            if not self._waiting:
+                return
         if is_first:
             self._has_answered = True
             self._answer_next()
@@ -160,32 +254,52 @@ class Connection(asyncio.Protocol):
 
     def on_deadline(self) -> None:
         """What was waited for has not happened in time."""
+        if self._handshake is not None:
+            self._end_handshake()
+            return
         settings = self._settings
         if self._state == HEAD:
             self._time_out(f"the head of the request did not arrive within {settings.head_seconds} s (HEAD_SECONDS)")
         elif self._state == BODY:
-            self._time_out(f"the body did not arrive within {settings.body_seconds} s (BODY_SECONDS)")
+            is_over = self._loop.time() >= self.arriving_since + settings.body_seconds
+            self._time_out(
+                f"the body did not arrive within {settings.body_seconds} s (BODY_SECONDS)"
+                if is_over
+                else f"the body comes with less than {settings.body_pace} bytes a second (BODY_PACE)"
+            )
         elif self._state == ANSWERING and self._answering is not None:
             if self._pending is not None:
                 self._pending.cancel()
             message = f"there was no answer within {settings.request_seconds} s (REQUEST_SECONDS); try again later"
             self._finish(self._application.refusal(self._answering[0], RequestError(message, status=503)))
             self._go_on()
+        elif self._state == IDLE and self._is_last and not self._transport.get_write_buffer_size():
+            # Not aborted: a client that has just sent something would see a reset.
+            self._linger()
         else:
             # Idle for long, or its client does not take what was sent.
             self._transport.abort()
 
+    def postpone(self, seconds: float) -> None:
+        self.deadline += seconds
+        self.arriving_since += seconds
+
     def end(self) -> None:
         """The server stops: end now where nothing is at hand, else with the answer."""
         self._is_last = True
-        if self.is_idle:
-            self._transport.close()
+        if self._handshake is not None:
+            self._end_handshake()
+        elif self.is_idle:
+            # A request may be on its way by now: it is answered, and told that it was the last.
+            self.deadline = min(self.deadline, self._loop.time() + DRAIN_SECONDS)
         elif not self._is_free:
             self._stop_reading()
 
     def make_room(self) -> None:
         """Another connection gets this one's place; what its client has not taken by now is lost."""
-        if self._transport.get_write_buffer_size():
+        if self._handshake is not None:
+            self._end_handshake()
+        elif self._transport.get_write_buffer_size():
             self._transport.abort()
         else:
             self._transport.close()
@@ -193,6 +307,10 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         return self._state == IDLE
+
+    @property
+    def is_arriving(self) -> bool:
+        return self._state in (SHAKING, HEAD, BODY)
 
     @property
     def _is_free(self) -> bool:
@@ -216,7 +334,9 @@ class Connection(asyncio.Protocol):
         if not self._waiting or self._answering is not None or self._is_full:
             return
         request, refusal, keeps = self._waiting.popleft()
+        self._waiting_bytes -= request.head_bytes
         self._answering = (request, keeps, self._loop.time())
+        refusal = refusal or self._entered(request)
         answer = self._application.answer(request) if refusal is None else self._application.refusal(request, refusal)
         if isinstance(answer, Response):
             self._finish(answer)
@@ -255,16 +375,18 @@ class Connection(asyncio.Protocol):
         elif self._reader.is_within_head:
             self._wait(HEAD, self._settings.head_seconds)
         elif self._reader.is_within_body:
-            self._wait(BODY, self._settings.body_seconds)
+            self._begin_body()
         else:
             self._wait(IDLE, self._settings.idle_seconds)
+        # Last, as it may end the connection.
+        self._count()
 
     def _linger(self) -> None:
         """Close our half and read on for a while: closed at once, unread bytes would destroy the answer on its way."""
         has_gone = not self._transport.get_write_buffer_size()
         self._wait(LINGERING, LINGER_SECONDS if has_gone else self._settings.idle_seconds)
         self._drop_unanswered()
-        if self._is_tls or self._has_ended:
+        if self._tls is not None or self._has_ended:
             self._transport.close()
         else:
             self._transport.write_eof()
@@ -282,10 +404,70 @@ class Connection(asyncio.Protocol):
         for request, _, _ in self._waiting:
             self._application.release(request)
         self._waiting.clear()
+        self._waiting_bytes = 0
 
     def _time_out(self, message: str) -> None:
         error = self._reader.refusal or RequestError(message, status=408)
         self.on_refused(self._reader.give_up(), error)
+
+    # What is held for the client
+
+    def _entered(self, request: Request) -> Optional[RequestError]:
+        """It is to be answered: its body stays until it is, or there is no place for it."""
+        if request.share is not None:
+            request.share.send_away = None
+        try:
+            self._application.enter(request)
+        except RequestError as error:
+            return error
+        return None
+
+    def _send_away_body(self) -> None:
+        """The bodies on their way have filled the memory that there is for all, and this one has cost the most."""
+        message = "bodies fill the memory (MAX_WAITING times MAX_BODY_MIB), and this one comes slowly; try again"
+        self.on_refused(self._reader.give_up(), RequestError(message, status=429))
+
+    def _count(self) -> None:
+        size = self._held_bytes()
+        if self._share is None:
+            if not size:
+                return
+            self._share = self._connections.held.open(self._send_away)
+        if size:
+            self._share.hold(size)
+        else:
+            self._share.close()
+            self._share = None
+
+    def _held_bytes(self) -> int:
+        size = self._waiting_bytes + self._transport.get_write_buffer_size()
+        if self._tls is not None:
+            size += self._socket.get_write_buffer_size()
+        if self._reader.is_within_head:
+            size += self._reader.head_bytes
+        elif self._reader.request is not None:
+            size += self._reader.request.head_bytes
+        return size
+
+    def _send_away(self) -> None:
+        """What is held for all clients is too much, and this one has held the most for long."""
+        self._transport.abort()
+        self._drop_unanswered()
+        if self._share is not None:
+            self._share.close()
+            self._share = None
+
+    def _begin_body(self) -> None:
+        self.arriving_since = self._loop.time()
+        self._state = BODY
+        self._wait_for_body()
+
+    def _wait_for_body(self) -> None:
+        settings = self._settings
+        seconds = float(settings.body_seconds)
+        if settings.body_pace:
+            seconds = min(seconds, PACE_SECONDS + self._reader.body_bytes / settings.body_pace)
+        self.deadline = self.arriving_since + seconds
 
     def _wait(self, state: str, seconds: float) -> None:
         self._state = state

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Callable, Optional, Tuple, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.inputs import ENCODED, checked_input, network_input
+from targets.device.budget import Budget, Share
+from targets.device.inputs import ENCODED, ImageLimits, checked_input, network_input
 from targets.device.manifest import Manifest
 from targets.device.protocol import InferRequest
 from targets.device.service import NotReady, Service
@@ -31,20 +33,48 @@ class Endpoint:
         self.service = service
         self.settings = settings
         self.waiting = 0
+        self._limits = ImageLimits(settings.max_image_pixels)
+        # JSON becomes many times its size while it is read, and is read by one thread at a time anyway.
+        self._reading = threading.Lock()
+        self._answers_to_the_end = False
+        self.bodies = Budget(settings.max_waiting * settings.max_body_bytes)
+        """Of requests to infer, from their first byte to their answer."""
+        self.held = Budget(settings.max_held_bytes, patience=0.0)
+        """Everything else that waits for a client to go on: heads, and answers that are not taken.
+
+        Of these a good client's are gone in a moment, so the newest is never the one to go."""
+
+    def open(self) -> Share:
+        """A share for the body of a request that may come; raises as `enter` does.
+
+        No place yet, or whoever sends slowly would hold it.
+        """
+        self._check()
+        return self.bodies.open()
 
     def enter(self) -> None:
-        """Take a place for a request; raises `NotReady`, or `RequestError` (429) where all are taken."""
-        readiness = self.service.readiness
-        if not readiness.ready:
-            raise NotReady(readiness.reason)
-        if self.waiting >= self.settings.max_waiting:
-            message = f"{self.waiting} requests are being answered already (MAX_WAITING); try again"
-            raise RequestError(message, status=429)
+        """Take a place for a request whose body is here.
+
+        Raises `NotReady`, or `RequestError` (429) where all are taken.
+        """
+        self._check()
         self.waiting += 1
 
     def leave(self) -> None:
         """Give the place back."""
         self.waiting -= 1
+
+    def end(self) -> None:
+        """The server stops, and says so: what comes all the same is answered, if it would have been until now."""
+        self._answers_to_the_end = self.service.readiness.ready
+
+    def _check(self) -> None:
+        readiness = self.service.readiness
+        if not readiness.ready and not self._answers_to_the_end:
+            raise NotReady(readiness.reason)
+        if self.waiting >= self.settings.max_waiting:
+            message = f"{self.waiting} requests are being answered already (MAX_WAITING); try again"
+            raise RequestError(message, status=429)
 
     def model(self, name: str, version: Optional[str]) -> Manifest:
         """The model by its name, and its version where one is given; raises `RequestError` (404) or `NotReady`."""
@@ -77,7 +107,8 @@ class Endpoint:
 
         def checked() -> Tuple[str, NDArray[Any]]:
             nonlocal request
-            request = parse()
+            with nullcontext() if size <= INLINE_BYTES else self._reading:
+                request = parse()
             check_outputs(request)
             return checked_input(request, manifest, settings.max_batch)
 
@@ -86,7 +117,7 @@ class Endpoint:
             return render(request, logits)
 
         def as_input(name: str, values: NDArray[Any]) -> NDArray[np.float32]:
-            return network_input(name, values, manifest, settings.max_image_pixels)
+            return network_input(name, values, manifest, self._limits)
 
         if size > INLINE_BYTES or settings.batch_images > 1 or not self.service.is_idle:
             return _awaitable(self.service.submit(lambda: as_input(*checked()), finish))

@@ -1,6 +1,7 @@
 """The Open Inference Protocol v2 over gRPC, for the one model of this device: calls, statuses, messages.
 
-Every call reads its only message itself, so that a request has its place before its message comes, as over HTTP.
+Every call reads its only message itself, so that those on their way are bounded: how much of one has come cannot be
+told, so it counts as the largest that may come, and where there is no room for more, the oldest is sent away.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from targets.device import open_inference_pb2 as messages
 from targets.device.access import Access
+from targets.device.budget import Budget, Share
+from targets.device.cut import cut
 from targets.device.endpoint import OUTPUT, Endpoint
 from targets.device.grpc_messages import decoded, infer_request, infer_response, model_metadata
 from targets.device.inputs import described
@@ -41,6 +44,12 @@ CODES: Dict[int, grpc.StatusCode] = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 CANCEL_SECONDS = 0.1
+# Messages on their way that ask for no answer of the model; more of them, and the oldest is sent away.
+LOOKS = 4
+# Answers that are not taken, besides one for each place.
+UNSENT = 8
+# An answer that is taken is gone after some turns of the loop.
+TURN_SECONDS = 0.05
 Result = TypeVar("Result")
 Context = Any
 """`grpc.aio.ServicerContext`, which has no types."""
@@ -59,6 +68,9 @@ class Calls:
         self._settings = endpoint.settings
         self._access = access
         self._throttle = Throttle()
+        self._looks = Budget(LOOKS * endpoint.settings.max_body_bytes)
+        self._unsent = Budget(self._settings.max_waiting + UNSENT, patience=TURN_SECONDS)
+        """Counts calls; their bytes are counted together with those of HTTP."""
 
     def handler(self) -> Any:
         """What a gRPC server asks for the calls of the protocol."""
@@ -72,18 +84,20 @@ class Calls:
         }
         # On the wire a stream of one message is that message.
         methods = {
-            name: grpc.stream_unary_rpc_method_handler(self._answered(name, call)) for name, call in calls.items()
+            name: grpc.stream_stream_rpc_method_handler(self._answered(name, call)) for name, call in calls.items()
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def _answered(self, name: str, call: Call) -> Callable[[Any, Context], Awaitable[bytes]]:
+    def _answered(self, name: str, call: Call) -> Callable[[Any, Context], Awaitable[None]]:
         """The call, with whatever it raises as its status."""
 
-        async def answer(_messages: Any, context: Context) -> bytes:
+        async def answer(_messages: Any, context: Context) -> None:
             loop = asyncio.get_running_loop()
             since = loop.time()
             try:
-                return await call(context)
+                written = await call(context)
+                await self._write(context, written)
+                return
             except Exception as error:  # noqa: BLE001 - a bug of ours is logged, and costs one answer
                 refusal = self._refusal(name, error)
             if name == INFER:
@@ -109,16 +123,27 @@ class Calls:
         return error
 
     async def _read(self, kind: Any, context: Context) -> Any:
-        return decoded(kind, await self._message(context))
-
-    async def _message(self, context: Context) -> bytes:
-        """The bytes of the call's message."""
-        seconds = self._settings.body_seconds
+        share = self._looks.open()
         try:
-            read = await _within(seconds, context.read())
-        except asyncio.TimeoutError:
-            message = f"the body did not arrive within {seconds} s (BODY_SECONDS)"
-            raise RequestError(message, status=408) from None
+            return decoded(kind, await self._message(context, share))
+        finally:
+            share.close()
+
+    async def _message(self, context: Context, share: Share) -> bytes:
+        """The bytes of the call's message, which `share` is of."""
+        seconds, reading = self._settings.body_seconds, asyncio.ensure_future(context.read())
+        share.send_away = lambda: _give_up(share, reading)
+        share.hold(self._settings.max_body_bytes)
+        try:
+            await asyncio.wait({reading}, timeout=seconds)
+            if not reading.done():
+                raise RequestError(f"the body did not arrive within {seconds} s (BODY_SECONDS)", status=408)
+            if reading.cancelled():
+                raise RequestError("too many messages are on their way (MAX_WAITING); try again", status=429)
+            read = reading.result()
+        finally:
+            share.send_away = None
+            reading.cancel()
         if read is grpc.aio.EOF:
             # So ends a call, too, whose message is too large for gRPC or whose client is gone: it is about to be
             # cancelled here.
@@ -127,7 +152,40 @@ class Calls:
         data: bytes = read
         if len(data) > self._settings.max_body_bytes:
             raise body_too_large(self._settings.max_body_bytes)
+        share.hold(len(data))
         return data
+
+    async def _write(self, context: Context, written: bytes) -> None:
+        """Hand the answer over; who does not take it is cut off, as no status would reach it either."""
+        writing = asyncio.ensure_future(context.write(written))
+        # Else one that ends after its call would be a line in the log.
+        writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        shares = [self._unsent.open(), self._endpoint.held.open()]
+        peer, port, gone = context.peer(), self._settings.grpc_port, asyncio.Event()
+
+        def send_away() -> None:
+            for share in shares:
+                share.close()
+            cut(peer, port)
+            gone.set()
+
+        # Held before it can be sent away: who comes with many others is not the one who does not read.
+        shares[0].hold(1)
+        shares[1].hold(len(written))
+        for share in shares:
+            share.send_away = send_away
+        try:
+            await asyncio.wait({writing}, timeout=self._settings.idle_seconds)
+            if not writing.done():
+                send_away()
+                # gRPC's own task: cancelled, it would leave the answer where it is.
+                await asyncio.wait({writing}, timeout=CANCEL_SECONDS)
+            # gRPC fails to write where the connection has ended, and for nothing else.
+            if gone.is_set() or writing.exception() is not None:
+                raise asyncio.CancelledError
+        finally:
+            for share in shares:
+                share.close()
 
     # Calls
 
@@ -159,15 +217,19 @@ class Calls:
 
     async def _model_infer(self, context: Context) -> bytes:
         self._access.check(_authorization(context), has_certificate="x509_pem_cert" in context.auth_context())
-        self._endpoint.enter()
+        share = self._endpoint.open()
         try:
-            data = await self._message(context)
+            data = await self._message(context, share)
             loop = asyncio.get_running_loop()
             since = loop.time()
-            answer = self._inferred(data)
-            written, images = answer if isinstance(answer, tuple) else await self._in_time(answer)
+            self._endpoint.enter()
+            try:
+                answer = self._inferred(data)
+                written, images = answer if isinstance(answer, tuple) else await self._in_time(answer)
+            finally:
+                self._endpoint.leave()
         finally:
-            self._endpoint.leave()
+            share.close()
         self._metrics.answered_request("grpc", 200, loop.time() - since, images)
         return written
 
@@ -211,12 +273,19 @@ async def _within(seconds: float, awaited: Awaitable[Result]) -> Result:
         task.cancel()
 
 
+def _give_up(share: Share, waiting: "asyncio.Future[Any]") -> None:
+    share.close()
+    waiting.cancel()
+
+
 def _written(message: Any) -> bytes:
     written: bytes = message.SerializeToString()
     return written
 
 
 def _authorization(context: Context) -> Optional[str]:
-    # As over HTTP, the last of several; what is no text is no token.
+    # What is no text is no token.
     found = [value for name, value in context.invocation_metadata() if name == "authorization"]
+    if len(found) > 1:
+        raise RequestError("the request has several authorization headers; send one")
     return found[-1] if found and isinstance(found[-1], str) else None

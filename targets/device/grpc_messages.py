@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from targets.device import open_inference_pb2 as messages
 from targets.device.manifest import Manifest
-from targets.device.protocol import InferRequest, dtype_of, flag, requested_outputs, shape_of
+from targets.device.protocol import InferRequest, check_id, dtype_of, flag, requested_outputs, shape_of
 from targets.device.tensors import DATATYPES, RequestError, from_bytes, from_values, shown
 
 # Where a tensor's contents are by its datatype.
@@ -27,6 +27,7 @@ def decoded(kind: Any, data: bytes) -> Any:
 
 def infer_request(message: Any) -> InferRequest:
     """What a ModelInferRequest asks for; its answer is raw where it was, unless it says otherwise."""
+    check_id(message.id)
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise RequestError(f"raw_input_contents has {len(raw)} entries, the request {len(message.inputs)} inputs")

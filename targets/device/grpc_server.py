@@ -16,8 +16,9 @@ from targets.device.settings import SettingError, Settings
 
 # gRPC counts bytes in an int of 32 bits.
 MOST_BYTES = 2**31 - 1
-# Besides the requests that hold a place: calls that ask for metadata, or are about to be refused.
-MORE_CALLS = 16
+# Besides requests on their way, those that hold a place and those whose answer is not taken yet: calls that ask for
+# metadata, or are about to be refused. gRPC turns away more by itself, so nobody may hold one for long.
+MORE_CALLS = 96
 # As a mask of algorithms: none. A compressed message is measured only once it is decompressed, so it has no limit.
 NO_COMPRESSION = 1
 
@@ -30,7 +31,7 @@ class GrpcServer:
         self._server = grpc.aio.server(
             handlers=[Calls(endpoint, access).handler()],
             options=_options(settings),
-            maximum_concurrent_rpcs=settings.max_waiting + MORE_CALLS,
+            maximum_concurrent_rpcs=3 * settings.max_waiting + MORE_CALLS,
         )
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
@@ -56,7 +57,7 @@ def _options(settings: Settings) -> "list[tuple[str, int]]":
     return [
         ("grpc.max_receive_message_length", min(settings.max_body_bytes, MOST_BYTES)),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        ("grpc.max_concurrent_streams", settings.max_waiting + MORE_CALLS),
+        ("grpc.max_concurrent_streams", 3 * settings.max_waiting + MORE_CALLS),
         ("grpc.max_connection_idle_ms", settings.idle_seconds * 1000),
         ("grpc.server_handshake_timeout_ms", settings.head_seconds * 1000),
         ("grpc.compression_enabled_algorithms_bitset", NO_COMPRESSION),

@@ -7,8 +7,10 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.device.allowance import Allowance
+from targets.device.image_files import BYTES_PER_PIXEL, WORK, ImageError, Opened, load_image, open_image
 from targets.device.manifest import Manifest
-from targets.device.preprocess import ImageError, decode, normalize, preprocess
+from targets.device.preprocess import normalize, preprocess, resize_bytes
 from targets.device.protocol import InferRequest
 from targets.device.tensors import NAMES, RequestError, shown
 
@@ -46,12 +48,25 @@ def checked_input(request: InferRequest, manifest: Manifest, max_batch: int) -> 
     return name, values
 
 
-def network_input(name: str, values: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArray[np.float32]:
+RESIZING = 9 / 8
+"""Times an image's own memory: what the largest takes while it is resized."""
+
+
+class ImageLimits:
+    """For encoded images, of all threads together."""
+
+    def __init__(self, max_pixels: int) -> None:
+        """`max_pixels`: of the largest that is decoded."""
+        self.max_pixels = max_pixels
+        self.memory = Allowance(int(BYTES_PER_PIXEL * max_pixels * RESIZING))
+
+
+def network_input(name: str, values: NDArray[Any], manifest: Manifest, limits: ImageLimits) -> NDArray[np.float32]:
     """What `checked_input` found -> [N, 3, H, W]; raises `RequestError` for an image that cannot be decoded."""
     if name == PIXELS:
         return normalize(values, manifest.preprocessing)
     if name == ENCODED:
-        return _decoded(values, manifest, max_pixels)
+        return _decoded(values, manifest, limits)
     images: NDArray[np.float32] = values
     return images
 
@@ -64,14 +79,18 @@ def _shape(name: str, manifest: Manifest) -> Tuple[int, ...]:
     return {IMAGES: (channels, height, width), PIXELS: (height, width, channels), ENCODED: ()}[name]
 
 
-def _decoded(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArray[np.float32]:
+def _decoded(files: NDArray[Any], manifest: Manifest, limits: ImageLimits) -> NDArray[np.float32]:
+    opened = _opened(files, manifest, limits.max_pixels)
     # One after the other: never more than one image is held at its full size.
     images: NDArray[np.float32] = np.empty((len(files), *manifest.input_shape), np.float32)
-    for index, data in enumerate(files):
+    for index in range(len(files)):
         try:
-            image = preprocess(decode(data, max_pixels), manifest.preprocessing)
+            with limits.memory.taken(_memory(opened[index], manifest, limits.memory.total)):
+                image = preprocess(load_image(opened[index]), manifest.preprocessing)
+                # Its pixels are given back before their memory is.
+                opened[index].image.close()
         except ImageError as error:
-            raise RequestError(f"image {index} of {ENCODED!r} cannot be used: {error}") from None
+            raise _unusable(index, error) from None
         if image.shape != manifest.input_shape:
             height, width = image.shape[1:]
             raise RequestError(
@@ -80,3 +99,36 @@ def _decoded(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> NDArra
             )
         images[index] = image
     return images
+
+
+def _memory(opened: Opened, manifest: Manifest, most: int) -> int:
+    """Bytes; raises `ImageError` for more than `most`."""
+    memory = max(opened.effort.memory, resize_bytes(opened.image.size, manifest.preprocessing))
+    if memory > most:
+        raise ImageError(
+            f"resizing it from {opened.image.width} x {opened.image.height} takes {memory >> 20} MiB, at most "
+            f"{most >> 20} are given (MAX_IMAGE_MIPIXELS)"
+        )
+    return memory
+
+
+def _opened(files: NDArray[Any], manifest: Manifest, max_pixels: int) -> List[Opened]:
+    """All headers; raises `RequestError` where decoding the images would take too long, before any of them is."""
+    found: List[Opened] = []
+    for index, data in enumerate(files):
+        try:
+            found.append(open_image(data, max_pixels, shorter_side=manifest.preprocessing.shorter_side))
+        except ImageError as error:
+            raise _unusable(index, error) from None
+    work, most = sum(each.effort.work for each in found), WORK * max_pixels
+    if work > most:
+        raise RequestError(
+            f"the {len(files)} images of {ENCODED!r} take too long to decode together: as long as an ordinary JPEG of "
+            f"{work} pixels, at most {most} are done for one request ({WORK} times MAX_IMAGE_MIPIXELS); send fewer",
+            status=413,
+        )
+    return found
+
+
+def _unusable(index: int, error: ImageError) -> RequestError:
+    return RequestError(f"image {index} of {ENCODED!r} cannot be used: {error}")

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Any, Callable, Dict, Optional, TextIO
 
 PER_SECOND = 10
@@ -65,3 +66,6 @@ def log_as_json(level: str, stream: Optional[TextIO] = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    # Pillow repeats what clients sent, and Python remembers every different warning for ever.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)

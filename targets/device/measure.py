@@ -7,7 +7,8 @@ from typing import Callable, Optional, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.preprocess import ImageError, Preprocessing, decode, preprocess
+from targets.device.image_files import ImageError, decode
+from targets.device.preprocess import Preprocessing, preprocess
 
 # Images held decoded at a time: bounds the memory, however many there are.
 BATCH = 32
@@ -64,6 +65,6 @@ def measure(
 
 def _input(images: Images, index: int, preprocessing: Preprocessing) -> NDArray[np.float32]:
     try:
-        return preprocess(decode(images.encoded(index)), preprocessing)
+        return preprocess(decode(images.encoded(index), shorter_side=preprocessing.shorter_side), preprocessing)
     except ImageError as error:
         raise ImageError(f"image {index} cannot be used: {error}") from None

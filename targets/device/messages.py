@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from targets.device.budget import Share
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
 BINARY = "application/octet-stream"
 SMALL_BODY_BYTES = 64 << 10
+# An error repeats what the client has sent: no browser shall take it for a page.
+NOSNIFF = b"X-Content-Type-Options: nosniff\r\n"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -19,12 +23,15 @@ class Request:
     __slots__ = (
         "body",
         "has_certificate",
+        "has_place",
+        "head_bytes",
         "headers",
         "is_admitted",
         "is_http_1_0",
         "max_body_bytes",
         "method",
         "path",
+        "share",
     )
 
     def __init__(self, method: str, path: str, headers: Dict[str, str]) -> None:
@@ -35,11 +42,17 @@ class Request:
         self.body = b""
         self.has_certificate = False
         """Whether the client has shown a certificate that the server's authority signed."""
+        self.head_bytes = 0
+        """What its head takes here, roughly."""
         self.is_admitted = False
-        """Whether it holds one of the places for requests that wait."""
+        """Whether its body is wanted."""
+        self.share: Optional[Share] = None
+        """Of the memory for bodies; only of one that is admitted."""
+        self.has_place = False
+        """Whether it is one of those that wait for the model."""
         self.is_http_1_0 = False
         self.max_body_bytes = SMALL_BODY_BYTES
-        """More only for requests that hold a place: the places bound the memory."""
+        """More only for requests that have a share of the memory."""
 
 
 class Response:
@@ -67,7 +80,7 @@ class Response:
 
     def head(self, *, keeps: bool, is_http_1_0: bool, date: bytes) -> bytes:
         """Status line and headers, up to the body; `date` is a whole header line."""
-        parts: List[bytes] = [_STATUS_LINES[self.status], date]
+        parts: List[bytes] = [_STATUS_LINES[self.status], date, NOSNIFF]
         parts.append(f"Content-Type: {self.content_type}\r\nContent-Length: {len(self.body)}\r\n".encode())
         parts += [f"{name}: {value}\r\n".encode("latin-1", "replace") for name, value in self.headers]
         if not keeps:

@@ -1,66 +1,21 @@
-"""From an image file's bytes to the network's input: the one preprocessing of training, gate and device.
-
-Choices, where files leave room:
-- transparent pixels are laid over black, the color that augmentation pads with;
-- 16-bit grayscale is scaled to 8 bits (v * 255 / 65535, rounded), not clipped as Pillow's `convert` does;
-- CMYK is converted by Pillow's plain formula; color profiles are not applied (nor does torchvision);
-- of an animation the first frame counts; EXIF rotation is applied, an unreadable EXIF block means none.
-"""
+"""From an RGB image to the network's input: the one preprocessing of training, gate and device."""
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-MAX_PIXELS = 2**26
-"""Width times height of the largest image that is decoded: 200 MB in memory; a 64-megapixel photo still fits."""
-ROW_PIXELS = 16
-"""What a row counts as at least: Pillow keeps a pointer for each, so those of one pixel would take six times it."""
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""No format that starts another program or draws vectors."""
+from targets.device.image_files import BYTES_PER_PIXEL, MAX_PIXELS, ImageError
 
 _INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
 }
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# What Pillow's readers raise on bytes that are not what their header promises.
-_MALFORMED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
-
-
-class ImageError(ValueError):
-    """The bytes cannot be used as an image; the message gives the reason, the caller the file's name."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +31,8 @@ class Preprocessing:
     std: Tuple[float, float, float]
     color: str = "rgb"
     interpolation: str = "bilinear"
+    reduced_jpeg: bool = False
+    """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that leaves `resize` pixels or more."""
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.resize < 1:
@@ -92,6 +49,13 @@ class Preprocessing:
             raise ValueError(
                 f"preprocessing: interpolation = {self.interpolation!r} is not one of {', '.join(_INTERPOLATIONS)}"
             )
+        if not isinstance(self.reduced_jpeg, bool):
+            raise ValueError(f"preprocessing: reduced_jpeg = {self.reduced_jpeg!r} is neither true nor false")
+
+    @property
+    def shorter_side(self) -> Optional[int]:
+        """What decoding has to leave of an image, see `decoding.open_image`."""
+        return self.resize if self.reduced_jpeg else None
 
     def to_dict(self) -> Dict[str, object]:
         """Plain values for JSON."""
@@ -112,39 +76,13 @@ class Preprocessing:
             raise ValueError(f"preprocessing: {error} (in {values})") from None
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The upright RGB image of a file's bytes, if it has at most `max_pixels`; raises `ImageError`."""
-    image = _open(data, max_pixels)
-    return _loaded(image)
-
-
-def check_decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise `ImageError` where `decode` would. All bytes of a JPEG are read, but few of its pixels are computed."""
-    image = _open(data, max_pixels)
-    if image.format == "JPEG":
-        image.draft(None, (1, 1))
-    _loaded(image)
-
-
-def _loaded(image: Image.Image) -> Image.Image:
-    try:
-        image.load()
-        return _rgb(_upright(image))
-    except ImageError:
-        raise
-    except _MALFORMED as error:
-        kind = "truncated" if "truncated" in str(error) else "damaged"
-        raise ImageError(f"the {image.format} file is {kind}: {error}") from None
-
-
 def crop_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Resize and centre crop of an RGB image -> uint8 [H, W, 3], RGB.
 
     The same arithmetic as torchvision's `Resize` and `CenterCrop`: the longer side is rounded down, an image
     smaller than the crop is padded with black.
     """
-    if preprocessing.resize is not None:
-        image = _resized(image, preprocessing.resize, preprocessing.interpolation)
+    image = _resized(image, preprocessing)
     if preprocessing.crop is not None and preprocessing.crop != (image.height, image.width):
         image = _centre_cropped(image, *preprocessing.crop)
     return np.array(image, dtype=np.uint8)
@@ -170,75 +108,42 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     return normalize(pixels[None], preprocessing).reshape(3, *pixels.shape[:2])
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Read the header only; refuse sizes that must not be decoded before anything is allocated for them."""
-    if not data:
-        raise ImageError("the file is empty (0 bytes)")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"the image has too many pixels ({error}); at most {max_pixels} are decoded") from None
-    except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise ImageError(f"the file is cut short in its header, or not an image of a known format ({known})") from None
-    except _MALFORMED as error:
-        raise ImageError(f"the file's header is damaged: {error}") from None
-    if max(image.width, ROW_PIXELS) * image.height > max_pixels:
-        wide = "" if image.width >= ROW_PIXELS else f", where a row counts as {ROW_PIXELS} or more"
-        raise ImageError(f"the image has too many pixels ({image.width} x {image.height}; at most {max_pixels}{wide})")
-    if image.width * image.height == 0:
-        raise ImageError(f"the image has no pixels ({image.width} x {image.height})")
-    return image
+def resize_bytes(size: Tuple[int, int], preprocessing: Preprocessing) -> int:
+    """What an RGB image of `size` takes while it is resized: itself, half resized, and resized."""
+    (width, height), (new_width, new_height) = size, _resized_size(size, preprocessing)
+    if size == (new_width, new_height):
+        return BYTES_PER_PIXEL * width * height
+    # Pillow goes across first; of an image that is yet to be turned that is down.
+    half = max(new_width * height, new_height * width)
+    return BYTES_PER_PIXEL * (width * height + half + new_width * new_height)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except _MALFORMED:
-        return image
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    mode = image.mode
-    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        return _from_16_bits(image)
-    if mode in ("I", "F"):
-        raise ImageError(f"the image has 32 bits per pixel (mode {mode}) and no stated range; save it with 8 or 16")
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
-    return image if mode == "RGB" else image.convert("RGB")
-
-
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.uint32)
-    if values.max() > 65535:
-        raise ImageError(f"the grayscale image has values up to {values.max()}; at most 65535 are understood")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-
-
-def _resized(image: Image.Image, shorter: int, interpolation: str) -> Image.Image:
-    longer = int(shorter * max(image.size) / min(image.size))
-    size = (shorter, longer) if image.width <= image.height else (longer, shorter)
-    if size == image.size:
-        return image
+def _resized_size(size: Tuple[int, int], preprocessing: Preprocessing) -> Tuple[int, int]:
+    """Width and height after the resize of an image of `size`; raises `ImageError` for far too many pixels."""
+    shorter = preprocessing.resize
+    if shorter is None:
+        return size
+    longer = int(shorter * max(size) / min(size))
+    resized = (shorter, longer) if size[0] <= size[1] else (longer, shorter)
     if shorter * longer > MAX_PIXELS:
         raise ImageError(
-            f"the image ({image.width} x {image.height}) would be resized to {size[0]} x {size[1]}: too many pixels"
+            f"the image ({size[0]} x {size[1]}) would be resized to {resized[0]} x {resized[1]}: too many pixels"
         )
-    return image.resize(size, _INTERPOLATIONS[interpolation])
+    return resized
+
+
+def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    size = _resized_size(image.size, preprocessing)
+    return image if size == image.size else image.resize(size, _INTERPOLATIONS[preprocessing.interpolation])
 
 
 def _centre_cropped(image: Image.Image, height: int, width: int) -> Image.Image:
-    if image.width < width or image.height < height:
-        padded = Image.new("RGB", (max(width, image.width), max(height, image.height)))
-        left = max(0, width - image.width) // 2
-        top = max(0, height - image.height) // 2
-        padded.paste(image, (left, top))
-        image = padded
-    # Python's rounding to even, as torchvision does.
-    top = round((image.height - height) / 2)
-    left = round((image.width - width) / 2)
+    left, top = _offset(image.width, width), _offset(image.height, height)
+    # What lies outside the image is black.
     return image.crop((left, top, left + width, top + height))
+
+
+def _offset(size: int, wanted: int) -> int:
+    """Where the centre begins; negative where the image is smaller, which torchvision pads first."""
+    # Python's rounding to even, as torchvision does.
+    return -((wanted - size) // 2) if size < wanted else round((size - wanted) / 2)

@@ -38,6 +38,8 @@ class Proof:
     artifact_sha256: str
     instruction_set: str
     runtime: str
+    gate_looks: Optional[int] = None
+    """The how-manieth artifact of this model it is that the gate's images judged; None where a device judged."""
 
 
 def read_proof(folder: Path, manifest: Manifest) -> Optional[Proof]:
@@ -91,6 +93,7 @@ def proof_from(raw: Dict[str, Any]) -> Proof:
         artifact_sha256=_text(raw, "artifact_sha256"),
         instruction_set=_text(raw, "instruction_set"),
         runtime=_text(raw, "runtime"),
+        gate_looks=_count(raw, "gate_looks") if "gate_looks" in raw else None,
     )
 
 

@@ -21,6 +21,8 @@ from targets.device.tensors import from_bytes, from_json, shown
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 BINARY_EXTENSION = "binary_tensor_data"
+# The answer repeats it.
+MAX_ID_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def parse_request(
     request_id = raw.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise RequestError(f"'id' must be a string, not {shown(request_id)}")
+    check_id(request_id or "")
     binary = flag(_parameters(raw, "the request"), "binary_data_output")
     return InferRequest(
         id=request_id,
@@ -60,6 +63,13 @@ def parse_request(
         outputs=requested_outputs(raw.get("outputs"), binary),
         binary=binary,
     )
+
+
+def check_id(text: str) -> None:
+    """Raise `RequestError` where it is too long."""
+    # Its letters first: megabytes are not encoded to be counted.
+    if len(text) > MAX_ID_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise RequestError(f"'id' has more than {MAX_ID_BYTES} bytes, the most that are taken")
 
 
 def render_response(

@@ -13,8 +13,20 @@ from targets.device.tensors import BUG, RequestError
 LOG = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 100
+# What a request and each of its headers take in Python's objects, measured.
+REQUEST_BYTES, HEADER_BYTES = 600, 150
 # A body of up to this size is read to its end although its request is refused, so that the connection can go on.
 DISCARDED_BYTES = 1 << 20
+# Of each of these a proxy may take the first where we would take the last.
+SINGLE = (
+    b"host",
+    b"content-length",
+    b"transfer-encoding",
+    b"content-encoding",
+    b"authorization",
+    b"inference-header-content-length",
+    b"expect",
+)
 
 
 class Reading(Protocol):
@@ -51,13 +63,25 @@ class Reader:
         self._headers: List[Tuple[bytes, bytes]] = []
         self._body: Union[bytes, bytearray] = b""
         self._body_bytes = 0
-        self._request: Optional[Request] = None
+        self.request: Optional[Request] = None
+        """Whose head is here and whose body is not."""
         self.refusal: Optional[RequestError] = None
         """Why the request that is being read will be refused once it is complete."""
         self.is_over = False
         """Nothing more is read."""
         self.is_within_head = False
         self.is_within_body = False
+
+    @property
+    def head_bytes(self) -> int:
+        """What the head takes here, roughly: most of a small header is the objects that it is made of."""
+        size = self._head_bytes + (self._held_bytes if self.is_within_head else 0)
+        return REQUEST_BYTES + HEADER_BYTES * len(self._headers) + 2 * size
+
+    @property
+    def body_bytes(self) -> int:
+        """Of the body on its way."""
+        return self._body_bytes
 
     def feed(self, data: bytes) -> None:
         before, completed = self._progress(), self._completed
@@ -84,7 +108,7 @@ class Reader:
         """Read no further; the request of which only a part has come."""
         self.is_over = True
         self.is_within_head = self.is_within_body = False
-        request, self._request = self._request, None
+        request, self.request = self.request, None
         self._body = b""
         return request
 
@@ -99,7 +123,7 @@ class Reader:
             return
         self._begun += 1
         self._head_bytes = self._held_bytes = self._body_bytes = 0
-        self._url, self._headers, self._body, self.refusal, self._request = b"", [], b"", None, None
+        self._url, self._headers, self._body, self.refusal, self.request = b"", [], b"", None, None
         self.is_within_head = True
         self._reading.on_begin()
 
@@ -119,10 +143,17 @@ class Reader:
         # An offer of another protocol: it comes again without it.
         if self.is_over or self._parser.should_upgrade():
             return
+        names = [name.lower() for name, _ in self._headers]
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._headers}
-        request = self._request = Request(self._parser.get_method().decode(), path_of(self._url), headers)
+        request = self.request = Request(self._parser.get_method().decode(), path_of(self._url), headers)
+        request.head_bytes = self.head_bytes
+        self._headers = []
         request.is_http_1_0 = self._parser.get_http_version() == "1.0"
         self.is_within_head, self.is_within_body = False, True
+        refusal = _leniency(names, self._parser.get_http_version())
+        if refusal is not None:
+            self._refuse(refusal)
+            return
         if "host" not in headers and not request.is_http_1_0:
             self._refuse(RequestError("the request has no Host header, which HTTP/1.1 asks for"))
             return
@@ -138,19 +169,19 @@ class Reader:
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        request = self._request
+        request = self.request
         if self.is_over or self.refusal is not None or request is None:
             return
         if self._body_bytes > request.max_body_bytes:
             # A chunked body announces no size.
             self._refuse(body_too_large(request.max_body_bytes))
         elif request.is_admitted:
-            # What holds no place has no use for a body, and may not fill the memory.
+            # What is not admitted has no use for a body, and may not fill the memory.
             self._append(body)
 
     def on_message_complete(self) -> None:
         self._completed += 1
-        request, self._request = self._request, None
+        request, self.request = self.request, None
         if self.is_over or request is None:
             return
         self.is_within_body = False
@@ -197,6 +228,18 @@ class Reader:
     def _refuse(self, error: RequestError) -> None:
         if not self.is_over:
             self._reading.on_refused(self.give_up(), error)
+
+
+def _leniency(names: List[bytes], version: str) -> Optional[RequestError]:
+    """Why a head is refused that another server on the way might read differently."""
+    if version not in ("1.0", "1.1"):
+        return RequestError(f"HTTP/{version} is not spoken here; use HTTP/1.1", status=505)
+    for name in SINGLE:
+        if names.count(name) > 1:
+            return RequestError(f"the request has several {name.decode()} headers; send one")
+    if version == "1.0" and b"transfer-encoding" in names:
+        return RequestError("HTTP/1.0 knows no transfer-encoding; use HTTP/1.1")
+    return None
 
 
 def body_too_large(limit: int) -> RequestError:

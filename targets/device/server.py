@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Optional
 
 from targets.device.access import Access
+from targets.device.allocator import give_back_large_blocks
 from targets.device.application import Application
 from targets.device.connection import Connection
 from targets.device.connections import Connections
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 BACKLOG = 128
-HANDSHAKE_SECONDS = 10.0
 # What the model runs when nobody waits for it any more may take so long at the end.
 CLOSE_SECONDS = 1.0
 # Turns of the loop in which what has arrived is accepted, read and begun.
 TURNS = 8
 # Files and sockets of our own besides the connections.
 SPARE_FILES = 64
+# Of this process's threads: the model's, the watch's, those that compute, gRPC's, and a health check beside them.
+LEAST_PROCESSES = 64
 
 
 class Server:
@@ -42,22 +44,19 @@ class Server:
         self._settings = settings
         self._access = access
         self._stopping = asyncio.Event()
-        self._connections = Connections(settings.max_connections)
         self.endpoint = Endpoint(service, settings)
+        self._connections = Connections(settings.max_connections, self.endpoint.held)
         self._application = Application(self.endpoint, access, self._connections)
         self._grpc: Optional[GrpcServer] = _grpc_server()(self.endpoint, access) if settings.grpc_port else None
 
     async def run(self, listener: socket.socket) -> None:
         """Until `stop`; requests at hand are finished first."""
         loop = asyncio.get_running_loop()
-        tls = self._access.tls
+        # Not asyncio's own TLS server: it counts a connection only once the handshake is done.
         made = lambda: Connection(  # noqa: E731
-            self._application, self._connections, self._settings, is_tls=tls is not None
+            self._application, self._connections, self._settings, tls=self._access.tls
         )
-        handshake = HANDSHAKE_SECONDS if tls is not None else None
-        accepting = await loop.create_server(
-            made, sock=listener, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
-        )
+        accepting = await loop.create_server(made, sock=listener, backlog=BACKLOG)
         if self._grpc is not None:
             await self._grpc.start()
         watch = Watch(lambda: self._service.running, self._settings.request_seconds)
@@ -66,6 +65,7 @@ class Server:
         # What was sent before the signal is not to be lost with its connection.
         for _ in range(TURNS):
             await asyncio.sleep(0)
+        self.endpoint.end()
         self._service.stop()
         accepting.close()
         left = await self._end()
@@ -88,6 +88,20 @@ class Server:
 
 def serve(settings: Settings) -> None:
     """Answer until SIGTERM or SIGINT; requests at hand are finished first. Raises `SettingError`."""
+    try:
+        _serve_until_stopped(settings)
+    except RuntimeError as error:
+        # So says Python where the kernel refuses one.
+        if "start new thread" not in str(error):
+            raise
+        raise SettingError(
+            f"{error}: this container or user may have too few processes. Allow at least {LEAST_PROCESSES} "
+            f"(docker run --pids-limit {LEAST_PROCESSES})"
+        ) from None
+
+
+def _serve_until_stopped(settings: Settings) -> None:
+    give_back_large_blocks()
     # gRPC counts its own.
     _allow_files(settings.max_connections, ports=2 if settings.grpc_port else 1)
     access = Access(settings)
@@ -153,8 +167,10 @@ def _allow_files(connections: int, *, ports: int = 1) -> None:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
+        most = (hard - SPARE_FILES) // ports
+        less = f"use at most {most}, or raise" if most > 0 else f"the server itself needs {SPARE_FILES} of them: raise"
         raise SettingError(
-            f"MAX_CONNECTIONS is {connections}, but this process may open only {hard} files; use at most "
-            f"{(hard - SPARE_FILES) // ports}, or raise the limit (docker run --ulimit nofile={wanted})"
+            f"MAX_CONNECTIONS is {connections}, but this process may open only {hard} files; {less} the limit "
+            f"(docker run --ulimit nofile={wanted})"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

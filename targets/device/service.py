@@ -7,19 +7,20 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional, TypeVar
+from typing import Callable, Optional, Tuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from targets.device import ort_start
+from targets.device.cores import cores_allowed
 from targets.device.errors import ModelError
 from targets.device.files import SHARD
 from targets.device.golden import GoldenResult
+from targets.device.image_files import ImageError
 from targets.device.manifest import TENSORRT, Manifest, ManifestError
 from targets.device.measure import MeasureError
 from targets.device.metrics import Metrics
-from targets.device.preprocess import ImageError
 from targets.device.progress import Progress, Stopped
 from targets.device.proof import Proof, ProofError, proof_from, read_proof
 from targets.device.sessions import Session
@@ -81,6 +82,7 @@ class Service:
             reason = str(error)
         self._worker = Worker(
             lambda: self._loaded(chosen, reason),
+            threads=1 if chosen is None else _instances(chosen.manifest, settings),
             batch_images=settings.batch_images,
             batch_delay_seconds=settings.batch_delay_ms / 1e3,
         )
@@ -112,22 +114,27 @@ class Service:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is run in the model's thread, and nothing waits for it."""
+        """Nothing is run in the model's threads, and nothing waits for them."""
         return self._worker.is_idle
 
     @property
-    def running(self) -> int:
-        """A number for what the model's thread runs, another one for every run; 0: nothing."""
+    def running(self) -> Tuple[int, ...]:
+        """A number for everything that the model's threads run, another one for every run."""
         return self._worker.running
 
     def loaded(self, seconds: float) -> None:
         """Wait until it is known whether the model will answer."""
         self._worker.loading.exception(seconds)
 
+    @property
+    def instances(self) -> int:
+        """Requests that are run at a time."""
+        return self._worker.threads
+
     def submit(
         self, prepare: Callable[[], NDArray[np.float32]], finish: Callable[[NDArray[np.float32]], Answer]
     ) -> Future[Answer]:
-        """In the model's thread, after the requests before it: `prepare`, the model, `finish` on its logits."""
+        """In one of the model's threads: `prepare`, the model, `finish` on its logits."""
         return self._worker.submit(Job(prepare, finish))
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -179,6 +186,8 @@ class Service:
         """Open the model and have it proven; raises `NotReady` or `Stopped`."""
         if chosen is None:
             raise NotReady(reason)
+        if chosen.manifest.runtime == TENSORRT and self._settings.instances > 1:
+            raise NotReady(f"INSTANCES is {self._settings.instances}, but a GPU runs one at a time; leave it unset")
         try:
             self.proof = read_proof(chosen.folder, chosen.manifest)
             started = self._start(chosen)
@@ -212,3 +221,11 @@ class Service:
     def _take(self, chosen: Chosen) -> None:
         self.folder, self.manifest = chosen.folder, chosen.manifest
         self.variant, self.variant_reason = chosen.variant, chosen.reason
+
+
+def _instances(manifest: Manifest, settings: Settings) -> int:
+    """Of the model: what INSTANCES says, else as many as this process's cores run side by side."""
+    if manifest.runtime == TENSORRT:
+        return 1
+    threads = int(manifest.session_options.get("intra_op_num_threads", 1)) or cores_allowed()
+    return settings.instances or max(1, cores_allowed() // threads)

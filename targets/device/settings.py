@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Optional
 
-from targets.device.preprocess import MAX_PIXELS
+from targets.device.image_files import MAX_PIXELS
 
 MEBIBYTE = 1 << 20
 
@@ -39,21 +39,31 @@ class Settings:
     max_image_pixels: int = MAX_PIXELS
     """MAX_IMAGE_MIPIXELS, in units of 2**20: width times height of the largest encoded image that is decoded."""
     max_waiting: int = 16
-    """MAX_WAITING: requests held at a time, waiting or being answered; bounds the memory together with the body's."""
+    """MAX_WAITING: requests at a time whose bodies are whole, waiting or being answered.
+
+    Times MAX_BODY_MIB it bounds the memory of all bodies, those on their way among them."""
+    max_held_bytes: int = 64 * MEBIBYTE
+    """MAX_HELD_MIB: mebibytes of heads on their way and of answers that their clients do not take, of all together."""
     max_connections: int = 1024
     """MAX_CONNECTIONS: open at a time; where all are taken, a new one takes the place of the one idle for longest.
 
+    With none idle, of one whose request is on its way for longest.
     As many again for gRPC, which turns new ones away."""
     head_seconds: int = 10
     """HEAD_SECONDS: how long the head of a request may take to arrive."""
     body_seconds: int = 60
     """BODY_SECONDS: how long a request's body may take to arrive."""
+    body_pace: int = 1024
+    """BODY_PACE: bytes a second that a body has to come with, on average over more than five seconds; 0: any."""
     request_seconds: int = 30
     """REQUEST_SECONDS: how long a complete request may wait for its answer."""
     idle_seconds: int = 75
     """IDLE_SECONDS: how long a connection may be silent between two requests."""
     grace_seconds: int = 8
     """GRACE_SECONDS: how long requests at hand may take after SIGTERM; Docker kills after ten by itself."""
+    instances: int = 0
+    """INSTANCES: requests that are run at a time, by one model in memory; 0: the cores that this container may use,
+    divided by the model's own threads. A GPU runs one at a time."""
     batch_images: int = 1
     """BATCH_IMAGES: images of several requests that are run together; 1: every request by itself."""
     batch_delay_ms: int = 0
@@ -93,12 +103,15 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         max_body_bytes=body * MEBIBYTE,
         max_image_pixels=mebipixels << 20,
         max_waiting=_number(environment, "MAX_WAITING", default.max_waiting, 1, 4096),
+        max_held_bytes=_number(environment, "MAX_HELD_MIB", default.max_held_bytes // MEBIBYTE, 1, 4096) * MEBIBYTE,
         max_connections=_number(environment, "MAX_CONNECTIONS", default.max_connections, 1, 65536),
         head_seconds=_number(environment, "HEAD_SECONDS", default.head_seconds, 1, 3600),
         body_seconds=_number(environment, "BODY_SECONDS", default.body_seconds, 1, 3600),
+        body_pace=_number(environment, "BODY_PACE", default.body_pace, 0, 1 << 24),
         request_seconds=_number(environment, "REQUEST_SECONDS", default.request_seconds, 1, 3600),
         idle_seconds=_number(environment, "IDLE_SECONDS", default.idle_seconds, 1, 3600),
         grace_seconds=_number(environment, "GRACE_SECONDS", default.grace_seconds, 0, 3600),
+        instances=_number(environment, "INSTANCES", default.instances, 0, 256),
         batch_images=_number(environment, "BATCH_IMAGES", default.batch_images, 1, 4096),
         batch_delay_ms=_number(environment, "BATCH_DELAY_MS", default.batch_delay_ms, 0, 10_000),
         token_file=_path(environment, "TOKEN_FILE"),

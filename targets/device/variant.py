@@ -13,6 +13,7 @@ from typing import List, Optional
 
 from targets.device.golden import saturates_here
 from targets.device.manifest import TENSORRT, Manifest, ManifestError, read_manifest
+from targets.device.seal import check_seal, stated_for
 
 LOG = logging.getLogger(__name__)
 MAIN, SATURATION_SAFE, FP16 = "main", "saturation_safe", "fp16"
@@ -39,8 +40,11 @@ def choose(folder: Path) -> Chosen:
     """The main model of `folder`, unless this CPU would saturate its sums and the variant lies beside it.
 
     Without a variant it is the main one all the same, which the check of its golden images then refuses with the
-    reason. Raises `ManifestError` where the one to run cannot be trusted, or where the variant is of another model.
+    reason. Raises `ManifestError` where the one to run cannot be trusted, where the variant is of another model, or
+    where any file of a packaged folder is not what was packaged.
     """
+    # Here, as whatever serves, proves or measures asks this first; and before a file is parsed that may be damaged.
+    check_seal(folder, stated_for(folder))
     main = read_manifest(folder)
     if main.runtime == TENSORRT:
         chosen = Chosen(MAIN, folder, main, "it is proven on this GPU before it is served")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import threading
-from typing import Callable
+from typing import Callable, Dict, Tuple
 
 LOG = logging.getLogger(__name__)
 WATCH_SECONDS = 1.0
@@ -22,12 +22,14 @@ class Watch:
     Time is counted in own looks, so that a machine or a container that was asleep is not taken for one that hangs.
     """
 
-    def __init__(self, running: Callable[[], int], request_seconds: float) -> None:
-        """`running` is a number for what the model's thread runs, another one for every run; 0: nothing."""
+    def __init__(self, running: Callable[[], Tuple[int, ...]], request_seconds: float) -> None:
+        """`running`: a number for everything that the model's threads run, another one for every run."""
         self._loop = asyncio.get_running_loop()
         self._running = running
         self._limit = STUCK_FACTOR * request_seconds
-        self._last = self._model_looks = self._loop_looks = 0
+        self._loop_looks = 0
+        self._looks: Dict[int, int] = {}
+        """In a row, at what is still being run."""
         self._is_over = threading.Event()
         # Not in the loop: a short run of the model is made there, and would take the watch with it.
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
@@ -37,16 +39,14 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._is_over.wait(WATCH_SECONDS):
-            running = self._running()
-            self._model_looks = self._model_looks + 1 if running and running == self._last else 0
-            self._last = running
+            self._looks = {run: self._looks.get(run, -1) + 1 for run in self._running()}
             self._loop_looks += 1
             try:
                 self._loop.call_soon_threadsafe(self._beat)
             except RuntimeError:
                 # The loop has ended.
                 return
-            if self._model_looks * WATCH_SECONDS >= self._limit:
+            if max(self._looks.values(), default=0) * WATCH_SECONDS >= self._limit:
                 self._end("the model has not answered for long; ending")
             if self._loop_looks * WATCH_SECONDS >= self._limit:
                 self._end("the server's loop has done nothing for long; ending")

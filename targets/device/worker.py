@@ -1,7 +1,8 @@
-"""The model's thread: loads the model, then runs one request after the other, or several in one batch."""
+"""The model's threads: the first loads the model; each runs one request after the other, or several in one batch."""
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -36,32 +37,43 @@ Prepared = Tuple[Job[Any], NDArray[np.float32]]
 
 
 class Worker:
-    """`load` makes the session in the thread; jobs that come before it is done wait."""
+    """`load` makes the session in the first thread; jobs that come before it is done wait.
 
-    def __init__(self, load: Callable[[], Runs], *, batch_images: int = 1, batch_delay_seconds: float = 0.0) -> None:
-        self._batch_images = batch_images
-        self._delay = batch_delay_seconds
+    All `threads` run the one session, so it must be safe to call from several where there are several.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Runs],
+        *,
+        threads: int = 1,
+        batch_images: int = 1,
+        batch_delay_seconds: float = 0.0,
+    ) -> None:
         self._jobs: queue.Queue[Optional[Job[Any]]] = queue.Queue()
-        self._carried: Optional[Prepared] = None
-        self._is_running = False
-        self._serial = 0
+        serials = itertools.count(1)
+        self._runners = [_Runner(self._jobs, serials, batch_images, batch_delay_seconds) for _ in range(threads)]
         self.loading: Future[Runs] = Future()
         """The session, or why there is none."""
-        self._thread = threading.Thread(target=self._run, args=(load,), name="model", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, args=(load,), name="model", daemon=True)]
+        self._threads[0].start()
+
+    @property
+    def threads(self) -> int:
+        return len(self._runners)
 
     @property
     def is_idle(self) -> bool:
         """Nothing is run here, and nothing waits: a short piece of work may as well be done where it came in."""
-        return not self._is_running and self._jobs.empty()
+        return not self.running and self._jobs.empty()
 
     @property
-    def running(self) -> int:
-        """A number for what is being run, another one for every run; 0: nothing is."""
-        return self._serial if self._is_running else 0
+    def running(self) -> Tuple[int, ...]:
+        """A number for everything that is being run, another one for every run."""
+        return tuple(serial for each in self._runners if (serial := each.serial))
 
     def submit(self, job: Job[Answer]) -> Future[Answer]:
-        """Its answer, once those before it have theirs."""
+        """Its answer, once a thread has come to it."""
         self._jobs.put(job)
         return job.future
 
@@ -69,19 +81,53 @@ class Worker:
         """End once the jobs at hand are done; False: what has not ended by then is left to the process's end."""
         self.loading.cancel()
         self._jobs.put(None)
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        deadline = time.monotonic() + seconds
+        for thread in list(self._threads):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self, load: Callable[[], Runs]) -> None:
         if not self.loading.set_running_or_notify_cancel():
             return
         try:
             session = load()
+            first, *others = self._runners
+            for each in others:
+                self._threads.append(threading.Thread(target=each.run, args=(session,), name="model", daemon=True))
+                self._threads[-1].start()
         except BaseException as error:  # noqa: BLE001 - whoever asks for the session gets it
             self.loading.set_exception(error)
             self._refuse_all(error)
             return
         self.loading.set_result(session)
+        first.run(session)
+
+    def _refuse_all(self, error: BaseException) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                self._jobs.put(None)
+                return
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
+
+
+class _Runner:
+    """What one thread does: it takes jobs of the queue that all share."""
+
+    def __init__(
+        self, jobs: "queue.Queue[Optional[Job[Any]]]", serials: Iterator[int], batch_images: int, delay: float
+    ) -> None:
+        self._jobs = jobs
+        self._serials = serials
+        self._batch_images = batch_images
+        self._delay = delay
+        self._carried: Optional[Prepared] = None
+        self.serial = 0
+        """A number for what is being run; 0: nothing is."""
+
+    def run(self, session: Runs) -> None:
+        """Until the end is in the queue."""
         while True:
             batch = self._batch()
             if not batch:
@@ -115,7 +161,7 @@ class Worker:
             except queue.Empty:
                 return None
             if job is None:
-                # Put back: it is seen again once the batch at hand is done.
+                # Put back: it is seen again once the batch at hand is done, and by the other threads.
                 self._jobs.put(None)
                 return None
             with self._at_work():
@@ -124,24 +170,15 @@ class Worker:
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        self._serial += 1
-        self._is_running = True
+        self.serial = next(self._serials)
         try:
             yield
         finally:
-            self._is_running = False
+            self.serial = 0
 
     def _get_until(self, deadline: float) -> Optional[Job[Any]]:
         left = deadline - time.monotonic()
         return self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
-
-    def _refuse_all(self, error: BaseException) -> None:
-        while True:
-            job = self._jobs.get()
-            if job is None:
-                return
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(error)
 
 
 def _prepared(job: Job[Any]) -> Optional[Prepared]:

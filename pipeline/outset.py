@@ -1,0 +1,59 @@
+"""What is looked at before the first work of a build begins: what it ends in must be there, or hours are in vain."""
+
+import shutil
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from pipeline.base_image import base_without_engine, find_base, obtain_base
+from pipeline.bases import stated_base
+from pipeline.engine import connect
+from pipeline.errors import EngineMissing, WorkspaceError
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.wheels import find_lock
+from targets.base import Target
+
+LEAST_SCRATCH = 64 << 20
+PER_CHECKPOINT = 4
+"""Files of about the checkpoint's size that a stage may have in the folder for temporary files at a time."""
+
+
+def check_scratch(checkpoint: Path | None) -> None:
+    """Raise `WorkspaceError` where the folder for temporary files has no room for those of a build.
+
+    ONNX Runtime does not say so when it cannot write, but leaves a file that is no model.
+    """
+    folder = tempfile.gettempdir()
+    size = checkpoint.stat().st_size if checkpoint is not None and checkpoint.is_file() else 0
+    needed, free = LEAST_SCRATCH + PER_CHECKPOINT * size, shutil.disk_usage(folder).free
+    if free < needed:
+        raise WorkspaceError(
+            f"the folder for temporary files {folder} has {free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB are "
+            "needed. Free some, or name another folder with TMPDIR."
+        )
+
+
+def check_base(target: Target, recipe: Recipe, *, on_devices: bool, progress: Progress) -> None:
+    """Raise `PackageError` or `EngineMissing` where the base image cannot carry the image that the build ends in.
+
+    Without an engine the build context is still written, if only the Python of its base is known.
+    """
+    asked = recipe.package.base_image
+    if on_devices and stated_base(target, asked) is not None:
+        # They pull it themselves.
+        return
+    if target.gpu is not None and asked is None:
+        # The context can be built where its base is.
+        return
+    try:
+        engine = connect()
+    except EngineMissing as error:
+        base_without_engine(target, asked, str(error))
+        return
+    with closing(engine):
+        if target.gpu is not None and stated_base(target, asked) is not None:
+            obtain_base(engine, target, asked, progress=progress)
+            return
+        base = find_base(engine, target, asked, progress=progress)
+    find_lock(base.platform, base.python, runtime=target.runtime, grpc=recipe.package.grpc)
