@@ -20,6 +20,7 @@ from pipeline.errors import CompileError, EngineMissing, PackageError
 from pipeline.progress import Silent
 from targets.device.model.golden import read_golden, write_golden
 from targets.device.model.preprocess import normalize
+from targets.device.model.seal import VARIABLE, write_seal
 
 
 @pytest.fixture
@@ -92,7 +93,9 @@ def test_an_image_that_cannot_repeat_its_answers_is_never_ready_and_says_why(
 ) -> None:
     shutil.copytree(packaged.tiny.folder, tmp_path / "model")
     damage(tmp_path / "model")
-    lines = ("USER 0", "RUN rm -r /opt/edge-deploy/model", "COPY model /opt/edge-deploy/model", "USER 10001")
+    # Sealed as it is, or the seal alone would be the reason.
+    seal = f"ENV {VARIABLE}={write_seal(tmp_path / 'model')}"
+    lines = ("USER 0", "RUN rm -r /opt/edge-deploy/model", "COPY model /opt/edge-deploy/model", seal, "USER 10001")
     context = write_dockerfile(tmp_path, packaged.image.tag, image_name, *lines)
     engine.tag(build(engine, context), f"{image_name}:1")
     with (

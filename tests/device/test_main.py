@@ -161,10 +161,12 @@ def test_a_signal_lets_it_finish_what_is_at_hand(running: Running, number: signa
 
 
 @pytest.mark.long
-def test_a_request_that_does_not_end_does_not_keep_it(running: Running) -> None:
-    with begin(running):
-        assert running.stop() == 0
-    assert any("GRACE_SECONDS" in entry["message"] for entry in running.logged())
+def test_a_request_that_does_not_end_does_not_keep_it(tiny: TinyPackage, tmp_path: Path) -> None:
+    """Where any pace is allowed, or it would be refused for that first."""
+    with serving(tiny.folder, tmp_path / "log", BODY_PACE=0) as running:
+        with begin(running):
+            assert running.stop() == 0
+        assert any("GRACE_SECONDS" in entry["message"] for entry in running.logged())
 
 
 def test_a_signal_while_it_starts_ends_it_too(tiny: TinyPackage, tmp_path: Path) -> None:

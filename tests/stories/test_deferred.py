@@ -258,7 +258,7 @@ def test_where_the_fastest_is_asked_for_every_precision_travels_and_the_device_s
     assert json.loads((model / FIRST_START).read_text())["fallback"] == "fastest"
     for precision in ("fp16", "fp32"):
         assert {path.name for path in (model / precision).iterdir()} == {
-            "manifest.json", "model.onnx", "golden.npz", "report.json",
+            "manifest.json", "model.onnx", "golden.npz", "report.json", "seal.json",
         }  # fmt: skip
         manifest = read_manifest(model / precision)
         assert manifest.precision == precision

@@ -61,8 +61,18 @@ def train(
     return network
 
 
+BEFORE: set[int] = set()
+"""What other tests of this process have left running, such as Python's own tracker of shared memory."""
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    BEFORE.clear()
+    BEFORE.update(children())
+
+
 def children() -> list[int]:
-    """Processes that this one has started and that have not ended."""
+    """Processes that this one has started since the test began and that have not ended."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -70,8 +80,9 @@ def children() -> list[int]:
         except OSError:
             continue
         state, parent = rest.split()[:2]
-        if int(parent) == os.getpid() and state != "Z":
-            found.append(int(name.split()[0]))
+        number = int(name.split()[0])
+        if int(parent) == os.getpid() and state != "Z" and number not in BEFORE:
+            found.append(number)
     return found
 
 
