@@ -51,6 +51,7 @@ class Attack:
     sent: bytes
     is_dripping: bool = False
     is_read: bool = True
+    is_repeated: bool = True
 
 
 def request(manifest: Manifest, header: bytes, tail: bytes = b"") -> bytes:
@@ -80,7 +81,9 @@ def attacks(manifest: Manifest) -> list[Attack]:
     greedy = request(manifest, b'{"id": "' + b"x" * 8_000_000 + b'"}')
     return [
         Attack("40 bodies of one byte a second", 40, good[:-1000], is_dripping=True),
-        Attack("60 bodies that stall before their end", 60, request(manifest, b" " * (1 << 20))[:-1]),
+        Attack(
+            "60 bodies that stall before their end", 60, request(manifest, b" " * (1 << 20))[:-1], is_repeated=False
+        ),
         Attack("40 ids of 8 MB, no answer read", 40, greedy, is_read=False),
         Attack("1,000 clients that pipeline pages and read nothing", 1000, GET * 3000, is_read=False),
         Attack("500 connections that say nothing", 500, b""),
@@ -119,7 +122,7 @@ class Attacker:
             self._left = memoryview(self._attack.sent)
         elif self._attack.is_dripping and not self._left:
             self._left = memoryview(b" ")
-        elif not self._left and self._attack.is_read:
+        elif not self._left and self._attack.is_read and self._attack.is_repeated:
             self._left = memoryview(self._attack.sent)
         self.due = now + (1.0 if self._attack.is_dripping else self._pause)
         self._watch()
