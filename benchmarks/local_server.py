@@ -69,13 +69,17 @@ def own_server(
         yield process
 
 
+def connect(port: int, *, timeout: float, is_tls: bool = False) -> http.client.HTTPConnection:
+    """A client of a server here; a certificate is the script's own, made for its run, and is not checked."""
+    if is_tls:
+        return http.client.HTTPSConnection(HOST, port, timeout=timeout, context=ssl._create_unverified_context())
+    return http.client.HTTPConnection(HOST, port, timeout=timeout)
+
+
 def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path, *, is_tls: bool) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        connection = http.client.HTTPConnection(HOST, port, timeout=5)
-        if is_tls:
-            # The certificate is the script's own, made for this run.
-            connection = http.client.HTTPSConnection(HOST, port, timeout=5, context=ssl._create_unverified_context())
+        connection = connect(port, timeout=5, is_tls=is_tls)
         try:
             connection.request("GET", "/v2/health/ready")
             if connection.getresponse().status == 200:

@@ -14,7 +14,6 @@ import os
 import resource
 import selectors
 import socket
-import ssl
 import struct
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from local_server import HOST, ROOT, free_port, own_server
+from local_server import HOST, ROOT, connect, free_port, own_server
 
 from pipeline.table import print_table
 from targets.device.manifest import Manifest, read_manifest
@@ -68,16 +67,16 @@ def files_request(manifest: Manifest, files: list[bytes]) -> bytes:
     return request(manifest, header, tail)
 
 
-def good_request(manifest: Manifest) -> tuple[bytes, dict[str, str]]:
-    images = np.zeros((1, *manifest.input_shape), "<f4").tobytes()
-    entry = {"name": "images", "datatype": "FP32", "shape": [1, *manifest.input_shape]}
+def images_request(manifest: Manifest, count: int) -> tuple[bytes, bytes]:
+    """JSON and tensor of black images that are good."""
+    images = np.zeros((count, *manifest.input_shape), "<f4").tobytes()
+    entry = {"name": "images", "datatype": "FP32", "shape": [count, *manifest.input_shape]}
     header = json.dumps({"inputs": [{**entry, "parameters": {"binary_data_size": len(images)}}]}).encode()
-    return header + images, {LENGTH_HEADER: str(len(header))}
+    return header, images
 
 
 def attacks(manifest: Manifest) -> list[Attack]:
-    body, headers = good_request(manifest)
-    good = request(manifest, body[: int(headers[LENGTH_HEADER])], body[int(headers[LENGTH_HEADER]) :])
+    good = request(manifest, *images_request(manifest, 1))
     greedy = request(manifest, b'{"id": "' + b"x" * 8_000_000 + b'"}')
     return [
         Attack("40 bodies of one byte a second", 40, good[:-1000], is_dripping=True),
@@ -92,16 +91,9 @@ def attacks(manifest: Manifest) -> list[Attack]:
         Attack("8 clients of 64 PNG of 16 bits", 8, files_request(manifest, [large("I;16", 3000)] * 64)),
         Attack("8 clients of text images", 8, files_request(manifest, [plain(3000)])),
         Attack("8 clients of the largest PNG that is taken", 8, files_request(manifest, [large("RGB", 8000)])),
-        Attack("8 clients of 64 good images", 8, many_images(manifest)),
+        Attack("8 clients of 64 good images", 8, request(manifest, *images_request(manifest, 64))),
         Attack("8 clients of heads of 97 headers", 8, GET[:-2] + HEADERS + b"\r\n"),
     ]
-
-
-def many_images(manifest: Manifest) -> bytes:
-    images = np.zeros((64, *manifest.input_shape), "<f4").tobytes()
-    entry = {"name": "images", "datatype": "FP32", "shape": [64, *manifest.input_shape]}
-    header = json.dumps({"inputs": [{**entry, "parameters": {"binary_data_size": len(images)}}]}).encode()
-    return request(manifest, header, images)
 
 
 class Attacker:
@@ -177,13 +169,12 @@ def attacked(attack: Attack | None, port: int, pace: float) -> Iterator[None]:
         process.join()
 
 
-def ask(port: int, manifest: Manifest, *, seconds: float, rate: float, context: ssl.SSLContext | None) -> list[float]:
+def ask(port: int, manifest: Manifest, *, seconds: float, rate: float, is_tls: bool) -> list[float]:
     """Milliseconds of each answer; a request that is refused or gets none counts as infinite."""
-    body, headers = good_request(manifest)
+    header, images = images_request(manifest, 1)
+    body, headers = header + images, {LENGTH_HEADER: str(len(header))}
     path, waits = f"/v2/models/{manifest.name}/infer", []
-    made = http.client.HTTPConnection(HOST, port, timeout=30)
-    if context is not None:
-        made = http.client.HTTPSConnection(HOST, port, timeout=30, context=context)
+    made = connect(port, timeout=30, is_tls=is_tls)
     end = due = time.perf_counter()
     end += seconds
     while due < end:
@@ -202,11 +193,11 @@ def ask(port: int, manifest: Manifest, *, seconds: float, rate: float, context: 
     return waits
 
 
-def seconds_until_quiet(port: int, manifest: Manifest, usual_ms: float, context: ssl.SSLContext | None) -> float:
+def seconds_until_quiet(port: int, manifest: Manifest, usual_ms: float, *, is_tls: bool) -> float:
     """From the end of an attack until the good client waits no longer than before it."""
     start, quick = time.monotonic(), 0
     while quick < QUIET_ANSWERS and time.monotonic() < start + MOST_SECONDS:
-        (wait, *_) = ask(port, manifest, seconds=1e-3, rate=1e3, context=context)
+        (wait, *_) = ask(port, manifest, seconds=1e-3, rate=1e3, is_tls=is_tls)
         quick = quick + 1 if wait <= QUIET_SHARE * usual_ms else 0
     return time.monotonic() - start
 
@@ -233,9 +224,7 @@ def measure(
     manifest, port, rows = read_manifest(artifact), free_port(), []
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as scratch:
-        context, extra = None, dict[str, str]()
-        if is_tls:
-            context, extra = ssl._create_unverified_context(), certificate(Path(scratch))
+        extra = certificate(Path(scratch)) if is_tls else {}
         os.sched_setaffinity(0, cores[: max(1, len(cores) // 2)])
         with own_server(artifact, port=port, log=Path(scratch) / "log", extra=extra, is_tls=is_tls):
             os.sched_setaffinity(0, cores[len(cores) // 2 :])
@@ -243,9 +232,9 @@ def measure(
             for attack in [None, *against, None]:
                 with attacked(attack, port, arguments.pace):
                     time.sleep(SETTLE_SECONDS)
-                    waits = ask(port, manifest, seconds=arguments.seconds, rate=arguments.rate, context=context)
+                    waits = ask(port, manifest, seconds=arguments.seconds, rate=arguments.rate, is_tls=is_tls)
                 usual = usual or float(np.median(waits))
-                quiet = seconds_until_quiet(port, manifest, usual, context)
+                quiet = seconds_until_quiet(port, manifest, usual, is_tls=is_tls)
                 name = ("none, again" if base else "none") if attack is None else attack.name
                 rows.append(row(name + (", TLS" if is_tls else ""), waits, base, quiet))
                 base = base or float(rows[-1][2])
