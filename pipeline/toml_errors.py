@@ -1,17 +1,30 @@
 """What is wrong in a TOML file that a pydantic model reads: each mistake in a line, with the nearest name there is."""
 
 import difflib
+from types import UnionType
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+IN_TOML = {
+    "tuple_type": "Input should be a list in brackets",
+    "string_type": "Input should be a text in quotes",
+    "bool_type": "Input should be true or false",
+    "int_type": "Input should be a whole number",
+    "dataclass_type": "Input should be a table of keys",
+    "model_type": "Input should be a table of keys",
+}
+"""What pydantic says in the words of Python, in those of the file."""
 
 
-def explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
-    """The mistakes in `where`, which was read as a `model`."""
+def explain(where: str, error: ValidationError, model: type[Any]) -> str:
+    """The mistakes in `where`, which was read as a `model`: a pydantic model or dataclass."""
     lines = [f"{where}: {error.error_count()} mistake{'s' if error.error_count() > 1 else ''}:"]
     for detail in error.errors():
         place = ".".join(str(part) for part in detail["loc"]) or "recipe"
-        if detail["type"] == "extra_forbidden":
+        if detail["type"] in UNKNOWN:
             lines.append(f"  {place}: unknown key.{_did_you_mean(detail['loc'], model)}")
         elif detail["type"] == "missing":
             lines.append(f"  {place} is missing.")
@@ -20,35 +33,48 @@ def explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
         else:
             # Of a whole section the message names what matters.
             given = "" if isinstance(detail["input"], dict) else f" = {detail['input']!r}"
-            lines.append(f"  {place}{given}: {detail['msg'].removeprefix('Value error, ')}.")
+            words = IN_TOML.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
+            lines.append(f"  {place}{given}: {words}.")
     return "\n".join(lines)
 
 
-def _form(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+def _fields(model: Any) -> dict[str, FieldInfo]:
+    """The keys of a table, by the names they have in the file; of anything else none."""
+    fields: dict[str, FieldInfo] = getattr(model, "__pydantic_fields__", None) or getattr(model, "model_fields", {})
+    return {field.alias or name: field for name, field in fields.items()}
+
+
+def _table(annotation: Any) -> Any:
+    """The model of a table that may be left out (`Gpu | None`), or what was given."""
+    if get_origin(annotation) is UnionType:
+        return next((each for each in get_args(annotation) if _fields(each)), annotation)
+    return annotation
+
+
+def _form(location: tuple[int | str, ...], model: type[Any]) -> str:
     """What belongs there, in words, and an example: a pattern is no message."""
     section: Any = model
     for part in location:
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
-            break
-        names = {field.alias or name: field for name, field in section.model_fields.items()}
-        if str(part) not in names:
-            break
-        found = names[str(part)]
-        section = found.annotation
-        if found.examples:
+        if isinstance(part, int):
+            # An element of a list: its own description, where it has one.
+            section = next(iter(get_args(section)), None)
+            found = next((each for each in getattr(section, "__metadata__", ()) if isinstance(each, FieldInfo)), None)
+        else:
+            field = _fields(section).get(part)
+            section, found = _table(field.annotation) if field else None, field
+        if found is not None and found.examples:
             words = found.description or "Something else is expected"
             return f"{words[:1].upper()}{words[1:]}; such as {found.examples[0]}."
     return "See the documents for what belongs there."
 
 
-def _did_you_mean(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+def _did_you_mean(location: tuple[int | str, ...], model: type[Any]) -> str:
     section: Any = model
     for part in location[:-1]:
         if get_origin(section) is dict:
             section = get_args(section)[1]
             continue
-        names = {field.alias or name: field for name, field in section.model_fields.items()}
-        section = names[str(part)].annotation
-    known = [field.alias or name for name, field in section.model_fields.items()]
+        section = _table(_fields(section)[str(part)].annotation)
+    known = list(_fields(section))
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f" Did you mean {close[0]}?" if close else f" Known: {', '.join(known)}."

@@ -3,35 +3,44 @@
 import difflib
 import re
 import tomllib
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, StrictInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from pipeline.artifacts import Dialect, Place, Precision
 from pipeline.errors import TargetError
-from targets.gpu import Gpu, read_gpu
-from targets.toml_fields import check_keys, one_of, text, texts, whole
+from pipeline.toml_errors import explain
+from targets.gpu import Gpu, check_facts
 
 CATALOGUE = Path(__file__).parent / "catalogue"
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-"""Of a target: it is a part of folders' names, and of an image's tag."""
 ALIASES, REFUSED = CATALOGUE / "aliases.toml", CATALOGUE / "refused.toml"
+Text = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Target:
     """One line of the table `deploy targets` prints; read from a TOML file."""
 
-    name: str
-    description: str
+    # It is a part of folders' names, and of an image's tag.
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+            description="up to 64 letters, digits, dots, dashes and underscores",
+            examples=["line-3"],
+        ),
+    ]
+    description: Text
     platform: Literal["linux/amd64", "linux/arm64"]
     runtime: Literal["onnxruntime", "tensorrt"]
     dialect: Dialect
-    instruction_sets: tuple[str, ...]
+    instruction_sets: tuple[Text, ...]
     """Instruction sets int8 may rely on, best first; see `targets.device.model.cpu`. None for a GPU."""
-    base_image: str
+    base_image: Text
     """Key of `docker/images.toml`."""
-    channel_multiple: int
+    channel_multiple: Annotated[StrictInt, Field(ge=1)]
     """Pruned widths are rounded to multiples of this where the layer is wide enough."""
     precisions: tuple[Precision, ...]
     provable_at: tuple[Place, ...]
@@ -76,24 +85,12 @@ def read_target(path: Path) -> Target:
         raw = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TargetError(f"the target file {path} is not valid TOML: {error}.") from None
-    check_keys(path, raw, known=[field.name for field in fields(Target)], optional=("name", "gpu"))
     try:
-        target = Target(
-            name=text({"name": path.stem, **raw}, "name", NAME, like="line-3"),
-            description=text(raw, "description"),
-            platform=one_of(raw["platform"], ("linux/amd64", "linux/arm64")),
-            runtime=one_of(raw["runtime"], ("onnxruntime", "tensorrt")),
-            dialect=Dialect(raw["dialect"]),
-            instruction_sets=texts(raw, "instruction_sets"),
-            base_image=text(raw, "base_image"),
-            channel_multiple=whole(raw, "channel_multiple", least=1),
-            precisions=tuple(Precision(value) for value in texts(raw, "precisions")),
-            provable_at=tuple(Place(value) for value in texts(raw, "provable_at")),
-            required_place=Place(raw["required_place"]),
-            gpu=read_gpu(path, raw["gpu"]) if "gpu" in raw else None,
-        )
+        target = TypeAdapter(Target).validate_python({"name": path.stem, **raw})
         _check_runtime(target)
-    except (ValueError, TypeError) as error:
+    except ValidationError as error:
+        raise TargetError(explain(f"the target file {path}", error, Target)) from None
+    except ValueError as error:
         raise TargetError(f"the target file {path} has a wrong value: {error}.") from None
     _refuse_jetpack_4(path, target.gpu)
     return target
@@ -101,6 +98,8 @@ def read_target(path: Path) -> Target:
 
 def _check_runtime(target: Target) -> None:
     """Raise `ValueError` where runtime, dialect, GPU and precisions contradict each other."""
+    if target.gpu is not None:
+        check_facts(target.gpu)
     for_tensorrt = target.runtime == "tensorrt"
     if not target.precisions:
         raise ValueError("precisions = [] leaves nothing to run; the usual is ['fp32', 'int8']")

@@ -44,7 +44,7 @@ PIPELINE = (
     {"__main__"},
 )
 TARGETS = (
-    {"device", "toml_fields", "dialects", "shipped"},
+    {"device", "dialects", "shipped"},
     {"gpu"},
     {"target"},
     {"capabilities", "host", "base_images", "runtimes"},
@@ -63,7 +63,7 @@ DEVICE = (
     {"serve"},
     {"__main__"},
 )
-OF_PIPELINE_IN_TARGETS = {"artifacts", "errors"}
+OF_PIPELINE_IN_TARGETS = ("artifacts", "errors", "toml_errors")
 WORK = {
     "load": "load.load",
     "profile": "latency.profile",

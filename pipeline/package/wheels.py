@@ -17,6 +17,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
+
 from pipeline.errors import PackageError, ToolError
 from pipeline.process import Run, run
 from pipeline.progress import Progress
@@ -106,13 +109,16 @@ def fetch_wheels(lock: Lock, *, cache: Path, progress: Progress, door: Run = run
 def find_fault(folder: Path, lock: Lock) -> str | None:
     """What is wrong with the wheels in `folder`, if anything: missing, surplus, or of another hash than locked."""
     missing = dict(lock.pins)
-    for wheel in sorted(folder.iterdir()):
-        name = _normalize(wheel.name.split("-")[0])
+    for path in sorted(folder.iterdir()):
+        try:
+            name, *_ = parse_wheel_filename(path.name)
+        except InvalidWheelFilename:
+            return f"{path.name} is not expected"
         pin = missing.pop(name, None)
-        if pin is None or wheel.suffix != ".whl":
-            return f"{wheel.name} is not expected"
-        if sha256_of_file(wheel) not in pin.hashes:
-            return f"{wheel.name} does not have a locked hash"
+        if pin is None:
+            return f"{path.name} is not expected"
+        if sha256_of_file(path) not in pin.hashes:
+            return f"{path.name} does not have a locked hash"
     return f"{', '.join(sorted(missing))} missing" if missing else None
 
 
@@ -164,13 +170,8 @@ def _parse(text: str) -> dict[str, Pin]:
     for index, start in enumerate(starts):
         end = starts[index + 1].start() if index + 1 < len(starts) else len(text)
         hashes = frozenset(HASH.findall(text, start.end(), end))
-        pins[_normalize(start[1])] = Pin(version=start[2], hashes=hashes)
+        pins[canonicalize_name(start[1])] = Pin(version=start[2], hashes=hashes)
     return pins
-
-
-def _normalize(name: str) -> str:
-    """As PEP 503 compares names."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _read_lock(folder: Path) -> list[str]:
@@ -189,15 +190,12 @@ def check_runtime(lock: Lock, manifest: Manifest) -> None:
     if manifest.runtime == "tensorrt":
         return
     locked = lock.pins[manifest.runtime].version
-    if _release(locked) < _release(manifest.runtime_version):
+    # Major and minor: a patch release changes no answer.
+    if Version(locked).release[:2] < Version(manifest.runtime_version).release[:2]:
         raise PackageError(
             f"the artifact was proven with {manifest.runtime} {manifest.runtime_version}, the image would run "
             f"{locked}. Install {manifest.runtime}=={locked} here and build again."
         )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 LIBRARIES = ("purelib", "platlib")
