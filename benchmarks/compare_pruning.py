@@ -152,7 +152,7 @@ def _as_fast(run: Run, checkpoint: Checkpoint, ours: Contender) -> Plan:
 
         def is_fast_enough(plan: Plan) -> bool:
             candidate = cut(network, architecture, plan)
-            widths = {root: candidate.get_submodule(root).out_channels for root in subject.full}
+            widths = {root: candidate.get_parameter(f"{root}.weight").shape[0] for root in subject.full}
             # Exporting it takes a hundred times as long, and the time hangs on the widths alone.
             carved = carve(
                 subject.marked, subject.quantization, subject.layers, subject.full, Subnetwork(widths=widths)

@@ -243,8 +243,10 @@ class Compilation:
     candidates: tuple[Candidate, ...]
     float_latency: Latency | None
     selection_images: int
-    stand_in: str | None = None
-    """What answered in the target's place: this host's platform, whose latencies are its own, or ONNX Runtime."""
+    place: Place
+    """What the machine that measured is to the target: `HOST` alone timed the target's own platform."""
+    measured_by: str
+    """That machine's platform, or the ONNX Runtime that computed in TensorRT's place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,8 +259,9 @@ class Artifact:
     reason: str
     candidate: Candidate
     float_latency: Latency | None
-    stand_in: str | None = None
-    """As in `Compilation`."""
+    place: Place
+    """As in `Compilation`, like the next."""
+    measured_by: str
     role: Role = Role.MAIN
 
     @property

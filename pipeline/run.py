@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.artifacts import Dialect, Fallback, Precision
+from pipeline.artifacts import Dialect, Fallback, Place, Precision
 from pipeline.data.readers import Dataset
 from pipeline.progress import Progress, Silent
 from pipeline.recipe import Recipe
@@ -18,7 +18,7 @@ from pipeline.workspace.hashing import Json
 from pipeline.workspace.store import Folder, StageKey, Workspace
 from targets.capabilities import precisions_on_dla
 from targets.device.model.cpu import saturates_8bit
-from targets.host import stand_in_for
+from targets.host import standing
 from targets.target import Target
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Run:
     @property
     def is_timed_here(self) -> bool:
         """Whether this machine's clock is the target's."""
-        return self.target.gpu is None and stand_in_for(self.target) is None
+        return standing(self.target) is Place.HOST
 
     @property
     def target_facts(self) -> Json:

@@ -19,11 +19,10 @@ def check_host(target: Target) -> None:
     if target.gpu is not None:
         # No machine but the device's own is asked for its clock, and ONNX Runtime simulates alike everywhere.
         return
-    here_is = stand_in_for(target)
-    if here_is is not None:
+    if standing(target) is Place.EMULATED:
         if Place.EMULATED not in target.provable_at:
             raise TargetError(
-                f"the target {target.name} is {target.platform}, this machine is {here_is}, and the target's file "
+                f"the target {target.name} is {target.platform}, this machine is {host_platform()}, and its file "
                 f"does not let it be proven in emulation (provable_at: {', '.join(target.provable_at)}). "
                 "Build on a machine of that platform."
             )
@@ -36,9 +35,18 @@ def check_host(target: Target) -> None:
         )
 
 
-def stand_in_for(target: Target) -> str | None:
-    """This host's platform where it is another than the target's, else None."""
+def standing(target: Target) -> Place:
+    """What a measurement on this machine is to the target.
+
+    `HOST`: its own platform, whose clock is the target's. `EMULATED`: a CPU of another platform, whose instructions
+    QEMU runs and whose clock says nothing. `SIMULATED`: a GPU, for whose TensorRT ONNX Runtime computes.
+    """
+    if target.gpu is not None:
+        return Place.SIMULATED
+    return Place.HOST if platform.machine().lower() in MACHINES[target.platform] else Place.EMULATED
+
+
+def host_platform() -> str:
+    """This machine's, in Docker's words: `linux/amd64`."""
     machine = platform.machine().lower()
-    if machine in MACHINES[target.platform]:
-        return None
     return next((name for name, machines in MACHINES.items() if machine in machines), f"linux/{machine}")

@@ -15,7 +15,7 @@ from tiny_table import table_of
 from tiny_trained import Recorded, architecture, digits, preprocessing, write_weights
 
 from pipeline import run as run_module
-from pipeline.artifacts import Artifact, Audit, Candidate, Dialect, Latency, Precision
+from pipeline.artifacts import Artifact, Audit, Candidate, Dialect, Latency, Place, Precision
 from pipeline.compile.stage import compile_candidates
 from pipeline.data.readers import Dataset
 from pipeline.errors import CheckpointError, DataError, RecipeError
@@ -407,7 +407,7 @@ def test_looks_are_counted_per_artifact(weights: str, tmp_path: Path) -> None:
         )  # fmt: skip
         return Artifact(
             folder=tmp_path / name, target="cpu", precision=Precision.FP32, reason="", candidate=candidate,
-            float_latency=latency,
+            float_latency=latency, place=Place.HOST, measured_by="linux/amd64",
         )  # fmt: skip
 
     run = run_of(tmp_path, recipe_of(weights))

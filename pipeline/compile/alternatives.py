@@ -6,7 +6,7 @@ where the main one does not pass, or to be timed against it.
 
 from dataclasses import replace
 
-from pipeline.artifacts import Artifact, Candidate, Compilation, Fallback, Precision, Role
+from pipeline.artifacts import Artifact, Candidate, Compilation, Fallback, Place, Precision, Role
 from pipeline.compile.result import UNTIMED
 from pipeline.errors import TargetError
 from targets.target import Target
@@ -28,10 +28,10 @@ def why_needless(artifact: Artifact, target: Target, *, weight_bits: int) -> str
         return f"{asked}: {artifact.precision} was chosen, which has no int8 sums"
     if weight_bits == 7:
         return f"{asked}: its weights have 7 bits already, and one model serves CPUs with and without VNNI"
-    if artifact.stand_in is not None:
+    if artifact.place is not Place.HOST:
         raise TargetError(
             f"saturation_safe is on, but a variant for {target.name} cannot be proven on this host, which is "
-            f"{artifact.stand_in}. Build on a machine of {target.platform}, or with --weight-bits 7 instead."
+            f"{artifact.measured_by}. Build on a machine of {target.platform}, or with --weight-bits 7 instead."
         )
     return None
 
@@ -52,6 +52,8 @@ def variant_of(artifact: Artifact, compilation: Compilation) -> Artifact:
         ),
         candidate=candidate,
         float_latency=compilation.float_latency,
+        place=compilation.place,
+        measured_by=compilation.measured_by,
         role=Role.SATURATION_SAFE,
     )
 
@@ -89,7 +91,8 @@ def _other(candidate: Candidate, main: Artifact, compilation: Compilation, fallb
         reason="",
         candidate=candidate,
         float_latency=compilation.float_latency,
-        stand_in=compilation.stand_in,
+        place=compilation.place,
+        measured_by=compilation.measured_by,
         role=Role.RIVAL if fallback == "fastest" else Role.FALLBACK,
     )
     return replace(other, reason=f"{other.name}: {why}")

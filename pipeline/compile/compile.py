@@ -27,7 +27,7 @@ from targets.device.model.cpu import instruction_set
 from targets.device.model.manifest import SCHEMA, Manifest
 from targets.device.model.session import Inference
 from targets.dialects.tensorrt_source import source_for
-from targets.host import check_host, stand_in_for
+from targets.host import check_host, host_platform, standing
 from targets.runtimes.registry import RUNTIMES
 from targets.target import Target
 
@@ -102,14 +102,12 @@ def _measure_candidates(
     audits: Sequence[Audit | None] = [None] * len(models)
     latencies: Sequence[Latency | None] = [None] * len(models)
     float_latency: Latency | None = None
-    stand_in: str | None = f"ONNX Runtime {onnxruntime.__version__}"
     if target.gpu is None:
         audits = [here.audit(model, options=options, platform=target.platform) for model in models.values()]
     float_right, *rights = _count_right(here.open(baseline.path, options=options), folders, selection, progress)
     if target.gpu is None:
         progress.detail(f"timing {len(models) + 1} models in one run on {threads} thread{'s' if threads > 1 else ''}")
         float_latency, *latencies = here.time([baseline.path, *(path / MODEL for path in folders)], options=options)
-        stand_in = stand_in_for(target)
     candidates = tuple(
         Candidate(
             precision=precision,
@@ -126,7 +124,8 @@ def _measure_candidates(
         candidates=candidates,
         float_latency=float_latency,
         selection_images=len(selection),
-        stand_in=stand_in,
+        place=standing(target),
+        measured_by=host_platform() if target.gpu is None else f"ONNX Runtime {onnxruntime.__version__}",
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Latency, Precision
+from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Latency, Place, Precision
 from pipeline.errors import WorkspaceError
 from pipeline.workspace.store import TIMINGS
 from targets.target import Target
@@ -27,7 +27,8 @@ def write_compilation(compilation: Compilation, folder: Path) -> None:
     decisions = {
         "schema": SCHEMA,
         "selection_images": compilation.selection_images,
-        "stand_in": compilation.stand_in,
+        "place": compilation.place,
+        "measured_by": compilation.measured_by,
         "candidates": [
             {
                 "precision": candidate.precision,
@@ -54,7 +55,8 @@ def read_compilation(folder: Path) -> Compilation:
             candidates=tuple(_candidate(folder, raw, timings) for raw in decisions["candidates"]),
             float_latency=_latency(timings[BASELINE]),
             selection_images=decisions["selection_images"],
-            stand_in=decisions["stand_in"],
+            place=Place(decisions["place"]),
+            measured_by=decisions["measured_by"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkspaceError(f"{folder} is damaged ({error!r}). Remove it and run again.") from None
@@ -70,7 +72,7 @@ def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Arti
     taken untimed.
     """
     within = [candidate for candidate in compilation.candidates if candidate.selection_drop_points <= max_drop]
-    fastest = _fastest if compilation.stand_in is None else _smallest
+    fastest = _fastest if compilation.place is Place.HOST else _smallest
     if within:
         chosen = fastest(within)
         reason = _reason(chosen, compilation, within, target, max_drop)
@@ -89,7 +91,8 @@ def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Arti
         reason=reason,
         candidate=chosen,
         float_latency=compilation.float_latency,
-        stand_in=compilation.stand_in,
+        place=compilation.place,
+        measured_by=compilation.measured_by,
     )
 
 
@@ -111,14 +114,14 @@ def _reason(
     others = [candidate for candidate in compilation.candidates if candidate is not chosen]
     if not others:
         return f"{chosen.precision}: the only precision of this target, {_accuracy(chosen)}"
-    if compilation.stand_in is None:
+    if compilation.place is Place.HOST:
         parts = [_against(chosen, other) for other in others]
-    elif compilation.float_latency is None:
-        parts = [f"not timed: {compilation.stand_in} stands in for TensorRT, whose engines run where they are built"]
+    elif compilation.place is Place.SIMULATED:
+        parts = [f"not timed: {compilation.measured_by} simulates TensorRT, whose engines run where they are built"]
     else:
-        here = [_on_stand_in(chosen, other) for other in others]
+        here = [_milliseconds(chosen, other) for other in others]
         clock = f"CPU time here, which is not the device's: {', '.join(here)}"
-        parts = [f"not timed on {target.platform}, as this host is {compilation.stand_in} ({clock})"]
+        parts = [f"not timed on {target.platform}, as this host is {compilation.measured_by} ({clock})"]
     parts.append(_accuracy(chosen))
     parts += [
         f"{other.precision} loses {other.selection_drop_points:.2f} points, more than the {max_drop:g} allowed"
@@ -142,7 +145,7 @@ def _against(chosen: Candidate, other: Candidate) -> str:
     return text
 
 
-def _on_stand_in(chosen: Candidate, other: Candidate) -> str:
+def _milliseconds(chosen: Candidate, other: Candidate) -> str:
     return f"{_cpu_ms(chosen):.3g} ms against {_cpu_ms(other):.3g} ms of {other.precision}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.artifacts import Artifact, Timeliness
+from pipeline.artifacts import Artifact, Place, Timeliness
 from pipeline.latency.table import CHOICE, Timing
 
 TOLERANCE = 0.05
@@ -67,9 +67,9 @@ def _timeliness(plan: dict[str, Any], artifact: Artifact, timing: Timing | None)
 def _why_unmeasured(not_measured: str | None, artifact: Artifact) -> str:
     if not_measured:
         return not_measured
-    if artifact.stand_in is not None:
-        return f"timed on {artifact.stand_in}"
-    return "" if artifact.candidate.latency is not None else "its device alone times it"
+    if artifact.place is Place.SIMULATED:
+        return "its device alone times it"
+    return "" if artifact.place is Place.HOST else f"timed on {artifact.measured_by}"
 
 
 def _verdict(

@@ -20,7 +20,7 @@ from onnx import ModelProto
 from scipy.optimize import nnls
 from torch import nn
 
-from pipeline.artifacts import Architecture, Checkpoint, Dialect, Precision, Quantization
+from pipeline.artifacts import Architecture, Checkpoint, Dialect, Place, Precision, Quantization
 from pipeline.errors import CompressionError, TargetError
 from pipeline.latency.layers import layer_shapes, owner_of, owners
 from pipeline.latency.sampling_plan import Cell, Subject, covering, drawn, widths_of
@@ -34,7 +34,7 @@ from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import points_of, prepare, quantization_of
 from targets.device.model.cpu import instruction_set, processor_name
 from targets.dialects.write import write_dialect
-from targets.host import check_host, stand_in_for
+from targets.host import check_host, host_platform, standing
 from targets.runtimes.onnxruntime.layer_times import NodeTime, time_nodes
 from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
 from targets.target import Target
@@ -97,8 +97,9 @@ def profile(
 def check_clock(target: Target) -> None:
     """Raise `TargetError` where this machine's times say nothing about the target's."""
     check_host(target)
-    here = stand_in_for(target) if target.gpu is None else "no such GPU"
-    if here is not None:
+    place = standing(target)
+    if place is not Place.HOST:
+        here = host_platform() if place is Place.EMULATED else "no such GPU"
         raise TargetError(
             f"{target.name} is timed where it runs, and this machine is {here}: no latency table of it can be made "
             "here. Import one that was made there (--table FILE), or prune by --macs or --params."

@@ -60,7 +60,7 @@ def package(
     manifest = _proven_manifest(artifact, report)
     _check_belongs(proof, report)
     beside = None if variant is None else _beside(variant, proof, artifact)
-    assert artifact.stand_in is None or judge is not None, "another platform's image needs a judge"
+    assert artifact.place is Place.HOST or judge is not None, "another platform's image needs a judge"
     engine, missing = _engine()
     try:
         if engine is None:
@@ -86,7 +86,7 @@ def package(
             engine=engine, manifest=manifest, proof=proof, beside=beside, progress=at.progress, folder=at.folder
         )
         image = gate.tag_if_proven(
-            built, settings.tag, base.platform, None if artifact.stand_in is None else judge, describe
+            built, settings.tag, base.platform, None if artifact.place is Place.HOST else judge, describe
         )
     finally:
         if engine is not None:
@@ -263,7 +263,7 @@ def _elsewhere(context: Path, tag: str) -> str:
 
 
 def _beside(safe: Judged, proof: Proof, artifact: Artifact) -> tuple[Manifest, Proof]:
-    assert artifact.stand_in is None, "a host of another platform cannot prove a variant"
+    assert artifact.place is Place.HOST, "a host of another platform cannot prove a variant"
     manifest = _proven_manifest(safe.artifact, safe.report)
     own = Proof(shard=proof.shard, predictions=safe.predictions)
     _check_belongs(own, safe.report)

@@ -36,7 +36,7 @@ def package(run: Run, validated: Validated) -> Packaged:
         there = _judge_answers(run, validated, variant, found, inside, image.place)
         asked.append(replace(there, answers=variant.answers))
     # Answers that are the host's own need not be written again, and the shard with them.
-    own = replace(asked[0], answers=main.answers) if main.artifact.stand_in is None else asked[0]
+    own = replace(asked[0], answers=main.answers) if main.artifact.place is Place.HOST else asked[0]
     publish_models(run, validated.shard_folder, [own, *asked[1:]])
     return Packaged(folders=(found,), image=image, models=tuple(asked))
 

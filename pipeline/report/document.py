@@ -370,8 +370,8 @@ def _of_variant(outcome: Outcome) -> dict[str, object] | None:
 def _of_timing(outcome: Outcome) -> dict[str, object]:
     if outcome.artifact is None or outcome.artifact.float_latency is None:
         return {}
-    stand_in = outcome.artifact.stand_in
-    return {"timed_on": stand_in or outcome.target.platform, "timed_on_target": stand_in is None}
+    artifact = outcome.artifact
+    return {"timed_on": artifact.measured_by, "timed_on_target": artifact.place is Place.HOST}
 
 
 def _of_cost(outcome: Outcome) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Fallback, Image, Timeliness
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Fallback, Image, Place, Timeliness
 from pipeline.devices.delivered import Delivered
 from pipeline.export.result import parity_text, read_export
 from pipeline.latency.budget_check import timeliness_text
@@ -109,7 +109,7 @@ def package_texts(packaged: Packaged, validated: Validated, *, fallback: Fallbac
     assert packaged.image is not None
     main = packaged.models[0]
     others = [f"{each.name}: in the image, answers alike" for each in packaged.models[1:]]
-    return [_image_text(packaged.image, main.report, is_same=main.artifact.stand_in is None), *others]
+    return [_image_text(packaged.image, main.report, is_same=main.artifact.place is Place.HOST), *others]
 
 
 def _pending_text(packaged: Packaged, validated: Validated, fallback: Fallback) -> str:

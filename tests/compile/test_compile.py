@@ -26,7 +26,7 @@ from pipeline.workspace.store import TIMINGS
 from targets.device.model.golden import check, read_golden
 from targets.device.model.manifest import read_manifest
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession
-from targets.host import check_host, stand_in_for
+from targets.host import check_host, host_platform, standing
 from targets.runtimes import timing
 from targets.target import Target, find_target
 
@@ -220,8 +220,10 @@ def test_a_host_that_cannot_stand_for_the_target_is_refused() -> None:
 def test_a_host_stands_in_for_a_target_that_is_proven_in_emulation() -> None:
     here, elsewhere = own_and_foreign()
     check_host(elsewhere)
-    assert stand_in_for(here) is None
-    assert stand_in_for(elsewhere) == here.platform
+    assert standing(here) is Place.HOST
+    assert standing(elsewhere) is Place.EMULATED
+    assert standing(find_target("jetson")) is Place.SIMULATED
+    assert host_platform() == here.platform
 
 
 def test_what_was_compiled_on_another_platform_says_so(
@@ -230,7 +232,7 @@ def test_what_was_compiled_on_another_platform_says_so(
     here, elsewhere = own_and_foreign()
     compile_into(tmp_path / "compile", models, dataset, target=elsewhere)
     compilation = read_compilation(tmp_path / "compile")
-    assert compilation.stand_in == here.platform
+    assert (compilation.place, compilation.measured_by) == (Place.EMULATED, here.platform)
     (int8,) = [found for found in compilation.candidates if found.precision is Precision.INT8]
     assert int8.audit is not None
     assert (int8.audit.int8_nodes, int8.audit.float_nodes) == (4, 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import Audit, Candidate, Compilation, Latency, Precision
+from pipeline.artifacts import Audit, Candidate, Compilation, Latency, Place, Precision
 from pipeline.compile.result import DECISIONS, choose, read_compilation, write_compilation
 from pipeline.errors import WorkspaceError
 from pipeline.workspace.store import TIMINGS
@@ -32,7 +32,13 @@ def candidate(precision: str, cpu_ms: float, drop: float, folder: Path = FOLDER)
 
 
 def compilation(*candidates: Candidate) -> Compilation:
-    return Compilation(candidates=candidates, float_latency=latency(1.0), selection_images=400)
+    return Compilation(
+        candidates=candidates,
+        float_latency=latency(1.0),
+        selection_images=400,
+        place=Place.HOST,
+        measured_by="linux/amd64",
+    )
 
 
 CASES = [
@@ -138,14 +144,14 @@ def test_a_host_of_another_platform_concludes_nothing_from_its_clock(
     fp32: tuple[float, float], int8: tuple[float, float], chosen: str, said: str
 ) -> None:
     both = compilation(candidate("fp32", *fp32), candidate("int8", *int8))
-    artifact = choose(replace(both, stand_in="linux/amd64"), target=find_target("cpu-arm64"), max_drop=1.0)
+    artifact = choose(replace(both, place=Place.EMULATED), target=find_target("cpu-arm64"), max_drop=1.0)
     assert artifact.precision == chosen
     assert said in artifact.reason
     assert "latency" not in artifact.reason
-    assert artifact.stand_in == "linux/amd64"
+    assert (artifact.place, artifact.measured_by) == (Place.EMULATED, "linux/amd64")
 
 
-def test_what_stood_in_for_the_target_is_written_and_read(tmp_path: Path) -> None:
-    written = replace(compilation(candidate("int8", 0.4, 0.3, tmp_path)), stand_in="linux/amd64")
+def test_the_place_of_the_measurement_is_written_and_read(tmp_path: Path) -> None:
+    written = replace(compilation(candidate("int8", 0.4, 0.3, tmp_path)), place=Place.EMULATED)
     write_compilation(written, tmp_path)
     assert read_compilation(tmp_path) == written

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_candidates import artifact, candidate, latency
 
-from pipeline.artifacts import Compilation, Fallback, Precision
+from pipeline.artifacts import Compilation, Fallback, Place, Precision
 from pipeline.compile.alternatives import others_of, variant_of, why_needless
 from pipeline.errors import TargetError
 from targets.target import find_target
@@ -40,24 +40,37 @@ def test_elsewhere_the_option_is_answered_not_ignored(
 
 def test_a_host_of_another_platform_cannot_prove_one() -> None:
     with pytest.raises(TargetError, match=r"cannot be proven on this host, which is linux/arm64\. Build on"):
-        why_needless(artifact(stand_in="linux/arm64"), find_target("cpu"), weight_bits=8)
+        why_needless(artifact(place=Place.EMULATED, measured_by="linux/arm64"), find_target("cpu"), weight_bits=8)
     # An ARM image built on x86 needs none.
-    assert why_needless(artifact(stand_in="linux/amd64"), find_target("cpu-arm64"), weight_bits=8)
+    assert why_needless(artifact(place=Place.EMULATED), find_target("cpu-arm64"), weight_bits=8)
 
 
 def test_its_only_candidate_is_the_variant_with_the_times_of_its_own_run() -> None:
     only = candidate(Precision.INT8, 0.6)
-    made = variant_of(artifact(), Compilation(candidates=(only,), float_latency=latency(1.2), selection_images=9))
+    compilation = Compilation(
+        candidates=(only,),
+        float_latency=latency(1.2),
+        selection_images=9,
+        place=Place.HOST,
+        measured_by="linux/amd64",
+    )
+    made = variant_of(artifact(), compilation)
     assert (made.folder, made.candidate, made.float_latency) == (only.folder, only, latency(1.2))
     assert "0.50 of the float baseline's latency on this CPU (0.6 ms against 1.2 ms CPU time)" in made.reason
-    both = Compilation(candidates=(only, replace(only)), float_latency=latency(1.2), selection_images=9)
+    both = replace(compilation, candidates=(only, replace(only)))
     with pytest.raises(ValueError, match="too many values"):
         variant_of(artifact(), both)
 
 
 def of_all(**drops: float) -> Compilation:
     made = [replace(candidate(Precision(name), 1.0), selection_drop_points=drop) for name, drop in drops.items()]
-    return Compilation(candidates=tuple(made), float_latency=None, selection_images=9, stand_in="ONNX Runtime")
+    return Compilation(
+        candidates=tuple(made),
+        float_latency=None,
+        selection_images=9,
+        place=Place.SIMULATED,
+        measured_by="ONNX Runtime",
+    )
 
 
 def others(chosen: str, fallback: Fallback, **drops: float) -> list[str]:
@@ -74,7 +87,7 @@ def test_for_the_fastest_every_precision_within_the_budget_travels_the_smallest_
     assert others("fp16", "fastest", fp16=0.0) == []
     made = others_of(artifact(), of_all(fp16=0.0, int8=0.0), fallback="fastest", max_drop=1.0)
     assert made[0].reason.startswith("fp16 rival: within the budget on the selection split, so timed against int8")
-    assert made[0].stand_in == "ONNX Runtime"
+    assert (made[0].place, made[0].measured_by) == (Place.SIMULATED, "ONNX Runtime")
 
 
 def test_as_a_fallback_fp16_alone_travels_beside_int8() -> None:

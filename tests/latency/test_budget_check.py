@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import Artifact, Candidate, Latency, Precision, Timeliness
+from pipeline.artifacts import Artifact, Candidate, Latency, Place, Precision, Timeliness
 from pipeline.errors import LatencyMissed
 from pipeline.latency.budget_check import settle, timeliness_text
 from pipeline.latency.table import CHOICE, Timing
@@ -18,16 +18,16 @@ SPEEDUP = {"asked": {"latency_ms": None, "speedup": 2.0}}
 ELSEWHERE = {"measured": None, "not_measured": "the table is of x"}
 
 
-def artifact_of(*, is_timed: bool = True, stand_in: str | None = None) -> Artifact:
+def artifact_of(place: Place = Place.HOST) -> Artifact:
     # Beside the fp32 model alone, in another run: not what counts.
     latency = Latency(cpu_ms=70.0, wall_ms=70.0, wall_p90_ms=70.0, threads=1, runs=10)
     candidate = Candidate(
-        precision=Precision.INT8, folder=Path(), latency=latency if is_timed else None, audit=None,
+        precision=Precision.INT8, folder=Path(), latency=None if place is Place.SIMULATED else latency, audit=None,
         selection_top1=1.0, selection_drop_points=0.0,
     )  # fmt: skip
     return Artifact(
         folder=Path(), target="cpu", precision=Precision.INT8, reason="", candidate=candidate,
-        float_latency=latency, stand_in=stand_in,
+        float_latency=latency, place=place, measured_by="linux/amd64",
     )  # fmt: skip
 
 
@@ -68,8 +68,8 @@ def found(folder: Path, clock: Clock, plan: dict[str, Any], artifact: Artifact |
         pytest.param(SPEEDUP, run(2.3), artifact_of(), "missed", id="too little"),
         pytest.param(SPEEDUP, run(4.0, 8.0), artifact_of(), "held", id="on a slower day"),
         pytest.param({}, run(4.0, 8.0), artifact_of(), "missed", id="too long on a slower day"),
-        pytest.param({}, None, artifact_of(stand_in="linux/amd64"), "unmeasured", id="timed elsewhere"),
-        pytest.param({}, None, artifact_of(is_timed=False), "unmeasured", id="not timed"),
+        pytest.param({}, None, artifact_of(Place.EMULATED), "unmeasured", id="timed elsewhere"),
+        pytest.param({}, None, artifact_of(Place.SIMULATED), "unmeasured", id="not timed"),
         pytest.param(SPEEDUP | ELSEWHERE, None, artifact_of(), "unmeasured", id="table of another machine"),
     ],
 )

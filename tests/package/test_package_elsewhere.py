@@ -35,7 +35,7 @@ def tiny(tmp_path: Path) -> TinyPackage:
     logits = given.logits.copy()
     logits[:3] = np.roll(logits[:3], 1, axis=1)
     write_predictions(made.proof.predictions, replace(given, logits=logits))
-    return replace(made, artifact=replace(made.artifact, stand_in="linux/elsewhere"))
+    return replace(made, artifact=replace(made.artifact, place=Place.EMULATED, measured_by="linux/elsewhere"))
 
 
 @pytest.fixture

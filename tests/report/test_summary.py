@@ -96,6 +96,8 @@ def artifact(tmp_path: Path) -> Artifact:
         reason="int8 is the fastest",
         candidate=candidate,
         float_latency=latency(1.25),
+        place=Place.HOST,
+        measured_by="linux/amd64",
     )
 
 
@@ -279,7 +281,7 @@ def test_a_latency_of_another_machine_is_never_shown_as_the_devices(finished: Ou
     assert [parsed(finished)[0][name] for name in ("timed_on", "timed_on_target")] == ["linux/amd64", True]
     assert finished.artifact is not None
     finished.target = find_target("cpu-arm64")
-    finished.artifact = replace(finished.artifact, stand_in="linux/amd64")
+    finished.artifact = replace(finished.artifact, place=Place.EMULATED)
     (target,) = parsed(finished)
     assert (target["timed_on"], target["timed_on_target"]) == ("linux/amd64", False)
     (row,) = [row for row in table_rows([finished]) if row[1] == "latency"]

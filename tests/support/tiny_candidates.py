@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.artifacts import Artifact, Audit, Candidate, Latency, Precision
+from pipeline.artifacts import Artifact, Audit, Candidate, Latency, Place, Precision
 
 
 def latency(cpu_ms: float) -> Latency:
@@ -20,7 +20,9 @@ def candidate(precision: Precision, cpu_ms: float) -> Candidate:
     )
 
 
-def artifact(precision: Precision = Precision.INT8, stand_in: str | None = None) -> Artifact:
+def artifact(
+    precision: Precision = Precision.INT8, place: Place = Place.HOST, measured_by: str = "linux/amd64"
+) -> Artifact:
     return Artifact(
         folder=Path("compile") / precision,
         target="cpu",
@@ -28,5 +30,6 @@ def artifact(precision: Precision = Precision.INT8, stand_in: str | None = None)
         reason="the fastest",
         candidate=candidate(precision, 0.4),
         float_latency=latency(1.0),
-        stand_in=stand_in,
+        place=place,
+        measured_by=measured_by,
     )

@@ -136,4 +136,6 @@ def _artifact(folder: Path, manifest: Manifest) -> Artifact:
         reason="the only one",
         candidate=candidate,
         float_latency=LATENCY,
+        place=Place.HOST,
+        measured_by="linux/amd64",
     )
