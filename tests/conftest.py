@@ -40,6 +40,9 @@ SHARED = re.compile(
 )
 
 
+NO_DATA = "no real data"
+
+
 class OneAtATime(LoadScopeScheduling):  # type: ignore[misc]
     """Under `-n`: a file's tests stay in one process, and so do all files that use what there is one of."""
 
@@ -57,12 +60,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAtATime:
     return OneAtATime(config, log)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that had no real data: among a thousand lines of dots a skip is easily missed."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    without = sorted({report.nodeid for report in skipped if NO_DATA in str(report.longrepr)})
+    if without:
+        terminalreporter.section(f"{len(without)} tests were skipped: {NO_DATA} (EDGE_DEPLOY_DATA names its folder)")
+        for nodeid in without:
+            terminalreporter.line(nodeid)
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Real images and trained checkpoints (`EDGE_DEPLOY_DATA`); the test is skipped where they are absent."""
     root = Path(os.environ.get("EDGE_DEPLOY_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
     if not (root / "checkpoints").is_dir():
-        pytest.skip(f"no real data at {root} (EDGE_DEPLOY_DATA)")
+        pytest.skip(f"{NO_DATA} at {root} (EDGE_DEPLOY_DATA)")
     return root
 
 
@@ -99,7 +112,7 @@ def engine() -> Iterator[Engine]:
     yield found
     # Kept by the engine to build faster; what was there before us stays.
     for stage in _dependency_stages(found) - before:
-        found.remove(stage)
+        found.client.images.remove(stage, force=True)
     found.close()
 
 
@@ -197,5 +210,5 @@ def _engine_or_why_not() -> Engine | str:
 
 
 def _dependency_stages(engine: Engine) -> set[str]:
-    found = engine.client.images.list(filters={"label": "dev.edge-deploy.stage=dependencies", "dangling": True})
+    found = engine.client.images.list(filters={"label": "dev.edge-deploy.stage=dependencies"})
     return {str(image.id) for image in found}

@@ -1,6 +1,7 @@
 """`deploy build`, and the same up to one stage."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,17 +72,11 @@ def build_all(
     """Build all targets, those of the placement's devices there; the worst failure decides the exit code."""
     from pipeline.cli.prepare import prepare
 
-    try:
-        with prepare(request) as prepared:
-            devices = {} if placement is None else _devices(prepared, placement, request)
-            outcomes = [
-                _build_one(prepared, target, until=until, devices=devices.get(target, ()))
-                for target in prepared.targets
-            ]
-    except DeployError as error:
-        if request.as_json:
-            _print_document([], error=error)
-        raise
+    with refusal_as_document(request), prepare(request) as prepared:
+        devices = {} if placement is None else _devices(prepared, placement, request)
+        outcomes = [
+            _build_one(prepared, target, until=until, devices=devices.get(target, ())) for target in prepared.targets
+        ]
     if request.as_json:
         _print_document(outcomes, error=None)
     elif with_summary and (until is None or until == "package"):
@@ -95,6 +90,17 @@ def build_all(
     if worst is not None:
         raise worst
     return outcomes
+
+
+@contextmanager
+def refusal_as_document(request: Request) -> Iterator[None]:
+    """Where --json asks for one document, an error before the first target is one, too."""
+    try:
+        yield
+    except DeployError as error:
+        if request.as_json:
+            _print_document([], error=error)
+        raise
 
 
 def _build_one(

@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from pipeline.data.readers import Dataset
 
 NAME = "digits"
-TAG = f"{NAME}:0.1.0-cpu"
 CONTAINER = "edge-deploy-demo"
 NETWORK, TRAINING_EPOCHS = "resnet8", 15
 RECIPE = """\
 # Written by `deploy demo`: a ResNet-8 for handwritten digits, pruned to 80 % of its work, in int8.
-name = "digits"
+name = "{name}"
 checkpoint = "digits.safetensors"
 data = "digits"
 
@@ -35,6 +34,9 @@ qat_epochs = 2
 
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path("edge-deploy-demo"),
+    name: Annotated[
+        str, typer.Option(help="The image's name; another one leaves a demo alone that is running.")
+    ] = NAME,
     base_image: o.BaseImage = None,
     image: o.WithImage = True,
     verbose: o.Verbose = False,
@@ -48,7 +50,7 @@ def demo(
     recipe, checkpoint = folder / "deploy.toml", folder / "digits.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(RECIPE)
+        recipe.write_text(RECIPE.format(name=name))
     except OSError as error:
         raise RecipeError(f"{folder} cannot be written: {error.strerror}. Name another with --folder.") from None
     dataset = open_dataset("digits")
@@ -63,7 +65,7 @@ def demo(
     progress.line(f"deploy build --recipe {shlex.quote(str(recipe))}")
     build_all(request, until=None)
     if image:
-        _ask(dataset, folder, is_verbose=verbose)
+        _ask(dataset, folder, name, is_verbose=verbose)
 
 
 def _train(checkpoint: Path, dataset: "Dataset", *, is_verbose: bool) -> None:
@@ -87,18 +89,19 @@ def _train(checkpoint: Path, dataset: "Dataset", *, is_verbose: bool) -> None:
     )
 
 
-def _ask(dataset: "Dataset", folder: Path, *, is_verbose: bool) -> None:
+def _ask(dataset: "Dataset", folder: Path, name: str, *, is_verbose: bool) -> None:
     """Start the container, show it a digit of the gate, and say how the user can go on."""
     from pipeline.cli.console import progress_for
     from pipeline.cli.predict import rank_classes, read
     from pipeline.containers.container import running
     from pipeline.containers.engine import connect
 
-    photo = folder / "digit.png"
+    photo, tag = folder / "digit.png", f"{name}:0.1.0-cpu"
+    container = CONTAINER if name == NAME else f"{CONTAINER}-{name}"
     photo.write_bytes(dataset.gate.encoded(0))
     label = dataset.classes[int(dataset.gate.labels[0])]
     engine = connect()
-    with running(engine, TAG, progress=progress_for(is_verbose=is_verbose), stay_as=CONTAINER) as client:
+    with running(engine, tag, progress=progress_for(is_verbose=is_verbose), stay_as=container) as client:
         image = read(photo, client.manifest.preprocessing)[None]
         ((answer, score),) = rank_classes(client.infer(image)[0], client.manifest.classes, 1)
         request = {
@@ -110,8 +113,8 @@ def _ask(dataset: "Dataset", folder: Path, *, is_verbose: bool) -> None:
         url = client.url
     engine.close()
     print(
-        f"the container {CONTAINER} answers at {url}: {photo} is a {answer} ({score:.1%}); it is a {label}\n"
-        f"  ask it:   curl {url}/v2/models/{NAME}/infer -d @{folder / 'request.json'}\n"
-        f"  or:       deploy predict {TAG} {photo}\n"
-        f"  stop it:  docker rm -f {CONTAINER}"
+        f"the container {container} answers at {url}: {photo} is a {answer} ({score:.1%}); it is a {label}\n"
+        f"  ask it:   curl {url}/v2/models/{name}/infer -d @{folder / 'request.json'}\n"
+        f"  or:       deploy predict {tag} {photo}\n"
+        f"  stop it:  docker rm -f {container}"
     )

@@ -1,11 +1,12 @@
 """`deploy package`: all of a build, and what keeps its image running on the device."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.build import build_all
+from pipeline.cli.build import build_all, refusal_as_document
 from pipeline.cli.emit import (
     ADDRESS,
     FORMS,
@@ -43,10 +44,8 @@ def package(
     """Build all of it, and write what runs the image."""
     request = request_of(ctx)
     if emit is None:
-        if (output, address, port, grpc_port, memory) != (None, ADDRESS, PORT, GRPC_PORT, None):
-            raise RecipeError(
-                f"--output, --address, --port, --grpc-port and --memory are of what --emit writes: add --emit {FORMS}."
-            )
+        with refusal_as_document(request):
+            _check_no_emission(output, address, port, grpc_port, memory)
         build_all(request, until="package")
         return
     emission = Emission(
@@ -55,12 +54,20 @@ def package(
     _build_and_emit(request, emission)
 
 
+def _check_no_emission(output: Path | None, address: str, port: int, grpc_port: int, memory: int | None) -> None:
+    if (output, address, port, grpc_port, memory) != (None, ADDRESS, PORT, GRPC_PORT, None):
+        raise RecipeError(
+            f"--output, --address, --port, --grpc-port and --memory are of what --emit writes: add --emit {FORMS}."
+        )
+
+
 def _build_and_emit(request: Request, emission: Emission) -> None:
     # A wrong option shall not come to light after hours of training.
-    form_of(emission)
-    _check_one_image(request, emission)
-    emission = _with_grpc(request, emission)
-    service_of("model:0.1.0-cpu", emission)
+    with refusal_as_document(request):
+        form_of(emission)
+        _check_one_image(request, emission)
+        emission = _with_grpc(request, emission)
+        service_of("model:0.1.0-cpu", emission)
     (outcome,) = build_all(request, until="package", with_summary=emission.output is not None)
     recipe, target = request.recipe, outcome.target
     # Where a TensorRT target's base image is elsewhere, the image will be built there under the same name.

@@ -68,9 +68,16 @@ class Engine:
             except APIError as error:
                 raise PackageError(str(error.explanation or error)) from None
 
-    def build(self, context: Path, *, labels: dict[str, str], platform: str, progress: Progress) -> str:
-        """Build the context folder without network; returns the image's id. The image has no tag yet."""
-        last = built = ""
+    def build(
+        self, context: Path, *, labels: dict[str, str], platform: str, progress: Progress, stage_tag: str | None = None
+    ) -> str:
+        """Build the context folder without network; returns the image's id. The image has no tag yet.
+
+        The engine keeps the Dockerfile's first stage, so that the next build need not run it again: `stage_tag` names
+        it, where there are two stages.
+        """
+        last = ""
+        stages: list[str] = []
         lines: list[str] = []
         try:
             with _pack_context(context) as archive, speaking("build the image"):
@@ -97,10 +104,12 @@ class Engine:
                     auxiliary = event.get("aux")
                     if isinstance(auxiliary, dict) and "ID" in auxiliary:
                         # Every stage of the Dockerfile has its own; the last one is the image.
-                        built = str(auxiliary["ID"])
-            if not built:
+                        stages.append(str(auxiliary["ID"]))
+            if not stages:
                 raise PackageError(build_failure("the engine named no image", lines, platform))
-            return built
+            if stage_tag is not None and len(stages) > 1:
+                self.tag(stages[0], stage_tag)
+            return stages[-1]
         except BaseException:
             # What was built so far is of no use to anybody; steps that other images share stay.
             if last:

@@ -19,7 +19,7 @@ from pipeline.package.build_context import Environment, build_command, write_con
 from pipeline.package.image_record import write_image
 from pipeline.package.labels import PREFIX, image_labels
 from pipeline.package.settings import ImageSettings
-from pipeline.package.wheels import check_runtime, default_cache, fetch_wheels, find_lock
+from pipeline.package.wheels import Lock, check_runtime, default_cache, fetch_wheels, find_lock
 from pipeline.progress import Progress
 from pipeline.results import Judged
 from pipeline.validate.measure import measure_session
@@ -28,6 +28,9 @@ from pipeline.workplace import Workplace
 from targets.device.files import PREDICTIONS
 from targets.device.model.manifest import Manifest, ManifestError, read_manifest
 from targets.device.model.variant import FOLDER
+
+PACKAGES_STAGE = "edge-deploy-packages"
+"""The image that the engine keeps the installed Python packages in, for the next build."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,7 @@ def package(
         )
         if engine is None:
             raise EngineMissing(f"{missing} {_elsewhere(context, settings.tag)}")
-        built = _build(engine, context, settings.tag, base.platform, at.progress)
+        built = _build(engine, context, settings.tag, lock, at.progress)
         gate = Gate(
             engine=engine, manifest=manifest, proof=proof, beside=beside, progress=at.progress, folder=at.folder
         )
@@ -211,13 +214,19 @@ def _place(engine: Engine, image: str) -> Place:
     return Place.EMULATED if engine.emulates(image) else Place.IMAGE
 
 
-def _build(engine: Engine, context: Path, tag: str, platform: str, progress: Progress) -> str:
+def _build(engine: Engine, context: Path, tag: str, lock: Lock, progress: Progress) -> str:
     for left_over in sweep(engine):
         progress.detail(f"removed the container {left_over} of a build that was killed")
     progress.line(f"building the image {tag}")
-    place = Place.IMAGE if engine.platform == platform else Place.EMULATED
-    # The place is claimed before it is proven, but an image that is not proven is removed.
-    return engine.build(context, labels={PREFIX + "place": place.value}, platform=platform, progress=progress)
+    place = Place.IMAGE if engine.platform == lock.platform else Place.EMULATED
+    return engine.build(
+        context,
+        # The place is claimed before it is proven, but an image that is not proven is removed.
+        labels={PREFIX + "place": place.value},
+        platform=lock.platform,
+        progress=progress,
+        stage_tag=f"{PACKAGES_STAGE}:{lock.name}",
+    )
 
 
 def _check_same(here: Predictions, there: Predictions, tolerance: float) -> None:

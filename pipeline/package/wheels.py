@@ -60,6 +60,11 @@ class Lock:
     """By normalized name."""
 
     @property
+    def name(self) -> str:
+        """Such as `linux-amd64-cp312` or `grpc-linux-amd64-cp312`."""
+        return "-".join(self.path.relative_to(shipped("locks")).with_suffix("").parts)
+
+    @property
     def key(self) -> str:
         """Locks with the same text ask for different files on different platforms and Pythons."""
         return f"{self.path.stem}-{sha256_of_file(self.path)[:16]}"

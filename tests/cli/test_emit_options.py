@@ -1,5 +1,6 @@
 """`deploy package --emit`: refused before any work where it could not be done."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def test_what_cannot_be_written_is_said_before_the_build(
     assert isinstance(error, RecipeError)
     assert message in str(error)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--emit", "systemd", "-o", "unit", "--memory", "1"], ["--port", "1"]])
+def test_a_refusal_is_a_document_where_one_was_asked_for(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["package", "--checkpoint", "gone.pth", "--data", "digits", "--json", *arguments]
+    answer = json.loads(CliRunner().invoke(app, asked).stdout)
+    assert answer["exit_code"] == RecipeError.exit_code
+    assert answer["error"]
+    assert answer["targets"] == []
 
 
 @pytest.mark.parametrize(

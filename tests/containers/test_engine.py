@@ -46,6 +46,27 @@ def test_the_image_is_the_last_of_the_dockerfiles_stages(
 
 
 @pytest.mark.docker
+def test_the_first_stage_is_kept_under_a_name_and_not_as_an_untagged_image(
+    engine: Engine, base_image: str, image_name: str, tmp_path: Path
+) -> None:
+    folder = write_dockerfile(
+        tmp_path,
+        base_image,
+        image_name,
+        "ENV IS_STAGE=1",
+        f"FROM {base_image}",
+        f'LABEL {OPEN_CONTAINER}title="{image_name}"',
+    )
+    tag = f"{image_name}:stage"
+    built = engine.build(folder, labels={}, platform=engine.platform, progress=Silent(), stage_tag=tag)
+    kept = engine.client.images.get(tag)
+    assert "IS_STAGE=1" in kept.attrs["Config"]["Env"]
+    untagged = {str(image.id) for image in engine.client.images.list(filters={"dangling": True})}
+    assert str(kept.id) not in untagged
+    assert built != kept.id
+
+
+@pytest.mark.docker
 def test_files_belong_to_root_and_have_the_fixed_time_whoever_owns_them_here(
     engine: Engine, base_image: str, image_name: str, tmp_path: Path
 ) -> None:
