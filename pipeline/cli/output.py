@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.untrusted import LONGEST, printable
 
@@ -16,6 +14,10 @@ def say(text: str) -> None:
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; the first column is left-aligned, numbers to the right."""
+    # Most commands print none, and importing it takes a third of their start.
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title or None, title_justify="left", show_edge=False, pad_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
