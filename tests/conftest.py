@@ -39,12 +39,13 @@ SHARED = re.compile(
     r"pytest\.mark\.docker|\b(engine: Engine|packaged: Packaged|browser: Chromium|shown: Page|page: Page)\b"
 )
 
-
+# Of files that look at one finished build, which takes a minute to make.
+BUILT = re.compile(r"from builds import [^\n]*\bbuilt\b")
 NO_DATA = "no real data"
 
 
 class OneAtATime(LoadScopeScheduling):  # type: ignore[misc]
-    """Under `-n`: a file's tests stay in one process, and so do all files that use what there is one of."""
+    """Under `-n`: a file's tests stay in one process, and so do all files that use what there is one of, or one build."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -53,7 +54,10 @@ class OneAtATime(LoadScopeScheduling):  # type: ignore[misc]
 
 @functools.cache
 def _scope_of(file: str) -> str:
-    return "shared" if SHARED.search((REPOSITORY / file).read_text(encoding="utf-8")) else file
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    if SHARED.search(text):
+        return "shared"
+    return "built" if BUILT.search(text) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAtATime:

@@ -43,6 +43,7 @@ def test_the_channels_with_the_smallest_weights_go_and_streams_stay(shape: Archi
     assert torch.equal(after, before[16:])
 
 
+@pytest.mark.long
 def test_plans_get_harsher_block_by_block_and_never_narrower_than_one_multiple() -> None:
     network = network_of(BASIC)
     plans = plans_of(network, BASIC, round_to=16)

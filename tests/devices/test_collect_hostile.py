@@ -207,6 +207,7 @@ def test_a_redirect_is_not_followed_and_the_token_goes_nowhere(status: int, tmp_
     assert stolen == []
 
 
+@pytest.mark.long
 def test_answers_that_unpack_to_gigabytes_are_refused_before_they_are_unpacked(workspace: Path) -> None:
     """3 MB of zeros, compressed: 3 GB of logits."""
     stored = answers(workspace)

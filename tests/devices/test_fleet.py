@@ -37,6 +37,7 @@ def hosts(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathFact
         yield made
 
 
+@pytest.mark.long
 def test_an_image_is_built_and_proven_on_two_devices_at_once(
     hosts: Fleet, tiny: TinyPackage, base_image: str, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ENDLESS)
 def test_endless_output_is_cut_and_takes_no_memory(what: str) -> None:
     """In a process of its own, whose memory nothing else has used."""

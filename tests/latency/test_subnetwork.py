@@ -43,8 +43,8 @@ def described(model: ModelProto) -> list[tuple[str, list[int], list[tuple[str, l
     ("architecture", "share", "blocks"),
     [
         pytest.param(BASIC, 0.5, {"layer1.1", "layer2.1"}, id="basic-without-blocks"),
-        pytest.param(BASIC, 0.75, {"layer2.2"}, id="last-block-of-a-stage"),
-        pytest.param(GROUPED, 0.5, set(), id="grouped"),
+        pytest.param(BASIC, 0.75, {"layer2.2"}, id="last-block-of-a-stage", marks=pytest.mark.long),
+        pytest.param(GROUPED, 0.5, set(), id="grouped", marks=pytest.mark.long),
     ],
 )
 def test_cut_from_the_graph_it_is_what_pruning_and_exporting_gives(

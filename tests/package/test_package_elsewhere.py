@@ -95,6 +95,7 @@ def test_an_image_that_fails_its_own_gate_is_removed(
     assert images_named(engine, image_name) == []
 
 
+@pytest.mark.long
 def test_an_image_that_an_earlier_build_labelled_goes_when_it_is_refuted(
     build: Callable[[TinyPackage, Judge], Image], engine: Engine, tiny: TinyPackage
 ) -> None:

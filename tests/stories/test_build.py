@@ -86,6 +86,7 @@ def test_a_failed_gate_still_prints_the_document_and_keeps_the_artifact(trained:
     assert target.artifact == f".deploy/artifacts/{folder.name}"
 
 
+@pytest.mark.long
 def test_a_what_if_that_fails_leaves_the_proven_artifact_where_it_is(trained: Path, tmp_path: Path) -> None:
     given = (
         "--data",
@@ -132,6 +133,7 @@ def test_one_stage_alone_stops_after_it(trained: Path, tmp_path: Path) -> None:
     assert stages == {"load"}
 
 
+@pytest.mark.long
 def test_a_plan_names_what_is_done_and_what_is_not(built: Document, trained: Path, tmp_path: Path) -> None:
     checkpoint = str(trained / "digits.safetensors")
     asked = ("plan", "--data", "digits", "--checkpoint", checkpoint, *FAST)

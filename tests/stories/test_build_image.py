@@ -134,6 +134,7 @@ def test_packaging_writes_what_runs_the_image(built: TargetSummary, folder: Path
     assert image.tag == built.image.tag
 
 
+@pytest.mark.long
 def test_an_undecided_gate_builds_an_image_only_where_the_recipe_says_so(
     folder: Path, base_image: str, engine: Engine
 ) -> None:
@@ -154,6 +155,7 @@ def test_an_undecided_gate_builds_an_image_only_where_the_recipe_says_so(
     assert labels["dev.edge-deploy.place"] == "image"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_a_build_stopped_while_its_container_runs_ends_well_the_next_time(
     built: TargetSummary, folder: Path, base_image: str, engine: Engine, number: signal.Signals

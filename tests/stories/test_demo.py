@@ -28,6 +28,7 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.docker
 def test_the_demo_ends_in_a_container_that_answers(engine: Engine, base_image: str, tmp_path: Path) -> None:
     try:

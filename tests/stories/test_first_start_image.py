@@ -31,7 +31,7 @@ from pipeline.validate.predictions import read_predictions
 from targets.device.model.manifest import read_manifest
 
 __all__ = ["library"]
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.long]
 TESTS = Path(__file__).parents[1] / "support"
 NAME = "test-first-start"
 VERSION = "11.1.0.106"

@@ -81,6 +81,7 @@ def is_alive(process: BaseProcess) -> bool:
     return process.is_alive()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stage", "name"),
     [

@@ -46,6 +46,7 @@ def test_so_is_the_document_of_a_build(built: Document, trained: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_whatever_the_umask_not_everybody_may_write(trained: Path, tmp_path: Path) -> None:
     done = shell(f"umask 000; $DEPLOY {' '.join(BUILD)} --workspace {tmp_path}/ws", trained)
     assert done.returncode == 0, done.stderr
@@ -54,7 +55,7 @@ def test_whatever_the_umask_not_everybody_may_write(trained: Path, tmp_path: Pat
     assert [path for path in [tmp_path / "ws", *paths] if path.stat().st_mode & stat.S_IWOTH] == []
 
 
-@pytest.mark.parametrize("name", ["lock", ".gitignore", "looks.json"])
+@pytest.mark.parametrize("name", ["lock", ".gitignore", pytest.param("looks.json", marks=pytest.mark.long)])
 def test_a_folder_where_the_workspace_keeps_a_file_is_named(name: str, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "ws" / name).mkdir(parents=True)
     failed = deploy(*BUILD, "--workspace", str(tmp_path / "ws"), cwd=trained, code=WorkspaceError.exit_code)

@@ -41,6 +41,7 @@ def confirmed(watch: Stopwatch, subnetwork: Subnetwork, report: Report) -> Timin
     return Timing(unpruned_ms=2e-4, pruned_ms=ASKED_MS, noise=0.01)
 
 
+@pytest.mark.long
 def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "MODEL_SECONDS", 0.02)
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.001)

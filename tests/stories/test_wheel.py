@@ -71,6 +71,7 @@ def test_it_is_the_wheel_that_answers(installed: Path, tmp_path: Path) -> None:
     assert "## What to do" in deploy(installed, "explain", "GateUndecided", cwd=tmp_path).stdout
 
 
+@pytest.mark.long
 def test_the_whole_chain_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     """Up to the build context, as no engine answers at that address: nothing of a checkout is needed."""
     trained = deploy(installed, "train", "--epochs", "3", "-o", "net.safetensors", cwd=tmp_path)

@@ -111,6 +111,7 @@ def together() -> nn.Module:
     return train(processes=2, epochs=3)
 
 
+@pytest.mark.long
 def test_two_learn_as_well_as_one(together: nn.Module) -> None:
     gate = Batches(digits().gate, preprocessing())
     alone, shared = top1_of(train(processes=1, epochs=3), gate), top1_of(together, gate)

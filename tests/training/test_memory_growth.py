@@ -179,6 +179,7 @@ def growth() -> dict[str, float]:
     return {case: min(many - few for few, many in peaks) for case, peaks in found.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [case.__name__ for case in CASES])
 def test_the_peak_after_many_batches_is_that_after_few(case: str, growth: dict[str, float]) -> None:
     assert growth[case] < TOLERANCE_MIB

@@ -23,7 +23,7 @@ from pipeline.package.settings import ImageSettings
 from pipeline.progress import Silent
 from pipeline.workplace import Workplace
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.long]
 PYTHON = "/opt/edge-deploy/bin/python"
 
 

@@ -87,7 +87,12 @@ def attack(port: int, clients: ExitStack, sent: bytes, count: int) -> None:
             push(client, sent)
 
 
-@pytest.mark.parametrize("memory_mib", [96, 128, 256, 512])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "memory_mib", [pytest.param(96, marks=LONG), 128, pytest.param(256, marks=LONG), pytest.param(512, marks=LONG)]
+)
 def test_no_client_exhausts_the_memory_that_emit_writes(engine: Engine, packaged: Packaged, memory_mib: int) -> None:
     allow_files(9000)
     with emitted(engine, packaged, memory_mib) as (container, port):

@@ -34,8 +34,10 @@ explicit_package_bases = True
 def complaints(bindings: Any, files: list[Path], folder: Path, *, root: Path = ROOT) -> list[str]:
     """What mypy says of `files` where `tensorrt` is that version; in other files it says nothing."""
     (folder / "mypy.ini").write_text(CONFIGURATION)
+    # Shared by the tests of a version: what mypy knows of numpy and of the bindings need not be learned anew.
+    cache = folder.parent / f"mypy-{bindings.version}"
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", folder / "mypy.ini", "--cache-dir", folder / "cache", *files],
+        [sys.executable, "-m", "mypy", "--config-file", folder / "mypy.ini", "--cache-dir", cache, *files],
         cwd=root,
         capture_output=True,
         text=True,

@@ -155,6 +155,7 @@ def test_what_cannot_be_built_or_answers_no_numbers_is_left_out(tiny: Device, mo
         assert reason.count("cannot be built: ") == 3
 
 
+@pytest.mark.long
 def test_one_that_is_undecided_is_compared_with_its_like_alone(tiny: Device, tmp_path: Path) -> None:
     """It may be served as the recipe says, but not in the place of one that is proven."""
     model = tmp_path / "mixed"
@@ -172,6 +173,7 @@ def test_one_that_is_undecided_is_compared_with_its_like_alone(tiny: Device, tmp
         assert medians(proof["comparison"])["int8"] == 2.0
 
 
+@pytest.mark.long
 def test_a_damaged_record_is_made_anew(tiny: Device, model: Path) -> None:
     with ready(model, tiny, **slow(fp16=500, fp32=500)) as running:
         assert compared(running)["chosen"] == "int8"
@@ -181,6 +183,7 @@ def test_a_damaged_record_is_made_anew(tiny: Device, model: Path) -> None:
         assert compared(running)["chosen"] == "fp16"
 
 
+@pytest.mark.long
 def test_another_engine_is_another_comparison(tiny: Device, model: Path) -> None:
     """Also where the one that was chosen turns out to be damaged, and is built anew."""
     with ready(model, tiny, **slow(fp16=500, fp32=500)):
