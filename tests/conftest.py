@@ -45,7 +45,7 @@ NO_DATA = "no real data"
 
 
 class OneAtATime(LoadScopeScheduling):  # type: ignore[misc]
-    """Under `-n`: a file's tests stay in one process, and so do all files that use what there is one of, or one build."""
+    """Under `-n`: a file's tests stay in one process; so do files that share an engine, a browser or a build."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
