@@ -1,4 +1,4 @@
-"""The story: a trained ResNet goes in, a proven container image comes out, or nothing does."""
+"""Run all stages: from a trained ResNet to a proven container image, or to an error and no image."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +27,12 @@ from pipeline.workspace.store import Folder
 
 STAGES = ("load", "prune", "quantize", "export", "compile", "validate", "package")
 TRAINED = ("prune", "quantize")
-"""Stages that may train for hours, and take the most memory."""
+"""Stages that may train for hours and need the most memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """A stage that is done, and what there is to say of it."""
+    """A finished stage and its summary."""
 
     stage: str
     facts: str
@@ -41,7 +41,7 @@ class Done:
 
 
 def build(run: Run, *, until: str | None, devices: Sequence[Device] = ()) -> Outcome:
-    """Take one target through the stages, to the end or `until` one is done; an error of ours ends in the outcome."""
+    """Run one target through all stages, or `until` one is done; store a `DeployError` in the outcome."""
     outcome = Outcome(target=run.target)
     before = Preconditions(run=run, until=until, devices=devices)
     run.workspace.before_work = before
@@ -68,7 +68,7 @@ def build(run: Run, *, until: str | None, devices: Sequence[Device] = ()) -> Out
 
 
 def story(run: Run, outcome: Outcome, devices: Sequence[Device] = ()) -> Iterator[Done]:
-    """Each stage is yielded when it is done, and `outcome` tells of it then."""
+    """Yield each stage when it is done, after `outcome` is updated."""
     expected = run.recipe.expected_accuracy
     loaded = load(run)
     outcome.before = loaded.checkpoint.cost
@@ -109,12 +109,12 @@ def story(run: Run, outcome: Outcome, devices: Sequence[Device] = ()) -> Iterato
 
 
 def deliver(run: Run, outcome: Outcome, validated: Validated, devices: Sequence[Device]) -> Iterator[Done]:
-    """The image here, on its devices, or what it is built from where its engine can be."""
+    """Build the image here, on its devices, or write its build context if the engine is built elsewhere."""
     if devices:
         _dispatch(run, outcome, validated, devices)
         return
     if not run.recipe.package.image:
-        run.progress.line("package   skipped: no image was asked for")
+        run.progress.line("package   skipped: the recipe requests no image")
         return
     packaged = package(run, validated) if run.target.gpu is None else defer(run, validated)
     outcome.image, outcome.context = packaged.image, packaged.context
@@ -125,7 +125,7 @@ def deliver(run: Run, outcome: Outcome, validated: Validated, devices: Sequence[
 
 
 def _dispatch(run: Run, outcome: Outcome, validated: Validated, devices: Sequence[Device]) -> None:
-    """Devices build and prove the image; the worst of their errors is the target's."""
+    """Build and prove the image on the devices; the worst of their errors becomes the target's."""
     from pipeline.devices.dispatch import dispatch
 
     done = dispatch(run, devices, validated)
@@ -135,7 +135,7 @@ def _dispatch(run: Run, outcome: Outcome, validated: Validated, devices: Sequenc
 
 
 def _stop_unless_shippable(run: Run, outcome: Outcome, validated: Validated) -> Validated:
-    """With those alternatives that go into the image: all, or there is none; a rival only stays out of it."""
+    """Return `validated` with only the alternatives that go into the image; a failing rival is only left out."""
     main = validated.main
     stop_if_not_proven(main.report, package_undecided=run.packages_undecided)
     stop_if_late(outcome.timeliness, main.artifact)
@@ -152,17 +152,17 @@ def _stop_unless_shippable(run: Run, outcome: Outcome, validated: Validated) -> 
 
 @dataclass(kw_only=True)
 class Preconditions:
-    """What a build looks at before it works: hours would be in vain without it."""
+    """Checks before a stage works, so that hours of training are not wasted."""
 
     run: Run
     until: str | None
     devices: Sequence[Device]
     checkpoint: Checkpoint | None = None
-    """The loaded one, once there is one."""
+    """The loaded checkpoint, once there is one."""
     has_begun: bool = False
 
     def __call__(self, stage: str) -> None:
-        """Before the work of `stage`; a build with nothing to do asks no engine."""
+        """Check before the work of `stage`; a build with nothing to do never asks the engine."""
         if not self.has_begun and stage != "package":
             self.has_begun = True
             self._look_at_base_and_disk()

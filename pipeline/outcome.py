@@ -1,4 +1,4 @@
-"""What became of one target: everything up to the stage that failed, if one did."""
+"""The result for one target: everything up to the stage that failed, if one did."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,36 +11,36 @@ from pipeline.results import Judged
 from targets.target import Target
 
 ANSWERS = (GateFailed, GateUndecided, LatencyMissed)
-"""Errors that are what a build has found out, not what kept it from going on."""
+"""Errors that are results of a build; any other error prevented it from continuing."""
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """Grows with the build, whatever happens."""
+    """Result of a build so far, filled in stage by stage."""
 
     target: Target
     error: DeployError | None = None
     before: Cost | None = None
     after: Cost | None = None
     rescue: Rescue | None = None
-    """Where int8 in every layer would have lost more than is allowed."""
+    """Set if int8 in every layer would have lost more than is allowed."""
     artifact: Artifact | None = None
     timeliness: Timeliness | None = None
-    """Where a time was asked for."""
+    """Set if a latency or speedup was requested."""
     report: AccuracyReport | None = None
     variants: tuple[Judged, ...] = ()
-    """Models beside the main one, once they are judged."""
+    """Judged models besides the main one."""
     image: Image | None = None
     context: Path | None = None
-    """Of an image whose engine is built, and proven, where it is started."""
+    """Build context of an image whose engine is built and proven where it is started."""
     published: Path | None = None
     delivered: tuple[Delivered, ...] = ()
-    """What became of each device that was asked for."""
+    """Results of the requested devices."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds each stage took when it was done, in this build or an earlier one."""
+    """Seconds of each stage's work, in this build or an earlier one."""
     did_work: bool = False
 
     @property
     def was_done_before(self) -> bool:
-        """Whether nothing was left to do; a gate that says no has been asked before, too."""
+        """Whether no stage had work to do, including a gate that had already failed before."""
         return not self.did_work and (self.error is None or isinstance(self.error, ANSWERS))

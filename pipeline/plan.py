@@ -1,4 +1,4 @@
-"""What a build would do: which stages are done, how long the rest may take, what it needs in memory and on disk."""
+"""What a build would do: finished stages, time left, memory and disk needed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from targets.device.model.preprocess import Preprocessing
 if TYPE_CHECKING:
     from pipeline.estimate.time import Effort
 
-# Seconds a stage takes beyond its passes over images (imports, graph writing, timing runs), rounded up.
+# Seconds per stage besides passes over images (imports, graph writing, timing runs), rounded up.
 FIXED_SECONDS = {"prune": 10.0, "quantize": 10.0, "export": 30.0, "compile": 20.0, "validate": 5.0, "package": 60.0}
 PROFILE_SECONDS = 150.0
-"""Of a latency table: 100 s for ResNet-20."""
+"""For measuring a latency table: 100 s for ResNet-20."""
 STOPWATCH_SECONDS = 100.0
-"""Of the networks that are timed before one is chosen: 60 s for ResNet-20, 130 s for ResNet-56."""
+"""For timing the networks of which one is chosen: 60 s for ResNet-20, 130 s for ResNet-56."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,11 @@ class PlannedStage:
     stage: str
     is_done: bool
     seconds: float
-    """What it took when it is done, else the estimate of what is left."""
+    """Measured if the stage is done, else an estimate of the rest."""
     epochs_done: int = 0
-    """Of an unfinished stage's training, which goes on after them."""
+    """Finished epochs of an unfinished stage's training, which resumes after them."""
     memory_bytes: int | None = None
-    """At its peak; None where it is done, or where a network of the user's own cannot be followed."""
+    """At its peak; None if the stage is done, or if the user's own network cannot be traced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ class Plan:
     target: str
     stages: tuple[PlannedStage, ...]
     disk_bytes: int
-    """What the stages still to do will write into the workspace; the image is the engine's."""
+    """Bytes that the remaining stages will write into the workspace; the image is stored by the engine."""
 
     @property
     def memory_bytes(self) -> int | None:
-        """At the peak of what is left to do; None where nothing is, or nothing is known."""
+        """Peak of the remaining stages in bytes; None if nothing remains or nothing is known."""
         return max((stage.memory_bytes for stage in self.stages if stage.memory_bytes is not None), default=None)
 
     @property
@@ -57,10 +57,10 @@ class Plan:
 
 
 def plan(run: Run) -> Plan:
-    """Load for real (it is quick, and finds what is wrong with checkpoint and data), then only look.
+    """Run stage `load` (it is quick and checks checkpoint and data); only estimate the others.
 
-    The rest is estimated from what is to be done with images, tried for a moment on this machine. Raises
-    `NotEnoughMemory` before that where a stage needs more than this process may use.
+    Times are estimated from short trials on this machine. Raises `NotEnoughMemory` before the trials if a stage
+    needs more memory than this process may use.
     """
     loaded = load(run)
     seconds: dict[str, float] = {}
@@ -69,19 +69,19 @@ def plan(run: Run) -> Plan:
         for done in story(run.looking(), Outcome(target=run.target)):
             seconds[done.stage] = sum(folder.seconds for folder in done.folders)
     except DeployError as error:
-        run.progress.line(f"{run.target.name}: a build would end with: {error}")
+        run.progress.line(f"{run.target.name}: the build would end with: {error}")
     except NotDone as found:
-        # The latency table is made on the way to what it is for.
+        # The latency table is listed before the stage that uses it.
         missing = STAGES.index("prune" if found.stage == "profile" else found.stage)
         epochs_done = found.epochs_done
-    # A stage that is neither done nor missing will not run: no image is asked for, or the gate is not passed.
+    # A stage that is neither done nor missing will not run: no image is requested, or the gate is not passed.
     last = len(STAGES) if run.recipe.package.image else STAGES.index("package")
     finished = (PlannedStage(stage=stage, is_done=True, seconds=taken) for stage, taken in seconds.items())
     network, stages = loaded.checkpoint, STAGES[missing:last]
-    # Of a ResNet-50 at 224 x 224 each takes a minute.
+    # A ResNet-50 at 224 x 224 takes a minute for each.
     with run.progress.task("memory of the stages", 1):
         memory = _memory(network, run, stages)
-    with run.progress.task("time of the stages, tried", 1):
+    with run.progress.task("time of the stages, measured", 1):
         effort = _effort(network, run, loaded.preprocessing, stages)
     to_do = tuple(
         PlannedStage(
@@ -99,7 +99,7 @@ def plan(run: Run) -> Plan:
 
 
 def _memory(network: Checkpoint, run: Run, stages: Sequence[str]) -> dict[str, int]:
-    """Bytes by stage; looked at first, as a trial that runs out of memory tells nothing."""
+    """Return bytes by stage. Called before the trials: a trial that runs out of memory gives no estimate."""
     if not stages:
         return {}
     from pipeline.estimate.memory_check import check_memory
@@ -108,7 +108,7 @@ def _memory(network: Checkpoint, run: Run, stages: Sequence[str]) -> dict[str, i
 
 
 def _effort(network: Checkpoint, run: Run, preprocessing: Preprocessing, stages: Sequence[str]) -> "Effort | None":
-    """None where nothing is left to do, which is to be known without PyTorch."""
+    """Return None if nothing is left to do; that is decided without importing PyTorch."""
     if not stages:
         return None
     from pipeline.estimate.time import effort_of
@@ -117,7 +117,7 @@ def _effort(network: Checkpoint, run: Run, preprocessing: Preprocessing, stages:
 
 
 def fixed_seconds(stage: str, recipe: Recipe) -> float:
-    """Seconds of a stage beside its images; a saturation-safe variant is exported and compiled in `compile`."""
+    """Return a stage's seconds besides its images; a saturation-safe variant is exported and compiled in `compile`."""
     seconds = FIXED_SECONDS[stage]
     if stage == "prune" and recipe.prune.by_clock:
         seconds += STOPWATCH_SECONDS + (PROFILE_SECONDS if recipe.prune.table is None else 0.0)
@@ -127,7 +127,7 @@ def fixed_seconds(stage: str, recipe: Recipe) -> float:
 
 
 def disk(network: Checkpoint, dataset: Dataset, stages: Sequence[str]) -> int:
-    """Bytes that `stages` will write: weights in some forms, the shard twice."""
+    """Return the bytes that `stages` will write: weights in several forms, the shard twice."""
     weights = network.cost.weight_bytes
     gate = sum(len(dataset.gate.encoded(index)) for index in range(min(len(dataset.gate), 50)))
     gate = int(gate * len(dataset.gate) / max(1, min(len(dataset.gate), 50)))

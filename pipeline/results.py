@@ -1,4 +1,4 @@
-"""What each stage hands to those after it: its folders in the workspace, and how to read them."""
+"""What each stage passes to the later ones: its folders in the workspace, and how to read them."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from targets.device.model.variant import FOLDER
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """The float network as it came in, and the preprocessing that it was found to want."""
+    """The unchanged float network, and the preprocessing found for it."""
 
     folder: Folder
 
@@ -29,7 +29,7 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """The float network after its cut and recovery; the same network where nothing is pruned."""
+    """The float network after pruning and recovery; the unchanged network if nothing is pruned."""
 
     folder: Folder
 
@@ -40,11 +40,11 @@ class Pruned:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
-    """The network on its integer grid."""
+    """The quantized network."""
 
     folder: Folder
     all_int8: Folder
-    """With no layer in float but the recipe's; the same folder where no more were needed."""
+    """With only the recipe's layers in float; the same folder if no others were needed."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -57,16 +57,16 @@ class Quantized:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """ONNX files of the dialects that the target reads."""
+    """ONNX files in the target's dialects."""
 
     baseline: Folder
-    """Of the float network as it came in."""
+    """Of the unchanged float network."""
     models: Mapping[Dialect, Folder]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """The artifact that was chosen, and those that go beside it."""
+    """The chosen artifact and its alternatives."""
 
     folders: tuple[Folder, ...]
     compilation: Compilation
@@ -80,7 +80,7 @@ class Compiled:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """An artifact, what it answered to the gate's images, and the report on that."""
+    """An artifact, its answers to the gate's images, and the report on them."""
 
     artifact: Artifact
     answers: Folder
@@ -96,7 +96,7 @@ class Judged:
 
     @property
     def beside(self) -> str:
-        """The folder in the main model's that an alternative lies in, wherever that is."""
+        """Name of an alternative's subfolder inside the main model's folder."""
         return FOLDER if self.artifact.role is Role.SATURATION_SAFE else self.artifact.precision.value
 
 
@@ -106,9 +106,9 @@ class Validated:
 
     shard_folder: Folder
     models: tuple[Judged, ...]
-    """The main model first; alone where its verdict forbids an image."""
+    """The main model first; only the main model if its verdict forbids an image."""
     published: Path
-    """Where the user finds the artifact."""
+    """Folder of the artifact for the user."""
 
     @property
     def main(self) -> Judged:
@@ -125,13 +125,13 @@ class Validated:
 
 @dataclass(frozen=True, kw_only=True)
 class Packaged:
-    """The image, or what it can be built from where its base is."""
+    """The image, or the context to build it from on its device."""
 
     folders: tuple[Folder, ...]
     image: Image | None
     context: Path | None = None
-    """Of an image whose engine is built, and proven, where it is started."""
+    """Build context of an image whose engine is built and proven where it is started."""
     words: str = ""
-    """What its server says when it is started without a GPU, or why there is no image here."""
+    """Message of its server when started without a GPU, or why there is no image here."""
     models: tuple[Judged, ...] = ()
-    """As the image answered; empty where nobody has asked it."""
+    """Judged by the image's answers; empty if the image was not asked."""

@@ -1,6 +1,6 @@
-"""One target's run through the stages: its recipe, data and workspace, and how a stage's folder is found or made.
+"""One target's run through the stages: recipe, data, workspace, and how a stage's folder is found or made.
 
-A stage's module is imported only when there is work to do, so that a build with nothing to do answers at once.
+A stage's module is imported only when there is work to do, so that a build with nothing to do returns at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,12 +30,12 @@ OF_TENSORRT = (
     "targets.dialects.tensorrt_source",
     "targets.runtimes.tensorrt",
 )
-"""Code that no stage of a CPU target runs, though the registry of runtimes imports it."""
+"""Code that no stage of a CPU target runs, although the registry of runtimes imports it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What every stage of one target is handed."""
+    """Input of every stage of one target."""
 
     recipe: Recipe
     target: Target
@@ -45,25 +45,25 @@ class Run:
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """What is considered: all that the target's GPU or CPU runs, or its DLA."""
+        """Precisions to consider: all that the target's GPU or CPU supports, or its DLA."""
         return precisions_on_dla(self.target) if self.recipe.package.dla else self.target.precisions
 
     @property
     def dialects(self) -> tuple[Dialect, ...]:
-        """Those that the target reads: its own for int8, the float one for the other precisions."""
+        """Dialects of the target: its own for int8, the float one for other precisions."""
         wanted = {self.target.dialect if each is Precision.INT8 else Dialect.FLOAT for each in self.precisions}
         return tuple(dialect for dialect in Dialect if dialect in wanted)
 
     @property
     def weight_bits(self) -> int:
-        """The recipe's, or what this machine's int8 kernels hold without saturating; a GPU's sums never do."""
+        """From the recipe, or what this machine's int8 kernels support without saturation; GPUs never saturate."""
         if self.recipe.quantize.weight_bits != "auto":
             return self.recipe.quantize.weight_bits
         return 7 if self.target.gpu is None and saturates_8bit() else 8
 
     @property
     def fallback(self) -> Fallback:
-        """None on a CPU, which needs no engine."""
+        """`none` on a CPU, which needs no engine."""
         return "none" if self.target.gpu is None else self.recipe.package.fallback
 
     @property
@@ -72,29 +72,29 @@ class Run:
 
     @property
     def is_timed_here(self) -> bool:
-        """Whether this machine's clock is the target's."""
+        """Whether this machine's timings hold for the target."""
         return standing(self.target) is Place.HOST
 
     @property
     def target_facts(self) -> Json:
-        """The target for keys: its description is only words."""
+        """The target as part of keys; its description has no effect on results."""
         return {**asdict(self.target), "description": ""}
 
     @property
     def published_as(self) -> str:
-        """Name of the folder with what came of this target."""
+        """Name of the folder with this target's results."""
         return f"{self.recipe.name}-{self.recipe.version}-{self.target.name}"
 
     def looking(self) -> "Run":
-        """The same run, in which no stage works: a missing one raises `NotDone`."""
+        """Return the same run, but with no work: a missing stage raises `NotDone`."""
         return replace(self, workspace=self.workspace.looking(), progress=Silent())
 
     def data(self, loaded: Loaded) -> Data:
-        """The dataset with the preprocessing that stage `load` settled on."""
+        """Return the dataset with the preprocessing found by stage `load`."""
         return Data(dataset=self.dataset, preprocessing=loaded.preprocessing)
 
     def with_data(self, **folders: Folder) -> dict[str, str]:
-        """The digests of these stages and of the data, as a key's inputs."""
+        """Return the digests of these stages and of the data, as a key's inputs."""
         return {name: folder.digest for name, folder in folders.items()} | {"data": self.dataset.fingerprint}
 
     def obtain(
@@ -106,7 +106,7 @@ class Run:
         settings: "Mapping[str, Json] | DataclassInstance",
         work: Callable[[Workplace], None],
     ) -> Folder:
-        """The stage's folder: found where its `code` (a module) has made it from the same, else made by `work`."""
+        """Return the stage's folder: an existing one of the same `code` (a module) and inputs, or made by `work`."""
         return self.obtain_by(self.key(stage, code=code, inputs=inputs, settings=settings), work)
 
     def key(
@@ -117,13 +117,13 @@ class Run:
         inputs: Mapping[str, str],
         settings: "Mapping[str, Json] | DataclassInstance",
     ) -> StageKey:
-        """What identifies the work: what it is made from, its settings, and the code that runs for this target."""
+        """Return the key that identifies the work: its inputs, its settings, and the code that the target runs."""
         options = settings if isinstance(settings, Mapping) else asdict(settings)
         leave_out = OF_TENSORRT if self.target.gpu is None else ()
         return self.workspace.key(stage, module=code, inputs=inputs, options=options, leave_out=leave_out)
 
     def obtain_by(self, key: StageKey, work: Callable[[Workplace], None]) -> Folder:
-        """As `obtain`, by a key that the caller has made."""
+        """Same as `obtain`, with a key made by the caller."""
 
         def produce(folder: Path) -> None:
             work(

@@ -1,4 +1,4 @@
-"""What every stage's work is handed besides its settings."""
+"""Input of every stage's work besides its settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Workplace:
-    """Where a stage works: what no result of it depends on."""
+    """Where a stage works; no result depends on it."""
 
     folder: Path
-    """Empty; what lies in it when the work is done is the stage's result."""
+    """Empty at first; its contents become the stage's result."""
     progress: Progress
     continuation: Continuation | None = None
-    """Where training is kept after every epoch, and gone on from."""
+    """Where training is saved after every epoch and resumed from."""
     processes: int = 1
-    """That share every batch of a training."""
+    """Processes that train together."""

@@ -138,15 +138,15 @@ def test_a_missing_file_is_named() -> None:
             CPU.replace('["fp32", "int8"]', '"fp32"'), "precisions = 'fp32': Input should be a list", id="no-list"
         ),
         pytest.param(CPU.replace('runtime = "onnxruntime"', 'runtime = "tensorrt"'), "no table", id="runtime"),
-        pytest.param("name = 5\n" + CPU, "name = 5: Input should be a text", id="name"),
+        pytest.param("name = 5\n" + CPU, "name = 5: Input should be a string", id="name"),
         *(
             pytest.param(
-                f"name = {name!r}\n" + CPU, r"name = .* is not of its form\. .*such as line-3", id=f"name {name}"
+                f"name = {name!r}\n" + CPU, r"name = .* has another form\. .*such as line-3", id=f"name {name}"
             )
             for name in ("../../../victim", "/tmp/victim", "a/b", "..", ".hidden", "a b", "", "a" * 65, "-x", "é")
         ),
-        pytest.param('name = "a\\u0000b"\n' + CPU, "name = .* is not of its form", id="name with a zero"),
-        pytest.param('name = "a\\n"\n' + CPU, "name = .* is not of its form", id="name with a newline"),
+        pytest.param('name = "a\\u0000b"\n' + CPU, "name = .* has another form", id="name with a zero"),
+        pytest.param('name = "a\\n"\n' + CPU, "name = .* has another form", id="name with a newline"),
         pytest.param(CPU.replace('["fp32", "int8"]', "[]"), r"precisions = \[\] leaves nothing", id="no precision"),
         pytest.param(CPU.replace('["fp32", "int8"]', '["int8", "int8"]'), "twice", id="a precision twice"),
     ],
