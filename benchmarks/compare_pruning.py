@@ -43,7 +43,8 @@ from pipeline.training.loop import seed_everything
 from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import Json, sha256_of_file
 from pipeline.workspace.store import Folder
-from targets.device.gate.judge import Judgement, judge
+from targets.device.gate.judge import judge
+from targets.device.gate.judgement import Judgement
 from targets.dialects.write import write_dialect
 from targets.runtimes.registry import RUNTIMES
 

@@ -7,6 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
+from targets.device.gate.judgement import Judgement
+
 Fallback = Literal["none", "fp16", "fastest"]
 """Which engines a device may build besides the main model's: none; fp16 if the main int8 engine does not
 pass; every precision, of which the fastest is served."""
@@ -308,43 +310,19 @@ class GroupAccuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AccuracyReport:
-    """The artifact against the float baseline on the same images (see `pipeline.validate.judge`)."""
+class AccuracyReport(Judgement):
+    """A judgement with the artifact and the images it is about, and the place (see `pipeline.validate.judge`)."""
 
+    verdict: Verdict
     target: str
     place: Place
-    verdict: Verdict
-    images: int
-    float_top1: float
-    artifact_top1: float
-    float_top5: float | None
-    artifact_top5: float | None
-    lost: int
-    """Images that the float model classifies correctly and the artifact does not."""
-    won: int
-    """Images that the artifact classifies correctly and the float model does not."""
-    drop_points: float
-    """Loss of top-1 in points; positive means a loss."""
-    drop_interval_points: tuple[float, float]
-    """Two-sided 95 % interval of the drop."""
-    drop_bounds_points: tuple[float, float]
-    """One-sided bounds of `confidence`; the verdict compares them with the margin."""
-    max_drop_points: float
-    flip_rate: float
-    """Share of images whose predicted class changed."""
-    worst_class: str
-    worst_class_drop_points: float
     gate_looks: int
     """Number of this model's artifacts judged on the gate's images so far, including this one."""
-    advice: str
-    """For `undecided`: how many images would decide, or that more images are unlikely to."""
     shard_sha256: str
     artifact_sha256: str
     instruction_set: str
     runtime: str
     groups: tuple[GroupAccuracy, ...] = ()  # If the dataset defines groups.
-    confidence: float = 0.95
-    """Of the bounds; above 0.95 if corrected for the looks at the gate."""
     expected_accuracy: float | None = None
     """Share that the float network reached where it was trained, as given by the user; compared with `float_top1`."""
 

@@ -63,6 +63,8 @@ DEVICE = (
     {"serve"},
     {"__main__"},
 )
+JUDGEMENT = "targets.device.gate.judgement"
+"""What the device's gate says is what the build's report adds to; it imports nothing of ours."""
 OF_PIPELINE_IN_TARGETS = ("artifacts", "errors", "toml_errors")
 WORK = {
     "load": "load.load",
@@ -143,6 +145,8 @@ def may_import(importer: str, imported: str) -> bool:
             return other[1] in OF_PIPELINE_IN_TARGETS
         name = "device" if other[0] == "device" else other[1]
         return name == room or row_of(name, TARGETS) < row_of(room, TARGETS)
+    if imported == JUDGEMENT:
+        return True
     name = other[1] if other[0] == "pipeline" else "targets"
     return row_of(name, PIPELINE) < row_of(room, PIPELINE)
 

@@ -28,7 +28,8 @@ from pipeline.report.lines import rescue_texts
 from pipeline.run import Run
 from pipeline.training.evaluation import logits_of
 from pipeline.workspace.store import Workspace
-from targets.device.gate.judge import Judgement, judge
+from targets.device.gate.judge import judge
+from targets.device.gate.judgement import Judgement
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession
 from targets.runtimes.registry import RUNTIMES
 from targets.target import find_target

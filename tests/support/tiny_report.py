@@ -21,6 +21,7 @@ def report() -> AccuracyReport:
         drop_points=0.5,
         drop_interval_points=(0.0, 1.1),
         drop_bounds_points=(0.1, 0.98),
+        confidence=0.95,
         max_drop_points=1.0,
         flip_rate=0.01,
         worst_class="3",

@@ -20,6 +20,7 @@ REPORT = AccuracyReport(
     drop_points=200 / 846,
     drop_interval_points=(-0.3, 0.8),
     drop_bounds_points=(-0.2, 0.7),
+    confidence=0.95,
     max_drop_points=1.0,
     flip_rate=5 / 846,
     worst_class="cat",
