@@ -40,7 +40,9 @@ def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
         ),
         pytest.param("[prune]\nmacs = 1.5", r"prune\.macs = 1\.5: .*less than or equal to 1", id="out-of-range"),
         pytest.param("[prune]\nmacs = 0.5\nparams = 0.5", r"give only one of them", id="two-budgets"),
-        pytest.param("[prune]\nmacs = 0.5\nspeedup = 2", r"macs = 0\.5 and speedup = 2: give only one", id="both-kinds"),
+        pytest.param(
+            "[prune]\nmacs = 0.5\nspeedup = 2", r"macs = 0\.5 and speedup = 2: give only one", id="both-kinds"
+        ),
         pytest.param(
             '[prune]\nlatency = "8ms"\nspeedup = 2', r"  prune: latency = 8 and speedup = 2:", id="two-times"
         ),

@@ -158,7 +158,7 @@ def test_memory_that_is_not_counted_is_no_memory_of_zero() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        pytest.param(["image:1", "image:2"], RecipeError, "one image is measured at a time", id="two images"),
+        pytest.param(["image:1", "image:2"], RecipeError, "only one image can be measured at a time", id="two images"),
         pytest.param(["image:1", "--threads", "2"], RecipeError, "--threads is for artifacts", id="threads"),
         pytest.param([".", "--clients", "2"], RecipeError, "--clients is for images", id="clients"),
         pytest.param(["gone.onnx"], CompileError, "gone.onnx does not exist", id="a file that is not there"),

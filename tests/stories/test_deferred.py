@@ -160,7 +160,7 @@ def test_a_second_build_does_nothing_again(folder: Path, jetson: tuple[TargetSum
     again, said = build(folder, "--target", "jetson")
     assert again.context == jetson[0].context
     assert sorted((folder / ".deploy").glob("*/*/stage.json")) == before
-    assert "everything was done before" in said
+    assert "everything was built before" in said
 
 
 def test_another_tensorrt_gets_another_file(folder: Path, jetson: tuple[TargetSummary, str]) -> None:

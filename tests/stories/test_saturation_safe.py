@@ -109,7 +109,7 @@ def test_the_published_folder_proves_itself_on_either_kind_of_cpu(
 
 def test_again_is_nothing_to_do_and_without_it_nothing_of_it_is_left(built: TargetSummary, folder: Path) -> None:
     again = deploy(*SAFE, "--no-image", cwd=folder)
-    assert "everything was done before: nothing to do" in again.stderr
+    assert "nothing to do: everything was built before" in again.stderr
     before = {path.parent.name for path in (folder / ".deploy").glob("*/*/stage.json")}
     plain = deploy(*SAFE, "--no-image", "--no-saturation-safe", cwd=folder)
     assert {path.parent.name for path in (folder / ".deploy").glob("*/*/stage.json")} == before

@@ -82,9 +82,14 @@ def test_the_base_image_has_the_python_and_the_tensorrt_that_are_stated(target: 
         pytest.param("dla_cores", "dla_core", r"gpu\.dla_core: unknown key\. Did you mean dla_cores\?", id="key"),
         pytest.param("cuda = ", "# cuda = ", r"gpu\.cuda is missing", id="missing"),
         pytest.param(
-            'tensorrt = "10.3.0.30"', "tensorrt = 10.3", r"gpu\.tensorrt = 10\.3: Input should be a string", id="number"
+            'tensorrt = "10.3.0.30"',
+            "tensorrt = 10.3",
+            r"gpu\.tensorrt = 10\.3: Input should be a string",
+            id="number",
         ),
-        pytest.param('"10.3.0.30"', '"10.x"', r"tensorrt = '10\.x' has another form\. .*such as 10\.3\.0\.30", id="version"),
+        pytest.param(
+            '"10.3.0.30"', '"10.x"', r"tensorrt = '10\.x' has another form\. .*such as 10\.3\.0\.30", id="version"
+        ),
         pytest.param('l4t = ["36.4", "36.5"]', 'l4t = "36.4"', "l4t = '36.4': Input should be a list", id="one-l4t"),
         pytest.param('l4t = ["36.4", "36.5"]', "l4t = []", "a Jetson has both, a card neither", id="half-a-jetson"),
         pytest.param("[4, 64]", "[64, 4]", r"memory_gib = \[64, 4\] is not \[smallest, largest\]", id="memory"),

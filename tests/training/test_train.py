@@ -191,7 +191,7 @@ def test_a_checkpoint_that_is_no_resnet_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no published network resnet9"):
+    with pytest.raises(CheckpointError, match="resnet9 is not a published network"):
         run(tmp_path / "new.safetensors", network="resnet9")
 
 
