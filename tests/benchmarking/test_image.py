@@ -105,7 +105,7 @@ def test_more_clients_than_the_server_holds_are_told_so(engine: Engine, packaged
 
 @pytest.mark.docker
 def test_an_image_of_somebody_else_is_named(engine: Engine, base_image: str) -> None:
-    with pytest.raises(PackageError, match="no image that `deploy build` made"):
+    with pytest.raises(PackageError, match="not an image made by `deploy build`"):
         bench_image(base_image, clients=1, progress=Silent(), effort=MOMENT)
     with pytest.raises(PackageError, match="neither a folder nor an image no-such-image:1"):
         bench_image("no-such-image:1", clients=1, progress=Silent())
@@ -151,7 +151,7 @@ def test_memory_is_read_from_both_versions_of_control_groups(stats: dict[str, in
 
 
 def test_memory_that_is_not_counted_is_no_memory_of_zero() -> None:
-    with pytest.raises(PackageError, match="counts no memory"):
+    with pytest.raises(PackageError, match="does not account its containers' memory"):
         resident_mib({})
 
 

@@ -140,7 +140,7 @@ def test_missing_folders(folder: Path, tmp_path: Path) -> None:
     assert "has no folder train; it contains train/, val/" not in fault(folder / "train")
     assert "has no folder train; it contains ant/, bee/, cow/" in fault(folder / "train")
     (tmp_path / "empty").mkdir()
-    assert "it holds no folder" in fault(tmp_path / "empty")
+    assert "it contains no folder" in fault(tmp_path / "empty")
 
 
 def test_a_file_that_is_no_zip(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_of_weights_and_their_average_the_better_is_taken_and_named(
     trained = build_network(write_checkpoint(tmp_path / "trained"))
     assert torch.equal(build_network(checkpoint)(images), trained(images))
     said = next(line for line in progress.lines if "weights in the file" in line)
-    assert f"Chosen:  {better}" in said
+    assert f"Chosen: {better}" in said
     assert f"{better} ({key})" in said
     assert "ignored in both.pth: epoch" in progress.lines
 

@@ -115,9 +115,7 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(legacy: bool, state: Sta
     torch.save(
         {"state_dict": state, "x": Malicious(f"touch {proof}")}, source, _use_new_zipfile_serialization=not legacy
     )
-    with pytest.raises(
-        CheckpointError, match=r"evil\.pth tries to run code \.\* it calls (posix|nt)\.system\. Refused"
-    ):
+    with pytest.raises(CheckpointError, match=r"evil\.pth tries to run code .* it calls (posix|nt)\.system\. Refused"):
         load(source, tmp_path / "out")
     assert not proof.exists()
     assert not (tmp_path / "out").exists()
@@ -157,7 +155,7 @@ def test_a_truncated_file(share: float, legacy: bool, state: State, tmp_path: Pa
     torch.save(state, source, _use_new_zipfile_serialization=not legacy)
     whole = source.read_bytes()
     source.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointError, match=r"weights\.pth is \(truncated\|not a checkpoint: .* damaged)"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth is (truncated|not a checkpoint: .* damaged)"):
         load(source, tmp_path / "out")
 
 
@@ -187,7 +185,7 @@ def test_files_of_other_kinds(content: bytes, message: str, tmp_path: Path) -> N
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"checkpoint \.\*nowhere\.pth does not exist"):
+    with pytest.raises(CheckpointError, match=r"checkpoint .*nowhere\.pth does not exist"):
         load(tmp_path / "nowhere.pth", tmp_path / "out")
     with pytest.raises(CheckpointError, match="is a folder"):
         load(tmp_path, tmp_path / "out")
@@ -279,7 +277,7 @@ def test_a_network_without_logits(factory_module: str, tmp_path: Path) -> None:
         load(Path("weights.pth"), tmp_path / "out", factory="own_network:picture", size=(16, 16))
     with pytest.raises(CheckpointError, match=r"does not accept an image \(1, 3, 2, 2\): RuntimeError"):
         load(Path("weights.pth"), tmp_path / "out", factory="own_network:picture", size=(2, 2))
-    with pytest.raises(CheckpointError, match=r"input size of own_network:picture is not known"):
+    with pytest.raises(CheckpointError, match=r"input size of own_network:picture is unknown"):
         load(Path("weights.pth"), tmp_path / "out", factory="own_network:picture")
 
 

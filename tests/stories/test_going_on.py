@@ -168,8 +168,8 @@ def test_deploy_train_with_other_options_does_not_go_on(tmp_path: Path) -> None:
     process = deploy(*train_words("digits.safetensors"), cwd=tmp_path)
     stop_in_the_second_epoch(process, tmp_path, signal.SIGKILL)
     said = end(deploy(*train_words("digits.safetensors", epochs=1), cwd=tmp_path))
-    assert "train: begins anew, as the state digits.safetensors.training is of another training" in said
-    assert "It now is digits.safetensors.training.set-aside" in said
+    assert "train: starts from the beginning: the state digits.safetensors.training is from another training" in said
+    assert "It was renamed to digits.safetensors.training.set-aside" in said
     assert "goes on" not in said
 
 

@@ -104,7 +104,7 @@ def test_a_truncated_model_is_made_again(built: Document, trained: Path) -> None
     file.write_bytes(whole[: len(whole) // 2])
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     done = deploy(*BUILD, cwd=trained)
-    assert "Stage compile is done again" in done.stderr
+    assert "Stage compile is repeated" in done.stderr
     for each in trained.glob(f".deploy/compile/*/{built.targets[0].precision}/model.onnx"):
         assert each.stat().st_size > len(whole) // 2
     assert len((published_in(trained) / "model.onnx").read_bytes()) > len(whole) // 2

@@ -211,7 +211,7 @@ def test_a_damaged_state_is_set_aside_and_training_begins_anew(is_checksum_right
         continuation.file.write_bytes(damaged)
     progress = Recorded()
     found = train(fresh(), epochs=3, progress=progress, continuation=continuation)
-    assert progress.lines[0].startswith(f"recovery: begins anew, as the state {tmp_path}/state is damaged")
+    assert progress.lines[0].startswith(f"recovery: starts from the beginning: the state {tmp_path}/state is damaged")
     assert is_same(state_of(found), state_of(train(fresh(), epochs=3)))
 
 

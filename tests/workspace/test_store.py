@@ -111,7 +111,7 @@ def test_a_damaged_stage_is_named_and_done_again(damage: str, tmp_path: Path) ->
     assert again.digest == done.digest
     assert (again.path / "result").read_text() == "42"
     assert all(line.startswith(f"{done.path} is damaged: ") for line in progress.lines)
-    assert progress.lines[-1].endswith("Stage prune is done again")
+    assert progress.lines[-1].endswith("Stage prune is repeated")
     assert workspace.obtain(stage(), fill).was_cached
 
 
