@@ -135,7 +135,7 @@ def test_a_gate_that_is_not_passed_is_said_and_its_image_not_planned(built: Path
     assert states(found) == [(stage, True) for stage in STAGES[:-1]]
     assert found.seconds_left == 0
     (line,) = progress.lines
-    assert line.startswith("cpu: a build would end with: fail: top-1 ")
+    assert line.startswith("cpu: the build would end with: fail: top-1 ")
     assert isinstance(build(run, until=None).error, GateFailed)
 
 

@@ -257,7 +257,7 @@ def test_a_table_decides_by_what_is_in_it_and_not_by_where_it_lies(
     loaded = load(run)
     asked, _ = pace(run, loaded)
     # Another machine's times cannot be confirmed here.
-    assert str(asked.elsewhere).startswith("the table is of none, none, this machine is ")
+    assert str(asked.elsewhere).startswith("the table is for none, none, this machine is ")
     assert stopwatch(run, loaded, asked) is None
 
 

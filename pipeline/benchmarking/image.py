@@ -1,7 +1,7 @@
-"""`deploy bench IMAGE`: what a client of the image waits for, beside the raw session of the same model.
+"""`deploy bench IMAGE`: latency and throughput of the image's server, beside the raw session of the same model.
 
-Both are asked in turn in one run, block by block, so that a busy neighbor slows them alike. What the client sees more
-is the protocol's cost: HTTP, parsing, the way to the model's thread and back, and the client's own share of these.
+Both are measured in turn in one run, block by block, so that other load slows them equally. The difference
+is the protocol's cost: HTTP, parsing, thread handover to the model and back, and the client's own part.
 """
 
 import statistics
@@ -36,12 +36,12 @@ WARM_UP = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How long to measure."""
+    """Duration of the measurement."""
 
     latency_seconds: float = 8.0
-    """Of server and raw session together."""
+    """For server and raw session together."""
     least_requests: int = 200
-    """Below it there is no 99th percentile to speak of."""
+    """The 99th percentile needs at least this many."""
     throughput_rounds: int = 3
     round_seconds: float = 2.0
 
@@ -57,11 +57,11 @@ class Percentiles:
 class ImageBench:
     image: str
     ready_seconds: float
-    """From the order to start the container."""
+    """Since the start of the container was requested."""
     idle_mib: float
     """Anonymous and mapped memory of the container's control group, before the first request."""
     load_mib: float
-    """The most that was seen while all clients were asking."""
+    """The maximum observed under load by all clients."""
     requests: int
     """Of one client, at batch 1."""
     server: Percentiles
@@ -82,11 +82,11 @@ class ImageBench:
 
 
 def bench_image(image: str, *, clients: int, progress: Progress, effort: Effort | None = None) -> ImageBench:
-    """Start a container of `image` and measure it; raises `PackageError` where there is none or it refuses."""
+    """Start a container of `image` and measure it; raise `PackageError` if there is none or it refuses."""
     engine = connect()
     try:
         if engine.id_of(image) is None:
-            raise PackageError(f"there is neither a folder nor an image {image}. `deploy status` lists the artifacts.")
+            raise PackageError(f"{image} is neither a folder nor an image here. `deploy status` lists the artifacts.")
         with (
             started(engine, image, progress=progress) as server,
             raw_session(server, image) as (raw, shape),
@@ -98,7 +98,7 @@ def bench_image(image: str, *, clients: int, progress: Progress, effort: Effort 
 
 @contextmanager
 def raw_session(server: Started, image: str) -> Iterator[tuple[Inference, tuple[int, int, int]]]:
-    """The image's own model with its own options, opened in this process, and the shape of its images."""
+    """Open the image's model with its own options in this process; yield it with the shape of its images."""
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
         copy_out(server.container, image, MODEL_FOLDER, Path(scratch))
         folder = Path(scratch) / Path(MODEL_FOLDER).name
@@ -155,27 +155,27 @@ def _measure(
 
 
 def memory_mib(engine: Engine, container: Container) -> float:
-    """What the container has resident by its control group; raises `PackageError` where the engine counts none."""
+    """Return the container's resident memory by its control group; raise `PackageError` if it is not accounted."""
     with speaking("read the memory of a container"):
         return resident_mib(engine.client.api.stats(str(container.id), stream=False, one_shot=True)["memory_stats"])
 
 
 def resident_mib(memory_stats: Mapping[str, Any]) -> float:
-    """Anonymous and mapped memory of what the engine says; raises `PackageError` where it says nothing."""
+    """Return anonymous and mapped memory from the engine's statistics; raise `PackageError` if they are missing."""
     counted = memory_stats.get("stats", {})
-    # Version 1 of control groups has totals with those below it, version 2 has other names.
+    # Version 1 of control groups has totals including children, version 2 has other names.
     anonymous = counted.get("total_rss", counted.get("anon"))
     mapped = counted.get("total_mapped_file", counted.get("file_mapped"))
     if anonymous is None or mapped is None:
         raise PackageError(
-            "the Docker engine counts no memory of its containers: the memory controller of control groups is off on "
-            "this machine (on a Raspberry Pi, add cgroup_enable=memory to the kernel's command line)."
+            "the Docker engine does not account its containers' memory: the memory controller of control groups is "
+            "off on this machine (on a Raspberry Pi, add cgroup_enable=memory to the kernel's command line)."
         )
     return float(anonymous + mapped) / MEBIBYTE
 
 
 def latencies(calls: Sequence[Callable[[], object]], *, seconds: float, least: int = 1) -> tuple[list[float], ...]:
-    """Seconds of each call, all in turn in blocks, until `seconds` are over and each was called `least` times."""
+    """Return the seconds of each call, all in turn in blocks, for `seconds` and at least `least` calls each."""
     found: tuple[list[float], ...] = tuple([] for _ in calls)
     blocks = [_block(call) for call in calls]
     deadline = time.perf_counter() + seconds
@@ -191,7 +191,7 @@ def percentiles(seconds: Sequence[float]) -> Percentiles:
 
 
 def per_second(calls: Sequence[Callable[[], object]], seconds: float) -> float:
-    """Calls per second when each of `calls` is called again and again by a thread of its own."""
+    """Return calls per second when each of `calls` is repeated by its own thread."""
     start = time.perf_counter()
     deadline = start + seconds
 
@@ -210,7 +210,7 @@ def per_second(calls: Sequence[Callable[[], object]], seconds: float) -> float:
 def _throughput_of_server(
     engine: Engine, server: Started, batch: NDArray[np.float32], clients: int, seconds: float
 ) -> tuple[float, float]:
-    """Requests per second, and the memory half-way."""
+    """Return requests per second, and the memory half-way."""
     asking = [server.client.another() for _ in range(clients)]
     try:
         with ThreadPoolExecutor(1) as watch:

@@ -1,4 +1,4 @@
-"""`deploy bench`: artifacts and ONNX files timed against each other in one run, and the conditions of that run."""
+"""`deploy bench`: time artifacts and ONNX files against each other in one run, and record its conditions."""
 
 import math
 import time
@@ -22,29 +22,29 @@ from targets.target import find_target
 DEFAULT_TARGET = "cpu"
 IDLE_SECONDS = 1.0
 LEAST_RUNS = 3 * WINDOWS
-"""Of a model, below which ten windows of it say nothing."""
+"""Per model; ten windows need at least this many runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Latencies in the order of the models, and whether they can be relied on."""
+    """Latencies in the order of the models, and whether they are reliable."""
 
     latencies: tuple[Latency, ...]
     reasons: tuple[str, ...]
-    """Why not, in words; none where the run was stable."""
+    """Why not; empty if the run was stable."""
     conditions: Mapping[str, Any]
-    """Clocks, temperatures, throttling and load while it ran; `bench.conditions.summary` has the keys."""
+    """Clocks, temperatures, throttling and load during the run; `bench.conditions.summary` has the keys."""
     facts: Mapping[str, str]
-    """What did not change: the governor, the limits of the clocks."""
+    """Constant facts: the governor, the limits of the clocks."""
     missing: Mapping[str, str]
-    """What this machine does not tell, with the reasons."""
+    """Values this machine does not report, with the reasons."""
 
 
 def bench(models: Sequence[Path], *, threads: int = 1, root: Path = ROOT) -> Bench:
-    """Latency of each artifact folder or ONNX file at batch 1, interleaved, on the same number of threads.
+    """Return the latency of each artifact folder or ONNX file at batch 1, interleaved, with the same threads.
 
-    All are opened with the options of the `cpu` target, an artifact's own number of threads included, so that
-    nothing but the models differs. `root` stands in for another machine's sensors. Raises `CompileError` for what
+    All are opened with the options of the `cpu` target, including an artifact's number of threads, so that
+    only the models differ. `root` replaces the sensors' root folder. Raises `CompileError` for a file that
     cannot be opened.
     """
     runtime = OnnxRuntimeCpu()
@@ -70,7 +70,7 @@ def bench(models: Sequence[Path], *, threads: int = 1, root: Path = ROOT) -> Ben
 
 
 def model_file(path: Path) -> Path:
-    """The ONNX file of an artifact folder, its hash checked, or `path` itself where it is one."""
+    """Return the ONNX file of an artifact folder, its hash checked, or `path` itself if it is a file."""
     if path.is_dir():
         try:
             manifest = read_manifest(path)
@@ -79,7 +79,7 @@ def model_file(path: Path) -> Path:
             raise CompileError(str(error)) from None
         if manifest.runtime == "tensorrt":
             raise CompileError(
-                f"{path} is for {manifest.target}, and its engine is timed where it runs: in its image there, "
+                f"{path} is for {manifest.target}, and its engine can only be timed there: in its image, "
                 "python3 -m targets.device bench."
             )
         return model
@@ -89,7 +89,7 @@ def model_file(path: Path) -> Path:
 
 
 def _reasons(models: Sequence[Path], series: Sequence[Series], idle: Record, record: Record) -> list[str]:
-    """Heat is no reason here: models that take turns meet it alike, and clocks that it cuts are one."""
+    """Return why the run is not stable. Heat is not a reason: it affects all models, and throttled clocks are one."""
     found = [*occupied_since(idle, record, gpu=False), *disturbed(record, gpu=False, heat=False)]
     for path, one in zip(models, series, strict=True):
         if len(one.cpu) >= LEAST_RUNS:

@@ -1,4 +1,4 @@
-"""The command line: every command by its name; what a command needs beyond its options is imported when it runs."""
+"""The command line: all commands by name; a command's own imports are made when it runs."""
 
 import errno
 import os
@@ -32,26 +32,26 @@ from pipeline.errors import EXIT_CODES, DeployError, WorkspaceError
 from pipeline.training.allocator import keep_freed_memory
 from pipeline.untrusted import printable
 
-EPILOG = "Exit codes:  0 done · 1 a bug of ours · 2 wrong command line · " + " · ".join(
+EPILOG = "Exit codes:  0 done · 1 a bug in Edge Deploy · 2 wrong command line · " + " · ".join(
     f"{error.exit_code} {error.meaning}" for error in EXIT_CODES
 )
 BUILDING, LOOKING, SETTING_UP = "Build", "Use and look", "Set up"
 
 NEWCOMER = """\
-deploy takes a trained ResNet to a container image whose accuracy and speed are proven.
+deploy turns a trained ResNet into a container image whose accuracy and speed are proven.
 
-  deploy demo    see all of it on handwritten digits: train, build, start the image, ask it
-  deploy init    write deploy.toml; name your checkpoint and your images in it
+  deploy demo    see all steps on handwritten digits: train, build, start the image, ask it
+  deploy init    write deploy.toml; set your checkpoint and your images in it
   deploy build   build the image that deploy.toml describes
 
 deploy --help lists all commands; deploy COMMAND --help explains one."""
-"""What `deploy` alone prints."""
+"""Printed by `deploy` without a command."""
 MOST_OF_AN_ERROR = 20_000
-"""Characters; the others' processes and programs may have said much."""
+"""In characters; output of other processes and programs may be long."""
 
 app = typer.Typer(
     name="deploy",
-    help="A trained ResNet goes in, a container image whose accuracy and speed are proven comes out, or nothing does.",
+    help="Turn a trained ResNet into a container image with proven accuracy and speed; without proof, no image.",
     epilog=EPILOG + " · 130 interrupted.",
     invoke_without_command=True,
     add_completion=False,
@@ -61,27 +61,27 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; the only place that catches and prints our errors."""
+    """Run the command line; only this function catches and prints `DeployError`."""
     raise_on_signals()
     keep_freed_memory()
-    # Whatever is written is what later runs believe: not everybody is to write there, whatever the shell allows.
+    # Later runs trust these files: never let everybody write there, whatever the shell's umask.
     os.umask(os.umask(0o077) | 0o002)
     say = partial(print, file=sys.stderr, flush=True)
     try:
         try:
             app()
         finally:
-            # Python does so as it ends, and fails without a word of ours.
+            # Python does this at exit, but its failure would bypass our message.
             sys.stdout.flush()
     except DeployError as error:
         say(f"error: {printable(str(error), longest=MOST_OF_AN_ERROR)}")
-        say(f"deploy explain {error.exit_code} tells more ({type(error).__name__}).")
+        say(f"More: deploy explain {error.exit_code} ({type(error).__name__}).")
         sys.exit(error.exit_code)
     except Interrupted as stop:
-        say(f"stopped by {stop}. Finished stages and epochs are kept: the same command goes on from there.")
+        say(f"stopped by {stop}. Finished stages and epochs are kept: run the same command to continue.")
         sys.exit(stop.exit_code)
     except BrokenPipeError:
-        # The reader of our output went away (`deploy … | head`).
+        # The reader of our output closed the pipe (`deploy … | head`).
         _write_no_more()
         sys.exit(141)
     except OSError as error:
@@ -89,13 +89,13 @@ def main() -> None:
             raise
         _write_no_more()
         where = f"{error.filename} cannot be written" if error.filename else "the output cannot be written"
-        say(f"error: {where}: {error.strerror}. Free some space, or name another place, and run again.")
-        say(f"deploy explain {WorkspaceError.exit_code} tells more ({WorkspaceError.__name__}).")
+        say(f"error: {where}: {error.strerror}. Free some space, or give another path, and run again.")
+        say(f"More: deploy explain {WorkspaceError.exit_code} ({WorkspaceError.__name__}).")
         sys.exit(WorkspaceError.exit_code)
 
 
 def _write_no_more() -> None:
-    """What is still buffered has nowhere to go."""
+    """Discard buffered output, which cannot be written anymore."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""`deploy bench`: which of these is faster, here, now; or what a client of this image waits for."""
+"""`deploy bench`: compare the speed of artifacts on this machine, or measure an image as a client sees it."""
 
 import json
 from dataclasses import asdict
@@ -29,24 +29,24 @@ def bench(
     """Time artifacts against each other by CPU time, or an image as its clients see it; all in one run."""
     if _is_image(subjects[0]):
         if len(subjects) > 1:
-            raise RecipeError(f"one image is measured at a time; {len(subjects)} names were given.")
+            raise RecipeError(f"only one image can be measured at a time; {len(subjects)} names were given.")
         if threads is not None:
-            raise RecipeError("--threads is for artifacts: an image runs with the threads it was proven with.")
+            raise RecipeError("--threads is for artifacts only: an image runs with the threads it was proven with.")
         _bench_server(subjects[0], clients=clients or CLIENTS, as_json=as_json)
         return
     if clients is not None:
-        raise RecipeError(f"--clients is for images, and {subjects[0]} is none.")
+        raise RecipeError(f"--clients is for images only, and {subjects[0]} is not an image.")
     _bench_models([Path(name) for name in subjects], threads=threads or 1, as_json=as_json)
 
 
 def _is_image(name: str) -> bool:
-    """Whether it can be the tag of an image: no file or folder, and not meant to be one."""
+    """Whether it can be the tag of an image: not an existing file or folder, and not written like a path."""
     path = Path(name)
     return not path.exists() and path.suffix != ".onnx" and not name.endswith("/") and not path.is_absolute()
 
 
 def _bench_server(image: str, *, clients: int, as_json: bool) -> None:
-    """Start a container of the image; ask it and the raw session of its model in one run."""
+    """Start a container of the image; time it and the raw session of its model in one run."""
     from pipeline.benchmarking.image import bench_image
     from pipeline.cli.console import progress_for
 
@@ -75,7 +75,7 @@ def _row(name: str, times: "Percentiles", rate: str) -> tuple[str, ...]:
 
 
 def _bench_models(models: list[Path], *, threads: int, as_json: bool) -> None:
-    """Time `models` interleaved in one run; ratios are against the first."""
+    """Time `models` interleaved in one run; ratios are relative to the first."""
     from pipeline.benchmarking.models import bench as time_models
 
     result = time_models(models, threads=threads)
@@ -103,15 +103,15 @@ def _bench_models(models: list[Path], *, threads: int, as_json: bool) -> None:
         ],
     )
     say(conditions_line(result))
-    # Energy is no condition of these figures.
+    # Energy is not a condition of the measurement.
     unknown = [name for name in result.missing if not name.startswith("energy")]
     if unknown:
-        say(f"not known here (--json has the reasons): {', '.join(unknown)}")
+        say(f"not available here (reasons in --json): {', '.join(unknown)}")
     print("stable" if not result.reasons else f"UNSTABLE, measure again: {'; '.join(result.reasons)}")
 
 
 def conditions_line(result: "Bench") -> str:
-    """Clocks, governor, heat, throttling and load in one line; what is not known is left out."""
+    """Return clocks, governor, temperature, throttling and load in one line; unknown values are left out."""
     parts = []
     known = result.conditions
     clocks = known["clocks_mhz"]

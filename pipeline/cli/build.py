@@ -1,4 +1,4 @@
-"""`deploy build`, and the same up to one stage."""
+"""`deploy build`, and the commands that stop after one stage."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ PARTS = {
     "export": "Build up to the ONNX files, checked against PyTorch.",
     "compile": "Build up to the compiled, timed and audited candidates.",
 }
-"""The stages that are commands, too, with their help."""
+"""Stages that are also commands, with their help."""
 
 
 def build(
@@ -34,8 +34,7 @@ def build(
         typer.Option(
             "--device",
             metavar="NAME|ssh://USER@HOST|local",
-            help="Build and prove the image on this device; local: this machine, with its own GPU; repeat for "
-            "several.",
+            help="Build and prove the image on this device; local: this machine with its own GPU; repeat for several.",
             rich_help_panel=DEVICES,
         ),
     ] = None,
@@ -44,7 +43,7 @@ def build(
         typer.Option(
             "--devices",
             metavar="FILE",
-            help="Devices by name, default: devices.toml; without --device all of the targets'.",
+            help="File of devices, default: devices.toml; without --device all devices of the targets.",
             show_default=False,
             rich_help_panel=DEVICES,
         ),
@@ -58,7 +57,7 @@ def build(
 
 
 def build_until(last_stage: str) -> Callable[[typer.Context], None]:
-    """Make the command that stops after `last_stage`."""
+    """Return the command that stops after `last_stage`."""
 
     def command(ctx: typer.Context) -> None:
         build_all(request_of(ctx), until=last_stage)
@@ -69,7 +68,7 @@ def build_until(last_stage: str) -> Callable[[typer.Context], None]:
 def build_all(
     request: Request, *, until: str | None, with_summary: bool = True, placement: "Placement | None" = None
 ) -> "list[Outcome]":
-    """Build all targets, those of the placement's devices there; the worst failure decides the exit code."""
+    """Build all targets, on the placement's devices if any; the worst error sets the exit code."""
     from pipeline.cli.prepare import prepare
 
     with refusal_as_document(request), prepare(request) as prepared:
@@ -82,7 +81,7 @@ def build_all(
     elif with_summary and (until is None or until == "package"):
         _print_summary(outcomes)
     if all(outcome.was_done_before for outcome in outcomes):
-        prepared.progress.line("everything was done before: nothing to do")
+        prepared.progress.line("nothing to do: everything was built before")
     worst = worst_of([outcome.error for outcome in outcomes if outcome.error is not None])
     for outcome in outcomes:
         if outcome.error is not None and outcome.error is not worst:
@@ -94,7 +93,7 @@ def build_all(
 
 @contextmanager
 def refusal_as_document(request: Request) -> Iterator[None]:
-    """Where --json asks for one document, an error before the first target is one, too."""
+    """With --json, print an error before the first target as a JSON document too."""
     try:
         yield
     except DeployError as error:
@@ -106,7 +105,7 @@ def refusal_as_document(request: Request) -> Iterator[None]:
 def _build_one(
     prepared: "Prepared", target: "Target", *, until: str | None, devices: "Sequence[Device]" = ()
 ) -> "Outcome":
-    """Take one target through the stages."""
+    """Run one target through the stages."""
     from pipeline.build import build
 
     prepared.progress.line(f"target {target.name}: {target.description}")
@@ -114,14 +113,14 @@ def _build_one(
 
 
 def _devices(prepared: "Prepared", placement: "Placement", request: Request) -> "dict[Target, list[Device]]":
-    """Each target's; asked before hours of training whether any of them can do its part."""
+    """Return each target's devices; checked before hours of training whether they can do the work."""
     from pipeline.data.privacy import check_sending
     from pipeline.devices.checkup import stop_if_none_is_ready
     from pipeline.devices.inventory import chosen
 
     if not prepared.recipe.package.image:
         raise RecipeError(
-            "--device builds an image there: leave out --no-image (package.image in the recipe), or the devices."
+            "--device builds an image on the device: remove --no-image (package.image in the recipe) or --device."
         )
     check_sending(prepared.dataset, prepared.recipe)
     file = request.existing_recipe_file
@@ -131,14 +130,14 @@ def _devices(prepared: "Prepared", placement: "Placement", request: Request) -> 
 
 
 def _print_document(outcomes: "Sequence[Outcome]", *, error: DeployError | None) -> None:
-    """Exactly one JSON document on stdout."""
+    """Print exactly one JSON document to stdout."""
     from pipeline.report.document import document
 
     print(document(outcomes, error=error))
 
 
 def _print_summary(outcomes: "Sequence[Outcome]") -> None:
-    """The table before -> after."""
+    """Print the table before -> after."""
     from pipeline.cli.output import print_table
     from pipeline.report.table import table_header, table_rows
 

@@ -1,4 +1,4 @@
-"""`deploy clean`: give the disk back."""
+"""`deploy clean`: free the workspace's disk space."""
 
 import shutil
 from typing import Annotated
@@ -18,7 +18,7 @@ def clean(
     workspace: o.WorkspaceFolder = None,
     everything: Annotated[bool, typer.Option("--all", help="Artifacts and reports too.")] = False,
 ) -> None:
-    """Remove the stages' work, unfinished trainings too; published artifacts and reports stay unless --all."""
+    """Remove the stages' results and unfinished trainings; published artifacts and reports stay unless --all."""
     from pipeline.validate.published import PRIVATE
     from pipeline.workspace.store import RECORD, TRAINING, Workspace
 
@@ -26,14 +26,14 @@ def clean(
     if not root.is_dir():
         print(f"{root} does not exist: nothing to clean.")
         return
-    # Only a folder that our own lock marks as a workspace is ever deleted from.
+    # Delete only from a folder that has a workspace's lock file.
     if not (root / "lock").is_file():
-        raise WorkspaceError(f"{root} is no workspace of ours (it has no lock file): nothing was removed.")
+        raise WorkspaceError(f"{root} is not a workspace (it has no lock file): nothing was removed.")
     freed = size_text(root)
     held = Workspace(root)
     with held.locked():
         if held.is_read_only:
-            raise WorkspaceError(f"{root} cannot be written: nothing was removed.")
+            raise WorkspaceError(f"{root} is read-only: nothing was removed.")
         for folder in root.iterdir():
             is_stage = any(folder.glob(f"*/{RECORD}")) if folder.is_dir() else False
             if is_stage or folder.name == TRAINING or (everything and folder.name in (ARTIFACTS, PRIVATE)):

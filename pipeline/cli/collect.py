@@ -1,4 +1,4 @@
-"""`deploy collect`: what a device has proven of the engine it built, fetched and judged again here."""
+"""`deploy collect`: fetch a device's proof of the engine it built, and judge it again here."""
 
 import json
 from dataclasses import asdict
@@ -15,8 +15,8 @@ from pipeline.errors import GateFailed, GateUndecided, RecipeError
 
 def collect(
     address: Annotated[str, typer.Argument(metavar="URL", help="The device's server, as http://orin.local:8000.")],
-    name: Annotated[str | None, typer.Option(help="What to call the device; default: its host.")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File with a token, where the server asks for one.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name for the device; default: its host.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the server's token, if it needs one.")] = None,
     authority: Annotated[
         Path | None, typer.Option("--ca", help="PEM file of the authority that signed the server's certificate.")
     ] = None,
@@ -24,7 +24,7 @@ def collect(
     workspace: o.WorkspaceFolder = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Fetch what a device has proven of the engine it built, and turn pending into proven."""
+    """Fetch a device's proof of the engine it built, and change pending to proven."""
     from pipeline.artifacts import Verdict
     from pipeline.compile.engine_audit import check_engine
     from pipeline.devices.collect import Access, device_name
@@ -50,19 +50,19 @@ def collect(
             say(f"{device}: {found.audit.text}")
         say(f"{report.runtime} on {report.instruction_set}; kept in {found.folder}")
     if report.verdict is Verdict.FAIL:
-        raise GateFailed(f"the engine on {device} loses more than the {report.max_drop_points:g} points allowed.")
+        raise GateFailed(f"the engine on {device} loses more than the allowed {report.max_drop_points:g} points.")
     if report.verdict is Verdict.UNDECIDED:
-        raise GateUndecided(f"{report.images} images do not decide whether the engine on {device} is good enough.")
+        raise GateUndecided(f"{report.images} images are too few to decide whether the engine on {device} passes.")
     if found.audit is not None:
         check_engine(found.audit, device)
 
 
 def _token(file: Path) -> str:
-    """The first of the server's tokens; the file is the one that TOKEN_FILE names there."""
+    """Return the first of the server's tokens; the file is the server's TOKEN_FILE."""
     try:
         lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     except OSError as error:
         raise RecipeError(f"the token file {file} cannot be read: {error.strerror}.") from None
     if not lines:
-        raise RecipeError(f"the token file {file} holds no token.")
+        raise RecipeError(f"the token file {file} has no token in it.")
     return lines[0]

@@ -1,4 +1,4 @@
-"""How progress looks: live bars on a terminal, plain lines elsewhere. Everything here goes to stderr."""
+"""Display of progress on stderr: live bars on a terminal, plain lines elsewhere."""
 
 import sys
 import threading
@@ -25,23 +25,23 @@ from pipeline.progress import Advance, Progress
 from pipeline.untrusted import printable
 
 PLAIN_INTERVAL_S = 15.0
-"""Between two plain lines about long work, so that a log stays readable."""
+"""Between two plain lines of a long task, to keep logs short."""
 RECENT_S, RECENT_STEPS = 60.0, 4
-"""By the pace of which the time left is told, whichever is more: parts of a task take unequally long."""
+"""Window for the time left, whichever is longer: parts of a task take different times."""
 REFRESHES_PER_S = 4
-"""Of live bars; each takes CPU time from a process that may be timing something."""
+"""For live bars; each refresh takes CPU time from a process that may be timing something."""
 
 Clock = Callable[[], float]
 
 
 class Estimate:
-    """The steps of a task that are done, and by their pace of late the time left."""
+    """Finished steps of a task, and the time left by its recent pace."""
 
     def __init__(self, total: int, *, now: float) -> None:
         self._total = total
         self._started = now
         self._samples = deque([(now, 0)])
-        """When how many steps were done: about once a second of late, and the last time before."""
+        """Times and step counts: about one per second recently, and the one before."""
 
     @property
     def done(self) -> int:
@@ -64,12 +64,12 @@ class Estimate:
         return f"{self.done} of {self._total}, {time}"
 
     def left_s(self, *, now: float) -> float | None:
-        """None before the first step and after the last."""
+        """Return None before the first step and after the last."""
         (first, before), (last, done) = self._samples[0], self._samples[-1]
         if not before < done < self._total:
             return None
         per_step = (last - first) / (done - before)
-        # A step that takes longer than those before it leaves the others to be done all the same.
+        # If the current step takes longer than the earlier ones, the remaining steps still need their time.
         return max((self._total - done) * per_step - (now - last), (self._total - done - 1) * per_step)
 
 
@@ -125,7 +125,7 @@ class _TimeLeft(ProgressColumn):
 
 
 class Plain:
-    """Progress in a log file or a pipe: a line now and then, nothing that moves."""
+    """Progress in a log file or a pipe: one line at an interval."""
 
     def __init__(
         self, *, is_verbose: bool, interval_s: float = PLAIN_INTERVAL_S, clock: Clock = time.monotonic
@@ -133,7 +133,7 @@ class Plain:
         self._is_verbose = is_verbose
         self._interval_s, self._clock = interval_s, clock
         self._said = clock()
-        """When the last line was written."""
+        """Time of the last line."""
 
     def line(self, text: str) -> None:
         self._said = self._clock()
@@ -153,11 +153,11 @@ class Plain:
             noted = note or noted
 
         def tell() -> None:
-            # Short tasks in a row are a silence, too: the first line comes when the last one is long ago.
+            # Short tasks in a row are quiet too: the first line is printed when the last one is old enough.
             while not ended.wait(max(0.0, self._interval_s - (self._clock() - self._said))):
                 self.line(f"{name}: {estimate.words(now=self._clock())}{noted and '  ' + noted}")
 
-        # In a thread of its own, so that a step that takes minutes is no silence.
+        # In its own thread, so that a step of several minutes still prints lines.
         teller = threading.Thread(target=tell, daemon=True)
         teller.start()
         try:
@@ -168,7 +168,7 @@ class Plain:
 
 
 def progress_for(*, is_verbose: bool) -> Progress:
-    """Live bars if stderr is a terminal, else plain lines."""
+    """Return live bars if stderr is a terminal, else plain lines."""
     console = Console(stderr=True)
     if console.is_terminal:
         return Terminal(console, is_verbose=is_verbose)

@@ -1,4 +1,4 @@
-"""`deploy demo`: the main job on embedded data, from nothing to a container that answers."""
+"""`deploy demo`: a complete build on embedded data, up to a running container."""
 
 import json
 import shlex
@@ -34,9 +34,7 @@ qat_epochs = 2
 
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path("edge-deploy-demo"),
-    name: Annotated[
-        str, typer.Option(help="The image's name; another one leaves a demo alone that is running.")
-    ] = NAME,
+    name: Annotated[str, typer.Option(help="The image's name; use another name to keep a running demo.")] = NAME,
     base_image: o.BaseImage = None,
     image: o.WithImage = True,
     verbose: o.Verbose = False,
@@ -52,13 +50,13 @@ def demo(
         folder.mkdir(parents=True, exist_ok=True)
         recipe.write_text(RECIPE.format(name=name))
     except OSError as error:
-        raise RecipeError(f"{folder} cannot be written: {error.strerror}. Name another with --folder.") from None
+        raise RecipeError(f"{folder} cannot be written: {error.strerror}. Give another with --folder.") from None
     dataset = open_dataset("digits")
-    # What is done already is not done again.
+    # Finished work is reused.
     if checkpoint.exists():
         progress.line(f"{checkpoint} was trained before")
     else:
-        progress.line(f"training {NETWORK} on {len(dataset.training)} handwritten digits that scikit-learn carries")
+        progress.line(f"training {NETWORK} on {len(dataset.training)} handwritten digits from scikit-learn")
         _train(checkpoint, dataset, is_verbose=verbose)
     flags: dict[str, object] = {"package.base_image": base_image, "package.image": bool(image)}
     request = Request(recipe_file=recipe, flags=flags, workspace=folder / WORKSPACE, as_json=False, is_verbose=verbose)
@@ -90,7 +88,7 @@ def _train(checkpoint: Path, dataset: "Dataset", *, is_verbose: bool) -> None:
 
 
 def _ask(dataset: "Dataset", folder: Path, name: str, *, is_verbose: bool) -> None:
-    """Start the container, show it a digit of the gate, and say how the user can go on."""
+    """Start the container, send it one of the gate's digits, and print the next commands."""
     from pipeline.cli.console import progress_for
     from pipeline.cli.predict import rank_classes, read
     from pipeline.containers.container import running

@@ -1,4 +1,4 @@
-"""`deploy devices`: who they are, and `deploy devices check`: whether each can do what its target asks."""
+"""`deploy devices`: list the devices; `deploy devices check`: check whether each meets its target."""
 
 import json
 from collections.abc import Sequence
@@ -21,13 +21,11 @@ CHECK = "check"
 
 def devices(
     words: Annotated[list[str] | None, typer.Argument(metavar="[check] [NAME...]")] = None,
-    file: Annotated[Path, typer.Option("--devices", metavar="FILE", help="Where they are named.")] = Path(
-        "devices.toml"
-    ),
+    file: Annotated[Path, typer.Option("--devices", metavar="FILE", help="File of devices.")] = Path("devices.toml"),
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the devices of devices.toml, or check whether each can do what its target asks."""
+    """List the devices of devices.toml, or check whether each meets its target."""
     from pipeline.devices.inventory import find_devices
     from targets.target import find_target
 

@@ -1,4 +1,4 @@
-"""`deploy emit`: the file that keeps an image running on its device."""
+"""`deploy emit`: write the file that keeps an image running on its device."""
 
 import difflib
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PANEL, FORMS = "Operation", "compose|systemd|quadlet"
 ADDRESS, PORT, GRPC_PORT = "127.0.0.1", 8000, 0
 MEMORY_OF_GPU = 4096
-"""MiB: TensorRT asks for gigabytes while it builds."""
+"""MiB: TensorRT needs gigabytes while it builds."""
 
 Output = Annotated[
     Path | None,
@@ -31,20 +31,20 @@ Output = Annotated[
     ),
 ]
 Address = Annotated[
-    str, typer.Option("--address", help="Where it listens on the device; 0.0.0.0: everywhere.", rich_help_panel=PANEL)
+    str, typer.Option("--address", help="Address to listen on; 0.0.0.0: all interfaces.", rich_help_panel=PANEL)
 ]
-Port = Annotated[int, typer.Option("--port", help="On the device.", rich_help_panel=PANEL)]
+Port = Annotated[int, typer.Option("--port", help="Port on the device.", rich_help_panel=PANEL)]
 GrpcPort = Annotated[
     int,
     typer.Option(
-        "--grpc-port", help="On the device, of an image built with --grpc; 0: not reachable.", rich_help_panel=PANEL
+        "--grpc-port", help="gRPC port on the device (images with --grpc); 0: not published.", rich_help_panel=PANEL
     ),
 ]
 Memory = Annotated[
     int | None,
     typer.Option(
         "--memory",
-        help="Its limit in MiB, swap included; default: 512, with a GPU 4096.",
+        help="Memory limit in MiB, swap included; default: 512, with a GPU 4096.",
         show_default=False,
         rich_help_panel=PANEL,
     ),
@@ -53,7 +53,7 @@ Memory = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Emission:
-    """What was asked for, before it is checked."""
+    """The request, before it is checked."""
 
     form: str
     output: Path | None
@@ -62,12 +62,12 @@ class Emission:
     grpc_port: int
     memory_mib: int | None
     with_gpu: bool | None
-    """None: as the image needs it."""
+    """None: by the image's label or target."""
 
 
 def emit(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image's tag; it need not be on this machine.")],
-    form: Annotated[str, typer.Option("--as", metavar=FORMS, help="What shall run it.")] = "compose",
+    form: Annotated[str, typer.Option("--as", metavar=FORMS, help="Format to write.")] = "compose",
     output: Output = None,
     address: Address = ADDRESS,
     port: Port = PORT,
@@ -77,14 +77,14 @@ def emit(
         bool | None,
         typer.Option(
             "--gpu/--no-gpu",
-            help="Give it NVIDIA's runtime and a volume for engines; default: as the image's label says, or, where "
-            "it is not on this machine, the target in its tag.",
+            help="Add NVIDIA's runtime and a volume for engines; default: by the image's label, or, if the image is "
+            "not on this machine, by the target in its tag.",
             show_default=False,
             rich_help_panel=PANEL,
         ),
     ] = None,
 ) -> None:
-    """Write what runs an image on its device: a compose file, a systemd unit or a podman quadlet."""
+    """Write a file that runs an image on its device: a compose file, a systemd unit or a podman quadlet."""
     emission = Emission(
         form=form, output=output, address=address, port=port, grpc_port=grpc_port, memory_mib=memory, with_gpu=gpu
     )
@@ -92,7 +92,7 @@ def emit(
 
 
 def write(image: str, emission: Emission) -> None:
-    """Print the file, or write it where `--output` says; the image need not be on this machine."""
+    """Print the file, or write it to `--output`; the image need not be on this machine."""
     from pipeline.package.service_files import emit as text_of
     from pipeline.package.service_files import file_name
 
@@ -105,12 +105,12 @@ def write(image: str, emission: Emission) -> None:
     try:
         path.write_text(text)
     except OSError as error:
-        raise RecipeError(f"{path} cannot be written: {error.strerror}. Name another file with --output.") from None
+        raise RecipeError(f"{path} cannot be written: {error.strerror}. Give another file with --output.") from None
     print(f"wrote {path}", file=sys.stderr)
 
 
 def form_of(emission: Emission) -> "Form":
-    """Raises `RecipeError` with the nearest name there is."""
+    """Return the requested form; raise `RecipeError` with the closest name."""
     from pipeline.package.service_files import Form
 
     try:
@@ -118,11 +118,11 @@ def form_of(emission: Emission) -> "Form":
     except ValueError:
         near = difflib.get_close_matches(emission.form, list(Form), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise RecipeError(f"there is no {emission.form!r} to emit. Known: {', '.join(Form)}.{hint}") from None
+        raise RecipeError(f"{emission.form!r} is not a format to emit. Known: {', '.join(Form)}.{hint}") from None
 
 
 def service_of(image: str, emission: Emission) -> "Service":
-    """The service, checked before an engine is asked about its image; raises `RecipeError`."""
+    """Return the service; raise `RecipeError` for wrong options before the engine is asked about the image."""
     from pipeline.package.service_files import Service
 
     memory = emission.memory_mib
@@ -140,7 +140,7 @@ def service_of(image: str, emission: Emission) -> "Service":
 
 
 def _needs_gpu(image: str) -> bool:
-    """By the image's label; where that cannot be read, by the target in the tag, which is said."""
+    """Decide by the image's label; if it cannot be read, by the target in the tag, with a note."""
     from pipeline.package.labels import needs_gpu
     from targets.target import catalogue
 
@@ -148,18 +148,18 @@ def _needs_gpu(image: str) -> bool:
     by_label = needs_gpu(labels)
     if by_label is not None:
         return by_label
-    # As `deploy build` makes it.
+    # The tag as made by `deploy build`.
     by_tag = any(image.endswith(f"-{target.name}") for target in catalogue() if target.gpu is not None)
     print(
-        f"note: {why}. By the target in the tag {image} needs {'a' if by_tag else 'no'} GPU; --gpu and --no-gpu "
-        "overrule that.",
+        f"note: {why}. By the target in the tag, {image} needs {'a' if by_tag else 'no'} GPU; override this with "
+        "--gpu or --no-gpu.",
         file=sys.stderr,
     )
     return by_tag
 
 
 def _labels_of(image: str) -> tuple[Mapping[str, str], str]:
-    """The labels, and why those of `deploy build` are not among them, if they are not."""
+    """Return the labels, and the reason if those of `deploy build` are missing."""
     from pipeline.containers.engine import connect
 
     try:
@@ -169,4 +169,4 @@ def _labels_of(image: str) -> tuple[Mapping[str, str], str]:
         return {}, "no Docker engine answers, so the image's label cannot be read"
     if labels is None:
         return {}, "the image is not on this machine, so its label cannot be read"
-    return labels, "the image has no label of `deploy build`"
+    return labels, "the image has no label from `deploy build`"

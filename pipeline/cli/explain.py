@@ -1,4 +1,4 @@
-"""`deploy explain`: the page of one error, as it is in the documents."""
+"""`deploy explain`: print the documentation page of one error."""
 
 import re
 from pathlib import Path
@@ -12,12 +12,12 @@ LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
 def run(what: str | None) -> None:
-    """Print the page of an exit code or of an error's class; without either, print what there is to explain."""
+    """Print the page of an exit code or an error class; without an argument, list all."""
     if what is None:
         say(_all())
         return
     error = _find(what)
-    # A terminal follows no links: their text is enough.
+    # A terminal cannot follow links: print only their text.
     say(LINK.sub(r"\1", page(error).read_text(encoding="utf-8")).rstrip())
 
 
@@ -30,7 +30,7 @@ def _find(what: str) -> type[DeployError]:
     for error in EXIT_CODES:
         if what.casefold() in (str(error.exit_code), error.__name__.casefold()):
             return error
-    raise RecipeError(f"there is no error {what!r} to explain. Known:\n{_all()}")
+    raise RecipeError(f"{what!r} is neither an error nor an exit code. Known:\n{_all()}")
 
 
 def _all() -> str:

@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM end a build in order: unfinished work is removed, containers stop, finished stages stay."""
+"""Orderly end on Ctrl-C and SIGTERM: unfinished work is removed, containers stop, finished stages stay."""
 
 import signal
 from types import FrameType
 
 
 class Interrupted(BaseException):
-    """The user or the system asked us to stop. No `Exception`, so that nothing swallows it on the way out."""
+    """A request to stop by the user or the system. Not an `Exception`, so that no handler swallows it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -13,14 +13,14 @@ class Interrupted(BaseException):
 
 
 def raise_on_signals() -> None:
-    """From now on SIGINT and SIGTERM raise `Interrupted` in the main thread; a second one changes nothing."""
+    """Make SIGINT and SIGTERM raise `Interrupted` in the main thread; later signals are ignored."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     del frame
-    # Cleaning up must not be interrupted half-way by an impatient second Ctrl-C.
+    # A second Ctrl-C must not interrupt the cleanup.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise Interrupted(number)

@@ -1,4 +1,4 @@
-"""Commands that take the rows of a table as options, beside the parameters of their own function."""
+"""Commands that take the rows of a table as options, besides their function's own parameters."""
 
 from functools import cache
 from typing import Any, ClassVar
@@ -11,13 +11,13 @@ from typer.main import get_command
 class TableCommand(TyperCommand):
     """Add the rows of `table`, a dataclass, to the command's options.
 
-    Typer reads a row off the annotation of a field, as it reads an option off a parameter. The command's function
-    gets the filled-in dataclass as `ctx.obj`, and its own parameters as any command does.
+    Typer reads a row from a field's annotation, as it reads an option from a parameter. The command's function
+    gets the filled dataclass as `ctx.obj`, and its own parameters as usual.
     """
 
     table: ClassVar[type]
     names: ClassVar[tuple[str, ...] | None] = None
-    """The rows that the command takes, in the order of its help; None: all of them."""
+    """The rows the command takes, in the order of its help; None: all."""
 
     def __init__(self, name: str | None, *, params: list[Any] | None = None, **settings: Any) -> None:
         super().__init__(name, params=[*self._rows(), *(params or [])], **settings)
@@ -35,7 +35,7 @@ class TableCommand(TyperCommand):
 
 @cache
 def _command_of(table: type) -> Any:
-    """The command that Typer makes of a dataclass: its parameters are the rows, its callback fills them in."""
+    """Return the command that Typer makes from a dataclass: its parameters are the rows, its callback fills them."""
     app = typer.Typer(add_completion=False)
     app.command()(table)
     return get_command(app)

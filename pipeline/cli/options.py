@@ -1,4 +1,4 @@
-"""The options that override `deploy.toml`: one row each, for all commands that take them."""
+"""Options that override `deploy.toml`: one row each, for all commands that take them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ MODEL, COMPRESSION, PROOF, OUTPUT = "Model and data", "Compression", "Proof", "I
 RecipeFile = Annotated[
     Path | None,
     typer.Option(
-        "--recipe", help="The recipe; default: deploy.toml in this folder, if there is one.", show_default=False
+        "--recipe", help="The recipe; default: deploy.toml in this folder, if it exists.", show_default=False
     ),
 ]
 WorkspaceFolder = Annotated[
@@ -35,7 +35,7 @@ class Key:
 BaseImage = Annotated[
     str | None,
     Key("package.base_image"),
-    typer.Option("--base-image", help="Base image with Python 3 and venv in it.", rich_help_panel=OUTPUT),
+    typer.Option("--base-image", help="Base image with Python 3 and venv.", rich_help_panel=OUTPUT),
 ]
 WithImage = Annotated[
     bool | None,
@@ -48,7 +48,7 @@ WithImage = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeFlags:
-    """The table: a row's name, type, key, option, help and panel. A row without a `Key` is not of the recipe."""
+    """The table: a row's name, type, key, option, help and panel. A row without a `Key` is not in the recipe."""
 
     recipe: RecipeFile = None
     target: Annotated[
@@ -80,7 +80,7 @@ class RecipeFlags:
         Key("expected_accuracy"),
         typer.Option(
             "--expect-accuracy",
-            help="Top-1 the float network had where it was trained, such as 0.917: stops where it has less here.",
+            help="Top-1 of the float network where it was trained, such as 0.917; the build stops if it is lower.",
             rich_help_panel=MODEL,
         ),
     ] = None
@@ -89,7 +89,7 @@ class RecipeFlags:
         Key("weights"),
         typer.Option(
             "--weights",
-            help="Of a file with a moving average, too: raw, ema, or auto (the better).",
+            help="For a file that also has a moving average: raw, ema, or auto (the better).",
             rich_help_panel=MODEL,
         ),
     ] = None
@@ -116,13 +116,13 @@ class RecipeFlags:
     speedup: Annotated[
         float | None,
         Key("prune.speedup"),
-        typer.Option("--speedup", help="Prune until it is so many times faster.", rich_help_panel=COMPRESSION),
+        typer.Option("--speedup", help="Prune until it is this many times faster.", rich_help_panel=COMPRESSION),
     ] = None
     table: Annotated[
         str | None,
         Key("prune.table"),
         typer.Option(
-            "--table", help="Latency table of `deploy profile --output`; else it is made.", rich_help_panel=COMPRESSION
+            "--table", help="Latency table of `deploy profile --output`; else measured.", rich_help_panel=COMPRESSION
         ),
     ] = None
     epochs: Annotated[
@@ -135,14 +135,14 @@ class RecipeFlags:
         Key("quantize.qat_epochs"),
         typer.Option(
             "--qat-epochs",
-            help="Epochs of quantization-aware training; 0 = post-training quantization.",
+            help="Epochs of quantization-aware training; 0: post-training quantization only.",
             rich_help_panel=COMPRESSION,
         ),
     ] = None
     nproc: Annotated[
         int | None,
         Key("nproc"),
-        typer.Option("--nproc", help="Processes that train together on this machine.", rich_help_panel=COMPRESSION),
+        typer.Option("--nproc", help="Training processes on this machine.", rich_help_panel=COMPRESSION),
     ] = None
     weight_bits: Annotated[
         str | None,
@@ -156,7 +156,7 @@ class RecipeFlags:
         Key("quantize.saturation_safe"),
         typer.Option(
             "--saturation-safe/--no-saturation-safe",
-            help="Pack a proven 7-bit variant, too, for CPUs without VNNI.",
+            help="Also pack a proven 7-bit variant, for CPUs without VNNI.",
             rich_help_panel=COMPRESSION,
         ),
     ] = None
@@ -168,7 +168,7 @@ class RecipeFlags:
     undecided: Annotated[
         str | None,
         Key("validate.undecided"),
-        typer.Option("--undecided", help="stop, or package (labelled so).", rich_help_panel=PROOF),
+        typer.Option("--undecided", help="If too few images: stop, or package with a label.", rich_help_panel=PROOF),
     ] = None
     threads: Annotated[
         int | None,
@@ -188,7 +188,7 @@ class RecipeFlags:
     grpc: Annotated[
         bool | None,
         Key("package.grpc"),
-        typer.Option("--grpc/--no-grpc", help="An image that speaks gRPC, too, on port 8001.", rich_help_panel=OUTPUT),
+        typer.Option("--grpc/--no-grpc", help="Also serve gRPC, on port 8001.", rich_help_panel=OUTPUT),
     ] = None
     dla: Annotated[
         bool | None,
@@ -200,7 +200,7 @@ class RecipeFlags:
         Key("package.personal_images"),
         typer.Option(
             "--personal-images/--no-personal-images",
-            help="Let the gate's photos of people into the artifact's folder and TensorRT images.",
+            help="Copy the gate's photos of people into the artifact's folder and TensorRT images.",
             rich_help_panel=OUTPUT,
         ),
     ] = None
@@ -210,7 +210,7 @@ class RecipeFlags:
 
 
 def recipe_keys() -> Mapping[str, str]:
-    """Each row's key of the recipe; rows without one are left out."""
+    """Return each row's key of the recipe; rows without one are left out."""
     found: dict[str, str] = {}
     for name, hint in get_type_hints(RecipeFlags, include_extras=True).items():
         found.update((name, each.dotted) for each in hint.__metadata__ if isinstance(each, Key))
@@ -218,7 +218,7 @@ def recipe_keys() -> Mapping[str, str]:
 
 
 def overrides(flags: RecipeFlags) -> dict[str, object]:
-    """The value given for each of the recipe's keys; None where none was given."""
+    """Return the value given for each of the recipe's keys, or None."""
     given: dict[str, object] = {key: getattr(flags, name) for name, key in recipe_keys().items()}
     if flags.weight_bits in ("7", "8"):
         given["quantize.weight_bits"] = int(flags.weight_bits)

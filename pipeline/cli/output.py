@@ -1,4 +1,4 @@
-"""Results on stdout: sentences and tables, in which no text of strangers moves the terminal's cursor."""
+"""Results on stdout: sentences and tables; untrusted text cannot move the terminal's cursor."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from pipeline.untrusted import LONGEST, printable
 
 
 def say(text: str) -> None:
-    """Print `text`, printable."""
+    """Print `text` with control characters escaped."""
     typer.echo(printable(text, longest=LONGEST * 100))
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; the first column is left-aligned, numbers to the right."""
-    # Most commands print none, and importing it takes a third of their start.
+    """Print a table; the first column is left-aligned, the others right-aligned."""
+    # Most commands print no table, and this import takes a third of their start-up time.
     from rich.console import Console
     from rich.table import Table
 
@@ -23,7 +23,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(printable(cell) for cell in row))
-    # A pipe has no width: rather long lines than cut figures.
+    # A pipe has no width: long lines are better than cut figures.
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)

@@ -1,4 +1,4 @@
-"""`deploy package`: all of a build, and what keeps its image running on the device."""
+"""`deploy package`: a complete build, and the file that keeps its image running on the device."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ def package(
     emit: Annotated[
         str | None,
         typer.Option(
-            "--emit", metavar=FORMS, help="Write what runs the image on its device, too.", rich_help_panel=PANEL
+            "--emit", metavar=FORMS, help="Also write a file that runs the image on its device.", rich_help_panel=PANEL
         ),
     ] = None,
     output: Output = None,
@@ -41,7 +41,7 @@ def package(
     grpc_port: GrpcPort = GRPC_PORT,
     memory: Memory = None,
 ) -> None:
-    """Build all of it, and write what runs the image."""
+    """Build the image, and write the file that runs it."""
     request = request_of(ctx)
     if emit is None:
         with refusal_as_document(request):
@@ -57,12 +57,12 @@ def package(
 def _check_no_emission(output: Path | None, address: str, port: int, grpc_port: int, memory: int | None) -> None:
     if (output, address, port, grpc_port, memory) != (None, ADDRESS, PORT, GRPC_PORT, None):
         raise RecipeError(
-            f"--output, --address, --port, --grpc-port and --memory are of what --emit writes: add --emit {FORMS}."
+            f"--output, --address, --port, --grpc-port and --memory belong to --emit: add --emit {FORMS}."
         )
 
 
 def _build_and_emit(request: Request, emission: Emission) -> None:
-    # A wrong option shall not come to light after hours of training.
+    # Find a wrong option before hours of training.
     with refusal_as_document(request):
         form_of(emission)
         _check_one_image(request, emission)
@@ -70,12 +70,12 @@ def _build_and_emit(request: Request, emission: Emission) -> None:
         service_of("model:0.1.0-cpu", emission)
     (outcome,) = build_all(request, until="package", with_summary=emission.output is not None)
     recipe, target = request.recipe, outcome.target
-    # Where a TensorRT target's base image is elsewhere, the image will be built there under the same name.
+    # If a TensorRT target's base image is not here, the image will be built on the device under the same name.
     write(f"{recipe.name}:{recipe.version}-{target.name}", replace(emission, with_gpu=target.gpu is not None))
 
 
 def _with_grpc(request: Request, emission: Emission) -> Emission:
-    """Published where the image has it, on the same port as in the container unless another one is named."""
+    """Publish gRPC if the image has it, on the container's port unless another one is given."""
     from pipeline.package.build_context import GRPC_PORT as SAME_PORT
 
     has_grpc = request.recipe.package.grpc
@@ -92,10 +92,8 @@ def _check_one_image(request: Request, emission: Emission) -> None:
     targets = set(request.recipe.targets)
     if len(targets) > 1:
         raise RecipeError(
-            f"--emit is for one image, and there are {len(targets)} targets. Build first, then "
+            f"--emit is for one image, but there are {len(targets)} targets. Build first, then run "
             f"deploy emit IMAGE --as {emission.form} for each."
         )
     if not request.recipe.package.image:
-        raise RecipeError(
-            f"--emit {emission.form} needs an image: leave out --no-image (package.image in the recipe)."
-        )
+        raise RecipeError(f"--emit {emission.form} needs an image: remove --no-image (package.image in the recipe).")

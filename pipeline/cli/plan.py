@@ -1,4 +1,4 @@
-"""`deploy plan`: look before hours of training."""
+"""`deploy plan`: show what a build would do."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plan(ctx: typer.Context) -> None:
-    """Say what a build would do, what is done already, how long and how much."""
+    """Show what a build would do: finished stages, time, memory and disk."""
     from pipeline.cli.prepare import prepare
     from pipeline.plan import plan as plan_of
 
@@ -45,13 +45,13 @@ def _print(found: "Plan", free: int) -> None:
             f"{found.disk_bytes / 1e6:,.0f} MB in the workspace ({free / 1e9:,.0f} GB free)"
         )
     else:
-        print("nothing to do: `deploy build` would answer at once")
+        print("nothing to do: everything is built already")
 
 
 def _state(stage: "PlannedStage") -> str:
     if stage.is_done:
         return "done"
-    return f"goes on after epoch {stage.epochs_done}" if stage.epochs_done else "to do"
+    return f"resumes after epoch {stage.epochs_done}" if stage.epochs_done else "to do"
 
 
 def _memory(stage: "PlannedStage") -> str:

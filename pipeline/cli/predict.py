@@ -1,4 +1,4 @@
-"""`deploy predict`: class and score of photos."""
+"""`deploy predict`: classify photos."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def predict(
     subject: Annotated[str, typer.Argument(metavar="ARTIFACT|IMAGE", help="An artifact folder or an image's tag.")],
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO...", help="Image files.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to print.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Classify photos: class and score."""
@@ -47,17 +47,17 @@ def predict(
 def _input(photo: Path, manifest: "Manifest") -> "NDArray[np.float32]":
     image = read(photo, manifest.preprocessing)
     if image.shape != manifest.input_shape:
-        # Without a crop the photo's own size decides.
+        # Without a crop the input size is the photo's own.
         (height, width), (wanted_height, wanted_width) = image.shape[1:], manifest.input_shape[1:]
         raise DataError(
-            f"{photo} is {width} x {height} when it reaches the model, which takes {wanted_width} x {wanted_height} "
+            f"{photo} is {width} x {height} after preprocessing, but the model takes {wanted_width} x {wanted_height} "
             "and was built without a crop. Give photos of that size."
         )
     return image
 
 
 def read(photo: Path, preprocessing: "Preprocessing") -> "NDArray[np.float32]":
-    """The network's input [3, H, W] of an image file; raises `DataError` with its name."""
+    """Return an image file as network input [3, H, W]; raise `DataError` with the file's name."""
     from targets.device.model.image_files import ImageError, decode
     from targets.device.model.preprocess import preprocess
 
@@ -70,7 +70,7 @@ def read(photo: Path, preprocessing: "Preprocessing") -> "NDArray[np.float32]":
 
 
 def rank_classes(logits: "NDArray[np.float32]", classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:
-    """The `top` classes by softmax score, best first."""
+    """Return the `top` classes by softmax score, best first."""
     import numpy as np
 
     powers = np.exp(logits - logits.max())

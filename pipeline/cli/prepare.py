@@ -1,4 +1,4 @@
-"""What `deploy build`, `plan` and `profile` begin with: the checked recipe, its targets and data, in a workspace."""
+"""Start of `deploy build`, `plan` and `profile`: the checked recipe, its targets and data, in a locked workspace."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from targets.target import Target, find_target
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The checked recipe with its targets and data, in a workspace that is ours."""
+    """The checked recipe with its targets and data, in a workspace that this process holds."""
 
     recipe: Recipe
     targets: tuple[Target, ...]
@@ -41,10 +41,10 @@ class Prepared:
 @contextmanager
 def prepare(request: Request) -> Iterator[Prepared]:
     """Check recipe, targets and data for a build, and hold the workspace."""
-    refuse_torchrun("start `deploy` by itself, with --nproc for a training in several processes.")
+    refuse_torchrun("start `deploy` directly, with --nproc for training in several processes.")
     progress = progress_for(is_verbose=request.is_verbose)
     recipe = request.recipe
-    # An alias and its target are one.
+    # An alias and its target count once.
     targets = tuple(dict.fromkeys(find_target(name) for name in recipe.targets))
     if recipe.package.dla:
         for target in targets:

@@ -1,4 +1,4 @@
-"""`deploy profile`: the latency table of a network on this machine."""
+"""`deploy profile`: measure a network's latency table on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +46,7 @@ def profile(
     request = request_of(ctx)
     with prepare(request) as prepared:
         if len(prepared.targets) > 1:
-            raise RecipeError(f"{len(prepared.targets)} targets were given; a latency table is one target's.")
+            raise RecipeError(f"{len(prepared.targets)} targets were given; a latency table is for one target.")
         one = prepared.run(prepared.targets[0])
         found = profile_of(one, load(one))
         text = (found.path / FILE).read_text()
@@ -64,9 +64,9 @@ def _print(table: "LatencyTable", when: str) -> None:
     print(f"{table.architecture} for {table.target} on {where}, {table.runtime}, threads: {table.threads}; {when}")
     for precision, times in table.precisions.items():
         rows = [_row(shape, times) for shape in sorted(times.shapes)]
-        print_table(f"{precision}: layers in full and at half width", ("layer", "µs", "µs at half"), rows)
+        print_table(f"{precision}: layers at full and at half width", ("layer", "µs", "µs at half"), rows)
         print_table(
-            f"{precision}: networks that the table has not seen, largest error {times.error:.1%}",
+            f"{precision}: networks not used for the table, largest error {times.error:.1%}",
             ("blocks out", "predicted ms", "measured ms", "error"),
             [
                 (f"{len(c.removed)}", f"{c.predicted_ms:.3f}", f"{c.measured_ms:.3f}", f"{c.error:+.1%}")
@@ -82,5 +82,5 @@ def _row(shape: str, times: "Times") -> tuple[str, ...]:
 
 
 def _nearest(times: "Times", shape: str, widest: tuple[int, int]) -> tuple[int, int]:
-    """The cell of the grid nearest to half the channels in and out."""
+    """Return the grid cell closest to half the input and output channels."""
     return min(times.shapes[shape], key=lambda cell: sum(abs(n - w / 2) for n, w in zip(cell, widest, strict=True)))

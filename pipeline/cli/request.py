@@ -1,4 +1,4 @@
-"""What the command line asked for: the recipe, what overrides it, and the workspace."""
+"""The command line's request: the recipe, its overrides, and the workspace."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ WORKSPACE = ".deploy"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asked for, before it is checked."""
+    """The command line's request, before it is checked."""
 
     recipe_file: Path | None
     flags: dict[str, object]
@@ -51,7 +51,7 @@ class RecipeCommand(TableCommand):
 
 
 def request_of(ctx: typer.Context) -> Request:
-    """The request of a `RecipeCommand`."""
+    """Return the request of a `RecipeCommand`."""
     flags = ctx.obj
     assert isinstance(flags, RecipeFlags), "not the context of a RecipeCommand"
     return Request(
@@ -64,24 +64,24 @@ def request_of(ctx: typer.Context) -> Request:
 
 
 def existing_recipe_file(recipe: Path | None) -> Path | None:
-    """The file named, or `deploy.toml` where there is one."""
+    """Return the given file, or `deploy.toml` if it exists."""
     if recipe is not None:
         return recipe
     return RECIPE_FILE if RECIPE_FILE.exists() else None
 
 
 def workspace_folder(recipe: Path | None, workspace: Path | None) -> Path:
-    """The folder given by --workspace, or the one beside the recipe; raises `RecipeError` where it cannot be one."""
+    """Return the folder of --workspace, or the one beside the recipe; raise `RecipeError` if it is not usable."""
     if workspace is not None:
         try:
             str(workspace).encode()
         except UnicodeEncodeError:
             raise RecipeError(
-                f"the workspace {str(workspace)!r} is not a name in UTF-8, which reports could not tell. "
-                "Name another with --workspace."
+                f"the workspace {str(workspace)!r} is not valid UTF-8, so reports could not name it. "
+                "Give another one with --workspace."
             ) from None
         return workspace
     file = existing_recipe_file(recipe)
     if file is not None and not file.exists():
-        raise RecipeError(f"the recipe {file} does not exist. Name another with --recipe, or give --workspace.")
+        raise RecipeError(f"the recipe {file} does not exist. Give another one with --recipe, or give --workspace.")
     return (file.parent if file is not None else Path()) / WORKSPACE

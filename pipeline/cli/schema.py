@@ -1,4 +1,4 @@
-"""`deploy schema`: JSON Schema of what we read and of what we print."""
+"""`deploy schema`: JSON Schema of the recipe and of the output."""
 
 import json
 from typing import Annotated
@@ -23,5 +23,5 @@ def schema(
 
         found = summary_schema()
     else:
-        raise RecipeError(f"there is no schema of {of!r}. Known: recipe, build.")
+        raise RecipeError(f"there is no schema for {of!r}. Known: recipe, build.")
     print(json.dumps(found, indent=2))

@@ -1,4 +1,4 @@
-"""`deploy status`: what the workspace holds."""
+"""`deploy status`: show what is in the workspace."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -21,19 +21,19 @@ def status(
     workspace: o.WorkspaceFolder = None,
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file of every stage.")] = False,
 ) -> None:
-    """Show what the workspace holds."""
+    """Show what is in the workspace."""
     root = workspace_folder(recipe, workspace)
     if not root.is_dir():
-        print(f"{root} does not exist: nothing has been built here yet.")
+        print(f"{root} does not exist: nothing was built here yet.")
         return
     contents, damaged = _show_stages(root, verify=verify)
     damaged += _show_artifacts(root, contents if verify else None)
     if damaged:
-        raise WorkspaceError(f"damaged: {'; '.join(damaged)}. A build does them again.")
+        raise WorkspaceError(f"damaged: {'; '.join(damaged)}. The next build makes them again.")
 
 
 def _show_stages(root: Path, *, verify: bool) -> tuple[set[str], list[str]]:
-    """List finished stages, oldest first, and unfinished trainings; the hashes of all files, and what is damaged."""
+    """List finished stages, oldest first, and unfinished trainings; return all file hashes, and what is damaged."""
     from pipeline.workspace.integrity import check_files
     from pipeline.workspace.store import RECORD, TRAINING, read_record
     from pipeline.workspace.training_state import STATE, progress_of
@@ -55,12 +55,12 @@ def _show_stages(root: Path, *, verify: bool) -> tuple[set[str], list[str]]:
     print_table(str(root), ("stage", "key", "done", "took", "size", "files"), rows)
     for training in sorted(root.glob(f"{TRAINING}/*/{STATE}")):
         epochs, seconds = progress_of(training.parent)
-        say(f"{training.parent}: an unfinished training, goes on after epoch {epochs} ({seconds:.0f} s of work)")
+        say(f"{training.parent}: an unfinished training, resumes after epoch {epochs} ({seconds:.0f} s of work)")
     return contents, damaged
 
 
 def _show_artifacts(root: Path, contents: Collection[str] | None) -> list[str]:
-    """List published artifacts, each hashed where `contents` are given; returns what is damaged."""
+    """List published artifacts, hashing each if `contents` are given; return what is damaged."""
     from pipeline.validate.published import REPORT
     from targets.device.model.manifest import ManifestError
 
@@ -75,7 +75,7 @@ def _show_artifacts(root: Path, contents: Collection[str] | None) -> list[str]:
 
 
 def _show_artifact(folder: Path, contents: Collection[str] | None) -> None:
-    """`contents`: hashes of all files of the stages, among which a published one has to be; None: none is hashed."""
+    """Show an artifact. `contents`: hashes of all files of the stages, which must include its own; None: no check."""
     from pipeline.artifacts import Place
     from pipeline.untrusted import parse_json
     from pipeline.validate.published import REPORT, proofs_of
@@ -95,7 +95,7 @@ def _show_artifact(folder: Path, contents: Collection[str] | None) -> None:
 
 
 def _check_artifact(folder: Path, model: str, contents: Collection[str]) -> None:
-    """Hash what was published: each file is one of a stage; where these were removed, only the model is known."""
+    """Compare published files with those of the stages; if these were removed, check only the model."""
     from pipeline.validate.published import DEVICES, REPORT
     from pipeline.workspace.hashing import sha256_of_file
     from targets.device.model.manifest import read_manifest
@@ -106,11 +106,11 @@ def _check_artifact(folder: Path, model: str, contents: Collection[str]) -> None
     for file in ours if model in contents else [main]:
         content = sha256_of_file(file)
         if content != model if file == main else content not in contents:
-            raise WorkspaceError(f"{file} has other content than was written")
+            raise WorkspaceError(f"{file} has changed since it was written")
 
 
 def _which(proof: "KeptProof", published: Path) -> str:
-    """Which of the published models it is about, where that is not the main one."""
+    """Return which published model the proof is about, if it is not the main one."""
     from targets.device.model.manifest import read_manifest
 
     for folder in (published, *sorted(path.parent for path in published.glob("*/manifest.json"))):
@@ -121,6 +121,6 @@ def _which(proof: "KeptProof", published: Path) -> str:
 
 
 def size_text(folder: Path) -> str:
-    """Size of all files under `folder`, for people."""
+    """Return the size of all files under `folder` in MB, as text."""
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{size / 1e6:.1f} MB"

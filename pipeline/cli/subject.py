@@ -1,4 +1,4 @@
-"""What `deploy predict` and `deploy validate` are asked about: an artifact's folder, or an image by its tag."""
+"""Subject of `deploy predict` and `deploy validate`: an artifact's folder, or an image by its tag."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from targets.runtimes.simulation import open_here, place_of
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model that answers, and where it does."""
+    """A model that gives answers, and where it runs."""
 
     session: Inference
     manifest: Manifest
@@ -38,16 +38,16 @@ def answering(name: str, *, progress: Progress) -> Iterator[Subject]:
             yield subject
         return
     if folder.exists() or name.endswith("/"):
-        raise CompileError(f"{name} is no artifact folder. Give a folder that `deploy build` published, or an image.")
+        raise CompileError(f"{name} is not an artifact folder. Give one that `deploy build` published, or an image.")
     try:
         engine = connect()
     except EngineMissing as error:
         raise EngineMissing(
-            f"there is no folder {name}, and whether there is an image of that name cannot be asked: {error}"
+            f"there is no folder {name}, and whether it is an image cannot be checked: {error}"
         ) from None
     try:
         if engine.id_of(name) is None:
-            raise PackageError(f"there is neither a folder nor an image {name}. `deploy status` lists the artifacts.")
+            raise PackageError(f"{name} is neither a folder nor an image here. `deploy status` lists the artifacts.")
         with running(engine, name, progress=progress) as client:
             runtime, instructions = client.runs_on()
             yield Subject(
@@ -63,7 +63,7 @@ def answering(name: str, *, progress: Progress) -> Iterator[Subject]:
 
 @contextmanager
 def _artifact(folder: Path, progress: Progress) -> Iterator[Subject]:
-    """Of an artifact with two models the one that a device with this CPU would run."""
+    """Open the artifact; if it has two models, the one that a device with this CPU would run."""
     try:
         chosen = choose(folder)
         manifest = chosen.manifest

@@ -1,6 +1,6 @@
-"""`deploy targets`: the table of targets, or one explained.
+"""`deploy targets`: list the targets, or explain one.
 
-A target in words is every fact of its file, where it can be proven, and what stays unproven without the device.
+The explanation lists every fact of the target's file, where it can be proven, and what needs the device.
 """
 
 import json
@@ -95,7 +95,7 @@ def _print_explained(target: "Target") -> None:
 
 
 def explain(target: "Target") -> Iterator[tuple[str, str]]:
-    """A label and a sentence for each fact."""
+    """Yield a label and a sentence for each fact."""
     yield "platform", f"Images are for {target.platform}."
     yield "runtime", f"The model runs with {'TensorRT' if target.gpu else 'ONNX Runtime on the CPU'}."
     if target.gpu is not None:
@@ -120,17 +120,17 @@ def _explain_gpu(target: "Target", gpu: "Gpu") -> Iterator[tuple[str, str]]:
     else:
         yield "driver", f"{gpu.driver}, for CUDA {gpu.cuda}."
     where = f"JetPack {gpu.jetpack} has" if gpu.is_jetson else "The base image has"
-    yield "TensorRT", f"{where} {gpu.tensorrt}; an engine fits the one it was built with, to the fourth part."
+    yield "TensorRT", f"{where} {gpu.tensorrt}; an engine needs the version it was built with, all four parts."
     yield "CUDA", f"{gpu.cuda}."
-    alone = ": an engine fits one of them alone" if len(gpu.compute_capability) > 1 else ""
+    alone = ": an engine runs on only one of them" if len(gpu.compute_capability) > 1 else ""
     yield "compute capability", f"{', '.join(gpu.compute_capability)}{alone}."
-    yield "int8", "The hardware has it." if gpu.int8 else "The hardware has none: fp16 is the fastest."
+    yield "int8", "Supported by the hardware." if gpu.int8 else "Not supported by the hardware: fp16 is the fastest."
     yield "DLA", _dla(target, gpu)
     smallest, largest = gpu.memory_gib
     memory = f"{smallest} GiB" if smallest == largest else f"{smallest} to {largest} GiB, by module"
     yield "memory", f"{memory}{', shared by CPU and GPU' if gpu.is_jetson else ''}."
     yield "Python", f"{gpu.python} in the base image: the device code runs on it."
-    here = "on the device, or on the building machine where it has such a card."
+    here = "on the device, or on the building machine if it has such a card."
     yield "engines are built", here if gpu.engine_build == "host" else "on the device, never on another machine."
 
 
@@ -139,7 +139,7 @@ def _dla(target: "Target", gpu: "Gpu") -> str:
 
     reason = why_no_dla(target)
     if reason is not None:
-        return f"None to use: {reason}."
+        return f"Not usable: {reason}."
     without = [module for module in gpu.modules if module.startswith("Orin Nano")]
     except_for = f"; none on {', '.join(without)}" if without else ""
     runs = "fp16 and int8" if dla_reads_qdq(gpu) else "fp16; int8 of this dialect stays on the GPU"
@@ -151,9 +151,9 @@ def _base_image(target: "Target") -> str:
 
     base = known_bases().get(target.base_image)
     if base is None:
-        return f"{target.base_image}, which docker/images.toml does not have: name one with --base-image."
+        return f"{target.base_image}, which is not in docker/images.toml: give one with --base-image."
     tensorrt = f" and TensorRT {base.tensorrt}" if base.tensorrt else ""
-    return f"{base.tag}, with Python {base.python}{tensorrt}; --base-image names another."
+    return f"{base.tag}, with Python {base.python}{tensorrt}; --base-image replaces it."
 
 
 def _unproven(target: "Target") -> str:
@@ -161,18 +161,18 @@ def _unproven(target: "Target") -> str:
 
     if target.gpu is not None:
         return (
-            "the device: speed, memory, power, which layers really run in int8, and accuracy, of which a "
-            "simulation says only what it should be."
+            "the device: speed, memory, power, which layers really run in int8, and accuracy, which a "
+            "simulation only predicts."
         )
     if Place.EMULATED in target.provable_at:
-        return "the device: speed. Accuracy is proven under emulation, which computes what the device does."
-    return "the device: its speed. A device of another instruction set proves itself by its golden images at start."
+        return "the device: speed. Accuracy is proven under emulation, which computes the same as the device."
+    return "the device: its speed. A device with another instruction set checks its golden images at start."
 
 
 def _this_version(target: "Target") -> str:
     if target.gpu is None:
         return "builds, proves and packages it."
     return (
-        "simulates its accuracy, and packages an image that builds its engine and proves it where it is started; the "
+        "simulates its accuracy, and packages an image that builds and proves its engine where it is started; the "
         "project has not run that on such a device yet."
     )

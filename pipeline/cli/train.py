@@ -1,4 +1,4 @@
-"""`deploy train`: a float checkpoint that `deploy build` can load."""
+"""`deploy train`: train a float checkpoint for `deploy build`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +12,22 @@ from pipeline.cli.option_table import TableCommand
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """The table of `deploy train`."""
+    """The options of `deploy train`."""
 
     output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write (.safetensors).")]
     data: Annotated[str, typer.Option(help="Folder or zip, cifar10:PATH, wider-face:PATH, digits.")] = "digits"
     network: Annotated[str, typer.Option(help="resnet8 … 110 (32 px), resnet18 … 152 (224 px).")] = "resnet8"
-    checkpoint: Annotated[Path | None, typer.Option(help="Fine-tune this one instead of starting anew.")] = None
+    checkpoint: Annotated[Path | None, typer.Option(help="Fine-tune this instead of training from scratch.")] = None
     epochs: Annotated[int, typer.Option(min=1)] = 10
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None
     batch_size: Annotated[int, typer.Option(min=2)] = 64
-    nproc: Annotated[int, typer.Option(min=1, help="Processes that train together on this machine.")] = 1
+    nproc: Annotated[int, typer.Option(min=1, help="Training processes on this machine.")] = 1
     seed: Annotated[int, typer.Option(min=0)] = 0
     verbose: o.Verbose = False
 
 
 class TrainCommand(TableCommand):
-    """A command that takes the table of `deploy train`."""
+    """A command with the options of `deploy train`."""
 
     table = TrainOptions
 
@@ -35,8 +35,8 @@ class TrainCommand(TableCommand):
 def train(ctx: typer.Context) -> None:
     """Train a float ResNet from scratch, or fine-tune one.
 
-    Until it is done the training is kept in OUTPUT.training after every epoch; the same command goes on from there.
-    On several machines start it by torchrun on each: torchrun --nnodes 2 … --no-python deploy train …
+    The training is saved in OUTPUT.training after every epoch until it is done; run the same command to resume.
+    For several machines start it with torchrun on each: torchrun --nnodes 2 … --no-python deploy train …
     """
     from pipeline.cli.console import progress_for
     from pipeline.data.readers import open_dataset
@@ -47,13 +47,13 @@ def train(ctx: typer.Context) -> None:
     options = ctx.obj
     assert isinstance(options, TrainOptions), "not the context of a TrainCommand"
     if options.nproc > 1:
-        refuse_torchrun("it has started the processes already; leave out --nproc.")
+        refuse_torchrun("it has already started the processes; leave out --nproc.")
     progress = progress_for(is_verbose=options.verbose) if is_first() else Silent()
     dataset = open_dataset(options.data, seed=options.seed, progress=progress)
     for note in dataset.notes:
         progress.line(f"note: {note}")
 
-    # After the data is known to be usable: it imports PyTorch.
+    # After the data is checked: this imports PyTorch.
     from pipeline.training.train import TrainSettings
     from pipeline.training.train import train as fit
 
@@ -76,6 +76,6 @@ def train(ctx: typer.Context) -> None:
         return
     print(
         f"wrote {trained.path}: {trained.architecture.name}, top-1 {trained.selection_top1:.2%} on "
-        f"{trained.selection_images} images kept apart from training. Next: deploy build --checkpoint {trained.path} "
+        f"{trained.selection_images} images held out from training. Next: deploy build --checkpoint {trained.path} "
         f"--data {options.data}"
     )

@@ -1,6 +1,6 @@
-"""`deploy validate`: the proof again, for any artifact or image that we built.
+"""`deploy validate`: repeat the proof for any artifact or image built by Edge Deploy.
 
-With its shard it is the gate's report, with other images accuracy alone.
+With its shard it gives the gate's report, with other images only the accuracy.
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def validate(
     subject: Annotated[str, typer.Argument(metavar="ARTIFACT|IMAGE", help="An artifact folder or an image's tag.")],
-    data: Annotated[str | None, typer.Option(help="Other images than the gate's: accuracy, but no verdict.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other images than the gate's: accuracy only, no verdict.")] = None,
     shard: Annotated[Path | None, typer.Option(help="The shard.zip written beside the artifact.")] = None,
     max_drop: Annotated[float, typer.Option(min=0, max=100, help="Points of top-1 it may lose.")] = 1.0,
     recipe: o.RecipeFile = None,
@@ -49,9 +49,9 @@ def validate(
         gate = shard or (shard_of(folder) if folder is not None else None)
         if gate is None or not gate.is_file():
             raise DataError(
-                f"the shard with the gate's images and float answers of {subject} is not found "
-                f"{'at ' + str(gate) if gate is not None else 'in ' + str(root)}. Name it with --shard, "
-                "or give images with --data (accuracy, but no verdict)."
+                f"the shard with the gate's images and float answers of {subject} was not found "
+                f"{'at ' + str(gate) if gate is not None else 'in ' + str(root)}. Give it with --shard, "
+                "or give images with --data (accuracy only, no verdict)."
             )
         report = judge_again(found, gate, terms=_terms_of(folder, max_drop), progress=progress)
     print(json.dumps(asdict(report), indent=2) if as_json else f"{report.place}: {verdict_text(report)}")
@@ -65,11 +65,11 @@ def _fail_unless_proven(report: "AccuracyReport", name: str) -> None:
     if report.verdict is Verdict.FAIL:
         raise GateFailed(f"{name} loses more than {allowed}. Do not deploy it, or allow more with --max-drop.")
     if report.verdict is Verdict.UNDECIDED:
-        raise GateUndecided(f"{report.images} images do not decide whether {name} loses more than {allowed}.")
+        raise GateUndecided(f"{report.images} images are too few to decide whether {name} loses more than {allowed}.")
 
 
 def judge_again(subject: "Subject", shard: Path, *, terms: "Terms", progress: "Progress") -> "AccuracyReport":
-    """Answer the shard's images through `subject`, wherever it runs, and judge the answers."""
+    """Run the shard's images through `subject`, wherever it runs, and judge the answers."""
     from pipeline.validate.judge import judge_with
     from pipeline.validate.measure import measure_session
     from pipeline.validate.predictions import read_predictions
@@ -90,7 +90,7 @@ def judge_again(subject: "Subject", shard: Path, *, terms: "Terms", progress: "P
 
 
 def measure_accuracy(subject: "Subject", dataset: "Dataset", *, progress: "Progress") -> "Accuracy":
-    """Accuracy on a data set's gate images; there is no verdict without the float baseline."""
+    """Return accuracy on a dataset's gate images; without the float baseline there is no verdict."""
     from pipeline.validate.judge import accuracy_of
     from targets.device.gate.run import MeasureError, measure
     from targets.device.model.image_files import ImageError
@@ -118,7 +118,7 @@ def measure_accuracy(subject: "Subject", dataset: "Dataset", *, progress: "Progr
 
 
 def _print_accuracy(subject: "Subject", data: str, *, as_json: bool, progress: "Progress") -> None:
-    """Accuracy on other images than the gate's: there are no float answers to judge it by."""
+    """Print accuracy on other images than the gate's, for which there are no float answers."""
     from pipeline.data.readers import open_dataset
 
     dataset = open_dataset(data, classes=subject.manifest.classes)
@@ -132,7 +132,7 @@ def _print_accuracy(subject: "Subject", data: str, *, as_json: bool, progress: "
 
 
 def _published_as(subject: "Subject", workspace: Path) -> Path | None:
-    """The workspace's artifact that holds the same model as the image."""
+    """Return the workspace's artifact with the same model as the image."""
     from targets.device.model.manifest import ManifestError, read_manifest
 
     for folder in sorted((workspace / "artifacts").glob("*/")):
@@ -145,7 +145,7 @@ def _published_as(subject: "Subject", workspace: Path) -> Path | None:
 
 
 def _terms_of(folder: Path | None, max_drop: float) -> "Terms":
-    """Those of the build's own report, with another margin; asking the same artifact again is no further look."""
+    """Return the terms of the build's own report, with another margin; judging one artifact again is no new look."""
     from pipeline.validate.judge import Terms, read_terms
     from pipeline.validate.published import REPORT
 

@@ -1,7 +1,7 @@
-"""Other models beside an artifact, and where they are of use.
+"""Alternative models beside an artifact, and when they are useful.
 
-On a CPU that is the saturation-safe variant; of a TensorRT engine the same network in other precisions, to be built
-where the main one does not pass, or to be timed against it.
+On a CPU this is the saturation-safe variant; for TensorRT the same network in other precisions, to be built if the
+main engine does not pass, or to be timed against it.
 """
 
 from dataclasses import replace
@@ -15,9 +15,9 @@ FALLBACK = Precision.FP16
 
 
 def why_needless(artifact: Artifact, target: Target, *, weight_bits: int) -> str | None:
-    """Why nothing of this target can saturate, or None where a variant is of use.
+    """Return why nothing on this target can saturate, or None if a variant is useful.
 
-    Raises `TargetError` where this host, of another platform, cannot prove one.
+    Raises `TargetError` if this host, of another platform, cannot prove a variant.
     """
     asked = f"saturation_safe is on, but {target.name} needs no variant"
     if target.gpu is not None:
@@ -27,17 +27,17 @@ def why_needless(artifact: Artifact, target: Target, *, weight_bits: int) -> str
     if artifact.precision is not Precision.INT8:
         return f"{asked}: {artifact.precision} was chosen, which has no int8 sums"
     if weight_bits == 7:
-        return f"{asked}: its weights have 7 bits already, and one model serves CPUs with and without VNNI"
+        return f"{asked}: its weights already have 7 bits, and one model serves CPUs with and without VNNI"
     if artifact.place is not Place.HOST:
         raise TargetError(
             f"saturation_safe is on, but a variant for {target.name} cannot be proven on this host, which is "
-            f"{artifact.measured_by}. Build on a machine of {target.platform}, or with --weight-bits 7 instead."
+            f"{artifact.measured_by}. Build on a machine with {target.platform}, or with --weight-bits 7 instead."
         )
     return None
 
 
 def variant_of(artifact: Artifact, compilation: Compilation) -> Artifact:
-    """The variant's only candidate as an artifact; its latencies are of a run of its own."""
+    """Return the variant's only candidate as an artifact; its latencies are from a separate run."""
     (candidate,) = compilation.candidates
     assert candidate.latency is not None, "a CPU's candidates are timed"
     assert compilation.float_latency is not None, "a CPU's baseline is timed"
@@ -61,22 +61,22 @@ def variant_of(artifact: Artifact, compilation: Compilation) -> Artifact:
 def others_of(
     artifact: Artifact, compilation: Compilation, *, fallback: Fallback, max_drop: float
 ) -> tuple[Artifact, ...]:
-    """The candidates that a device may build besides the one it is sent as its main model, the smallest first.
+    """Return the candidates that a device may build besides its main model, the smallest first.
 
-    For the fastest all that lose at most `max_drop` points on the selection split; else the fp16 one, where the main
-    one is in int8.
+    For `fastest`, all that lose at most `max_drop` points on the selection split; otherwise the fp16 one, if the
+    main one is in int8.
     """
     if fallback == "fastest":
         within = [each for each in compilation.candidates if each.selection_drop_points <= max_drop]
         others = [each for each in within if each.precision is not artifact.precision]
-        why = f"within the budget on the selection split, so timed against {artifact.precision} where it runs"
+        why = f"within the budget on the selection split, so timed against {artifact.precision} on the device"
     elif fallback == "fp16" and artifact.precision is Precision.INT8:
         others = [each for each in compilation.candidates if each.precision is FALLBACK]
         if not others:
             raise TargetError(
-                f"fallback is {FALLBACK}, which the target {artifact.target} does not consider (precisions)."
+                f"fallback is {FALLBACK}, which the target {artifact.target} does not support (precisions)."
             )
-        why = f"built where the {artifact.precision} engine does not pass"
+        why = f"built if the {artifact.precision} engine does not pass"
     else:
         return ()
     smallest_first = sorted(others, key=lambda each: UNTIMED.index(each.precision))

@@ -1,4 +1,4 @@
-"""An artifact folder: the model, its manifest, and golden images that prove it wherever it is opened."""
+"""An artifact folder: the model, its manifest, and golden images that verify it wherever it is opened."""
 
 import shutil
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ MODEL = "model.onnx"
 GOLDEN_BYTES = 1 << 20
 LEAST_GOLDEN, MOST_GOLDEN = 8, 64
 DRAWN_FOR_ONE = 8
-"""Drawings for one that becomes golden."""
+"""Drawings made for each one that becomes golden."""
 CLEAR_MARGIN = 0.05
-"""Golden images win by this share of the logits' range: another CPU's rounding shall not decide them."""
+"""Smallest margin of the top class, relative to the logits' range: another CPU's rounding must not change it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenArtifact:
-    """An artifact opened as the device opens it, or as ONNX Runtime stands in for its engine."""
+    """An artifact opened as on the device, or by ONNX Runtime instead of its engine."""
 
     folder: Path
     manifest: Manifest
@@ -40,7 +40,7 @@ class OpenArtifact:
 
 
 def write_artifact(folder: Path, model: OnnxModel, manifest: Manifest) -> None:
-    """Model and manifest; golden images follow once the model has been run."""
+    """Write model and manifest; golden images follow once the model has been run."""
     folder.mkdir(parents=True)
     shutil.copyfile(model.path, folder / manifest.model_file)
     manifest.write(folder)
@@ -48,7 +48,7 @@ def write_artifact(folder: Path, model: OnnxModel, manifest: Manifest) -> None:
 
 @contextmanager
 def open_artifact(folder: Path) -> Iterator[OpenArtifact]:
-    """The artifact, closed at the end; raises `CompileError` where it does not open."""
+    """Open the artifact and close it at the end; raise `CompileError` if it cannot be opened."""
     try:
         manifest = read_manifest(folder)
         session = open_here(folder, manifest)
@@ -59,20 +59,20 @@ def open_artifact(folder: Path) -> Iterator[OpenArtifact]:
 
 
 def input_shape(images: ImageSet, preprocessing: Preprocessing) -> tuple[int, int, int]:
-    """Channels, height, width of the network's input, as the first image comes out of the preprocessing."""
+    """Return channels, height, width of the network's input, from the first preprocessed image."""
     _, height, width, channels = pixels_of(images, [0], preprocessing).shape
     return (channels, height, width)
 
 
 def add_golden(artifact: OpenArtifact, images: ImageSet, logits: NDArray[np.float32]) -> None:
-    """Choose golden images among `images`, whose `logits` [N, C] the artifact gave, and check them once here.
+    """Choose golden images among `images`, whose `logits` [N, C] are the artifact's, and check them once here.
 
-    Of images that show people none is taken; drawings are, which prove the computation as well.
+    Images that show people are never used; drawings are, which verify the computation as well.
     """
     _, height, width = artifact.manifest.input_shape
     count = min(max(GOLDEN_BYTES // (3 * height * width), LEAST_GOLDEN), MOST_GOLDEN)
     if images.is_personal:
-        # They travel in every image, where no person shall be seen.
+        # They are part of every image, which must not show people.
         pixels = drawings(DRAWN_FOR_ONE * count, height=height, width=width)
         logits = _answers(artifact, pixels)
         of_every_class = pick_balanced(logits.argmax(axis=1), least=count)
@@ -95,7 +95,7 @@ def _answers(artifact: OpenArtifact, pixels: NDArray[np.uint8]) -> NDArray[np.fl
 
 
 def pick_balanced(predicted: NDArray[np.int64], *, least: int) -> NDArray[np.int64]:
-    """Indices of equally many images of each predicted class, or of more where that would be fewer than `least`."""
+    """Return the indices of equally many images of each predicted class, at least `least` in total."""
     classes, sizes = np.unique(predicted, return_counts=True)
     limit = max(int(sizes.min()), -(-least // len(classes)))
     while np.minimum(sizes, limit).sum() < min(least, len(predicted)):
@@ -104,7 +104,7 @@ def pick_balanced(predicted: NDArray[np.int64], *, least: int) -> NDArray[np.int
 
 
 def choose_golden(logits: NDArray[np.float32], count: int) -> list[int]:
-    """Indices of `count` images spread over those with a clear winner; the clearest ones where too few are clear."""
+    """Return the indices of `count` images spread over those with a clear winner, or the clearest if too few."""
     ordered = np.sort(logits, axis=1)
     margin = ordered[:, -1] - ordered[:, -2] if logits.shape[1] > 1 else np.zeros(len(logits))
     clear = np.flatnonzero(margin >= CLEAR_MARGIN * np.ptp(logits))

@@ -1,7 +1,7 @@
-"""Every precision of the compressed network as a complete artifact, audited, measured and timed on this host.
+"""Compile every precision of the compressed network into a complete artifact, audited, measured and timed here.
 
-Of a TensorRT target the artifact is what its engine will be built from. ONNX Runtime stands in for its arithmetic
-here; time and layers are the device's to tell.
+For a TensorRT target the artifact is the source of its engine. ONNX Runtime simulates its arithmetic here; time and
+layers can only be measured on the device.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ from targets.runtimes.registry import RUNTIMES
 from targets.target import Target
 
 DLA_CORE = 0
-"""The first: every DLA is alike, and an image serves one model."""
+"""The first one: all DLAs are alike, and an image serves one model."""
 TOLERANCE = 1e-3
-"""Share of the logits' range. On one instruction set only sums split among other threads can differ at all."""
+"""Share of the logits' range. On one instruction set only sums split over other threads can differ."""
 
 
 def compile_candidates(
@@ -46,8 +46,8 @@ def compile_candidates(
 ) -> None:
     """Write one artifact folder per precision, `compilation.json` and `timings.json`.
 
-    `baseline` is the unpruned float network: its accuracy is what candidates lose against, its latency what they
-    are compared with. Raises `TargetError` where this host cannot stand for the target, and `CompileError`.
+    `baseline` is the unpruned float network, the reference for accuracy and latency. Raises `TargetError` if this
+    host cannot measure for the target, and `CompileError`.
     """
     target, folder, preprocessing = settings.target, at.folder, data.preprocessing
     check_host(target)
@@ -115,7 +115,7 @@ def _measure_candidates(
             latency=latency,
             audit=audit,
             selection_top1=right / len(selection),
-            # From counts: a drop of just the margin must not exceed it by a rounding error.
+            # From counts: a drop of exactly the margin must not exceed it by a rounding error.
             selection_drop_points=100 * (float_right - right) / len(selection),
         )
         for precision, path, latency, audit, right in zip(models, folders, latencies, audits, rights, strict=True)
@@ -130,14 +130,14 @@ def _measure_candidates(
 
 
 def _source(model: OnnxModel, precision: Precision, tensorrt: str, folder: Path) -> OnnxModel:
-    """The file that this TensorRT builds an engine from."""
+    """Return the file that this TensorRT builds an engine from."""
     path = folder / f"{precision}.onnx"
     onnx.save(source_for(onnx.load(model.path), tensorrt, precision), path)
     return replace(model, path=path, precision=precision)
 
 
 def _count_right(baseline: Inference, folders: list[Path], selection: ImageSet, progress: Progress) -> list[int]:
-    """Images the baseline and every artifact, opened as the device opens it, have right; golden images on the way."""
+    """Return the images that baseline and artifacts classify correctly, opened as on the device; add golden images."""
     with ExitStack() as stack:
         artifacts = [stack.enter_context(open_artifact(path)) for path in folders]
         sessions = [baseline, *(artifact.session for artifact in artifacts)]

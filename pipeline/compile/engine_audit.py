@@ -1,7 +1,7 @@
-"""What an engine runs its layers in, by the inspector's report that came with its proof, against what was planned.
+"""Audit of an engine: the precision of its layers, from the inspector's report in its proof, against the plan.
 
-A layer that was planned in int8 and runs in another precision is an error, as it is on a CPU. One that the inspector
-does not name, or whose type it does not tell, is said to be untold: what it tells differs between versions.
+A layer planned in int8 that runs in another precision is an error, as on a CPU. A layer that the inspector does not
+list, or whose type it does not report, counts as untold: its output differs between versions.
 """
 
 import json
@@ -21,29 +21,29 @@ SHOWN = 10
 @dataclass(frozen=True, kw_only=True)
 class EngineAudit:
     planned: int
-    """Conv and Gemm that the plan has in int8."""
+    """Conv and Gemm nodes planned in int8."""
     int8: int
-    """Of them, those that run in it."""
+    """Those of them that run in int8."""
     other: Mapping[str, str]
-    """Of them, those that run in something else, and in what."""
+    """Those of them that run in another precision, and its name."""
     untold: tuple[str, ...]
     reformats: int
     """Layers that only change format or type."""
 
     @property
     def text(self) -> str:
-        untold = f", {len(self.untold)} of which its inspector does not tell" if self.untold else ""
+        untold = f", {len(self.untold)} not reported by its inspector" if self.untold else ""
         return f"{self.int8} of {self.planned} planned layers in int8{untold}, {self.reformats} reformats"
 
 
 def write_plan(model: OnnxModel, folder: Path) -> None:
-    """Beside an artifact: which nodes its engine shall run in int8, and which not."""
+    """Write, beside an artifact, which nodes its engine must run in int8, and which not."""
     plan = {"int8": list(model.quantized_layers), "float": list(model.float_layers)}
     (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
 
 
 def audit_engine(artifact: Path, layers: Mapping[str, Any]) -> EngineAudit:
-    """Hold an engine's `layers.json` against its artifact's plan; raises `DeviceError` for a damaged one."""
+    """Compare an engine's `layers.json` with its artifact's plan; raise `DeviceError` for a damaged one."""
     try:
         report = LayerReport(
             tuple(
@@ -71,13 +71,13 @@ def audit_engine(artifact: Path, layers: Mapping[str, Any]) -> EngineAudit:
 
 
 def check_engine(audit: EngineAudit, device: str) -> None:
-    """Raise `CompileError` where a planned layer runs in another precision."""
+    """Raise `CompileError` if a planned layer runs in another precision."""
     if not audit.other:
         return
     named = [f"{node} in {precisions}" for node, precisions in audit.other.items()]
     rest = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
     raise CompileError(
-        f"the engine on {device} runs {len(named)} of {audit.planned} layers that are planned in int8 otherwise: "
-        f"{', '.join(named[:SHOWN])}{rest}. Its accuracy is proven, its speed is not what int8 promises: leave them "
-        "in float on purpose (keep_float in [quantize]), or build fp16."
+        f"the engine on {device} runs {len(named)} of {audit.planned} layers planned in int8 in another precision: "
+        f"{', '.join(named[:SHOWN])}{rest}. Its accuracy is proven, but its speed is not that of int8: keep them "
+        "in float explicitly (keep_float in [quantize]), or build fp16."
     )

@@ -1,4 +1,4 @@
-"""Which candidate ships: read what was measured once, decide in an instant."""
+"""Choose the candidate that ships, from stored measurements."""
 
 import json
 from dataclasses import asdict
@@ -14,15 +14,15 @@ SCHEMA = 1
 DECISIONS = "compilation.json"
 BASELINE = "float baseline"
 ROUNDING = 1e-9
-"""Of points that are computed from counts."""
+"""For points computed from counts."""
 UNTIMED = (Precision.INT8, Precision.FP16, Precision.FP32)
-"""Which is taken where no clock of the target's is at hand: the smallest, which its kernels should like best."""
+"""Preference if the target cannot be timed: the smallest, which its kernels probably run fastest."""
 TIE = 0.05
-"""int8 may be this much slower than the fastest: it is smaller, and a difference of 5 % is within the noise."""
+"""int8 may be slower than the fastest by this share: it is smaller, and 5 % is within the noise."""
 
 
 def write_compilation(compilation: Compilation, folder: Path) -> None:
-    """Facts that repeat go to `compilation.json`, timings to `timings.json`."""
+    """Write reproducible facts to `compilation.json`, timings to `timings.json`."""
     candidates = compilation.candidates
     decisions = {
         "schema": SCHEMA,
@@ -47,7 +47,7 @@ def write_compilation(compilation: Compilation, folder: Path) -> None:
 
 
 def read_compilation(folder: Path) -> Compilation:
-    """The candidates of a compile folder; raises `WorkspaceError` where it is damaged."""
+    """Return the candidates of a compile folder; raise `WorkspaceError` if it is damaged."""
     try:
         decisions = json.loads((folder / DECISIONS).read_text())
         timings = json.loads((folder / TIMINGS).read_text())
@@ -63,13 +63,13 @@ def read_compilation(folder: Path) -> Compilation:
 
 
 def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Artifact:
-    """The fastest candidate whose selection accuracy is within `max_drop` points; a tie goes to int8.
+    """Return the fastest candidate whose selection accuracy is within `max_drop` points; a tie goes to int8.
 
-    Where none is, pruning has cost more than the budget in any precision, and the gate will judge on images that no
-    choice has seen: the fastest of those that lose at most `max_drop` more than the best. That is what stage
-    `quantize` holds int8 to on these very images; a stricter bar would overrule it by an image or two. Where this host
-    is of another platform than the target, or has no TensorRT for it, no clock speaks for the device, and int8 is
-    taken untimed.
+    If there is none, pruning has cost more than the budget in any precision, and the gate will decide on images that
+    were not used for any choice: take the fastest of those that lose at most `max_drop` more than the best. Stage
+    `quantize` applies the same limit to int8 on these images; a stricter one would overrule it by an image or two.
+    If this host is of another platform than the target, or has no TensorRT for it, the target cannot be timed, and
+    int8 is taken untimed.
     """
     within = [candidate for candidate in compilation.candidates if candidate.selection_drop_points <= max_drop]
     fastest = _fastest if compilation.place is Place.HOST else _smallest
@@ -120,7 +120,7 @@ def _reason(
         parts = [f"not timed: {compilation.measured_by} simulates TensorRT, whose engines run where they are built"]
     else:
         here = [_milliseconds(chosen, other) for other in others]
-        clock = f"CPU time here, which is not the device's: {', '.join(here)}"
+        clock = f"CPU time here, not on the device: {', '.join(here)}"
         parts = [f"not timed on {target.platform}, as this host is {compilation.measured_by} ({clock})"]
     parts.append(_accuracy(chosen))
     parts += [

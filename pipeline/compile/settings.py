@@ -1,4 +1,4 @@
-"""What the result of stage `compile` depends on besides models and data."""
+"""Settings that the result of stage `compile` depends on besides models and data."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from targets.target import Target
 class CompileSettings:
     target: Target
     name: str
-    """Of the model, as its server calls it."""
+    """The model's name on its server."""
     version: str
     weight_bits: int
-    """Of int8."""
+    """Of int8 weights."""
     threads: int
     tensorrt: str
     """The version in the target's image, such as "10.3.0"; unused for a CPU."""

@@ -1,4 +1,4 @@
-"""Stage `compile` in the workspace: candidates of every precision, and the models that go beside the chosen one."""
+"""Stage `compile` in the workspace: candidates of every precision, and alternatives to the chosen one."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ from targets.base_images import tensorrt_for
 
 
 def compile_models(run: Run, loaded: Loaded, quantized: Quantized, exported: Exported) -> Compiled:
-    """The candidates, the artifact that is chosen among them, and its alternatives."""
+    """Return the candidates, the artifact chosen among them, and its alternatives."""
     compiled = compile_candidates(run, loaded, exported.baseline, exported.models)
     compilation, max_drop = read_compilation(compiled.path), run.recipe.validate_.max_drop
     artifact = choose(compilation, target=run.target, max_drop=max_drop)
@@ -36,10 +36,10 @@ def compile_candidates(
     precisions: tuple[Precision, ...] | None = None,
     weight_bits: int | None = None,
 ) -> Folder:
-    """Candidates of every precision the target considers, timed beside the unpruned float baseline."""
+    """Return candidates of every precision of the target, timed beside the unpruned float baseline."""
     recipe, precisions = run.recipe, precisions or run.precisions
     settings = CompileSettings(
-        # Its description is only words.
+        # Its description has no effect on results.
         target=replace(run.target, description=""),
         name=recipe.name,
         version=recipe.version,
@@ -70,7 +70,7 @@ def compile_candidates(
 def _saturation_safe(
     run: Run, loaded: Loaded, quantized: Quantized, exported: Exported, artifact: Artifact
 ) -> tuple[tuple[Artifact, ...], tuple[Folder, ...]]:
-    """The variant, where the recipe asks for one and it is of use, and the folders that it was made in."""
+    """Return the variant, if requested and useful, and the folders it was made in."""
     if not run.recipe.quantize.saturation_safe:
         return (), ()
     needless = why_needless(artifact, run.target, weight_bits=run.weight_bits)
@@ -84,7 +84,7 @@ def _saturation_safe(
 def compile_saturation_safe(
     run: Run, loaded: Loaded, network: Folder, baseline: Folder
 ) -> tuple[Folder, Folder, Folder]:
-    """The same network with 7-bit weights, its ONNX file, and the artifact of that; all of stage `compile`."""
+    """Return the folders of the network with 7-bit weights, its ONNX file and its artifact; all in stage `compile`."""
 
     def work(at: Workplace) -> None:
         from pipeline.quantize.network import derive

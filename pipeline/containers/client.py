@@ -1,4 +1,4 @@
-"""A client of the Open Inference Protocol v2, for the containers we start: binary tensors over one connection."""
+"""A client of the Open Inference Protocol v2 for our containers: binary tensors over one connection."""
 
 import http.client
 import json
@@ -15,7 +15,7 @@ from targets.device.model.variant import MAIN
 from targets.device.server.protocol import LENGTH_HEADER
 from targets.device.settings import Settings
 
-# Of one request: as many images as the server takes, and far fewer bytes.
+# Per request: the server's largest batch, and far fewer bytes than its limit.
 MAX_IMAGES = Settings.max_batch
 MAX_BODY_BYTES = 16 << 20
 
@@ -24,12 +24,12 @@ MAX_BODY_BYTES = 16 << 20
 class Readiness:
     is_ready: bool
     has_failed: bool
-    """It says itself that it will never be ready."""
+    """The server reports that it will never be ready."""
     reason: str
 
 
 class InferenceClient:
-    """One server that holds the model `manifest` describes."""
+    """Client of one server with the model of `manifest`."""
 
     def __init__(self, host: str, port: int, manifest: Manifest, *, answer_seconds: float = 300.0) -> None:
         self.manifest = manifest
@@ -37,7 +37,7 @@ class InferenceClient:
         self._connection = http.client.HTTPConnection(host, port, timeout=answer_seconds)
 
     def readiness(self) -> Readiness:
-        """What the server says of itself; one that does not answer yet is neither ready nor failed."""
+        """Return the server's own state; a server that does not respond yet is neither ready nor failed."""
         try:
             status, body, _ = self._ask("GET", "/v2/health/ready")
             raw = parse_json(body)
@@ -51,24 +51,24 @@ class InferenceClient:
             return Readiness(is_ready=False, has_failed=False, reason="")
 
     def runs_on(self) -> tuple[str, str]:
-        """Runtime with version, and instruction set, of the place that answers."""
+        """Return runtime with version, and instruction set, of the machine that computes."""
         raw = self._json("GET", f"/v2/models/{self.manifest.name}")
         runtime, _, instruction_set = str(raw["parameters"]["runs_on"]).partition(" on ")
         return runtime, instruction_set
 
     def variant(self) -> str:
-        """Which of the image's models answers: `main` or `saturation_safe`; images of old hold but one."""
+        """Return which of the image's models answers: `main` or `saturation_safe`; old images have only one."""
         raw = self._json("GET", f"/v2/models/{self.manifest.name}")
         return str(raw["parameters"].get("variant", MAIN))
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [N, C] of preprocessed images [N, 3, H, W]; raises `PackageError` where the server refuses."""
+        """Return logits [N, C] of preprocessed images [N, 3, H, W]; raise `PackageError` if the server refuses."""
         per_request = max(1, min(MAX_IMAGES, MAX_BODY_BYTES // images[0].nbytes))
         parts = [images[start : start + per_request] for start in range(0, len(images), per_request)]
         return np.concatenate([self._infer(part) for part in parts])
 
     def another(self) -> "InferenceClient":
-        """A second client of the same server, over a connection of its own."""
+        """Return a second client of the same server, with its own connection."""
         return InferenceClient(self._connection.host, self._connection.port, self.manifest)
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class InferenceClient:
         try:
             status, body, length = self._ask("POST", path, header + tensor, {LENGTH_HEADER: str(len(header))})
         except (OSError, http.client.HTTPException) as error:
-            raise PackageError(f"the container at {self.url} stopped answering: {error!r}.") from None
+            raise PackageError(f"the container at {self.url} stopped responding: {error!r}.") from None
         if status != 200:
             raise PackageError(f"the container at {self.url} refused {len(images)} images: {body.decode()[:500]}")
         (output,) = parse_json(body[:length])["outputs"]
@@ -103,16 +103,16 @@ class InferenceClient:
         try:
             status, body, _ = self._ask(method, path)
             if status != 200:
-                raise PackageError(f"{self.url}{path} answered {status}: {body.decode()[:500]}")
+                raise PackageError(f"{self.url}{path} returned status {status}: {body.decode()[:500]}")
             raw: dict[str, Any] = parse_json(body)
             return raw
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise PackageError(f"{self.url}{path} does not answer: {error!r}.") from None
+            raise PackageError(f"{self.url}{path} does not respond: {error!r}.") from None
 
     def _ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes, int]:
-        """Status, body, and length of the JSON in it."""
+        """Return status, body, and length of the JSON in it."""
         self._connection.request(method, path, body, headers or {})
         response = self._connection.getresponse()
         content = response.read()

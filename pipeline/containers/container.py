@@ -1,8 +1,8 @@
-"""Containers of an image: started with no rights, asked over HTTP, and always removed.
+"""Containers of an image: started without privileges, asked over HTTP, and always removed.
 
-Where a container's port is found: on this machine, or on that of an engine elsewhere.
+Also the address of a container's port, on this machine or on a remote engine's.
 
-What a container needs where QEMU runs it: a /proc/cpuinfo of its own architecture.
+Also a /proc/cpuinfo for containers that QEMU emulates.
 """
 
 import io
@@ -35,7 +35,7 @@ ANY_PORT = 0
 
 
 def usual_port_if_free(address: str, usual: str) -> int:
-    """The port of `usual`, such as 8000/tcp, or any where another program of this machine listens there."""
+    """Return the port of `usual`, such as 8000/tcp, or any port if another program of this machine uses it."""
     number = int(usual.partition("/")[0])
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,11 +47,11 @@ def usual_port_if_free(address: str, usual: str) -> int:
 
 
 def addresses(engine: Engine) -> tuple[str, str]:
-    """Where the container's port is bound, and where we reach it: an engine elsewhere publishes on its own host."""
+    """Return the addresses to bind and to connect to: a remote engine publishes on its own host."""
     url = urlsplit(engine.client.api.base_url)
     if url.scheme == "ssh" or os.environ.get("DOCKER_HOST", "").startswith("ssh://"):
         raise PackageError(
-            f"the engine at {os.environ.get('DOCKER_HOST')} is reached through SSH, its containers are not. "
+            f"the engine at {os.environ.get('DOCKER_HOST')} is reached through SSH, but its containers cannot be. "
             "Build on that machine, or give its address as DOCKER_HOST=tcp://…"
         )
     host = urlsplit(os.environ.get("DOCKER_HOST", "")).hostname
@@ -61,15 +61,15 @@ def addresses(engine: Engine) -> tuple[str, str]:
     return "0.0.0.0", host
 
 
-# QEMU's user mode emulation up to 7.2 shows the host's file, and the cpuinfo library in ONNX Runtime for ARM crashes
-# on one of x86. It takes from it who made the core, here an Arm Cortex-A76, and what it can do from the auxiliary
-# vector, which is QEMU's.
+# QEMU's user mode emulation up to 7.2 shows the host's file, and the cpuinfo library in ONNX Runtime for ARM
+# crashes on that of an x86 CPU. It reads the core's vendor from it, here an Arm Cortex-A76, and its features from the
+# auxiliary vector, which is QEMU's.
 CORE = "processor\t: {}\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0b\n\n"
 
 
 @contextmanager
 def volumes_for(engine: Engine, image: str) -> Iterator[dict[str, dict[str, str]]]:
-    """Mounts for a container of `image`, in the SDK's words; none where the engine runs it natively."""
+    """Return the mounts for a container of `image`, in the SDK's format; empty if the engine runs it natively."""
     if not engine.emulates(image):
         yield {}
         return
@@ -86,9 +86,9 @@ MODEL_FOLDER = "/opt/edge-deploy/model"
 PORT = "8000/tcp"
 READY_SECONDS = 120.0
 ANSWER_SECONDS = 300.0
-"""Of one request, in which as many images are asked about as the server takes."""
+"""Per request of the server's largest batch."""
 EMULATION = 12.0
-"""How much longer an emulated container gets for either; a ResNet in int8 takes some 20 to 50 times as long there."""
+"""Factor for both timeouts of an emulated container; a ResNet in int8 takes about 20 to 50 times as long."""
 POLL_SECONDS = 0.05
 RIGHTS: dict[str, Any] = {
     "read_only": True,
@@ -97,11 +97,11 @@ RIGHTS: dict[str, Any] = {
     "tmpfs": {"/tmp": "rw,noexec,nosuid,nodev,size=16m"},
     "pids_limit": 256,
 }
-"""None but to compute and to answer: what every container of ours is started with, and `docker_run` prints."""
+"""Restrictions of every container that we start, also used by `docker_run`."""
 
 
 class NeverReady(PackageError):
-    """The server lives, and says why it will not answer."""
+    """The server runs, but reports why it will never be ready."""
 
     def __init__(self, image: str, reason: str, container: Container) -> None:
         super().__init__(f"a container of {image} does not become ready: {reason}.{_end_of_log(container)}")
@@ -110,7 +110,7 @@ class NeverReady(PackageError):
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A container, and the seconds from the order to start it to now."""
+    """A container, and the seconds since its start was requested."""
 
     container: Container
     client: InferenceClient
@@ -121,7 +121,7 @@ class Started:
 def running(
     engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None, model_folder: str = MODEL_FOLDER
 ) -> Iterator[InferenceClient]:
-    """A client of a server of `image`, see `started`."""
+    """Yield a client of a server of `image`, see `started`."""
     with started(engine, image, progress=progress, stay_as=stay_as, model_folder=model_folder) as server:
         yield server.client
 
@@ -130,9 +130,9 @@ def running(
 def started(
     engine: Engine, image: str, *, progress: Progress, stay_as: str | None = None, model_folder: str = MODEL_FOLDER
 ) -> Iterator[Started]:
-    """A server of `image`, ready to answer; raises `PackageError` with the end of its log where it does not start.
+    """Start a server of `image` and wait until it is ready; raise `PackageError` with the end of its log on failure.
 
-    `model_folder` is another artifact of the image than the one it would serve. For the rest see `launched`.
+    `model_folder` is another artifact of the image than the default one. For the rest see `launched`.
     """
     patience = EMULATION if engine.emulates(image) else 1.0
     environment = {} if model_folder == MODEL_FOLDER else {"MODEL_FOLDER": model_folder}
@@ -151,10 +151,10 @@ def started(
 def launched(
     engine: Engine, image: str, *, stay_as: str | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[Started]:
-    """A container of `image` that was started just now, whether or not its server will be ready.
+    """Start a container of `image` without waiting for its server.
 
-    The container is gone when this is left, also by Ctrl-C or SIGTERM (see `cli.interrupt`). With `stay_as` it
-    has that name, port 8000 where that is free, and goes on when this is left in order.
+    The container is removed at the end, also on Ctrl-C or SIGTERM (see `cli.interrupt`). With `stay_as` it
+    has that name, port 8000 if that is free, and keeps running after a normal end.
     """
     bind, connect_to = addresses(engine)
     wanted = ANY_PORT if stay_as is None else usual_port_if_free(bind, PORT)
@@ -175,7 +175,7 @@ def launched(
 
 
 def output_of(engine: Engine, image: str, command: Sequence[str]) -> str:
-    """What `command` prints to stdout in a container of `image`; raises `PackageError` where it fails."""
+    """Return the stdout of `command` in a container of `image`; raise `PackageError` if it fails."""
     with (
         created(engine, image, entrypoint=list(command), network_mode="none") as container,
         speaking(f"run {command[0]} in {image}"),
@@ -200,7 +200,7 @@ def created(
     environment: dict[str, str] | None = None,
     stay_as: str | None = None,
 ) -> Iterator[Container]:
-    """A container without rights, not yet started; removed at the end, with `stay_as` only after a failure."""
+    """Create a container without privileges, not yet started; remove it at the end, with `stay_as` only on failure."""
     name = stay_as or f"edge-deploy-{uuid.uuid4().hex[:12]}"
     if stay_as is not None:
         _make_way(engine, stay_as)
@@ -222,7 +222,7 @@ def created(
                 **RIGHTS,
             )
 
-    # In a thread of its own: an interrupt ends our waiting, not the making, so that it is known what to remove.
+    # In its own thread: an interrupt ends only our waiting, so that the container is known and can be removed.
     thread = ThreadPoolExecutor(max_workers=1)
     is_kept = False
     try:
@@ -236,7 +236,7 @@ def created(
 
 
 def remove(engine: Engine, name: str) -> None:
-    """Remove a container, running or not; one that is gone is gone."""
+    """Remove a container, running or not; ignore a missing one."""
     with speaking(f"remove the container {name}"):
         try:
             engine.client.api.remove_container(name, force=True, v=True)
@@ -249,7 +249,7 @@ def remove(engine: Engine, name: str) -> None:
 
 
 def sweep(engine: Engine) -> list[str]:
-    """Remove containers that builds killed on this machine left behind; returns their names."""
+    """Remove containers left behind by killed builds on this machine; return their names."""
     swept = []
     for container in engine.client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True):
         if is_orphan(container.labels[OWNER]):
@@ -259,12 +259,12 @@ def sweep(engine: Engine) -> list[str]:
 
 
 def owner() -> str:
-    """This process: the machine it runs on, its number, and when it started."""
+    """Return an identifier of this process: its machine, process id and start time."""
     return json.dumps([socket.gethostname(), os.getpid(), _start_of(os.getpid())])
 
 
 def is_orphan(label: str) -> bool:
-    """Whether the process that `label` names was on this machine, and is gone."""
+    """Whether the process of `label` ran on this machine, and has ended."""
     try:
         host, process, start = json.loads(label)
     except (ValueError, TypeError):
@@ -273,9 +273,9 @@ def is_orphan(label: str) -> bool:
 
 
 def _start_of(process: int) -> str | None:
-    """When a process started, in ticks since boot, and which boot: numbers of processes are used again."""
+    """Return the start of a process, in ticks since boot, and the boot's id: process ids are reused."""
     try:
-        # The name in parentheses may hold spaces; start time is field 22, the 20th behind it.
+        # The name in parentheses may contain spaces; the start time is field 22, the 20th after it.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {fields[19]}"
     except OSError:
@@ -283,10 +283,10 @@ def _start_of(process: int) -> str | None:
 
 
 def _make_way(engine: Engine, name: str) -> None:
-    """Remove the container of an earlier call; one of that name which is not ours is left alone."""
+    """Remove the container of an earlier call; raise `PackageError` for a foreign one of that name."""
     for container in engine.client.containers.list(all=True, filters={"name": f"^/{name}$"}, ignore_removed=True):
         if STAYS not in container.labels:
-            raise PackageError(f"there is a container {name} that is not ours. Rename or remove it, then run again.")
+            raise PackageError(f"the container {name} is not from Edge Deploy. Rename or remove it, then run again.")
         remove(engine, name)
 
 
@@ -296,7 +296,7 @@ def copy_out(container: Container, image: str, path: str, folder: Path) -> None:
         chunks, _ = container.get_archive(path)
         archive = io.BytesIO(b"".join(chunks))
     except APIError:
-        raise PackageError(f"{image} is no image that `deploy build` made: it holds no {path}.") from None
+        raise PackageError(f"{image} is not an image made by `deploy build`: it has no {path}.") from None
     with tarfile.open(fileobj=archive) as tar:
         tar.extractall(folder, filter="data")
 
@@ -311,15 +311,15 @@ def _manifest_in(container: Container, image: str, model_folder: str) -> Manifes
 
 
 def wait_until_ready(client: InferenceClient, container: Container, image: str, *, seconds: float) -> None:
-    """Raises `NeverReady` where the server says so itself, `PackageError` where it ends or takes longer."""
+    """Raise `NeverReady` if the server reports it, `PackageError` if it ends or takes longer than `seconds`."""
     deadline = time.monotonic() + seconds
-    reason = "it does not answer"
+    reason = "it does not respond"
     while time.monotonic() < deadline:
         state = client.readiness()
         if state.is_ready:
             return
         reason = state.reason or reason
-        with speaking(f"look after a container of {image}"):
+        with speaking(f"inspect a container of {image}"):
             container.reload()
         if state.has_failed and container.status == "running":
             raise NeverReady(image, reason, container)
@@ -338,4 +338,4 @@ def _end_of_log(container: Container) -> str:
         lines = container.logs(tail=LOG_LINES).decode(errors="replace").strip()
     except APIError:
         lines = ""
-    return f"{ended} Its last lines:\n{lines}" if lines else ended
+    return f"{ended} The last lines of its log:\n{lines}" if lines else ended

@@ -1,6 +1,6 @@
-"""Files below a folder or inside a zip, by their relative names.
+"""Files in a folder or a zip, by their relative names.
 
-Remembered facts about files, so that an unchanged data set is not read again just to be recognised.
+Also an index of facts about files, so that an unchanged dataset is recognized without reading it again.
 """
 
 import errno
@@ -18,9 +18,9 @@ from pipeline.errors import DataError
 from pipeline.progress import Progress, Silent
 
 Stamp = tuple[int, ...]
-"""Size, modification and change time in ns; of several files one after the other."""
+"""Size, modification and change time in ns; concatenated for several files."""
 
-# A file changed twice within one tick of the file system's clock keeps its stamp: such young ones are not remembered.
+# A file changed twice within one tick of the file system's clock keeps its stamp: files that new are not indexed.
 SETTLED_NS = 2_000_000_000
 SCHEMA = 1
 Roots = dict[str, dict[str, tuple[list[int], str]]]
@@ -32,16 +32,16 @@ def stamp_of(status: os.stat_result) -> Stamp:
 
 
 class Index:
-    """Facts (strings) by root, name and stamp, kept in one JSON file; without a file nothing is remembered."""
+    """Facts (strings) by root, name and stamp, kept in one JSON file; without a file nothing is kept."""
 
     def __init__(self, path: Path | None, progress: Progress | None = None) -> None:
         self._path = path
         self._progress = progress or Silent()
 
     def facts(self, root: str, stamps: Mapping[str, Stamp], find_out: Callable[[str], str]) -> dict[str, str]:
-        """The fact of every name: remembered where the stamp is unchanged, else by `find_out(name)`, in parallel.
+        """Return the fact of every name: the kept one if the stamp is unchanged, else `find_out(name)`, in parallel.
 
-        An empty fact says that nothing could be found out; it is not remembered.
+        An empty fact means that it could not be determined; it is not kept.
         """
         roots = self._read()
         known = roots.get(root, {})
@@ -59,7 +59,7 @@ class Index:
                 facts[name] = fact
                 advance()
         if missing or len(known) != len(facts):
-            # The times are by far the largest numbers of a stamp, so its maximum is the newest of them.
+            # The times are by far the largest numbers of a stamp, so its maximum is the newest time.
             settled = {
                 name: (list(s), facts[name]) for name, s in stamps.items() if facts[name] and max(s) < settled_before
             }
@@ -73,7 +73,7 @@ class Index:
             raw = json.loads(self._path.read_text())
             return dict(raw["roots"]) if raw["schema"] == SCHEMA else {}
         except (OSError, ValueError, KeyError, TypeError):
-            return {}  # nothing is lost: everything is found out again
+            return {}  # all facts are determined again
 
     def _write(self, roots: Roots) -> None:
         if self._path is None:
@@ -85,7 +85,7 @@ class Index:
             temporary.write_text(json.dumps({"schema": SCHEMA, "roots": kept}))
             temporary.replace(self._path)
         except OSError as error:
-            # Of a workspace that is only read; what is not remembered is found out again.
+            # The workspace is read-only; facts that are not kept are determined again.
             if error.errno not in (errno.EROFS, errno.EACCES):
                 raise
 
@@ -100,14 +100,14 @@ class Tree(Protocol):
 
     @property
     def files(self) -> Mapping[str, Stamp]:
-        """Relative names (`train/cat/1.png`) in order, hidden ones left out; the stamp begins with the size."""
+        """Relative names (`train/cat/1.png`) in order, without hidden files; the stamp begins with the size."""
 
     @property
     def folders(self) -> frozenset[str]:
-        """Relative names of all folders, hidden ones left out."""
+        """Relative names of all folders, without hidden ones."""
 
     def read(self, name: str) -> bytes:
-        """A file's bytes; raises `DataError` with its name."""
+        """Return a file's bytes; raise `DataError` with its name."""
 
 
 class FolderTree:
@@ -125,7 +125,7 @@ class FolderTree:
 
     def _walk(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, Stamp]]:
         here = Path(self.root, folder).stat()
-        if (here.st_dev, here.st_ino) in above:  # a symbolic link back to a folder it lies in
+        if (here.st_dev, here.st_ino) in above:  # a symbolic link to a parent folder
             return
         with os.scandir(Path(self.root, folder)) as entries:
             for entry in entries:
@@ -147,14 +147,14 @@ class FolderTree:
 
 
 class ZipTree:
-    """A zip file; one folder that holds everything else is looked through."""
+    """A zip file; if a single folder contains everything else, it is the root."""
 
     def __init__(self, path: Path) -> None:
         self.root = str(path.resolve())
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise DataError(f"{path} is neither a folder nor a sound zip file: {error}.") from None
+            raise DataError(f"{path} is neither a folder nor a valid zip file: {error}.") from None
         members = {
             name: info
             for name, info in sorted(_list_members(self._zip.infolist()), key=lambda member: member[0])
@@ -186,19 +186,17 @@ class ZipTree:
 
 def open_tree(path: Path) -> Tree:
     if not path.exists():
-        raise DataError(
-            f"the data set {path} does not exist. Give a folder or zip with train/<class> and val/<class>."
-        )
+        raise DataError(f"the dataset {path} does not exist. Give a folder or zip with train/<class> and val/<class>.")
     return FolderTree(path) if path.is_dir() else ZipTree(path)
 
 
 def is_hidden(part: str) -> bool:
-    """Dot files, and what macOS and Windows leave in folders."""
+    """Whether it is a dot file, or a file that macOS and Windows leave in folders."""
     return part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def _list_members(members: Sequence[zipfile.ZipInfo]) -> list[tuple[str, zipfile.ZipInfo]]:
-    """Members by their names; old tools of Windows part folders by backslashes, against the format."""
+    """Return members by name; old Windows tools separate folders by backslashes, against the format."""
     is_foreign = not any("/" in info.filename for info in members)
     return [(info.filename.replace("\\", "/") if is_foreign else info.filename, info) for info in members]
 

@@ -1,8 +1,8 @@
-"""A labelled set of images that are still encoded; decoding happens where they are used.
+"""A labelled set of encoded images; they are decoded where they are used.
 
-Encoded images to pixels, in parallel, with the name of every file that cannot be decoded.
+Decoding runs in parallel, and errors name every file that cannot be decoded.
 
-What an opener (folder, cifar10, wider_face, digits) found, before the training images are split.
+`Source` is the result of opening a dataset, before the training images are split.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class _Chosen(Generic[Found]):
-    """Asks for some of many by their place among the chosen; no closure, so that it crosses to other processes."""
+    """Selection of items by index; not a closure, so that it can be pickled for other processes."""
 
     ask: Callable[[int], Found]
     chosen: Sequence[int]
@@ -38,18 +38,18 @@ class _Chosen(Generic[Found]):
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What images are of."""
+    """Properties of the images' content."""
 
     mirrors: bool = True
-    """Left and right do not matter, so that training may exchange them."""
+    """Whether left and right do not matter, so that training may mirror images."""
     is_personal: bool = False
-    """People are to be seen, so no image leaves the workspace unasked."""
+    """Whether people are visible, so that images leave the workspace only with permission."""
 
 
 class ImageSet:
-    """Labels, names and a way to the original bytes of N images, in a fixed order.
+    """Labels, names and access to the original bytes of N images, in a fixed order.
 
-    The processes of a training get a copy each, so `read` and `draw` are picklable in what `open_dataset` opens.
+    Each training process gets a copy, so `read` and `draw` of datasets from `open_dataset` are picklable.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class ImageSet:
     ) -> None:
         """`read(i)` and `digests[i]` (a content hash) belong to image i.
 
-        `draw(i)` is the decoded image where that is quicker to have than by way of its bytes. `groups[i]` is a group
-        whose accuracy is reported by itself. Images of equal `origins` are parts of one photo: they are never split,
-        and best read together.
+        `draw(i)` returns the decoded image if that is faster than decoding its bytes. `groups[i]` is a group whose
+        accuracy is reported separately. Images of equal `origins` are parts of one photo: they are never split, and
+        should be read together.
         """
         assert len(digests) == len(names) == len(labels)
         assert len(groups) in (0, len(labels))
@@ -94,13 +94,13 @@ class ImageSet:
         return len(self.names)
 
     def encoded(self, index: int) -> bytes:
-        """The original file's bytes; a PNG where the images came as an array. Raises `DataError`."""
+        """Return the original file's bytes, or a PNG if the images came as an array. Raises `DataError`."""
         return self._read(index)
 
     def image(self, index: int, *, shorter_side: int | None = None) -> Image.Image:
-        """The upright RGB image of these bytes. Raises `DataError` or `targets.device.model.image_files.ImageError`.
+        """Return the upright RGB image. Raises `DataError` or `targets.device.model.image_files.ImageError`.
 
-        `shorter_side`: pixels that are needed of it, see `image_files.open_image`; None: all.
+        `shorter_side`: pixels needed, see `image_files.open_image`; None: all.
         """
         return decode(self._read(index), shorter_side=shorter_side) if self._draw is None else self._draw(index)
 
@@ -125,7 +125,7 @@ class ImageSet:
         )
 
     def relabelled(self, new_label: Sequence[int]) -> "ImageSet":
-        """The same images with label l replaced by `new_label[l]`."""
+        """Return the same images with label l replaced by `new_label[l]`."""
         return ImageSet(
             read=self._read,
             digests=self.digests,
@@ -139,7 +139,7 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 over contents and labels in order; names and places have no part in it."""
+        """Return the hex SHA-256 of contents and labels in order; names and paths are not included."""
         rows = (f"{digest} {label}\n" for digest, label in zip(self.digests, self.labels.tolist(), strict=True))
         return hashlib.sha256("".join(rows).encode()).hexdigest()
 
@@ -152,11 +152,11 @@ class Source:
     training: ImageSet
     gate: ImageSet
     notes: tuple[str, ...] = ()
-    """What the user should know, a sentence each."""
+    """Notes for the user, one sentence each."""
 
 
 def first_few(lines: Iterable[str], *, limit: int = 8) -> str:
-    """An indented list, cut after `limit` lines with the number of those left out."""
+    """Return an indented list of the first `limit` lines, and the number of the others."""
     everything = list(lines)
     shown = [f"\n  {line.encode(errors='backslashreplace').decode()}" for line in everything[:limit]]
     if len(everything) > limit:
@@ -169,13 +169,13 @@ CHUNK = 64
 
 
 def check_images(images: ImageSet, progress: Progress) -> None:
-    """Decode every image once; raises a `DataError` that names all that cannot be."""
+    """Decode every image once; raise a `DataError` with all images that cannot be decoded."""
 
     def reasons(indices: range) -> list[str]:
         return [reason for index in indices if (reason := _why_unusable(images, index)) is not None]
 
     found: list[str] = []
-    # Some at a time: handing over each image by itself takes longer than decoding a small one.
+    # In chunks: one task per image costs more than decoding a small one.
     chunks = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
     with ThreadPoolExecutor(WORKERS) as pool, progress.task("check images", len(images)) as advance:
         for chunk, bad in zip(chunks, pool.map(reasons, chunks), strict=True):
@@ -198,7 +198,7 @@ def _why_unusable(images: ImageSet, index: int) -> str | None:
 
 
 def decoded(images: ImageSet, index: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """One image's pixels uint8 [H, W, 3] as the network gets them; raises a `DataError` with its name."""
+    """Return one image's preprocessed pixels uint8 [H, W, 3]; raise a `DataError` with its name."""
     try:
         return crop_pixels(images.image(index, shorter_side=preprocessing.shorter_side), preprocessing)
     except ImageError as error:
@@ -208,7 +208,7 @@ def decoded(images: ImageSet, index: int, preprocessing: Preprocessing) -> NDArr
 def stack_images(
     images: ImageSet, indices: Sequence[int], pixels: Sequence[NDArray[np.uint8]], *, shape: tuple[int, ...]
 ) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, 3]; an image of another size than the first (possible without a crop) is a `DataError`."""
+    """Return uint8 [N, H, W, 3]; raise `DataError` for images of different sizes (possible without a crop)."""
     for index, image in zip(indices, pixels, strict=True):
         if image.shape != shape:
             raise DataError(

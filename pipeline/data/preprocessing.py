@@ -1,4 +1,4 @@
-"""The preprocessing a network was trained with, as far as nobody has said it: the usual values of its family."""
+"""Preprocessing that a network was trained with; missing values are the usual ones of its family."""
 
 from typing import Literal, Protocol
 
@@ -12,7 +12,7 @@ CROP_SHARE = 224 / 256
 
 
 class Given(Protocol):
-    """The recipe's section `preprocessing`; None: left out."""
+    """The recipe's section `preprocessing`; None: not set."""
 
     @property
     def resize(self) -> int | None: ...
@@ -31,10 +31,10 @@ class Given(Protocol):
 
 
 def usual_preprocessing(family: Family, *, input_size: tuple[int, int] | None = None) -> Preprocessing:
-    """The family's published evaluation. `input_size` (H, W): what the network takes, where it is known.
+    """Return the family's published evaluation preprocessing. `input_size` (H, W): the network's, if known.
 
-    The CIFAR family resizes only images that are not 32 x 32 already; its mean and std are those of the published
-    checkpoints (Idelbayev). A network of the user's own gets the whole image unless its input size is known.
+    The CIFAR family resizes only images that are not 32 x 32; its mean and std are those of the published
+    checkpoints (Idelbayev). The user's own network gets the whole image unless its input size is known.
     """
     resize: int | None
     if family == "torchvision":
@@ -61,9 +61,9 @@ def preprocessing_from(
     input_size: tuple[int, int] | None = None,
     stored: Preprocessing | None = None,
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-    """What the recipe gives, then what is `stored` with the checkpoint, then the family's usual values.
+    """Return values of the recipe, else those `stored` with the checkpoint, else the family's usual ones.
 
-    Returns the preprocessing and a text for each value that was assumed, to be printed.
+    Returns the preprocessing and a text for each assumed value, to be printed.
     """
     crop, resize, texts = _geometry(given, family, input_size, stored)
     usual = stored or usual_preprocessing(family)
@@ -74,7 +74,7 @@ def preprocessing_from(
         std=usual.std if given.std is None else given.std,
         color=usual.color if given.color is None else given.color,
         interpolation=usual.interpolation if given.interpolation is None else given.interpolation,
-        # Of the way to the network, not of its training, so nothing that is stored with the weights.
+        # Not a property of training, so never stored with the weights.
         reduced_jpeg=resize is not None and given.reduced_jpeg is not False,
     )
     if stored is not None:
@@ -89,7 +89,7 @@ def preprocessing_from(
 def _geometry(
     given: Given, family: Family, input_size: tuple[int, int] | None, stored: Preprocessing | None
 ) -> tuple[tuple[int, int] | None, int | None, list[str]]:
-    """Crop, resize and what was assumed of them; a given one sets the other in the family's proportion."""
+    """Return crop, resize and what was assumed; a given one sets the other in the family's proportion."""
     if given.crop is not None:
         crop: tuple[int, int] | None = (given.crop, given.crop)
     elif given.resize is not None:

@@ -1,4 +1,4 @@
-"""The images of a build: training, a selection split of them for every choice, and the gate, used for nothing else."""
+"""The images of a build: training, a selection split of them for every choice, and the gate, only for the verdict."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ __all__ = ["Dataset", "ImageSet", "check_images", "open_dataset", "preprocessing
 
 SELECTION_SHARE = 0.1
 MOST_SELECTION = 2000
-"""Images of the selection split: they tell half a point of top-1 from none, and every choice looks at all of them."""
+"""Images of the selection split: enough to detect half a point of top-1, and every choice evaluates all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +32,12 @@ class Dataset:
     """In the order of the network's outputs."""
     training: ImageSet
     selection: ImageSet
-    """10 % of the training images (whole photos), about 2,000 at most: for search and every choice."""
+    """10 % of the training images (whole photos), at most about 2,000: for search and every choice."""
     gate: ImageSet
     fingerprint: str
-    """Hash of contents, labels, class names and split; the same wherever the files lie."""
+    """Hash of contents, labels, class names and split; independent of paths."""
     notes: tuple[str, ...]
-    """What the user should know before relying on this data, a sentence each."""
+    """Notes for the user about this data, one sentence each."""
 
 
 def open_dataset(
@@ -48,10 +48,10 @@ def open_dataset(
     index: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Open `digits`, `cifar10:PATH`, `wider-face:PATH`, or a folder or zip; decodes nothing.
+    """Open `digits`, `cifar10:PATH`, `wider-face:PATH`, or a folder or zip; nothing is decoded.
 
-    `classes` is the order in which the network was trained, where it is not the data set's own. `index` is a file
-    that remembers content hashes of unchanged files. Raises `DataError`.
+    `classes` is the order in which the network was trained, if it differs from the dataset's. `index` is a file
+    with content hashes of unchanged files. Raises `DataError`.
     """
     source = _open(spec, Index(index, progress))
     if classes:
@@ -111,7 +111,7 @@ def _in_training_order(source: Source, classes: tuple[str, ...]) -> Source:
 
 
 def _without_conflicts(source: Source) -> Source:
-    """Images that lie under several classes, byte for byte, are left out of the gate and of training, and named."""
+    """Leave out images that are in several classes, byte for byte, from gate and training, and name them."""
     notes, left = source.notes, dict[str, ImageSet]()
     for where, images in (("gate", source.gate), ("training", source.training)):
         labels_of: dict[str, set[int]] = {}
@@ -122,8 +122,8 @@ def _without_conflicts(source: Source) -> Source:
         if any(conflicting):
             named = [name for name, is_one in zip(images.names, conflicting, strict=True) if is_one]
             text = (
-                f"{len(named)} files of the {where} images lie under several classes, byte for byte, so no answer to "
-                f"them could be right: they are left out. Remove the wrong ones:{first_few(named, limit=6)}"
+                f"{len(named)} files of the {where} images are in several classes, byte for byte, so no answer for "
+                f"them could be correct: they are left out. Remove the wrong ones:{first_few(named, limit=6)}"
             )
             notes += (text,)
     return replace(source, gate=left["gate"], training=left["training"], notes=notes)
@@ -136,6 +136,6 @@ def _notes_on_duplicates(source: Source) -> tuple[str, ...]:
         return ()
     text = (
         f"{len(leaked)} of the gate's {len(source.gate)} images are also among the training images, byte for byte: "
-        f"accuracy on them flatters both models. Remove them from one side:{first_few(leaked, limit=4)}"
+        f"they inflate the accuracy of both models. Remove them from one side:{first_few(leaked, limit=4)}"
     )
     return (text,)

@@ -1,6 +1,6 @@
 """Seeded, stratified splits: every class keeps its share.
 
-Several models on the same selection images, each image decoded once.
+Also logits of several models on the same selection images, each image decoded once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ Indices = NDArray[np.int64]
 
 
 def split_stratified(labels: NDArray[np.int64], *, count: int, seed: int) -> tuple[Indices, Indices]:
-    """Indices (rest, chosen), each in ascending order, with `count` chosen in proportion to the classes' sizes.
+    """Return indices (rest, chosen), each in ascending order, with `count` chosen in proportion to the classes' sizes.
 
-    Of a class with at least two images at least one is chosen, and of every class at least one is left; where this
-    and `count` cannot both hold, `count` gives way.
+    Of a class with at least two images at least one is chosen, and of every class at least one is left; if this
+    conflicts with `count`, the number chosen differs from `count`.
     """
     generator = np.random.default_rng(seed)
     classes, sizes = np.unique(labels, return_counts=True)
@@ -35,10 +35,10 @@ def split_stratified(labels: NDArray[np.int64], *, count: int, seed: int) -> tup
 
 
 def without_splitting(origins: Indices, groups: Sequence[str], *, count: int, seed: int) -> tuple[Indices, Indices]:
-    """Indices (rest, chosen), each in ascending order: whole photos, with about `count` images chosen.
+    """Return indices (rest, chosen), each in ascending order: whole photos, with about `count` images chosen.
 
-    `origins` [N] says which photo an image is part of, from 0. Photos are drawn in turn from those whose rarest group
-    is the same, so that each of the `groups` keeps about its share although it comes in clusters.
+    `origins` [N] is the photo of each image, from 0. Photos are drawn in turn from those with the same rarest group,
+    so that each of the `groups` keeps about its share although groups come in clusters.
     """
     generator = np.random.default_rng(seed)
     names, of_image, sizes = np.unique(np.array(groups, dtype=np.str_), return_inverse=True, return_counts=True)
@@ -57,7 +57,7 @@ def without_splitting(origins: Indices, groups: Sequence[str], *, count: int, se
 
 
 def _quotas(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Largest remainders; ties go to the class that comes first."""
+    """Distribute by largest remainders; ties go to the class that comes first."""
     exact = sizes * (count / sizes.sum())
     quotas: Indices = np.floor(exact).astype(np.int64)
     by_remainder = np.argsort(-(exact - quotas), kind="stable")
@@ -71,19 +71,19 @@ BATCH = 32
 
 
 def at_most(images: ImageSet, limit: int) -> ImageSet:
-    """`images`, or `limit` of them evenly spread."""
+    """Return `images`, or `limit` of them evenly spread."""
     return images if len(images) <= limit else images.subset(spread(len(images), limit))
 
 
 def spread(length: int, count: int) -> list[int]:
-    """`count` indices below `length`, evenly spread, each once."""
+    """Return `count` distinct indices below `length`, evenly spread."""
     return sorted({int(index) for index in np.linspace(0, length - 1, min(count, length))})
 
 
 def logits_of_each(
     sessions: Sequence[Inference], images: ImageSet, preprocessing: Preprocessing, progress: Progress
 ) -> list[NDArray[np.float32]]:
-    """Logits [N, C] of every session, in the images' order; raises `DataError` for an image that cannot be used."""
+    """Return logits [N, C] of every session, in the images' order; raise `DataError` for an unusable image."""
     parts: list[list[NDArray[np.float32]]] = [[] for _ in sessions]
     with progress.task("compare precisions", len(images)) as advance:
         for pixels in _batches(images, preprocessing):
@@ -95,13 +95,13 @@ def logits_of_each(
 
 
 def pixels_of(images: ImageSet, indices: Sequence[int], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, 3] as `normalize` takes them."""
+    """Return uint8 [N, H, W, 3], the input of `normalize`."""
     pixels = [decoded(images, index, preprocessing) for index in indices]
     return stack_images(images, indices, pixels, shape=pixels[0].shape)
 
 
 def count_right(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> int:
-    """Images whose largest logit is their label's."""
+    """Return the number of images whose largest logit is their label's."""
     return int(np.count_nonzero(logits.argmax(axis=1) == labels))
 
 

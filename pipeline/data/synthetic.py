@@ -1,17 +1,17 @@
-"""Pictures of nobody: inputs with edges, colors and shades of every scale, to check a network with."""
+"""Drawn images without people: edges, colors and shades of every scale, for checking a network."""
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 SHAPES = (2, 9)
-"""At least, and fewer than."""
+"""Minimum, and exclusive maximum."""
 LARGEST_BLUR = 0.12
 """Standard deviation, as a share of the shorter side."""
 
 
 def drawings(count: int, *, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """uint8 [N, H, W, 3]: ellipses and bars in random colors, more or less blurred; the same for the same seed."""
+    """Return uint8 [N, H, W, 3]: ellipses and bars in random colors, partly blurred; the same for the same seed."""
     generator = np.random.default_rng(seed)
     return np.stack([np.asarray(_drawing(height, width, generator)) for _ in range(count)])
 

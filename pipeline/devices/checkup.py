@@ -1,4 +1,4 @@
-"""All devices asked at once whether they can do what is to come; nothing is changed on any of them."""
+"""Check all devices at once, without changing anything on them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -31,9 +31,9 @@ def check_all(
     needs: Mapping[str, Needs] = USUAL,
     progress: Progress,
 ) -> list[Checkup]:
-    """In the devices' order; each has a target. Raises nothing of ours: it is in what is returned.
+    """Check in the devices' order; each has a target. Raises no error of ours: errors are in the result.
 
-    `needs` is what each runtime takes there.
+    `needs` is the disk space for each runtime.
     """
 
     def one(device: Device, stop: Stop) -> Checkup:
@@ -60,9 +60,9 @@ def check_all(
 def stop_if_none_is_ready(
     devices: Mapping[Target, Sequence[Device]], *, base_image: str | None, progress: Progress
 ) -> None:
-    """Raise the worst of what is wrong where no device can do its part; of the others, say what is."""
+    """Raise the worst error if no device is ready; otherwise print the errors as warnings."""
     asked = [replace(device, target=target.name) for target, those in devices.items() for device in those]
-    # What is sent is not known yet, so room for it is not asked for.
+    # The size of what is sent is not known yet, so its disk space is not checked.
     nothing = dict.fromkeys(USUAL, Needs(work=0, docker=0, base=0))
     found = check_all(asked, base_image=base_image, needs=nothing, progress=progress)
     for each in found:

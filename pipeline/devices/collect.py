@@ -1,7 +1,7 @@
 """Fetch a device's proof of the model it serves, judge its answers again here, and keep it beside the artifact.
 
-What the device sends is not believed as it is: its report must be the one that its answers make with the very shard
-that travelled in its image, and the model must be one that was built here.
+The device's data is not trusted: its report must match its answers, judged with the same shard that its image
+contains, and the model must be one that was built here.
 """
 
 import json
@@ -34,53 +34,53 @@ from targets.device.model.manifest import ManifestError, read_manifest
 SCHEMA = 1
 SECONDS = 60.0
 MOST_BYTES = 256 << 20
-"""Of one answer: logits of a million images with 64 classes; nothing that claims to be more is read."""
+"""For one response: logits of a million images with 64 classes; larger ones are not read."""
 MOST_JSON_BYTES = 16 << 20
-"""Of a document, which takes up to some twenty times as much once it is parsed; an engine's layers take a few MB."""
+"""For a document, which takes up to twenty times as much once it is parsed; an engine's layers take a few MB."""
 MOST_SECONDS = 600.0
-"""For one answer, however slowly it comes."""
+"""For one response, however slowly it arrives."""
 PART = 1 << 16
 SAME = 1e-9
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""Of a device: it names a folder."""
+"""Of a device; used as a folder name."""
 PARTS = ("passport", "measurements", "layers", "comparison")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How a server that asks for credentials is spoken to."""
+    """Credentials and certificate authority for a server."""
 
     token: str | None = None
     authority: Path | None = None
-    """PEM file of the authority that signed its certificate."""
+    """PEM file of the authority that signed the server's certificate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
     report: AccuracyReport
     audit: EngineAudit | None
-    """None where the device says nothing of its engine's layers."""
+    """None if the device does not report its engine's layers."""
     folder: Path
     facts: Mapping[str, Any]
-    """What the device said, as it said it."""
+    """The device's own facts, unchanged."""
     note: str | None = None
-    """Where the device judged itself by other terms than this host does."""
+    """Set if the device judged itself by other terms than this host."""
 
 
 def collect(address: str, *, name: str, workspace: Path, access: Access) -> Collected:
     """Fetch from the server at `address`, such as http://orin:8000, and keep its proof as the device `name`.
 
-    Raises `DeviceError` where it has none (yet), cannot be reached or is not believed.
+    Raises `DeviceError` if it has no proof (yet), cannot be reached, or its proof is not valid.
     """
     if not NAME.fullmatch(name):
-        raise RecipeError(f"--name {name!r} cannot be a device's: letters, digits, . _ and - are, such as orin-7.")
-    # urllib reads files as well.
+        raise RecipeError(f"--name {name!r} is not valid: use letters, digits, . _ and -, such as orin-7.")
+    # urllib would also read local files.
     check_address(address)
     facts = _json(address, _get(address, "/proof", access, most_bytes=MOST_JSON_BYTES))
     if facts.get("schema") != SCHEMA:
         raise DeviceError(
-            f"the proof at {address} has schema {facts.get('schema')!r}, this version reads {SCHEMA}. Use the version "
-            "that built the image."
+            f"the proof at {address} has schema {facts.get('schema')!r}, this version supports {SCHEMA}. Use the "
+            "version that built the image."
         )
     if facts.get("report") is None:
         state, reason = facts.get("state"), facts.get("reason") or "it gives no reason"
@@ -106,7 +106,7 @@ def collect(address: str, *, name: str, workspace: Path, access: Access) -> Coll
 
 
 def find_published(workspace: Path, artifact_sha256: str, address: str) -> Path:
-    """The published artifact that has this model, itself or beside it; raises `DeviceError` where none has."""
+    """Return the published artifact with this model, main or alternative; raise `DeviceError` if there is none."""
     for pattern in ("artifacts/*", "artifacts/*/*"):
         for folder in sorted(workspace.glob(pattern)):
             try:
@@ -115,13 +115,13 @@ def find_published(workspace: Path, artifact_sha256: str, address: str) -> Path:
             except ManifestError:
                 continue
     raise DeviceError(
-        f"{address} runs the model {artifact_sha256[:16]}..., and no artifact in {workspace} is that one. Name the "
+        f"{address} runs the model {artifact_sha256[:16]}..., which no artifact in {workspace} has. Give the "
         "workspace it was built in (--workspace)."
     )
 
 
 def _model_in(published: Path, sha256: str, facts: Mapping[str, Any], address: str) -> Path:
-    """The artifact's folder, or that of the model beside it.
+    """Return the artifact's folder, or that of the alternative model in it.
 
     The hash is not enough: before TensorRT 10.12 fp16 and fp32 are built from the same file.
     """
@@ -131,25 +131,25 @@ def _model_in(published: Path, sha256: str, facts: Mapping[str, Any], address: s
         if (manifest.model_sha256, manifest.precision) == (sha256, precision):
             return folder
     raise DeviceError(
-        f"{address} runs the model {sha256[:16]}... in {precision!r}, and {published} has it in no such precision. "
-        "Nothing was kept."
+        f"{address} runs the model {sha256[:16]}... in {precision!r}, but {published} does not have it in that "
+        "precision. Nothing was kept."
     )
 
 
 def _check_state(facts: Mapping[str, Any], report: AccuracyReport, address: str) -> None:
-    """A model that passes the gate may be refuted by its golden images."""
+    """Raise `DeviceError` for a model that passes the gate but fails its golden images."""
     if report.verdict is Verdict.PASS and facts.get("state") != "proven":
         raise DeviceError(
-            f"{address} passes the gate, but does not call its engine proven: {facts.get('reason')} Nothing was kept."
+            f"{address} passes the gate, but reports its engine as not proven: {facts.get('reason')} Nothing was kept."
         )
 
 
 def check_address(address: str) -> SplitResult:
-    """The parts of a server's address; raises `DeviceError` for one that is none."""
-    wrong = DeviceError(f"{_shown(address)} is no address of a server; give one such as http://orin.local:8000.")
+    """Return the parts of a server's address; raise `DeviceError` for an invalid one."""
+    wrong = DeviceError(f"{_shown(address)} is not a server's address; give one such as http://orin.local:8000.")
     try:
         found = urlsplit(address)
-        # Out of range it raises.
+        # Raises for a port out of range.
         port = found.port
     except ValueError:
         raise wrong from None
@@ -159,7 +159,7 @@ def check_address(address: str) -> SplitResult:
 
 
 def device_name(address: str) -> str:
-    """What a device is called that nobody named: its host, and its port where that is not the usual one."""
+    """Return the default name of a device: its host, and its port if that is not the usual one."""
     found = check_address(address)
     port = f"-{found.port}" if found.port not in (None, 80, 443, 8000) else ""
     return re.sub(r"[^A-Za-z0-9.-]", "-", f"{found.hostname}{port}")
@@ -168,9 +168,9 @@ def device_name(address: str) -> str:
 def _judge(
     published: Path, model: Path, stored: Predictions, claimed: Mapping[str, Any], *, workspace: Path, address: str
 ) -> tuple[AccuracyReport, str | None]:
-    """This host's report on the device's answers, and what is to be said of the device's own.
+    """Return this host's report on the device's answers, and a note on the device's own terms.
 
-    Margin and confidence are those of the report that this host published: a device does not set its own.
+    Margin and confidence are those of the report published by this host: a device does not choose its own.
     """
     shard = _shard_of(published, workspace, stored.shard_sha256, address)
     terms = read_terms(model / REPORT)
@@ -181,11 +181,11 @@ def _judge(
         differing = [field for field in fields if not _alike(claimed[field], getattr(report, field))]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeviceError(
-            f"the report of {address} lacks or has a wrong value: {error!r}. Update its image."
+            f"the report of {address} has a missing or wrong value: {error!r}. Update its image."
         ) from None
     if differing:
         raise DeviceError(
-            f"the report of {address} is not what its answers make: {', '.join(differing)} differ (it says "
+            f"the report of {address} does not match its answers: {', '.join(differing)} differ (it says "
             f"{_shown(claimed['verdict'])}, drop {_shown(claimed['drop_points'])}; here {report.verdict}, "
             f"{report.drop_points:+.2f}). Nothing was kept."
         )
@@ -197,8 +197,8 @@ def _other_terms(claimed: Mapping[str, Any], terms: Terms, address: str) -> str 
     if _alike(margin, terms.max_drop) and _alike(confidence, terms.confidence):
         return None
     return (
-        f"{address} judged itself by a margin of {margin:g} points (confidence {_shown(confidence)}); it is judged by "
-        f"this host's, {terms.max_drop:g} points (confidence {terms.confidence:g})"
+        f"{address} judged itself with a margin of {margin:g} points (confidence {_shown(confidence)}); this host "
+        f"judges it with {terms.max_drop:g} points (confidence {terms.confidence:g})"
     )
 
 
@@ -208,7 +208,7 @@ def _shown(value: object) -> str:
 
 def _points(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
-        raise ValueError(f"{_shown(value)} is no margin in points")
+        raise ValueError(f"{_shown(value)} is not a margin in points")
     return float(value)
 
 
@@ -219,7 +219,7 @@ def _alike(claimed: object, found: object) -> bool:
 
 
 def _shard_of(published: Path, workspace: Path, sha256: str, address: str) -> Path:
-    """The gate's shard, or the part of it that travelled in the image."""
+    """Return the gate's shard, or the part of it that is in the image."""
     travelled = workspace / "context" / published.name / MODEL / SHARD
     for path in (shard_of(published), travelled):
         try:
@@ -230,12 +230,12 @@ def _shard_of(published: Path, workspace: Path, sha256: str, address: str) -> Pa
             continue
     raise DeviceError(
         f"{address} was judged on the shard {sha256[:16]}..., which is neither that of {published} nor the part of it "
-        "that its image holds. Build the image again, or collect where it was built."
+        "in its image. Build the image again, or collect on the machine where it was built."
     )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A server of ours never redirects, and urllib would hand the token to whatever host it is sent to."""
+    """Redirects are refused: our servers never redirect, and urllib would send the token to any host."""
 
     def redirect_request(self, *_arguments: Any) -> None:
         return None
@@ -254,20 +254,20 @@ def _get(address: str, path: str, access: Access, *, most_bytes: int = MOST_BYTE
         if 300 <= error.code < 400:
             to = _shown(error.headers.get("Location", "nowhere"))
             raise DeviceError(
-                f"{address}{path} sends on to {to}, which is not followed. Give the device's own address."
+                f"{address}{path} redirects to {to}, which is not followed. Give the device's own address."
             ) from None
-        cures = {401: " Give its token (--token-file).", 404: " Its image is of a version without proofs."}
-        raise DeviceError(f"{address}{path} answers {error.code} {error.reason}.{cures.get(error.code, '')}") from None
+        cures = {401: " Give its token (--token-file).", 404: " Its image is from a version without proofs."}
+        raise DeviceError(f"{address}{path} returns {error.code} {error.reason}.{cures.get(error.code, '')}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise DeviceError(f"{address} cannot be asked: {reason}. Is its server up, and its port published?") from None
+        raise DeviceError(f"{address} does not respond: {reason}. Is its server up, and its port published?") from None
     if len(contents) > most_bytes:
-        raise DeviceError(f"{address}{path} answers more than {most_bytes >> 20} MiB; nothing was kept.")
+        raise DeviceError(f"{address}{path} returns more than {most_bytes >> 20} MiB; nothing was kept.")
     return contents
 
 
 def _read(answer: Any, what: str, most_bytes: int) -> bytes:
-    """All of an answer; raises `DeviceError` where it is too large, or does not end."""
+    """Return the whole response; raise `DeviceError` if it is too large or does not end."""
     parts, size, deadline = list[bytes](), 0, time.monotonic() + MOST_SECONDS
     while part := answer.read1(PART):
         parts.append(part)
@@ -276,7 +276,7 @@ def _read(answer: Any, what: str, most_bytes: int) -> bytes:
             break
         if time.monotonic() > deadline:
             raise DeviceError(
-                f"{what} has sent {size:,} bytes in {MOST_SECONDS:.0f} s and does not end; nothing was kept."
+                f"{what} has sent {size:,} bytes in {MOST_SECONDS:.0f} s without an end; nothing was kept."
             )
     return b"".join(parts)
 
@@ -287,7 +287,7 @@ def _json(address: str, contents: bytes) -> dict[str, Any]:
     except ValueError:
         raw = None
     if not isinstance(raw, dict):
-        raise DeviceError(f"{address}/proof answers no JSON object. Is that a server of ours?")
+        raise DeviceError(f"{address}/proof does not return a JSON object. Is it a server of Edge Deploy?")
     return raw
 
 

@@ -1,4 +1,4 @@
-"""What became of one device."""
+"""Result for one device."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.errors import DeployError
 
 @dataclass(kw_only=True)
 class Delivered:
-    """What became of one device; the device's error ends here."""
+    """Result for one device, including its error."""
 
     device: Device
     target: str

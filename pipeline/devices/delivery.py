@@ -1,4 +1,4 @@
-"""What is to be done on every device of one target: the build context, what it is proven with, and who judges."""
+"""The work for all devices of one target: the build context, the inputs of the proof, and the judge."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from targets.device.files import SHARD
 from targets.target import Target
 
 CONTEXT = "context"
-# A layer holds the wheels unpacked, about twice their size, and the classic builder keeps the stage it came from.
+# A layer contains the unpacked wheels, about twice their size, and the classic builder keeps the stage it came from.
 LAYERS_PER_CONTEXT = 4
 SPARE_BYTES = 50 << 20
 
@@ -28,12 +28,12 @@ class Work:
     context: Path
     shard: Path
     judge: Callable[[Path], AccuracyReport]
-    """From the file with a device's answers to the gate's report; `DataError` where they are of another model."""
+    """Takes the file with a device's answers, returns the gate's report; `DataError` if they are of another model."""
     describe: Callable[[AccuracyReport, Path], Mapping[str, str]]
-    """An image's labels, from the report on what it answered and the file with that."""
+    """Takes the report on an image's answers and their file, returns the image's labels."""
     package_undecided: bool
     index: dict[str, tuple[str, int, Path]] = field(init=False)
-    """What is sent, see `pipeline.devices.store`."""
+    """The files to send, see `pipeline.devices.store`."""
 
     def __post_init__(self) -> None:
         files = {path.relative_to(self.context).as_posix(): path for path in self.context.rglob("*") if path.is_file()}
@@ -42,7 +42,7 @@ class Work:
 
     @property
     def key(self) -> str:
-        """Hash of all that decides about the outcome but the device."""
+        """Return the hash of everything that affects the result, except the device."""
         return sha256_of_json(
             {
                 "files": index_text(self.index),
@@ -54,16 +54,16 @@ class Work:
         )
 
     def job(self, device: Device) -> str:
-        """A name for the work on one device, the same whenever it is begun again."""
+        """Return a stable name for the work on one device."""
         return sha256_of_json([self.key, device.name])[:16]
 
     def dockerfile(self, labels: Mapping[str, str]) -> str:
-        """The context's, with labels that override its own; last, they cost no layer anew."""
+        """Return the context's Dockerfile, with labels at the end that override its own and rebuild no layer."""
         return (self.context / "Dockerfile").read_text(encoding="utf-8") + label_line(labels)
 
     @property
     def needs(self) -> Needs:
-        """Bytes on the device."""
+        """Bytes needed on the device."""
         sent = sum({sha: size for sha, size, _path in self.index.values()}.values())
         return Needs(
             work=sent + SPARE_BYTES,

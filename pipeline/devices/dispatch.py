@@ -1,4 +1,4 @@
-"""From an artifact that this host has judged to the work of a target's devices, and what came of it."""
+"""Run the work for an artifact on a target's devices, after this host has judged it."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ Models = Mapping[tuple[str, str], tuple[Path, AccuracyReport]]
 
 
 def dispatch(run: Run, devices: Sequence[Device], validated: Validated) -> list[Delivered]:
-    """Build and prove the image on every device, in parallel; each one's error is in what became of it."""
+    """Build and prove the image on every device, in parallel; errors are in the results."""
     recipe, target, main = run.recipe, run.target, validated.main
     base = base_of(target, recipe.package.base_image, run.progress)
     models = _by_model(validated.models)
@@ -68,7 +68,7 @@ def dispatch(run: Run, devices: Sequence[Device], validated: Validated) -> list[
 
 
 def base_of(target: Target, base_image: str | None, progress: Progress) -> BaseImage:
-    """What is known of the base image; one that only the user knows is asked for its Python on this host."""
+    """Return the base image; if it is only known to the user, ask it for its Python on this host."""
     stated = stated_base(target, base_image)
     if stated is not None:
         return stated
@@ -84,7 +84,7 @@ def _write(
     labels: Mapping[str, str],
     progress: Progress,
 ) -> None:
-    """A CPU target's build context, the same bytes as `package.package` writes."""
+    """Write a CPU target's build context, byte-identical to that of `package.package`."""
     main, *others = models
     lock = find_lock(base.platform, base.python, grpc=recipe.package.grpc)
     check_runtime(lock, read_manifest(main.artifact.folder))
@@ -104,7 +104,7 @@ def _write(
 
 
 def _by_model(models: Sequence[Judged]) -> Models:
-    """The models that an image may run, with what this host found of them."""
+    """Return the models that an image may run, with this host's reports."""
     manifests = [read_manifest(each.artifact.folder) for each in models]
     return {
         (manifest.model_sha256, manifest.precision): (each.artifact.folder, each.report)
@@ -113,7 +113,7 @@ def _by_model(models: Sequence[Judged]) -> Models:
 
 
 def _model_of(models: Models, answers: Path) -> tuple[Path, AccuracyReport]:
-    """The one that a device ran, by what it answered and by its document beside that."""
+    """Return the model that a device ran, according to its answers and the document beside them."""
     model = read_predictions(answers).artifact_sha256
     document = answers.parent / DOCUMENT
     try:
@@ -122,7 +122,7 @@ def _model_of(models: Models, answers: Path) -> tuple[Path, AccuracyReport]:
         raise DataError(f"the device's {DOCUMENT} does not say which precision it ran: {error!r}.") from None
     if (model, precision) not in models:
         raise DataError(
-            f"the device answered with the model {model[:16]}... in {precision}, which is none of those that were "
+            f"the device answered with the model {model[:16]}... in {precision}, which is not among those that were "
             "sent."
         )
     return models[model, precision]
@@ -136,7 +136,7 @@ def _layers(file: Path) -> Any:
 
 
 def _judge(shard: Path, models: Models, answers: Path) -> AccuracyReport:
-    """This host's own verdict on what a device answered."""
+    """Return this host's own report on a device's answers."""
     folder, found = _model_of(models, answers)
     layers = answers.parent / LAYERS
     if layers.is_file() and (folder / PLAN).is_file():

@@ -1,4 +1,4 @@
-"""The device's own Docker: build from what was sent, run what proves the image, tag it once it is proven."""
+"""Use the device's Docker: build from the sent files, run the image's proof, tag it once it is proven."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from pipeline.untrusted import parse_json
 from targets.target import Target
 
 PULL = '$DOCKER image inspect "$1" >/dev/null 2>&1 || $DOCKER pull --platform "$2" "$1" >&2 </dev/null'
-# An untagged image; steps that others share stay, and so does one that a container uses.
+# Remove an untagged image; steps shared with others and images in use by a container stay.
 REMOVE = """
 remove() {
   [ -n "$1" ] && [ "$($DOCKER image inspect --format '{{len .RepoTags}}' "$1" 2>/dev/null)" = 0 ] || return 0
@@ -29,7 +29,7 @@ $DOCKER build --network none --iidfile image.new --file - sent/context >&2
 mv image.new image
 cat image
 """
-# A container that is there already is of a connection that was lost; it has gone on by itself.
+# An existing container is from a lost connection; it kept running.
 PROVE = """
 job=$1; name=$2; shift 2
 state=$($DOCKER container inspect --format '{{.State.Status}}' "$name" 2>/dev/null || true)
@@ -42,7 +42,7 @@ case $state in running|exited) ;; *)
 $DOCKER logs --follow "$name" >/dev/null </dev/null || true
 $DOCKER wait "$name"
 """
-# Built once more, from the cache, for the labels alone: they say what was proven here.
+# Built again from the cache, only for the labels, which describe the proof made here.
 TAG = (
     REMOVE
     + """
@@ -74,18 +74,18 @@ HAS = '$DOCKER image inspect --format "{{.Id}}" "$1" 2>/dev/null || true'
 
 
 def fetch_base(connection: Connection, device: Device, base: str, platform: str) -> None:
-    """Have the base image there; raises `DeviceError` with the way to bring it where the device cannot pull it."""
+    """Pull the base image on the device; raise `DeviceError` with another way if the device cannot pull it."""
     try:
         connection.run(f"fetching the base image {base}", PULL, base, platform)
     except DeviceError as error:
         raise DeviceError(
-            f"{error}\nThe base image {base} is not there, and the device cannot pull it. From a machine that has it: "
+            f"{error}\nThe device cannot pull the base image {base}. From a machine that has it: "
             f"docker save {base} | ssh {device.login} {' '.join(device.docker)} load"
         ) from None
 
 
 def build(connection: Connection, job: str, dockerfile: str, on_line: Callable[[str], None]) -> str:
-    """The id of the image, which has no tag yet."""
+    """Return the id of the image, which has no tag yet."""
     recipe = dockerfile.encode()
     return connection.run(
         "building the image", BUILD, job, feed=lambda pipe: write(pipe, recipe), on_line=on_line
@@ -95,18 +95,18 @@ def build(connection: Connection, job: str, dockerfile: str, on_line: Callable[[
 def prove(
     connection: Connection, job: str, name: str, words: Sequence[str], on_line: Callable[[str], None]
 ) -> tuple[int, str]:
-    """Run the image's own proof, or find the one that is going on; its exit status and what it said."""
+    """Run the image's own proof, or attach to a running one; return its exit status and its output."""
     answer = connection.run("proving the image", PROVE, job, name, *words, on_line=on_line)
     status = answer.stdout.strip()
     if not re.fullmatch(r"[0-9]{1,3}", status):
-        raise DeviceError(f"the device's Docker does not say how the proof ended, but {status[:200]!r}. Run again.")
+        raise DeviceError(f"the device's Docker reports no exit status of the proof, but {status[:200]!r}. Run again.")
     return int(status), answer.stderr
 
 
 def proof_words(image: str, tag: str, target: Target, *, folder: str, measure: int) -> list[str]:
-    """What `docker run` is given: no network, no rights, of a GPU the volume that the served image will use, too.
+    """Return the arguments of `docker run`: no network, no privileges, with a GPU also the served image's volume.
 
-    `folder` is the job's on the device, `tag` the one that the image will have.
+    `folder` is the job's on the device, `tag` the one that the image will get.
     """
     return [
         *_rights(),
@@ -121,7 +121,7 @@ def proof_words(image: str, tag: str, target: Target, *, folder: str, measure: i
 
 
 def tag(connection: Connection, job: str, name: str, dockerfile: str, on_line: Callable[[str], None]) -> str:
-    """The id of the image that now has the tag `name`; the one that had it before goes if nothing else needs it."""
+    """Return the id of the image now tagged `name`; the earlier image is removed if nothing else needs it."""
     recipe = dockerfile.encode()
     return connection.run(
         "tagging the image", TAG, job, name, feed=lambda pipe: write(pipe, recipe), on_line=on_line
@@ -129,26 +129,26 @@ def tag(connection: Connection, job: str, name: str, dockerfile: str, on_line: C
 
 
 def clean(connection: Connection, job: str, name: str) -> None:
-    """Remove the job's folder, its container and, where it has no tag, its image."""
+    """Remove the job's folder, its container and, if untagged, its image."""
     connection.run("cleaning up", CLEAN, job, name)
 
 
 def id_of(connection: Connection, name: str) -> str | None:
-    """Of the image that has this tag there."""
+    """Return the id of the image with this tag on the device."""
     return connection.run("looking for the image", HAS, name).stdout.strip() or None
 
 
 def reason_in(said: str) -> str:
-    """What a container's log, lines of JSON, says last."""
+    """Return the last message in a container's log, which has lines of JSON."""
     for line in reversed(said.strip().splitlines()):
         spoken = words_of(line)
         if spoken:
             return spoken
-    return "it said nothing"
+    return "it printed nothing"
 
 
 def words_of(line: str) -> str:
-    """The sentence in a line of the image's log; the line itself where it is none of that."""
+    """Return the message in a line of the image's log, or the line itself if it has another format."""
     try:
         raw = parse_json(line)
     except ValueError:
@@ -157,7 +157,7 @@ def words_of(line: str) -> str:
 
 
 def _rights() -> Sequence[str]:
-    """Those of every container of ours, as options."""
+    """Return the restrictions of all our containers, as options."""
     return (
         *("--read-only",),
         *(word for name in RIGHTS["cap_drop"] for word in ("--cap-drop", name)),

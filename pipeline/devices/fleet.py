@@ -1,4 +1,4 @@
-"""Many devices at once: each has its own thread, its own time and its own failure."""
+"""Work on many devices in parallel: each has its own thread, time limit and error."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Named:
-    """Progress of one device among others: its name before each line, and no bars, of which there can be but one."""
+    """Progress of one device among others: its name before each line, and no bars, as there can only be one."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress, self._name = progress, name
@@ -39,7 +39,7 @@ class Named:
 
 
 def at_once(devices: Sequence[Device], work: Callable[[Device, Stop], T]) -> list[T]:
-    """`work` on every device in parallel, in their order; an interrupt ends all of it."""
+    """Run `work` on every device in parallel; return results in their order. An interrupt ends all of it."""
     stop = Stop()
     with ThreadPoolExecutor(max_workers=max(1, min(len(devices), MOST_AT_ONCE))) as threads:
         futures = [threads.submit(work, device, stop) for device in devices]
@@ -53,7 +53,7 @@ def at_once(devices: Sequence[Device], work: Callable[[Device, Stop], T]) -> lis
 
 
 def deliver(devices: Sequence[Device], work: Work, *, published: Path, progress: Progress) -> list[Delivered]:
-    """Build and prove on every device; what each has proven lies in `published`/devices/<name>."""
+    """Build and prove on every device; each proof is stored in `published`/devices/<name>."""
     folder = published / DEVICES
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -1,6 +1,6 @@
-"""A device as its user names it: in `devices.toml`, or by its address alone.
+"""Devices as the user names them: in `devices.toml`, or by address.
 
-From what the command line says to devices with their targets.
+Also maps the command line's devices to targets.
 """
 
 import difflib
@@ -21,9 +21,9 @@ from targets.target import Target, find_target
 
 FILE = Path("devices.toml")
 LOCAL = "local"
-"""What this very machine is called: it has the GPU itself, and nothing goes over ssh."""
+"""Name of this machine: it has the GPU itself, and ssh is not used."""
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-# What ssh takes as a destination; none begins with a dash, so none is taken for an option.
+# Valid ssh destinations; none begins with a dash, so none can be parsed as an option.
 HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*)|\[?[0-9A-Fa-f:]+(?:%[A-Za-z0-9]+)?\]?)"
 USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?"
 ADDRESS = re.compile(rf"(?:{USER}@)?{HOST}", re.ASCII)
@@ -33,7 +33,7 @@ TIMEOUT_SECONDS, RETRIES, MEASURE_SECONDS = 3600.0, 6, 10
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A machine that is reached with ssh, and what is to run there."""
+    """A machine reached with ssh, and what to run there."""
 
     name: str
     address: str
@@ -41,22 +41,22 @@ class Device:
     port: int | None = None
     """None: the one of the ssh config."""
     target: str | None = None
-    """None where only an address was given: the build's one target."""
+    """None if only an address was given: the build's single target."""
     folder: str = FOLDER
-    """Where our files are kept on the device."""
+    """Folder for our files on the device."""
     docker: tuple[str, ...] = (DOCKER,)
-    """The command that is Docker there, such as `sudo docker`."""
+    """The device's Docker command, such as `sudo docker`."""
     timeout: float = TIMEOUT_SECONDS
-    """Seconds that all of its work may take."""
+    """Time limit for all of its work, in seconds."""
     retries: int = RETRIES
-    """How often a lost connection is made anew."""
+    """Maximum number of reconnections."""
     measure: int = MEASURE_SECONDS
-    """Seconds that the proven model is measured for."""
+    """Seconds to measure the proven model."""
     is_local: bool = False
 
     @property
     def login(self) -> str:
-        """What to give to ssh by hand."""
+        """Arguments for a manual ssh login."""
         return f"{f'-p {self.port} ' if self.port is not None else ''}{self.address}"
 
 
@@ -69,25 +69,25 @@ class Entry(BaseModel):
     target: str = Field(description="a target's name, or the path of its file")
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     folder: Annotated[str, Field(pattern=r"^(/|~/)[^:\n'\"$`\\]*$")] = Field(
-        default=FOLDER, description="where our files are kept there"
+        default=FOLDER, description="folder for our files on the device"
     )
     docker: Annotated[str, Field(pattern=r"^[\w./=-]+( [\w./=-]+)*$")] = Field(
-        default=DOCKER, description="the command that is Docker there, such as 'sudo docker'"
+        default=DOCKER, description="the device's Docker command, such as 'sudo docker'"
     )
     timeout: Annotated[float, Field(gt=0)] = Field(
-        default=TIMEOUT_SECONDS, description="seconds that all of its work may take"
+        default=TIMEOUT_SECONDS, description="time limit for all of its work, in seconds"
     )
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
-        default=RETRIES, description="how often a lost connection is made anew"
+        default=RETRIES, description="maximum number of reconnections"
     )
     measure: Annotated[int, Field(ge=0, le=3600)] = Field(
-        default=MEASURE_SECONDS, description="seconds that the proven model is measured for; 0: not at all"
+        default=MEASURE_SECONDS, description="seconds to measure the proven model; 0: not at all"
     )
 
     @model_validator(mode="after")
     def _is_an_address(self) -> Self:
         if not ADDRESS.fullmatch(self.address) or not is_host(self.address.rpartition("@")[2]):
-            raise ValueError(f"address = {self.address!r} is not user@host; a port has a key of its own: port = 2222")
+            raise ValueError(f"address = {self.address!r} is not user@host; give a port separately: port = 2222")
         return self
 
 
@@ -100,12 +100,12 @@ class DevicesFile(BaseModel):
 
 
 def read_devices(path: Path) -> list[Device]:
-    """The devices of a file in its order; raises `RecipeError` with every mistake found."""
+    """Return the devices of a file in its order; raise `RecipeError` with every mistake found."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(
-            f"the devices' file {path} cannot be read: {error.strerror}. It has a table for each: "
+            f"the devices' file {path} cannot be read: {error.strerror}. It needs a table for each device: "
             '[devices.NAME] with address = "user@host" and target = "orin-jp61".'
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -118,9 +118,9 @@ def read_devices(path: Path) -> list[Device]:
 
 
 def parse_address(text: str) -> Device:
-    """`ssh://user@host:port`; raises `RecipeError` where it is none."""
+    """Parse `ssh://user@host:port`; raise `RecipeError` if it is not valid."""
     wrong = RecipeError(
-        f"--device {text}: no device is called so, and it is no address like ssh://user@host or ssh://user@host:2222."
+        f"--device {text}: neither a device's name nor an address such as ssh://user@host or ssh://user@host:2222."
     )
     try:
         url = urlsplit(text)
@@ -133,12 +133,12 @@ def parse_address(text: str) -> Device:
     if not is_address or not is_host(host) or url.query or url.fragment or url.password is not None:
         raise wrong
     name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{host}-{port}" if port is not None else host).strip("-.")
-    # An address of IPv6 wears brackets in a URL, not for ssh.
+    # An IPv6 address has brackets in a URL, but not for ssh.
     return Device(name=name, address=address.replace("[", "").replace("]", ""), port=port)
 
 
 def is_host(host: str) -> bool:
-    """Whether it can be one: what looks like an IP address must be one, or it is looked up as a name for a minute."""
+    """Whether it can be a host: text like an IP address must be one, or its lookup takes a minute."""
     bare = host.strip("[]").partition("%")[0]
     if ":" not in bare and not re.fullmatch(r"[0-9]+(?:\.[0-9]+)+", bare):
         return bool(bare)
@@ -164,14 +164,14 @@ def _device(name: str, entry: Entry, beside: Path) -> Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Which devices were asked for, before they are looked up."""
+    """The requested devices, before they are looked up."""
 
     names: tuple[str, ...]
     file: Path | None
 
 
 def chosen(placement: Placement, targets: Sequence[Target], *, beside: Path) -> dict[Target, list[Device]]:
-    """The devices of each of a build's targets; raises `RecipeError` where one fits none of them."""
+    """Return the devices of each of a build's targets; raise `RecipeError` if a device fits none of them."""
     if placement.names:
         found = [_find_device(name, placement.file or beside / FILE) for name in placement.names]
     else:
@@ -185,21 +185,21 @@ def chosen(placement: Placement, targets: Sequence[Target], *, beside: Path) -> 
             by_name[name].append(device)
         elif placement.names:
             raise RecipeError(
-                f"the device {device.name} is of the target {name}, and the build is for {', '.join(by_name)}: add "
+                f"the device {device.name} has the target {name}, but the build is for {', '.join(by_name)}: add "
                 f"--target {name}, or leave the device out."
             )
     if not any(by_name.values()):
         there = ", ".join(f"{device.name} ({device.target})" for device in unique.values())
-        raise RecipeError(f"none of the devices is of a target of this build ({', '.join(by_name)}): {there}.")
+        raise RecipeError(f"no device has a target of this build ({', '.join(by_name)}): {there}.")
     return {target: by_name[target.name] for target in targets}
 
 
 def find_devices(names: Sequence[str], file: Path) -> list[Device]:
-    """Devices of a file by their names, all of it where none is given."""
+    """Return devices of a file by name, or all of them if no name is given."""
     known = {device.name: device for device in read_devices(file)}
     for name in names:
         if name not in known:
-            raise RecipeError(f"there is no device {name!r} in {file}.{_hint(name, known)}")
+            raise RecipeError(f"{file} has no device {name!r}.{_hint(name, known)}")
     return [known[name] for name in names] if names else list(known.values())
 
 
@@ -210,8 +210,8 @@ def _find_device(name: str, file: Path) -> Device:
         return parse_address(name)
     if not file.is_file():
         raise RecipeError(
-            f"--device {name}: there is no {file} to look it up in. Write one ([devices.{name}] with address and "
-            f"target), name another with --devices, or give its address: --device ssh://user@host."
+            f"--device {name}: the file of devices {file} does not exist. Write one ([devices.{name}] with address "
+            f"and target), give another with --devices, or give the address: --device ssh://user@host."
         )
     return find_devices([name], file)[0]
 
@@ -222,8 +222,8 @@ def _target_of(device: Device, targets: Sequence[Target]) -> str:
     if len(targets) > 1:
         shown = device.address if device.is_local else f"ssh://{device.address}"
         raise RecipeError(
-            f"--device {shown}: of which target is it, {', '.join(each.name for each in targets)}? "
-            f"Name it in {FILE} with its target, or build for one target."
+            f"--device {shown}: which target is it, {', '.join(each.name for each in targets)}? "
+            f"Add it to {FILE} with its target, or build for one target."
         )
     return targets[0].name
 

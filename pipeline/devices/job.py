@@ -1,4 +1,4 @@
-"""All of the work on one device: look, send, build, prove, judge, tag; any of it may be begun again."""
+"""All of the work on one device: check, send, build, prove, judge, tag; every step can be resumed."""
 
 import tempfile
 import time
@@ -30,14 +30,14 @@ from pipeline.validate.verdict import may_be_packaged, verdict_text
 from targets.device.files import DOCUMENT, PREDICTIONS
 
 PROVEN, NOT_PROVEN, CANNOT_BE_PROVEN = 0, 1, 3
-"""How `python -m targets.device prove` ends."""
+"""Exit statuses of `python -m targets.device prove`."""
 KILLED = 137
 PLACE_LABEL = {"dev.edge-deploy.place": "device"}
-"""Claimed before it is proven, but an image that is not proven gets no tag."""
+"""Set before the proof, but an image that is not proven gets no tag."""
 
 
 class Job:
-    """One device's work; `folder` is where its proof is kept."""
+    """One device's work; `folder` receives its proof."""
 
     def __init__(self, device: Device, work: Work, *, folder: Path, progress: Progress, stop: Stop) -> None:
         self._device, self._work, self._folder = device, work, folder
@@ -47,7 +47,7 @@ class Job:
         self._delivered = Delivered(device=device, target=work.target.name)
 
     def run(self) -> Delivered:
-        """Never raises an error of ours: it is in what is returned."""
+        """Do the work; errors of ours are in the result, never raised."""
         started = time.monotonic()
         deadline = started + self._device.timeout
         record = read_record(self._folder)
@@ -65,28 +65,28 @@ class Job:
         except DeployError as error:
             self._delivered.error = error
         except OSError as error:
-            # This host's; the other devices may still do what needs no room here.
+            # An error of this host; the other devices may still do work that needs no space here.
             self._delivered.error = WorkspaceError(
-                f"{self._device.name}: its proof cannot be kept on this host: {error}. Free some space, or name "
+                f"{self._device.name}: its proof cannot be stored on this host: {error}. Free some space, or give "
                 "another workspace (--workspace), and run again."
             )
         self._delivered.seconds = time.monotonic() - started
         return self._delivered
 
     def _is_still_there(self, record: Record, deadline: float) -> bool:
-        """Whether the device has the very image; one that cannot be asked was proven all the same."""
+        """Whether the device still has this image; if it cannot be reached, assume so, as it was proven."""
         try:
             with self._connect(deadline) as connection:
                 return engine.id_of(connection, self._work.tag) == record.image
         except RETRIED as error:
-            self._progress.line(f"proven before; it cannot be asked whether its image is still there: {error}")
+            self._progress.line(f"proven before; whether its image is still there cannot be checked: {error}")
             return True
 
     def _take(self, record: Record) -> None:
         done = self._delivered
         done.was_done_before, done.report, done.notes = True, record.report, record.notes
         done.image, done.folder = record.image, self._folder
-        self._progress.line("proven before: nothing to do")
+        self._progress.line("nothing to do: proven before")
 
     def _connect(self, deadline: float) -> Connection:
         return Connection(self._device, deadline=deadline, progress=self._progress, stop=self._stop)
@@ -96,7 +96,7 @@ class Job:
             try:
                 self._deliver(connection)
             except (*RETRIED, DeviceTimeout):
-                # What is there is gone on from.
+                # Existing work on the device is resumed.
                 raise
             except DeployError:
                 self._clean_up(connection)
@@ -109,7 +109,7 @@ class Job:
         for note in found.notes:
             self._progress.line(f"note: {note}")
         engine.fetch_base(connection, device, work.base, work.target.platform)
-        self._progress.line("sending what it lacks")
+        self._progress.line("sending missing files")
         files, size = store.send(connection, self._name, work.index)
         done.sent_files, done.sent_bytes = done.sent_files + files, done.sent_bytes + size
         self._progress.line(f"building the image; sent {store.amount_text(files, size)}")
@@ -139,7 +139,7 @@ class Job:
         self._clean_up(connection)
 
     def _proven(self, connection: Connection, image: str, found: Survey, evidence: Path) -> AccuracyReport:
-        """The host's own report on the device's answers; raises where they do not prove the image."""
+        """Return the host's own report on the device's answers; raise if they do not prove the image."""
         folder, measure = f"{found.facts.work}/jobs/{self._name}", self._device.measure
         words = engine.proof_words(image, self._work.tag, self._work.target, folder=folder, measure=measure)
         status, said = engine.prove(
@@ -153,26 +153,26 @@ class Job:
         if status == CANNOT_BE_PROVEN:
             raise DeviceUnfit(f"{who}: the image cannot be proven there: {engine.reason_in(said)}")
         if status not in (PROVEN, NOT_PROVEN):
-            why = " It was killed, most likely for want of memory." if status == KILLED else ""
+            why = " It was killed, probably because memory ran out." if status == KILLED else ""
             raise DeviceError(
-                f"{who}: the proof ended with status {status}.{why} Its last words: {engine.reason_in(said)}"
+                f"{who}: the proof ended with status {status}.{why} Its last message: {engine.reason_in(said)}"
             )
         store.fetch(connection, self._name, evidence)
         if not (evidence / PREDICTIONS).is_file():
-            raise DeviceError(f"{who}: the image ends without a proof. Its last words: {engine.reason_in(said)}")
+            raise DeviceError(f"{who}: the image ended without a proof. Its last message: {engine.reason_in(said)}")
         with understanding(self._device, "its proof"):
             report = self._work.judge(evidence / PREDICTIONS)
         self._delivered.report = report
         if not may_be_packaged(report, package_undecided=self._work.package_undecided):
             failure = GateFailed if report.verdict is Verdict.FAIL else GateUndecided
-            raise failure(f"{who}: {verdict_text(report)}. Its image was removed there.")
+            raise failure(f"{who}: {verdict_text(report)}. Its image was removed from the device.")
         if status == NOT_PROVEN and report.verdict is Verdict.PASS:
-            why = _said(evidence).get("reason", "it does not say why")
-            raise DeviceError(f"{who}: the gate passes, but the image refuses its model: {why}")
+            why = _said(evidence).get("reason", "it gives no reason")
+            raise DeviceError(f"{who}: the gate passes, but the image rejects its model: {why}")
         return report
 
     def _clean_up(self, connection: Connection) -> None:
-        """As far as the device lets us; what became of the work is what counts."""
+        """Clean up if the device allows it; the result of the work does not depend on it."""
         try:
             engine.clean(connection, self._name, self._container)
             store.forget_unused(connection, self._name)
@@ -181,7 +181,7 @@ class Job:
 
 
 def _said(evidence: Path) -> dict[str, Any]:
-    """The device's own document on its proof; empty where it is damaged."""
+    """Return the device's own document on its proof, or an empty one if it is damaged."""
     try:
         raw = parse_json((evidence / DOCUMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,8 +1,7 @@
-"""What a device says of itself (`preflight.sh`), read into facts.
+"""Parse a device's facts from the output of `preflight.sh`.
 
-From the version of Jetson Linux (L4T) to the JetPack that it is part of.
-
-After the release notes of NVIDIA and OE4T's meta-tegra, which has a branch for each.
+Also maps the version of Jetson Linux (L4T) to its JetPack, from the release notes of NVIDIA and of OE4T's meta-tegra,
+which has a branch for each.
 """
 
 import re
@@ -31,17 +30,17 @@ KNOWN = (
     ("38.4", "7.1"),
     ("39.2", "7.2"),
 )
-"""The first that fits counts."""
+"""The first match counts."""
 
 
 def jetpack_of(l4t: str) -> str | None:
-    """`6.2` of `36.4.3`; None for a release that is not known here."""
+    """Return `6.2` for `36.4.3`; None for an unknown release."""
     whole = l4t if l4t.count(".") > 1 else f"{l4t}.0"
     return next((jetpack for beginning, jetpack in KNOWN if fits(whole, beginning)), None)
 
 
 def fits(version: str, beginning: str) -> bool:
-    """Whether the first parts of a version are these: `36.4` of 36.4.3, but not of 36.40."""
+    """Whether a version starts with these parts: `36.4` matches 36.4.3, but not 36.40."""
     return version == beginning or version.startswith(f"{beginning}.")
 
 
@@ -61,32 +60,32 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """A device at one moment; None is what it does not say."""
+    """A device's state at one moment; None: not reported."""
 
     platform: str
     user: str
     work: str
-    """Our folder there, resolved."""
+    """Our folder on the device, resolved."""
     l4t: str | None
-    """None: no Jetson."""
+    """None: not a Jetson."""
     jetpack: str | None
     model: str | None
     power_mode: str | None
     power_modes: tuple[str, ...]
-    """All that the board has."""
+    """All modes of the board."""
     clocks_pinned: bool | None
     cards: tuple[Card, ...]
     docker: str | None
-    """Version of the engine that answers."""
+    """Version of the running engine."""
     docker_problem: str | None
-    """What Docker says instead of a version; None where it is not installed, too."""
+    """Docker's message if it reports no version; None also if it is not installed."""
     has_docker: bool
     runtimes: tuple[str, ...]
     has_gpu_hook: bool
-    """Whether Docker's own `--gpus` finds what it calls."""
+    """Whether the hook for Docker's `--gpus` is installed."""
     has_base: bool
     missing: tuple[str, ...]
-    """Programs that our scripts need and that are not there."""
+    """Programs that our scripts need and that are not installed."""
     work_free_bytes: int | None
     docker_free_bytes: int | None
     memory_bytes: int | None
@@ -98,7 +97,7 @@ class Facts:
 
     @property
     def highest_power_mode(self) -> str | None:
-        """MAXN, or the one of most watts; None where the board does not say what it has."""
+        """Return MAXN, or the mode with most watts; None if the board does not list its modes."""
         unlimited = sorted(mode for mode in self.power_modes if mode.startswith("MAXN"))
         if unlimited:
             return unlimited[-1]
@@ -107,10 +106,10 @@ class Facts:
 
 
 def read_facts(text: str) -> Facts:
-    """Raises `DeviceError` where the answer is cut short or of no known kind."""
+    """Parse the output; raise `DeviceError` if it is truncated or unknown."""
     found = _sections(text)
     if "end" not in found or found.get("machine", "") == "":
-        raise DeviceError("the device's answer about itself is cut short. Run again.")
+        raise DeviceError("the device's answer about itself is truncated. Run again.")
     l4t = _l4t(found)
     version = re.fullmatch(r"\w+/\w+ (\S+)", found["docker-version"])
     has_docker = bool(found["docker-command"])
@@ -148,7 +147,7 @@ def _sections(text: str) -> dict[str, str]:
 
 
 def _l4t(found: dict[str, str]) -> str | None:
-    """As `targets.device.nvidia.machine.l4t_version` finds it: NVIDIA's file, else its package."""
+    """Find it as `targets.device.nvidia.machine.l4t_version` does: NVIDIA's file, else its package."""
     release = re.match(r"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", found["release"])
     if release is not None:
         return f"{release[1]}.{release[2]}"
@@ -162,7 +161,7 @@ def _power_mode(text: str) -> str | None:
 
 
 def _pinned(text: str) -> bool | None:
-    """Whether every clock of CPU and GPU may move nowhere; None where the device shows none."""
+    """Whether every clock of CPU and GPU is fixed; None if the device reports none."""
     ranges = [line.split()[2:] for line in text.splitlines()]
     return all(len(each) == 2 and each[0] == each[1] for each in ranges) if ranges else None
 
@@ -183,13 +182,13 @@ def _bytes(kibibytes: str) -> int | None:
 
 
 def _hottest(text: str) -> float | None:
-    """Zones that are off say -256 °C or nothing."""
+    """Return the hottest zone; zones that are off report -256 °C or nothing."""
     degrees = [int(value) / 1000 for value in re.findall(r" (-?\d+)$", text, re.MULTILINE)]
     return max((each for each in degrees if each > -50), default=None)
 
 
 def _runtimes(text: str) -> tuple[str, ...]:
-    """Names of Docker's runtimes; none where it says something else."""
+    """Return the names of Docker's runtimes; empty for any other output."""
     try:
         raw = parse_json(text or "{}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a device has proven, kept beside the artifact: `devices/<name>/`, complete or not at all."""
+"""A device's proof, kept beside the artifact: `devices/<name>/`, complete or not at all."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ SCHEMA = 1
 
 
 def comparison_text(facts: Mapping[str, Any]) -> str:
-    """Why a device serves the precision it does, and which ones took no part, as it said; empty without rivals."""
+    """Return the device's reason for the served precision and for excluded ones; empty without rivals."""
     comparison = facts.get("comparison")
     if not isinstance(comparison, dict):
         return ""
@@ -28,11 +28,11 @@ def comparison_text(facts: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A device that was proven, and with what."""
+    """A proven device, and its inputs."""
 
     key: str
     image: str
-    """The id that the tag has there."""
+    """Id of the tagged image on the device."""
     report: AccuracyReport
     notes: tuple[str, ...]
 
@@ -68,7 +68,7 @@ def write_record(
 
 
 def read_record(folder: Path) -> Record | None:
-    """None where there is none, or one that cannot be read: the device is asked again then."""
+    """Return None if there is no readable record: the device is then asked again."""
     try:
         facts = parse_json((folder / FILE).read_text(encoding="utf-8"))
         raw = parse_json((folder / REPORT).read_text(encoding="utf-8"))

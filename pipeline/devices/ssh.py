@@ -1,10 +1,10 @@
-"""A connection to a device: the user's own ssh, its settings, keys and known hosts; one login for all that is done.
+"""A connection to a device by the user's own ssh, with its settings, keys and known hosts; one login for all work.
 
-This machine is a device, too, where it has the GPU: the same scripts are run by its own shell.
+This machine can be a device too, if it has the GPU: its own shell runs the same scripts.
 
-A lost connection is made anew after a while, longer each time; nothing else is tried again.
+A lost connection is made again after increasing pauses; other errors are not retried.
 
-What ends work in other threads: from the moment it is set no program of ours is left running.
+`Stop` ends work in other threads: once it is set, none of our programs keeps running.
 """
 
 import os
@@ -31,7 +31,7 @@ from pipeline.progress import Progress
 
 
 class Stop:
-    """Set by whoever waits for the threads; kills their programs, and none is started after it."""
+    """Set by the thread that waits for the others; kills their programs, and no new one is started."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -43,19 +43,19 @@ class Stop:
         return self._event.is_set()
 
     def set(self) -> None:
-        """End every program, now."""
+        """Kill every program now."""
         with self._lock:
             self._event.set()
             for process in self._running:
                 kill(process)
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but not beyond the moment it is set; whether it is."""
+        """Sleep until it is set or `seconds` have passed; return whether it is set."""
         return self._event.wait(seconds)
 
     @contextmanager
     def watching(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        """`process` ends when this is left, or when all is to stop."""
+        """Kill `process` at the end, or when it is set."""
         with self._lock:
             self._running.add(process)
             if self._event.is_set():
@@ -71,24 +71,24 @@ class Stop:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Of our own session alone, so that what it started goes with it."""
+    """Kill the process group: each process has its own session, so its children end too."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 LOGIN_SECONDS = 60.0
 MOST_OUTPUT = 8 << 20
-"""Bytes that a script's stdout is kept of; the longest is a list of files."""
+"""In bytes of a script's stdout; the longest is a list of files."""
 MOST_SAID = 64 << 20
-"""Bytes of stderr that are listened to, of which the last lines are kept."""
+"""In bytes of stderr that are read; the last lines of it are kept."""
 LONGEST_LINE, KEPT_LINES = 8 << 10, 1000
 POLL_SECONDS = 0.02
-# Set unless the user's own configuration says otherwise: a link that is cut is noticed after 15 s.
+# Set unless the user's own configuration says otherwise: a broken link is detected after 15 s.
 USUAL = {
     "connecttimeout": ("none", "ConnectTimeout=10"),
     "serveraliveinterval": ("0", "ServerAliveInterval=5"),
 }
-# Nothing may wait for a person, forward a port or open a terminal, whatever the configuration says for logins by hand.
+# Never wait for a person, forward a port or open a terminal, whatever the configuration says for manual logins.
 ALWAYS = (
     "BatchMode=yes",
     "LogLevel=ERROR",
@@ -98,7 +98,7 @@ ALWAYS = (
     "RemoteCommand=none",
     "PermitLocalCommand=no",
 )
-# Every script begins with it: our folder there with ~ resolved, and the command that is Docker.
+# Start of every script: our folder with ~ resolved, and the device's Docker command.
 PRELUDE = """set -eu
 WORK=$1; DOCKER=$2; shift 2
 case $WORK in "~/"*) WORK=$HOME/${WORK#"~/"};; esac
@@ -108,16 +108,16 @@ export LC_ALL=C
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a script on the device wrote."""
+    """Output of a script on the device."""
 
     stdout: str
     stderr: str
 
 
 class Connection:
-    """Used as a context manager; not shared between threads.
+    """Connection to a device; use it as a context manager, in one thread.
 
-    Raises `HostUnknown`, `HostKeyRefused`, `AccessDenied` or `HostUnreachable` when it is entered.
+    Entering raises `HostUnknown`, `HostKeyRefused`, `AccessDenied` or `HostUnreachable`.
     """
 
     def __init__(self, device: Device, *, deadline: float, progress: Progress, stop: Stop) -> None:
@@ -151,10 +151,10 @@ class Connection:
         into: Callable[[IO[bytes]], None] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Answer:
-        """Run a POSIX shell script there; `doing` completes "while …".
+        """Run a POSIX shell script on the device; `doing` completes "while …".
 
-        `feed` writes its stdin, `into` reads its stdout, `on_line` hears each line of stderr. Raises
-        `ConnectionLost`, `DeviceTimeout`, and where the script fails what `why_failed` makes of it.
+        `feed` writes its stdin, `into` reads its stdout, `on_line` gets each line of stderr. Raises
+        `ConnectionLost`, `DeviceTimeout`, and for a failed script the error of `why_failed`.
         """
         device = self._device
         self._stop_if_lost(doing)
@@ -171,13 +171,13 @@ class Connection:
             with self._stop.watching(process):
                 status = self._wait(process, doing)
         except BaseException:
-            # The login that all scripts share holds their streams open until it ends.
+            # The shared ssh login keeps their streams open until it ends.
             self._unfinished.append(pipes)
             raise
         output, said = pipes.finish()
         if pipes.was_cut:
             pipes.raise_own()
-            raise DeviceError(f"{device.name} ({device.address}): it does not stop writing while {doing}. Look at it.")
+            raise DeviceError(f"{device.name} ({device.address}): endless output while {doing}. Check the device.")
         if status == SSH_FAILED or status < 0 or self._stop.is_set:
             raise lost(device, doing, said or self._words_of_master())
         if status != 0:
@@ -186,11 +186,11 @@ class Connection:
         return Answer(stdout=output.decode(errors="replace"), stderr=said)
 
     def _log_in(self) -> None:
-        """Start the ssh that all scripts share; it says why where it cannot. This machine needs none."""
+        """Start the ssh that all scripts share; raise its error if it fails. This machine needs none."""
         device = self._device
         if device.is_local:
             return
-        # A socket's name may have some 100 characters, so it lies directly in /tmp.
+        # A socket's path is limited to about 100 characters, so it is directly in /tmp.
         folder = Path(tempfile.mkdtemp(prefix="deploy-ssh-", dir="/tmp"))
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         socket = folder / "s"
@@ -207,8 +207,8 @@ class Connection:
                 raise why_not_connected(device, pipes.finish()[1])
             if time.monotonic() > limit:
                 raise HostUnreachable(
-                    f"{device.name} ({device.address}): it answers, but the login is not done after "
-                    f"{LOGIN_SECONDS:.0f} s. Try ssh {device.login} by hand."
+                    f"{device.name} ({device.address}): it responds, but the login is not done after "
+                    f"{LOGIN_SECONDS:.0f} s. Try ssh {device.login} manually."
                 )
             time.sleep(POLL_SECONDS)
         self._words = pipes
@@ -221,7 +221,7 @@ class Connection:
                 stdin=subprocess.PIPE if with_input else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                # A Ctrl-C is ours to answer, not ssh's.
+                # Ctrl-C is handled by us, not by ssh.
                 start_new_session=True,
             )
         except OSError as error:
@@ -246,14 +246,14 @@ class Connection:
             return process.wait(timeout=max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise DeviceTimeout(
-                f"{self._device.name} ({self._device.address}): the {self._device.timeout:g} s it is given were over "
-                f"while {doing}. What is done there is kept: the same command goes on from there; timeout = … in "
-                "devices.toml gives it more."
+                f"{self._device.name} ({self._device.address}): the time limit of {self._device.timeout:g} s was "
+                f"reached while {doing}. Finished work is kept: run the same command to continue; timeout = … in "
+                "devices.toml raises the limit."
             ) from None
 
 
 class _Pipes:
-    """The streams of a program, each in a thread, so that none waits for another."""
+    """The streams of a program, each in its own thread, so that none blocks another."""
 
     def __init__(
         self,
@@ -266,7 +266,7 @@ class _Pipes:
         self._process = process
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.was_cut = False
-        """Whether the program was ended, as it wrote more than any of ours does."""
+        """Whether the program was killed for writing more than any of ours does."""
         self._threads = ThreadPoolExecutor(max_workers=3)
         assert process.stdout is not None
         assert process.stderr is not None
@@ -278,13 +278,13 @@ class _Pipes:
             self._input = self._threads.submit(_feed, process.stdin, feed)
 
     def finish(self) -> tuple[bytes, str]:
-        """All of stdout and stderr, once the program has ended."""
+        """Return all of stdout and stderr, once the program has ended."""
         self.abandon()
         failed = self._output.exception() is not None
         return (b"" if failed else self._output.result()), "\n".join(self._lines)
 
     def raise_own(self) -> None:
-        """Raise what went wrong on this side, in reading or writing."""
+        """Raise an error of this side, from reading or writing."""
         for future in (self._input, self._output, self._error):
             if future is not None:
                 future.result()
@@ -314,12 +314,12 @@ class _Pipes:
         try:
             into(stream)
         finally:
-            # The other end must not wait for a reader that gave up.
+            # The other end must not wait for a reader that failed.
             self._read_at_most(stream)
         return b""
 
     def _read_at_most(self, stream: IO[bytes]) -> bytes:
-        """All that is left in it; the program is ended where that is too much."""
+        """Return the rest of the stream; kill the program if that is too much."""
         contents = stream.read(MOST_OUTPUT)
         if len(contents) == MOST_OUTPUT:
             self._cut()
@@ -331,7 +331,7 @@ class _Pipes:
 
 
 def _feed(stream: IO[bytes], feed: Callable[[IO[bytes]], None]) -> None:
-    # A program that ends before it has read all says why by its status.
+    # A program that ends before it has read everything reports why by its status.
     with suppress(BrokenPipeError):
         feed(stream)
     with suppress(BrokenPipeError):
@@ -339,7 +339,7 @@ def _feed(stream: IO[bytes], feed: Callable[[IO[bytes]], None]) -> None:
 
 
 def _options(device: Device) -> list[str]:
-    """Ours, and what is usual where the user's configuration leaves it open."""
+    """Return our options, and defaults for what the user's configuration does not set."""
     port = [] if device.port is None else ["-p", str(device.port)]
     command = ["ssh", *port, "-G", device.address]
     try:
@@ -357,12 +357,12 @@ T = TypeVar("T")
 
 
 def pause_before(attempt: int) -> float:
-    """Seconds before attempt 1, 2, …: 1, 2, 4, … and never more than half a minute."""
+    """Return the seconds before attempt 1, 2, …: 1, 2, 4, …, at most half a minute."""
     return min(2.0 ** (attempt - 1), LONGEST_PAUSE)
 
 
 def retry(work: Callable[[], T], device: Device, *, deadline: float, progress: Progress, stop: Stop) -> T:
-    """What `work` returns, which must go on from where it was; its own error where the device does not come back."""
+    """Return the result of `work`, which must resume; raise its first error if the device does not come back."""
     first_loss: ConnectionLost | None = None
     attempt = 0
     while True:
@@ -374,7 +374,7 @@ def retry(work: Callable[[], T], device: Device, *, deadline: float, progress: P
             attempt += 1
             pause = pause_before(attempt)
             if attempt > device.retries or time.monotonic() + pause > deadline or stop.is_set:
-                # That it cannot be reached now is a consequence.
+                # Being unreachable now is only a consequence.
                 raise first_loss or error from None
             progress.line(f"{error} Trying again in {pause:.0f} s ({attempt} of {device.retries}).")
         if stop.wait(pause):

@@ -1,7 +1,7 @@
-"""Files on a device by their content: what it has once received is never sent again.
+"""Content-addressed files on a device: a file that it has received is never sent again.
 
-In our folder there: `files/<sha256>`, `incoming/<job>/<sha256>` while they arrive, `indexes/<job>`, and the job's own
-folder `jobs/<job>/`, whose `sent/` is made of links to the files.
+In our folder on the device: `files/<sha256>`, `incoming/<job>/<sha256>` during transfer, `indexes/<job>`, and the
+job's folder `jobs/<job>/`, whose `sent/` consists of links to the files.
 """
 
 import tarfile
@@ -15,10 +15,10 @@ from pipeline.errors import DeviceError
 from pipeline.workspace.hashing import sha256_of_file
 
 MOST_PROOF_BYTES, MOST_PROOF_FILES = 2 << 30, 64
-"""Of what a device sends of its proof; the largest file is its engine."""
+"""For a device's proof; the largest file is its engine."""
 KEPT_INDEXES = 4
-"""Of so many deliveries the files are kept."""
-# Whole files of a transfer that was cut are kept, too. A file counts by its size, which a crash may have left at 0.
+"""Number of deliveries whose files are kept."""
+# Complete files of an interrupted transfer are kept. Sizes are checked, as a crash may have left a file at 0.
 LACKING = """
 [ -d "$WORK" ] || (umask 077; mkdir -p "$WORK")
 mkdir -p "$WORK/files" "$WORK/indexes" "$WORK/incoming/$1" "$WORK/jobs/$1"
@@ -49,7 +49,7 @@ for name in *; do
 done
 sync
 """
-# Times are those of every context (`package/build_context.py`), so that layers are the same wherever they are built.
+# Times as in every context (`package/build_context.py`), so that layers are identical wherever they are built.
 ASSEMBLE = """
 [ ! -d "$WORK/jobs/$1/sent" ] || exit 0
 rm -rf "$WORK/incoming/$1" "$WORK/jobs/$1/new"
@@ -72,24 +72,24 @@ rm -f "$WORK/wanted"
 
 
 def index_of(files: Mapping[str, Path]) -> dict[str, tuple[str, int, Path]]:
-    """Digest, size and place of each file, by its path below `sent/`."""
+    """Return digest, size and local path of each file, by its path in `sent/`."""
     return {name: (sha256_of_file(path), path.stat().st_size, path) for name, path in sorted(files.items())}
 
 
 def index_text(index: Mapping[str, tuple[str, int, Path]]) -> str:
-    """A line for each file, as the device keeps it; equal contexts give equal texts."""
+    """Return a line for each file, as stored on the device; equal contexts give equal texts."""
     return "".join(f"{sha} {size} {name}\n" for name, (sha, size, _path) in index.items())
 
 
 def send(connection: Connection, job: str, index: Mapping[str, tuple[str, int, Path]]) -> tuple[int, int]:
-    """Bring the files there and lay out `jobs/<job>/sent`; how many files and bytes the device lacked."""
+    """Send missing files and create `jobs/<job>/sent`; return the number of files and bytes sent."""
     listing = index_text(index).encode()
-    answer = connection.run("looking what it lacks", LACKING, job, feed=lambda pipe: write(pipe, listing))
+    answer = connection.run("looking for missing files", LACKING, job, feed=lambda pipe: write(pipe, listing))
     places = {sha: (size, path) for sha, size, path in index.values()}
     wanted = answer.stdout.split()
     stray = [sha for sha in wanted if sha not in places]
     if stray:
-        raise DeviceError(f"the device asks for a file that is not part of the work: {stray[0][:64]}. Run again.")
+        raise DeviceError(f"the device requests a file that is not part of the work: {stray[0][:64]}. Run again.")
     total = sum(places[sha][0] for sha in wanted)
     if wanted:
         connection.run(
@@ -98,7 +98,7 @@ def send(connection: Connection, job: str, index: Mapping[str, tuple[str, int, P
             job,
             feed=lambda pipe: _pack(pipe, {sha: places[sha][1] for sha in wanted}),
         )
-    connection.run("laying out what was sent", ASSEMBLE, job)
+    connection.run("arranging the sent files", ASSEMBLE, job)
     return len(wanted), total
 
 
@@ -110,11 +110,11 @@ def amount_text(files: int, size: int) -> str:
 
 def forget_unused(connection: Connection, job: str) -> None:
     """Remove the files that only older deliveries used."""
-    connection.run("removing what is no longer used", FORGET, job, str(KEPT_INDEXES + 1))
+    connection.run("removing unused files", FORGET, job, str(KEPT_INDEXES + 1))
 
 
 def fetch(connection: Connection, job: str, folder: Path) -> None:
-    """Bring `jobs/<job>/out` into `folder`."""
+    """Copy `jobs/<job>/out` into `folder`."""
 
     def unpack(pipe: IO[bytes]) -> None:
         left = MOST_PROOF_BYTES
@@ -123,7 +123,7 @@ def fetch(connection: Connection, job: str, folder: Path) -> None:
                 left -= entry.size
                 if left < 0 or number >= MOST_PROOF_FILES:
                     raise DeviceError(
-                        f"the device's proof is of more than {MOST_PROOF_FILES} files or {MOST_PROOF_BYTES >> 30} "
+                        f"the device's proof has more than {MOST_PROOF_FILES} files or {MOST_PROOF_BYTES >> 30} "
                         "GiB; nothing of it was kept."
                     )
                 archive.extract(entry, folder, filter="data")
@@ -131,16 +131,16 @@ def fetch(connection: Connection, job: str, folder: Path) -> None:
     try:
         connection.run("fetching the proof", 'tar -C "$WORK/jobs/$1/out" -cf - .', job, into=unpack)
     except tarfile.TarError as error:
-        raise DeviceError(f"what the device sent of its proof cannot be read ({error}). Run again.") from None
+        raise DeviceError(f"the proof sent by the device cannot be read ({error}). Run again.") from None
 
 
 def write(pipe: IO[bytes], contents: bytes) -> None:
-    """Feed a script its input."""
+    """Write a script's input."""
     pipe.write(contents)
 
 
 def _pack(pipe: IO[bytes], files: Mapping[str, Path]) -> None:
-    """Small files first: of a transfer that is cut, more of them are there for good."""
+    """Write small files first: an interrupted transfer then completes more of them."""
     with tarfile.open(fileobj=pipe, mode="w|") as archive:
         for sha, path in sorted(files.items(), key=lambda item: item[1].stat().st_size):
             entry = tarfile.TarInfo(sha)

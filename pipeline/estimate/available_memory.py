@@ -1,6 +1,6 @@
-"""How much memory this process may use: the machine's, or what its control groups leave of it.
+"""Memory that this process may use: the machine's, or the limit of its control groups.
 
-Version 1 and 2 of control groups, see cgroups(7). A group may have less than the ones above it, never more.
+Supports version 1 and 2 of control groups, see cgroups(7). A group's limit never exceeds those above it.
 """
 
 import os
@@ -14,32 +14,32 @@ KIB = 1024
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
     total: int
-    """Bytes: of the machine, or the smallest limit of its control groups."""
+    """Bytes of the machine, or the smallest limit of its control groups."""
     available: int
-    """Bytes that nobody uses now, file caches left out."""
+    """Unused bytes, without file caches."""
     limited_by: str | None = None
-    """The file that says less than the machine has; None: the machine itself."""
+    """The file with a limit below the machine's memory; None: the machine itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
     folder: Path
     limit: str
-    """File names: what may be used, and what is."""
+    """File names: the limit, and the use."""
     used: str
     cache: str
-    """What `memory.stat` calls file pages that can be dropped at once, of this group and those below it."""
+    """Key in `memory.stat` for file pages that can be dropped, of this group and those below it."""
 
 
 def capacity(root: Path = Path("/")) -> Capacity:
-    """Of this process; `root` is where `proc` and `sys` are."""
+    """Return the capacity of this process; `root` contains `proc` and `sys`."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     facts = _facts(root / "proc" / "meminfo", unit=KIB)
     total = facts.get("MemTotal:", total)
     available, limited_by = facts.get("MemAvailable:", total), None
     for group in _groups(root):
         limit = _number(group.folder / group.limit)
-        # "max", and in version 1 a number above all memory there is, mean none.
+        # "max", and in version 1 a number above all existing memory, mean no limit.
         if limit is None or limit >= facts.get("MemTotal:", total):
             continue
         if limit < total:
@@ -50,12 +50,12 @@ def capacity(root: Path = Path("/")) -> Capacity:
 
 
 def gib(size: int) -> str:
-    """Bytes in words."""
+    """Return bytes as text in GiB."""
     return f"{size / 2**30:.1f} GiB"
 
 
 def _groups(root: Path) -> Iterator[_Group]:
-    """Those this process is in, each with all above it that can be seen."""
+    """Yield the groups of this process, each with all visible ones above it."""
     mounts = dict(_mounts(root))
     for line in _lines(root / "proc" / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -73,7 +73,7 @@ def _groups(root: Path) -> Iterator[_Group]:
 
 
 def _upwards(top: Path, path: str, shown: str) -> Iterator[Path]:
-    """Folders from a group's own up to `top`, at which the group `shown` is mounted: a container sees but a part."""
+    """Yield folders from a group up to `top`, where the group `shown` is mounted: a container sees only a part."""
     group, start = PurePosixPath(path), PurePosixPath(shown)
     inside = group.relative_to(start) if group.is_relative_to(start) else PurePosixPath()
     if ".." in inside.parts:
@@ -83,7 +83,7 @@ def _upwards(top: Path, path: str, shown: str) -> Iterator[Path]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Where the groups' file systems are, and which group is at the top there."""
+    """Yield the mount points of the groups' file systems, and the group at the top of each."""
     for line in _lines(root / "proc" / "self" / "mountinfo"):
         before, _, after = line.partition(" - ")
         fields, (kind, _, options) = before.split(), after.split(maxsplit=2)
@@ -102,7 +102,7 @@ def _number(file: Path) -> int | None:
 
 
 def _lines(file: Path) -> list[str]:
-    """None where there is no such file, as on another system."""
+    """Return the lines, or none if there is no such file, as on another system."""
     try:
         return file.read_text().splitlines()
     except OSError:

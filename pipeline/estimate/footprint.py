@@ -1,8 +1,8 @@
-"""How many bytes of tensors a piece of work has alive at the same time, without computing anything.
+"""Count the peak bytes of tensors of some work without computing anything.
 
-The work runs on tensors that have a shape and no values (PyTorch's fake tensors), so that what autograd keeps for the
-backward pass, and what exists only for a moment, is counted where it comes about. It takes seconds and next to no
-memory, whatever the network.
+The work runs on tensors with a shape and no values (PyTorch's fake tensors), so that tensors that autograd keeps for
+the backward pass, and temporary ones, are counted when they are created. This takes seconds and almost no
+memory for any network.
 """
 
 import copy
@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 
 def peak_bytes(work: Callable[..., object], *networks: nn.Module) -> int:
-    """The most bytes of tensors at a time while `work` is done with copies of `networks`, which are counted, too.
+    """Return the peak bytes of tensors while `work` runs with copies of `networks`, which are counted, too.
 
-    `work` gets the copies. Where it asks for a value, which no tensor has, it is told 1.
+    `work` gets the copies. If it reads a value, which no tensor has, it gets 1.
     """
     copies = [copy.deepcopy(network) for network in networks]
     with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), _Count() as count:
@@ -35,13 +35,13 @@ def peak_bytes(work: Callable[..., object], *networks: nn.Module) -> int:
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """Of parameters and buffers."""
+    """Return the bytes of parameters and buffers."""
     tensors = [*network.parameters(), *network.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every storage when it appears and when it is freed."""
+    """Count of storages, updated when they are created and freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -75,7 +75,7 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _empty(network: nn.Module) -> None:
-    """Take the values out of a network, in place. It is neither moved nor copied from then on."""
+    """Remove the values of a network, in place. It cannot be moved or copied afterwards."""
     for module in network.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -83,14 +83,14 @@ def _empty(network: nn.Module) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty_like(buffer)
-    # Fake tensors can do neither; here there is one device, and a copy is the caller's to count.
+    # Fake tensors support neither; here there is one device, and the caller counts copies.
     network.to = lambda *_args, **_options: network  # type: ignore[method-assign]
     network.__deepcopy__ = lambda _memo: network  # type: ignore[assignment]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without PyTorch's notes on its own internals."""
+    """Hide PyTorch's notes on its own internals."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,8 +1,8 @@
-"""How much memory each stage needs at its peak.
+"""Peak memory of each stage.
 
-What tensors need is counted on the network itself, on as many images as go through it at a time
-(`estimate.footprint`). The rest is added: weights in several states, decoded images that are kept, the programs.
-Images add to it as far as `Batches` keeps them, and no further.
+Tensors are counted on the network itself, with the number of images in one pass
+(`estimate.footprint`). The rest is added: weights in several copies, cached images, the programs.
+Images count as far as `Batches` caches them.
 """
 
 import math
@@ -46,26 +46,26 @@ MIB = 2**20
 PROCESS = 350 * MIB
 """Python with PyTorch, ONNX and ONNX Runtime."""
 EXPORTER = 100 * MIB
-"""What PyTorch's exporter loads besides."""
+"""Additional libraries that PyTorch's exporter loads."""
 FRAGMENTATION = 1.45
-"""Of the allocator: resident bytes per byte of tensors. 1.3 to 1.8 on a half-width ResNet-50 in 224 x 224."""
+"""Of the allocator: resident bytes per byte of tensors. 1.3 to 1.8 for a half-width ResNet-50 at 224 x 224."""
 FLOAT_BYTES = 4
 MANY_OUTPUTS, MANY_WEIGHTS = 3, 16
-"""More tensors than any stage has: in outputs of all layers, and in sets of weights."""
+"""Upper bounds for any stage: tensors in outputs of all layers, and sets of weights."""
 LOOKED_AT = 128
-"""Images of a batch that is only looked at."""
+"""Images of a batch in inference."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Of one network with these images; bytes."""
+    """Bytes needed by one network with these images."""
 
     checkpoint: Checkpoint
     dataset: Dataset
     recipe: Recipe
 
     def of(self, stage: str) -> int:
-        """At the peak of a stage, in all its processes together."""
+        """Return the peak of a stage, in all its processes together."""
         needs = {
             "load": self._load,
             "prune": self._prune,
@@ -78,7 +78,7 @@ class Needs:
 
     @property
     def at_most(self) -> int:
-        """More than any stage needs, from one image that goes through the network: quick to have."""
+        """Return an upper bound for all stages from one image's forward pass: a quick check."""
         sizes: list[int] = []
 
         def noted(module: nn.Module, inputs: object, made: object) -> None:
@@ -106,7 +106,7 @@ class Needs:
         return self._looked_at(self.dataset.selection)
 
     def _looked_at(self, images: ImageSet) -> int:
-        """Of one network that answers `images`, with the weights it was built from."""
+        """Return the bytes of one network in inference on `images`, with the weights it was built from."""
         tensors = self._looking(self._shown(min(LOOKED_AT, len(images)))) + 2 * self._weights
         return PROCESS + _resident(tensors) + self._image_bytes(len(images))
 
@@ -116,7 +116,7 @@ class Needs:
             return PROCESS
         sample = min(IMPORTANCE_IMAGES, training)
         beside = self._weights if not budget.by_clock else (2 + len(BLOCK_FACTORS)) * self._weights
-        # By the clock the same images are looked at several times, and kept as the network sees them.
+        # With a time budget the same images are used several times, and cached after preprocessing.
         seen = sample * FLOAT_BYTES * math.prod(self._shape) if budget.by_clock else 0
         counted = _resident(self._importance + beside) + seen + self._image_bytes(sample)
         statistics = self._image_bytes(min(recovery.STATISTICS_IMAGES, training))
@@ -130,7 +130,7 @@ class Needs:
 
     @property
     def profile(self) -> int:
-        """Of a latency table, which is made on the way to pruning: many cut networks are open at a time."""
+        """Return the bytes of measuring a latency table, before pruning: many cut networks are open at a time."""
         whole = (FITTED + CHECKED) * 2 * self._weights
         layers = 2 * (CHUNK_BYTES + self._weights)
         return PROCESS + EXPORTER + max(whole, layers) + _resident(4 * self._weights)
@@ -141,37 +141,37 @@ class Needs:
             tensors = self._looking(self._shown(RUNTIME_BATCH), is_quantized=True) + 3 * self._weights
             return PROCESS + _resident(tensors) + selection + self._image_bytes(quantize.CALIBRATION_IMAGES)
         training = self._image_bytes(len(self.dataset.training))
-        # The network before it was folded, and the weights that may be better than those that follow.
+        # The network before folding, and the weights of calibration, which may be better than the trained ones.
         return self._training_bytes(self._quantization, 2 * self._weights, training + selection, training)
 
     def _export(self) -> int:
-        """The exporter, and the comparison of what it wrote with PyTorch in float64."""
+        """Return the bytes of the exporter, and of comparing its output with PyTorch in float64."""
         images = min(parity_images(self._shape[1:]), len(self.dataset.selection))
         exact = 2 * self._looking(images) + 8 * self._weights
         return PROCESS + EXPORTER + _resident(exact)
 
     def _compile(self) -> int:
-        """Sessions of ONNX Runtime side by side: the float baseline, and candidates that take no more together."""
+        """Return the bytes of ONNX Runtime sessions: the float baseline, and candidates that need no more in total."""
         return PROCESS + 2 * self._session(self.dataset.selection)
 
     def _validate(self) -> int:
-        """The float network's answers, then the artifact's."""
+        """Return the bytes of the float network's answers, then the artifact's."""
         return max(self._looked_at(self.dataset.gate), PROCESS + self._session(self.dataset.gate))
 
     def _training_bytes(self, tensors: int, beside: int, images: int, images_of_others: int) -> int:
-        """Of a training: gradients from one part of a batch to the next and momenta are two times the weights."""
+        """Return the bytes of a training: gradients and momenta take twice the weights."""
         others = self.recipe.nproc - 1
         shared = self._weights if others else 0
         own = _resident(tensors + 2 * self._weights + shared)
         return PROCESS + own + _resident(beside) + images + others * (PROCESS + own + images_of_others)
 
     def _image_bytes(self, images: int) -> int:
-        """Of decoded images, which are kept where all of them fit."""
+        """Return the bytes of decoded images, which are cached if all of them fit."""
         size = images * math.prod(self._shape)
         return size if size <= CACHE_BYTES else 0
 
     def _shown(self, batch: int) -> int:
-        """Images that go through the network at a time, of a batch that is cut into equal parts."""
+        """Return the images in one forward pass, of a batch that is split into equal parts."""
         parts = max(1, math.ceil(batch / micro_batch_size(self._shape[1:])))
         return math.ceil(batch / parts)
 
@@ -191,11 +191,11 @@ class Needs:
         return weight_bytes(self._network)
 
     def _session(self, images: ImageSet) -> int:
-        """Of ONNX Runtime: weights as they are and in the order of its kernels, and what one run computes."""
+        """Return the bytes of an ONNX Runtime session: weights, their copy in its kernels' layout, a run's tensors."""
         return self._looking(min(RUNTIME_BATCH, len(images))) + self._weights
 
     def _looking(self, images: int, *, is_quantized: bool = False) -> int:
-        """Tensors of one pass, weights included."""
+        """Return the bytes of one forward pass, weights included."""
 
         def look(network: nn.Module) -> None:
             with torch.inference_mode():
@@ -205,7 +205,7 @@ class Needs:
 
     @cached_property
     def _importance(self) -> int:
-        """Tensors of the search for what matters, with the copy of the network that it is done with."""
+        """Return the bytes of measuring importance, with its copy of the network."""
         groups = channel_groups(self._network, self._shape)
         images = self._shown(recovery.BATCH_SIZE)
 
@@ -216,7 +216,7 @@ class Needs:
 
     @cached_property
     def _recovery(self) -> int:
-        """Tensors of one step, with both networks and the gradients."""
+        """Return the bytes of one recovery step, with both networks and the gradients."""
 
         def step(student: nn.Module, teacher: nn.Module) -> None:
             loss = Distillation(teacher, attention=ATTENTION)

@@ -1,7 +1,7 @@
-"""What an image costs this network on this machine: looked at, recovered on, trained on the grid of int8.
+"""Time per image on this machine: inference, recovery after pruning, quantization-aware training.
 
-Each is timed where it happens, in the loops that the stages run, on a few training images: a rule of thumb from
-forward passes would be several times off, as precision, memory layout and teacher differ from machine to machine.
+Each is timed in the stages' own loops on a few training images: an estimate from
+forward passes would be wrong by several times, as precision, memory layout and teacher differ between machines.
 """
 
 import copy
@@ -30,16 +30,16 @@ from targets.device.model.preprocess import Preprocessing
 PROBE_IMAGES = 16
 PROBE_RUNS = 3
 PROBE_SECONDS = 2.0
-"""About what one training may be tried for."""
+"""Approximate time for trying one training."""
 PASSES = 12
-"""An upper estimate of what a training step costs in forward passes, to choose how many images it is tried with."""
+"""Upper estimate of a training step's cost in forward passes, to choose the number of images for the trial."""
 STEPS = 3
-"""Of which the first is not counted: the kernels are chosen in it."""
+"""The first one is not counted: kernels are chosen in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """Seconds per image; 0 for what was not asked."""
+    """Seconds per image; 0 if not measured."""
 
     look: float
     """A float forward pass, in batches."""
@@ -49,15 +49,15 @@ class Effort:
     """A step of quantization-aware training."""
 
     def seconds(self, stage: str, recipe: Recipe, dataset: Dataset, *, epochs_done: int = 0) -> float:
-        """That a stage spends on images, after the epochs of its training that are done.
+        """Return the time that a stage spends on images, after its finished epochs.
 
-        Layers that int8 turns out to hurt are not foreseen.
+        Layers that int8 turns out to hurt are not predicted.
         """
         training, selection, gate = len(dataset.training), len(dataset.selection), len(dataset.gate)
         if stage == "prune":
             if not recipe.prune.prunes:
                 return 0.0
-            # Several cuts are tried on a share of the images; once the recovery has begun they have been.
+            # Several cuts are tried on a share of the images, before the recovery begins.
             tried = SHARE * recipe.prune.epochs if recipe.prune.by_clock and epochs_done == 0 else 0.0
             epochs = recipe.prune.epochs - epochs_done
             return (epochs + tried) * training * self.recover + epochs * selection * self.look
@@ -72,9 +72,9 @@ class Effort:
 def effort_of(
     checkpoint: Checkpoint, dataset: Dataset, preprocessing: Preprocessing, recipe: Recipe, *, stages: Sequence[str]
 ) -> Effort:
-    """Time what `stages` will do with images, on the unpruned network; what has been pruned takes less.
+    """Time the work of `stages` on images, with the unpruned network; a pruned one takes less.
 
-    In this process, on as many threads as PyTorch has. Raises `CompressionError` and `RecipeError` as they would.
+    Runs in this process with PyTorch's number of threads. Raises `CompressionError` and `RecipeError` as stages would.
     """
     recovers = "prune" in stages and recipe.prune.prunes and recipe.prune.epochs > 0
     trains = "quantize" in stages and recipe.quantize.qat_epochs > 0
@@ -91,7 +91,7 @@ def effort_of(
 
 
 def seconds_to_look(checkpoint: Checkpoint) -> float:
-    """Of one float forward pass per image, in batches."""
+    """Return the seconds of one float forward pass per image, in batches."""
     network = build_network(checkpoint)
     images = torch.zeros(PROBE_IMAGES, *checkpoint.architecture.input_shape)
     taken = []
@@ -134,7 +134,7 @@ def _seconds_to_quantize(
 
 
 class _Watch(Silent):
-    """Notes when a task's steps end; an epoch is one step here."""
+    """Progress that records when a task's steps end; an epoch is one step here."""
 
     def __init__(self) -> None:
         self._ends: list[float] = []
@@ -151,5 +151,5 @@ class _Watch(Silent):
 
     @property
     def fastest(self) -> float:
-        """Seconds between the ends of two steps."""
+        """Return the smallest time between the ends of two steps."""
         return min(later - earlier for earlier, later in itertools.pairwise(self._ends))

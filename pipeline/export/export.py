@@ -1,4 +1,4 @@
-"""Export: one ONNX file per dialect, each compared with the PyTorch model on real images before it goes on."""
+"""Export: one ONNX file per dialect, each compared with the PyTorch model on real images."""
 
 from collections.abc import Container
 from pathlib import Path
@@ -36,7 +36,7 @@ def export(
 ) -> None:
     """Write `<dialect>.onnx` for each dialect and `export.json` into `folder`.
 
-    Input `images` float32 [batch, 3, H, W], output `logits` float32 [batch, classes]. Raises `ExportError` where a
+    Input `images` float32 [batch, 3, H, W], output `logits` float32 [batch, classes]. Raises `ExportError` if a
     file is not valid ONNX, breaks TensorRT's rules or does not compute what PyTorch computes.
     """
     network, quantization = _network_of(checkpoint)
@@ -66,7 +66,7 @@ def _network_of(checkpoint: Checkpoint) -> tuple[fx.GraphModule, Quantization | 
 
 
 def _parity_images(dataset: Dataset, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Real images float32 [N, 3, H, W]; of the selection split, since the gate's serve nothing else."""
+    """Return real images float32 [N, 3, H, W] of the selection split; the gate's are reserved for the gate."""
     first = pixels_of(dataset.selection, [0], preprocessing)
     indices = spread(len(dataset.selection), parity_images(first.shape[1:3]))
     return normalize(pixels_of(dataset.selection, indices, preprocessing), preprocessing)
@@ -77,7 +77,7 @@ def _save_checked(model: ModelProto, path: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"{path.name} is not valid ONNX: {error}. This is a bug of ours; please report it."
+            f"{path.name} is not valid ONNX: {error}. This is a bug in Edge Deploy; please report it."
         ) from None
     onnx.save(model, path)
 

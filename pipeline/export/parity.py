@@ -1,16 +1,16 @@
-"""Whether an ONNX file computes what PyTorch computes, layer by layer.
+"""Check that an ONNX file computes the same as PyTorch, layer by layer.
 
-The float file is held against PyTorch in float64, and may be as far from it as float32 arithmetic is.
+The float file is compared with PyTorch in float64, and may differ from it as much as float32 arithmetic does.
 
-In an integer file a value that lies between two steps falls either way by the order of sums alone, and moves what
-follows by a step. Through fifty layers that reaches a third of all values: no bound on logits tells it from a fault.
+In an integer file a value between two steps can round either way just by the order of sums, and shifts what follows by
+a step. After fifty layers this affects a third of all values: no bound on the logits separates it from a fault.
 Therefore each layer is compared by itself. The file's integers at every quantization point are read; PyTorch computes
-each layer from the file's own integers before it; and every integer behind it must be what PyTorch's number rounds to:
+each layer from the file's own integers before it; and every integer after it must be PyTorch's number, rounded:
 
     file      q0 ── layer ── q1 ── layer ── q2          PyTorch     q0 ── layer ── v1    |v1 - q1| <= 1/2 step
                                                                     q1 ── layer ── v2    |v2 - q2| <= 1/2 step
 
-So nothing accumulates, and the bound holds whatever the depth, the widths and the scale of the logits.
+So errors do not accumulate, and the bound holds for any depth, widths and scale of the logits.
 """
 
 import copy
@@ -38,32 +38,32 @@ from targets.runtimes.onnxruntime.intermediate_values import Exposed, Integers, 
 
 MOST_IMAGES = 64
 TOLERANCE = 0.01
-"""Steps beyond the half that rounding takes: what float32 sums of PyTorch and the file may differ by. A hundred times
-what was measured on a half-width ResNet-50, and little enough to see a scale of one channel that is off by 1 %."""
+"""Steps beyond the half step of rounding, for differences of float32 sums between PyTorch and the file. A hundred
+times the value measured on a half-width ResNet-50, and small enough to detect one channel's scale off by 1 %."""
 FLOAT_ERRORS = 30
-"""A float file may be so many times as far from float64 as PyTorch's float32 is."""
+"""Allowed error of a float file against float64, as a multiple of PyTorch float32's error."""
 LEAST_FLOAT_ERROR = 1e-7
-"""Of float32, in shares of the largest logit: where PyTorch happens to be exact the file need not be."""
+"""Floor of the float32 error, relative to the largest logit: PyTorch may happen to be exact."""
 LOGITS = 1e-4
-"""Largest difference of an integer file's logits, fed with its own integers, in shares of the largest logit."""
+"""Largest difference of an integer file's logits, computed from its own integers, relative to the largest logit."""
 MOST_SHOWN = 4
 
 LEVELS = {Dialect.FLOAT: ("all",), Dialect.ONNXRUNTIME: ("disable", "all"), Dialect.TENSORRT: ("disable",)}
-"""Of ONNX Runtime's optimization. Unoptimized the file runs node by node, as ONNX defines it, and is the reference of
-TensorRT's arithmetic, which is not asked here. ONNX Runtime's own file is compared as it is fused, too: fusions read
-some attributes not at all, such as the axis of a weight's scales."""
+"""ONNX Runtime's optimization levels. Unoptimized, the file runs node by node as ONNX defines it; that is the
+reference for TensorRT, which is not run here. ONNX Runtime's own file is compared with fusions too: some fusions
+ignore attributes, such as the axis of a weight's scales."""
 MODES = {Dialect.FLOAT: Mode.FLOAT, Dialect.ONNXRUNTIME: Mode.ONNXRUNTIME, Dialect.TENSORRT: Mode.TENSORRT}
 
 
 def parity_images(image_size: tuple[int, int]) -> int:
-    """How many images of this height and width are compared: what one pass holds, 64 at most."""
+    """Return the number of images of this height and width to compare: one forward pass, 64 at most."""
     return min(MOST_IMAGES, micro_batch_size(image_size))
 
 
 def check_parity(network: fx.GraphModule, path: Path, dialect: Dialect, images: NDArray[np.float32]) -> Parity:
     """Compare the file at `path` with `network` on `images` [N, 3, H, W].
 
-    Raises `ExportError` with the names of the layers where the two differ by more than rounding.
+    Raises `ExportError` with the names of the layers that differ by more than rounding.
     """
     if dialect is Dialect.FLOAT:
         return _check_float(network, path, images)
@@ -97,13 +97,13 @@ def _check_float(network: fx.GraphModule, path: Path, images: NDArray[np.float32
         logit_range=float(np.ptp(exact)),
         is_undisturbed=True,
     )
-    # Written so that a difference that is no number fails, too.
+    # Written so that NaN fails too.
     if ratio <= FLOAT_ERRORS:
         return parity
     raise ExportError(
-        f"{path.name} does not compute what PyTorch computes: on {len(images)} images its logits differ from float64 "
-        f"by {parity.max_abs_difference:.3g} at most, {ratio:.3g} times as far on average as PyTorch's float32 does; "
-        f"up to {FLOAT_ERRORS} times is rounding. This is a bug of ours or of the exporter; please report it."
+        f"{path.name} does not compute the same as PyTorch: on {len(images)} images its logits differ from float64 "
+        f"by up to {parity.max_abs_difference:.3g}, on average {ratio:.3g} times the error of PyTorch's float32; "
+        f"up to {FLOAT_ERRORS} times is rounding. This is a bug in Edge Deploy or the exporter; please report it."
     )
 
 
@@ -121,7 +121,7 @@ def _check_integers(
     if not difference <= LOGITS * float(np.abs(wanted).max()):
         limit = LOGITS * float(np.abs(wanted).max())
         layers = ", ".join(replay.last_layers)
-        faults.append(f"{layers}: the logits differ by {difference:.3g}, at most {limit:.3g} is rounding")
+        faults.append(f"{layers}: the logits differ by {difference:.3g}; rounding explains {limit:.3g} at most")
     if not faults:
         return Parity(
             images=len(images),
@@ -136,7 +136,7 @@ def _check_integers(
     shown = "".join(f"\n  {fault}" for fault in faults[:MOST_SHOWN])
     more = f"\n  and {len(faults) - MOST_SHOWN} more places" if len(faults) > MOST_SHOWN else ""
     raise ExportError(
-        f"{path.name}, {fused}, does not compute what PyTorch computes on {len(images)} images, each layer fed with "
+        f"{path.name}, {fused}, does not compute the same as PyTorch on {len(images)} images, each layer fed with "
         f"the file's own integers:{shown}{more}\nIf this CPU has no VNNI, 8-bit weights may saturate in its int8 "
         "kernels: set weight_bits = 7 in [quantize]. Otherwise please report this."
     )
@@ -144,20 +144,20 @@ def _check_integers(
 
 def _check_shape(found: NDArray[Any], wanted: NDArray[Any], path: Path) -> None:
     if found.shape != wanted.shape:
-        raise ExportError(f"{path.name} answers {list(found.shape)}, PyTorch {list(wanted.shape)}.")
+        raise ExportError(f"{path.name} returns logits of shape {list(found.shape)}, PyTorch {list(wanted.shape)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """One quantization point, and how the file's integers there compare with PyTorch's numbers."""
+    """One quantization point, and the difference between the file's integers and PyTorch's numbers there."""
 
     label: str
     layers: tuple[str, ...]
-    """Conv2d and Linear that compute it, from the points before it on."""
+    """Conv2d and Linear modules between this point and the points before it."""
     distance: float
-    """The largest one between an integer and PyTorch's number, in steps."""
+    """Largest difference between an integer and PyTorch's number, in steps."""
     beyond: float
-    """Share of the values that are farther away than rounding explains."""
+    """Share of values that differ by more than rounding explains."""
 
     @property
     def is_right(self) -> bool:
@@ -165,11 +165,11 @@ class _Place:
 
     def __str__(self) -> str:
         by = f" (by {', '.join(self.layers)})" if self.layers and self.layers != (self.label,) else ""
-        return f"{self.label}{by}: {self.beyond:.2%} of the values are off, by {self.distance:.3g} steps at most"
+        return f"{self.label}{by}: {self.beyond:.2%} of the values differ, by up to {self.distance:.3g} steps"
 
 
 class _Replay(fx.Interpreter):
-    """Runs the network with the file's integers in the place of its own at every quantization point."""
+    """Interpreter that replaces the network's values with the file's integers at every quantization point."""
 
     def __init__(self, network: fx.GraphModule, dialect: Dialect, integers: Mapping[str, Integers]) -> None:
         super().__init__(network)
@@ -186,18 +186,18 @@ class _Replay(fx.Interpreter):
         values, tensorrt = self.fetch_args_kwargs_from_env(n)[0]
         if self._dialect is Dialect.TENSORRT and not tensorrt:
             return values
-        # The same grid is applied again where pooling or reshaping hands values on; the files number these.
+        # Pooling and reshaping apply the same grid again; the files number these points.
         again = self._calls[point.name]
         self._calls[point.name] += 1
         return self._replace_values(point, point.name if again == 0 else f"{point.name}.{again}", values, n)
 
     @property
     def last_layers(self) -> tuple[str, ...]:
-        """Those that compute the logits from the last points."""
+        """Layers that compute the logits from the last points."""
         return self._layers_behind(next(node for node in self._network.graph.nodes if node.op == "output"))
 
     def faults(self) -> list[str]:
-        """What is wrong, in words, in the order of the graph."""
+        """Return the faults as text, in the order of the graph."""
         unknown = [label for label in self._integers if label not in self._known]
         return [
             *(f"{label}: the file does not quantize it" for label in self._missing),
@@ -226,7 +226,7 @@ class _Replay(fx.Interpreter):
         return (found - grid.zero_point) * grid.scale
 
     def _layers_behind(self, point: fx.Node) -> tuple[str, ...]:
-        """Names of the layers between a point and those before it."""
+        """Return the names of the layers between a point and those before it."""
         found: list[str] = []
         waiting = list(point.all_input_nodes)
         while waiting:

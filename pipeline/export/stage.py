@@ -9,10 +9,10 @@ from pipeline.workspace.store import Folder
 
 
 def export(run: Run, loaded: Loaded, pruned: Pruned, quantized: Quantized) -> Exported:
-    """ONNX files of the dialects that the target reads, and of the float network as it came in.
+    """Return ONNX files in the target's dialects, and one of the unchanged float network.
 
-    That for int8 is of the quantized network, the float one of the network before: weights that were trained for int8
-    are no float network's.
+    The int8 file is of the quantized network, the float file of the network before it: weights trained for int8 do not
+    belong in a float network.
     """
     unquantized = pruned.folder if run.recipe.prune.prunes else loaded.folder
     baseline = export_one(run, loaded, loaded.folder, Dialect.FLOAT)
@@ -24,7 +24,7 @@ def export(run: Run, loaded: Loaded, pruned: Pruned, quantized: Quantized) -> Ex
 
 
 def export_one(run: Run, loaded: Loaded, network: Folder, dialect: Dialect, *, stage: str = "export") -> Folder:
-    """One network in one dialect; also what stage `compile` derives is exported so."""
+    """Export one network in one dialect; also used for networks derived in stage `compile`."""
 
     def work(at: Workplace) -> None:
         from pipeline.export.export import export as export_network

@@ -1,7 +1,7 @@
-"""What became of the time that was asked for: predicted by the table, measured after the cut, and of the artifact.
+"""Check the requested time: predicted by the table, measured after pruning, and measured for the artifact.
 
-A speedup is over the unpruned network in the precision that the table was asked for (int8 where there is one), timed
-beside the artifact in one run: those of two runs would differ by what the machine did in between, 10 % and more.
+A speedup is relative to the unpruned network in the precision of the table (int8 if available), timed beside the
+artifact in one run: two separate runs differ by other load on the machine, 10 % and more.
 """
 
 import json
@@ -13,27 +13,27 @@ from pipeline.artifacts import Artifact, Place, Timeliness
 from pipeline.latency.table import CHOICE, Timing
 
 TOLERANCE = 0.05
-"""By which an artifact may be slower than asked: two runs of one model on a busy machine differ as much."""
+"""Share by which an artifact may be slower than requested: two runs of one model on a busy machine differ as much."""
 
 
 def timeliness_text(found: Timeliness) -> str:
-    """`time held: 8 ms asked, 7.9 ms predicted, 7.7 ms of the artifact`."""
+    """`time held: 8 ms requested, 7.9 ms predicted, 7.7 ms of the artifact`."""
     if found.asked_ms is not None:
         asked, unit = f"{found.asked_ms:.3g} ms", " ms"
         values = (found.predicted_ms, found.planned_ms, found.artifact_ms)
     else:
         asked, unit = f"a speedup of {found.asked_speedup:.3g}", ""
         values = (found.predicted_speedup, found.planned_speedup, found.artifact_speedup)
-    names = ("predicted", "measured after the cut", "of the artifact")
+    names = ("predicted", "measured after pruning", "of the artifact")
     figures = [f"{value:.3g}{unit} {name}" for value, name in zip(values, names, strict=True) if value is not None]
     why = f" ({found.reason})" if found.reason else ""
-    return f"time {found.verdict}{why}: {asked} asked, {', '.join(figures)}"
+    return f"time {found.verdict}{why}: {asked} requested, {', '.join(figures)}"
 
 
 def settle(pruned: Path, artifact: Artifact, clocked: Callable[[bool], Timing | None]) -> Timeliness | None:
-    """From the folder of stage `prune` and the artifact's times; None where no time was asked for.
+    """Compare the folder of stage `prune` with the artifact's times; return None if no time was requested.
 
-    `clocked` tells the artifact's and the unpruned network's time in one run, as it is known or, if True, taken anew:
+    `clocked` returns the artifact's and the unpruned network's time in one run, the known ones or, if True, new ones:
     a miss is timed once more before it counts.
     """
     file = pruned / CHOICE
@@ -68,7 +68,7 @@ def _why_unmeasured(not_measured: str | None, artifact: Artifact) -> str:
     if not_measured:
         return not_measured
     if artifact.place is Place.SIMULATED:
-        return "its device alone times it"
+        return "only its device times it"
     return "" if artifact.place is Place.HOST else f"timed on {artifact.measured_by}"
 
 

@@ -1,7 +1,7 @@
-"""Which layer each node of a graph belongs to, and of what shape a layer is.
+"""Assign each node of a graph to a layer, and describe the shape of layers.
 
-A layer owns itself and what follows it up to the next one. Where two meet in an addition, the later one owns it.
-Pooling over the whole image and reshaping belong to the layer that reads them, whichever block comes last before it.
+A layer owns itself and all nodes up to the next layer. If two meet in an addition, the later one owns it.
+Global pooling and reshaping belong to the layer that reads them, independent of the last block before them.
 """
 
 import re
@@ -16,12 +16,12 @@ from targets.runtimes.onnxruntime.audit import SUFFIX
 
 MARKERS = ("Point", "Weight", "Identity", "Reshape", "Flatten")
 LOOKS_AHEAD = ("GlobalAveragePool", "Reshape", "Flatten")
-# What ONNX Runtime makes of the name of a node that it creates or copies.
+# Suffixes that ONNX Runtime adds to the names of nodes that it creates or copies.
 COPY = re.compile(r"(\.quantize|\.dequantize|_quant|_dequant)$")
 
 
 def owners(model: ModelProto) -> dict[str, str]:
-    """Every name of a node or tensor of a written file → its layer; what comes before the first has none."""
+    """Return the layer of every node and tensor name of a written file; names before the first layer have none."""
     found: dict[str, str] = {}
     order: dict[str, int] = {}
     waiting: list[NodeProto] = []
@@ -45,7 +45,7 @@ def owners(model: ModelProto) -> dict[str, str]:
 
 
 def owner_of(node: str, known: dict[str, str]) -> str | None:
-    """The layer of a node of the optimized graph, or None where its name says nothing."""
+    """Return the layer of a node of the optimized graph, or None if its name does not tell."""
     name = SUFFIX.sub("", node)
     return known.get(name, known.get(COPY.sub("", name)))
 
@@ -53,7 +53,7 @@ def owner_of(node: str, known: dict[str, str]) -> str | None:
 def layer_shapes(
     network: nn.Module, marked: ModelProto, layers: dict[str, Site], input_shape: tuple[int, int, int]
 ) -> dict[str, str]:
-    """What makes two layers take the same time, in words: `3x3/1 32x32 16>16 Add Relu`."""
+    """Return a description that is equal for layers of equal time: `3x3/1 32x32 16>16 Add Relu`."""
     places = _places(network, layers, input_shape)
     behind = _behind(marked)
     shapes = {}
@@ -69,7 +69,7 @@ def layer_shapes(
 
 
 def _places(network: nn.Module, layers: Iterable[str], input_shape: tuple[int, int, int]) -> dict[str, str]:
-    """Height and width of each layer's input."""
+    """Return height and width of each layer's input, as text."""
     places: dict[str, str] = {}
 
     def noter(name: str) -> object:
@@ -101,7 +101,7 @@ def _behind(marked: ModelProto) -> dict[str, list[str]]:
 
 
 def _name_nodes(nodes: Iterable[NodeProto]) -> ModelProto:
-    """The marked graph with its layers' nodes called by their layers."""
+    """Return the marked graph with its layers' nodes named after their layers."""
     model = ModelProto()
     stored: dict[str, str] = {}
     for node in nodes:

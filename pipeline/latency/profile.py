@@ -1,9 +1,9 @@
-"""Profile: the latency table of a network on this machine, checked against networks that it has not seen.
+"""Profile: measure a network's latency table on this machine, and check it on networks not used for it.
 
-A few dozen subnetworks are cut out of the real graph so that every layer shape meets every pair of widths of the grid
-at least once. The runtime's profiler tells what each layer takes there, fusions included; all run in turn, beside the
-unpruned network, whose time ties runs of different minutes together. Then whole networks are timed without profiler:
-some to fit what lies between layers, others only to check the prediction.
+A few dozen subnetworks are cut from the real graph so that every layer shape occurs at least once with every pair of
+widths of the grid. The runtime's profiler measures each layer there, fusions included; all run in turn, beside the
+unpruned network, whose time links runs of different minutes. Then whole networks are timed without the profiler:
+some to fit the time between layers, others only to check the prediction.
 """
 
 import random
@@ -40,11 +40,11 @@ from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
 from targets.target import Target
 
 FITTED, CHECKED = 10, 6
-"""Whole networks timed for the fit, and for the check."""
+"""Number of whole networks timed for the fit, and for the check."""
 CUTTING = 0.2
-"""Of the work as it is reported: to cut a subnetwork out and write it, against timing it."""
+"""Share of the reported progress for cutting and writing a subnetwork, the rest is for timing it."""
 CHUNK_BYTES = 400_000_000
-"""Of models that are open at a time."""
+"""For models that are open at the same time."""
 SEED = 0
 
 
@@ -53,7 +53,7 @@ def profile(
 ) -> None:
     """Write `table.json` for `checkpoint`'s network; its weights do not matter.
 
-    Raises `TargetError` for a target whose clock is not this machine's, `CompressionError` and `ExportError` for a
+    Raises `TargetError` for a target that this machine cannot time, `CompressionError` and `ExportError` for a
     network that cannot be cut.
     """
     check_clock(target)
@@ -73,7 +73,7 @@ def profile(
         tempfile.TemporaryDirectory(prefix="edge-deploy-") as name,
     ):
         for precision in wanted:
-            progress.detail(f"timing the layers of {len(plan)} subnetworks in {precision}, {len(whole)} as a whole")
+            progress.detail(f"timing layers of {len(plan)} subnetworks in {precision}, {len(whole)} whole networks")
             dialect = target.dialect if precision is Precision.INT8 else Dialect.FLOAT
             with portion(report, len(plan) / of_one / len(wanted), f"layers in {precision}") as part:
                 times = _layer_times(subject, plan, dialect, Path(name), options, part)
@@ -95,24 +95,24 @@ def profile(
 
 
 def check_clock(target: Target) -> None:
-    """Raise `TargetError` where this machine's times say nothing about the target's."""
+    """Raise `TargetError` if this machine's times are not valid for the target."""
     check_host(target)
     place = standing(target)
     if place is not Place.HOST:
         here = host_platform() if place is Place.EMULATED else "no such GPU"
         raise TargetError(
-            f"{target.name} is timed where it runs, and this machine is {here}: no latency table of it can be made "
-            "here. Import one that was made there (--table FILE), or prune by --macs or --params."
+            f"{target.name} can only be timed on its own platform, and this machine is {here}: no latency table can "
+            "be measured here. Import one measured there (--table FILE), or prune by --macs or --params."
         )
 
 
 def machine() -> dict[str, str]:
-    """What a table's times hang on, beside runtime and options."""
+    """Return the properties of the machine that a table's times depend on, besides runtime and options."""
     return {"processor": processor_name(), "instruction_set": instruction_set()}
 
 
 def subject_of(checkpoint: Checkpoint, *, multiple: int, weight_bits: Literal[7, 8]) -> Subject:
-    """Exported once; ranges are of noise, since the values do not matter to the clock."""
+    """Return the network exported once, with ranges of noise, since values do not affect the time."""
     network, architecture = build_network(checkpoint), checkpoint.architecture
     groups = channel_groups(network, architecture.input_shape)
     if not groups:
@@ -131,7 +131,7 @@ def subject_of(checkpoint: Checkpoint, *, multiple: int, weight_bits: Literal[7,
 
 
 def fit_times(subject: Subject, times: Times, whole: Sequence[Subnetwork], measured: Sequence[float]) -> Times:
-    """`times` with scale and cost per node from the first `FITTED` networks, checked on the others.
+    """Return `times` with scale and cost per node fitted to the first `FITTED` networks, checked on the others.
 
     Least squares of the relative error, neither of the two below zero. `measured`: CPU milliseconds.
     """
@@ -164,7 +164,7 @@ def _layer_times(
     options: Mapping[str, str | int],
     report: Report,
 ) -> Times:
-    """Mean times of all cells; each run of some subnetworks has the unpruned one, `plan[0]`, for company."""
+    """Return mean times of all cells; the unpruned network, `plan[0]`, is timed in the run of each group."""
     found: dict[Cell, list[tuple[float, int]]] = {}
     rest: list[tuple[float, int]] = []
     level: float | None = None
@@ -197,14 +197,14 @@ def _whole_times(
     options: Mapping[str, str | int],
     report: Report,
 ) -> list[float]:
-    """CPU milliseconds of each, without a profiler."""
+    """Return the CPU milliseconds of each, timed without a profiler."""
     files = _write_models(subject, whole, dialect, folder, report)
     with portion(report, 1 - CUTTING) as timing:
         return [latency.cpu_ms for latency in OnnxRuntimeCpu().time(files, options=options, report=timing)]
 
 
 def _by_layer(nodes: Sequence[NodeTime], known: dict[str, str], scale: float) -> dict[str | None, tuple[float, int]]:
-    """Microseconds and nodes of each layer; what its name does not tell belongs to the layer that ran before it."""
+    """Return microseconds and nodes of each layer; nodes of unknown layers count for the layer that ran before."""
     summed: dict[str | None, tuple[float, int]] = {}
     layer: str | None = None
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Which subnetworks have to be timed so that each layer shape is seen at each pair of its widths."""
+"""Choose the subnetworks to time, so that each layer shape occurs with each pair of its widths."""
 
 import math
 import random
@@ -14,12 +14,12 @@ from pipeline.models.surgery import Group
 MOST_WIDTHS = 8
 """Of a group's grid: the pairs of a layer's two widths grow with its square."""
 Cell = tuple[str, int, int]
-"""A layer's shape, its channels in and out."""
+"""A layer's shape, its input and output channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The network that is profiled, as a graph that can be cut."""
+    """The network to profile, as a graph that can be cut."""
 
     marked: ModelProto
     quantization: Quantization
@@ -30,14 +30,14 @@ class Subject:
     removable: tuple[str, ...]
 
     def cells(self, subnetwork: Subnetwork) -> Iterator[tuple[str, Cell]]:
-        """Each layer that is left, and its cell of the table."""
+        """Yield each remaining layer, and its cell of the table."""
         for name, site in self.layers.items():
             if not any(name.startswith(f"{block}.") for block in subnetwork.removed):
                 yield name, (self.shapes[name], *site.size(subnetwork.widths, self.full))
 
 
 def widths_of(group: Group, multiple: int) -> tuple[int, ...]:
-    """A group's grid, rising, with the full width: half multiples, or so many times more that there are eight."""
+    """Return a group's grid, ascending, up to the full width: half multiples, or larger steps for eight widths."""
     step = math.lcm(max(1, multiple // 2), group.parts)
     while group.width / step > MOST_WIDTHS:
         step *= 2
@@ -45,7 +45,7 @@ def widths_of(group: Group, multiple: int) -> tuple[int, ...]:
 
 
 def covering(subject: Subject, rng: random.Random) -> list[Subnetwork]:
-    """Subnetworks in which every cell occurs; greedy, as covering arrays of strength two usually are."""
+    """Return subnetworks that contain every cell; greedy, as usual for covering arrays of strength two."""
     missing = {cell for name in subject.layers for cell in _cells_of(subject, name)}
     plan = [Subnetwork(widths=subject.full)]
     missing -= {cell for _, cell in subject.cells(plan[0])}
@@ -57,7 +57,7 @@ def covering(subject: Subject, rng: random.Random) -> list[Subnetwork]:
 
 
 def drawn(subject: Subject, rng: random.Random) -> Subnetwork:
-    """As pruning might leave it: each group anywhere between half and full, every fourth removable block gone."""
+    """Return a random subnetwork as after pruning: groups at half to full width, a quarter of the blocks removed."""
     widths = {
         root: rng.choice([width for width in grid if width >= grid[-1] / 2]) for root, grid in subject.grid.items()
     }
@@ -65,7 +65,7 @@ def drawn(subject: Subject, rng: random.Random) -> Subnetwork:
 
 
 def _cells_of(subject: Subject, name: str) -> set[Cell]:
-    """Every cell a layer can be in."""
+    """Return every cell a layer can be in."""
     site = subject.layers[name]
     return {
         (subject.shapes[name], *site.size({**subject.full, **chosen}, subject.full))
@@ -78,11 +78,11 @@ def _gain(subject: Subject, subnetwork: Subnetwork, missing: set[Cell]) -> int:
 
 
 def _greedy(subject: Subject, missing: set[Cell], rng: random.Random) -> Subnetwork:
-    """One group after the other takes the width at which its layers, as chosen so far, miss most."""
+    """Choose for one group after the other the width that adds most missing cells of its layers."""
     widths: dict[str, int] = {}
     roots = list(subject.grid)
     rng.shuffle(roots)
-    # One missing cell is met for certain, so that the plan ends.
+    # One missing cell is always included, so that the plan ends.
     shape, inputs, outputs = rng.choice(sorted(missing))
     certain = next(
         chosen

@@ -19,21 +19,21 @@ from targets.device.model.manifest import read_manifest
 from targets.target import Target
 
 if TYPE_CHECKING:
-    # It imports PyTorch, which a build with nothing to do need not wait for.
+    # It imports PyTorch, which a build with nothing to do does not need.
     from pipeline.latency.stopwatch import Stopwatch
 
 TIMING = "timing.json"
 
 
 def profile(run: Run, loaded: Loaded) -> Folder:
-    """The table of the loaded network on this machine; it hangs on the network's shapes, not on its weights."""
+    """Return the table of the loaded network on this machine; it depends on shapes, not on weights."""
     shapes = json.loads(loaded.checkpoint.architecture.to_json())
     settings: dict[str, Json] = {
         "architecture": {**shapes, "classes": len(shapes["classes"])},
         "target": run.target_facts,
         "threads": run.recipe.threads,
         "weight_bits": run.weight_bits,
-        # Asked of its package: importing the runtime takes longer than a build with nothing to do.
+        # Read from the package metadata: importing the runtime takes longer than a build with nothing to do.
         "runtime": "" if run.target.gpu is not None else version(run.target.runtime),
         "processor": processor_name(),
         "instruction_set": instruction_set(),
@@ -55,7 +55,7 @@ def profile(run: Run, loaded: Loaded) -> Folder:
 
 
 def pace(run: Run, loaded: Loaded) -> tuple[Pace, str]:
-    """The recipe's table, or this machine's, and the digest that stands for it in the keys of what it decides."""
+    """Return the recipe's table, or this machine's, and its digest for the keys of stages that use it."""
     precision, given = precision_to_time(run.target), run.recipe.prune.table
     if given is not None:
         table = read_table(Path(given))
@@ -69,7 +69,7 @@ def pace(run: Run, loaded: Loaded) -> tuple[Pace, str]:
 
 
 def stopwatch(run: Run, loaded: Loaded, asked: Pace) -> "Stopwatch | None":
-    """Of the loaded network, on this machine; None where the table is not about it."""
+    """Return a stopwatch for the loaded network on this machine; None if the table is for another machine."""
     if asked.elsewhere is not None:
         return None
     from pipeline.latency.stopwatch import Stopwatch
@@ -84,9 +84,9 @@ def stopwatch(run: Run, loaded: Loaded, asked: Pace) -> "Stopwatch | None":
 
 
 def time_artifact(run: Run, loaded: Loaded, artifact: Artifact, *, again: bool) -> Timing | None:
-    """The artifact beside the unpruned network in the same precision, which stage `compile` does not time.
+    """Time the artifact beside the unpruned network in the same precision, which stage `compile` does not time.
 
-    Timed once, or `again`; None where this machine's clock says nothing about the target.
+    The result is kept, unless `again`; None if this machine's times are not valid for the target.
     """
     asked, _ = pace(run, loaded)
     if asked.elsewhere is not None or artifact.candidate.latency is None:
@@ -116,17 +116,17 @@ def time_artifact(run: Run, loaded: Loaded, artifact: Artifact, *, again: bool) 
 
 
 def precision_to_time(target: Target) -> str:
-    """The precision whose time is asked for: int8 where the target considers it."""
+    """Return the precision to time: int8 if the target supports it."""
     return (Precision.INT8 if Precision.INT8 in target.precisions else target.precisions[0]).value
 
 
 def _elsewhere(run: Run, table: LatencyTable) -> str | None:
-    """Why an imported table is not about this machine; None where it is."""
+    """Return why an imported table is not for this machine, or None."""
     if not run.is_timed_here:
-        return f"{run.target.name} is timed where it runs"
+        return f"{run.target.name} can only be timed on its own platform"
     here = {"processor": processor_name(), "instruction_set": instruction_set()}
     if dict(table.machine) != here:
         there = ", ".join(table.machine.values())
-        return f"the table is of {there}, this machine is {', '.join(here.values())}"
+        return f"the table is for {there}, this machine is {', '.join(here.values())}"
     runtime = f"onnxruntime {version(run.target.runtime)}"
-    return None if table.runtime == runtime else f"the table is of {table.runtime}, here is {runtime}"
+    return None if table.runtime == runtime else f"the table is for {table.runtime}, this machine has {runtime}"

@@ -1,7 +1,7 @@
-"""A subnetwork timed beside the unpruned network, as whole models without a profiler, before anything is trained.
+"""Time a subnetwork beside the unpruned network, as whole models without a profiler, before any training.
 
-What a table promises is a sum of parts; what the whole takes is another thing to ask. Both are cut from the same
-exported graph (`pipeline.latency.subnetwork`), so that asking takes seconds.
+A table's prediction is a sum of layers; the whole network may differ. Both are cut from the same exported graph
+(`pipeline.latency.subnetwork`), so that a measurement takes seconds.
 """
 
 import statistics
@@ -25,13 +25,13 @@ from targets.target import Target
 
 RUNS, MOST_RUNS = 3, 9
 CERTAIN = 0.9
-"""Of the work as it is reported: the runs that are always made. The others are shares of the rest."""
+"""Share of the reported progress for the runs that are always made; further runs share the rest."""
 LEAST_NOISE, MOST_NOISE = 0.01, 0.03
-"""Between which the spread of the runs counts as noise: none is finer, and with more nothing can be said."""
+"""Bounds of the noise estimated from the spread of the runs."""
 
 
 class Stopwatch:
-    """Times subnetworks of one network on this machine."""
+    """Timer for subnetworks of one network on this machine."""
 
     def __init__(
         self, checkpoint: Checkpoint, *, target: Target, precision: str, weight_bits: Literal[7, 8], threads: int
@@ -43,18 +43,18 @@ class Stopwatch:
         self._options = self._runtime.session_options(target, threads=threads)
 
     def time(self, subnetwork: Subnetwork, report: Report = unheard) -> Timing:
-        """Cut it out of the graph and time it."""
+        """Cut the subnetwork from the graph and time it."""
         report(0.0, note="exporting")
         with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
             return self.time_file(self._write(subnetwork, Path(name) / "pruned.onnx"), report)
 
     def time_file(self, model: Path, report: Report = unheard) -> Timing:
-        """Time an ONNX file of the same inputs beside the unpruned network."""
+        """Time an ONNX file with the same inputs beside the unpruned network."""
         report(0.0, note="exporting")
         with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
             unpruned = self._write(Subnetwork(widths=self._subject.full), Path(name) / "unpruned.onnx")
             runs: list[list[float]] = []
-            # While the machine is busy three runs can agree on nothing: more of them, as far as it helps.
+            # On a busy machine three runs may disagree: repeat while it helps.
             while len(runs) < RUNS or (len(runs) < MOST_RUNS and spread_of(runs) > MOST_NOISE):
                 share = CERTAIN / RUNS if len(runs) < RUNS else (1 - CERTAIN) / (MOST_RUNS - RUNS)
                 with portion(report, share, f"run {len(runs) + 1}") as part:
@@ -79,9 +79,9 @@ class Stopwatch:
 
 
 def spread_of(runs: Sequence[Sequence[float]]) -> float:
-    """Half the range of the pruned over the unpruned time, as a share of the median; of many runs the middle half's.
+    """Return half the range of the ratio pruned / unpruned, relative to its median; of many runs the middle half's.
 
-    `runs`: milliseconds unpruned and pruned of each.
+    `runs`: milliseconds of the unpruned and the pruned network in each.
     """
     ratios = sorted(pruned / unpruned for unpruned, pruned in runs)
     outside = len(ratios) // 4

@@ -1,7 +1,7 @@
-"""A network with fewer channels and fewer residual blocks, cut out of an exported graph without exporting anew.
+"""Cut a network with fewer channels and residual blocks out of an exported graph, without exporting again.
 
-The exporter takes seconds, a latency table needs dozens of networks, and how long one takes hangs on its shapes alone.
-So the constants of the marked graph are cut to size: the first channels of each layer stay, whichever they are.
+The exporter takes seconds, a latency table needs dozens of networks, and their time depends only on their shapes.
+So the constants of the marked graph are cut to size: the first channels of each layer are kept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,28 +21,28 @@ LAYERS = ("Conv", "Gemm")
 
 @dataclass(frozen=True, kw_only=True)
 class Subnetwork:
-    """What is left of a network."""
+    """Remaining widths and removed blocks of a network."""
 
     widths: Mapping[str, int]
     """Channels that each group keeps, by its root."""
     removed: frozenset[str] = field(default_factory=frozenset)
-    """Residual blocks that are gone, such as `layer1.2`."""
+    """Removed residual blocks, such as `layer1.2`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A layer between the groups it reads and those it writes."""
+    """A layer with the groups it reads and those it writes."""
 
     inputs: int
     outputs: int
-    """Channels in full."""
+    """Output channels of the full layer."""
     groups: int
     is_depthwise: bool
     readers: Shares
     writers: Shares
 
     def size(self, widths: Mapping[str, int], full: Mapping[str, int]) -> tuple[int, int]:
-        """Channels in and out that are left."""
+        """Return the remaining input and output channels."""
         gone_in = sum((full[root] - widths[root]) * ratio for root, ratio in self.readers)
         gone_out = sum((full[root] - widths[root]) * ratio for root, ratio in self.writers)
         return round(self.inputs - gone_in), round(self.outputs - gone_out)
@@ -53,7 +53,7 @@ class Site:
 
 
 def sites(network: nn.Module, groups: Iterable[Group]) -> dict[str, Site]:
-    """Every convolution and linear layer of `network` by name, in the order they are registered."""
+    """Return every convolution and linear layer of `network` by name, in the order they are registered."""
     writers, readers = shares(groups)
     found = {}
     for name, module in network.named_modules():
@@ -75,7 +75,7 @@ def sites(network: nn.Module, groups: Iterable[Group]) -> dict[str, Site]:
 
 
 def removable_blocks(architecture: Architecture) -> tuple[str, ...]:
-    """Blocks whose shortcut is the identity, but for the first of each stage, so that none is left empty."""
+    """Return the blocks whose shortcut is the identity, except the first of each stage, so that no stage is empty."""
     if architecture.family == "custom":
         return ()
     names = (
@@ -91,9 +91,9 @@ def carve(
     full: Mapping[str, int],
     subnetwork: Subnetwork,
 ) -> tuple[ModelProto, Quantization]:
-    """`marked` and its quantization cut down to `subnetwork`; both are left as they are.
+    """Return copies of `marked` and its quantization cut to `subnetwork`.
 
-    Raises `CompressionError` for a graph with constants per channel elsewhere than in convolutions and linear layers.
+    Raises `CompressionError` for a graph with per-channel constants outside of convolutions and linear layers.
     """
     cut = ModelProto()
     cut.CopyFrom(marked)
@@ -111,7 +111,7 @@ def carve(
         stored = marker.input[0] if marker is not None else node.input[1]
         layer = stored.removesuffix(".weight")
         if layer not in layers:
-            raise CompressionError(f"the graph's node {node.name} is no layer of the network; it cannot be profiled.")
+            raise CompressionError(f"the graph's node {node.name} is not a layer of the network: cannot be profiled.")
         inputs, outputs = layers[layer].size(subnetwork.widths, full)
         _resize(node, constants, stored, layers[layer], inputs, outputs)
         _reshape(cut, node, constants, inputs)
@@ -135,7 +135,7 @@ def _resize(
 
 
 def _reshape(model: ModelProto, layer: NodeProto, constants: Mapping[str, TensorProto], inputs: int) -> None:
-    """Tell a Reshape to [batch, features] right before a layer how many features are left."""
+    """Set the number of remaining features in a Reshape to [batch, features] right before a layer."""
     made_by = {output: node for node in model.graph.node for output in node.output}
     before = made_by.get(layer.input[0])
     while before is not None and before.domain:
@@ -149,13 +149,13 @@ def _reshape(model: ModelProto, layer: NodeProto, constants: Mapping[str, Tensor
 def _check_operator(node: NodeProto) -> None:
     if node.op_type == "BatchNormalization":
         raise CompressionError(
-            f"the batch normalization {node.name} follows no convolution of its own, so its latency cannot be "
+            f"the batch normalization {node.name} does not follow a convolution of its own, so its latency cannot be "
             "profiled by width. Prune by --macs or --params instead."
         )
 
 
 def _bypass(model: ModelProto, block: str) -> None:
-    """Let what reads the block's output read its input."""
+    """Connect the readers of the block's output to its input."""
     nodes = model.graph.node
     order = _layer_order(nodes)
     inside = [position for layer, position in order if layer.startswith(f"{block}.")]
@@ -170,7 +170,7 @@ def _bypass(model: ModelProto, block: str) -> None:
 
 
 def _layer_order(nodes: Sequence[NodeProto]) -> list[tuple[str, int]]:
-    """Layers and the positions of their nodes, as the graph runs them."""
+    """Return layers and the positions of their nodes, in the order of the graph."""
     stored = {node.output[0]: node.input[0] for node in nodes if node.domain}
     return [
         (stored.get(node.input[1], node.input[1]).removesuffix(".weight"), position)
@@ -180,7 +180,7 @@ def _layer_order(nodes: Sequence[NodeProto]) -> list[tuple[str, int]]:
 
 
 def _block_output(nodes: Sequence[NodeProto], last: int) -> str:
-    """The tensor behind the addition, its ReLU and its point that follow a block's last layer."""
+    """Return the tensor after the addition, ReLU and quantization point that follow a block's last layer."""
     tensor = str(nodes[last].output[0])
     passed = False
     for node in nodes[last + 1 :]:

@@ -1,11 +1,11 @@
-"""A latency table: how long each layer shape of a network takes at each width, and what follows for the whole.
+"""A latency table: times of a network's layer shapes by width, and the predicted time of a whole network.
 
     latency of a subnetwork = scale * (rest + sum of its layers' times) + per_node * nodes
 
-A layer's time holds its convolution and whatever runs behind it up to the next layer (addition, pooling, change of
-layout), as the runtime fused them in a real graph. Its times come from the runtime's profiler; `scale` and `per_node`
-are fitted to whole networks timed without one, since a profiler slows what it watches and does not see what lies
-between two nodes. Layers of the same shape share their times. A width between two of the grid is interpolated.
+A layer's time includes its convolution and everything that runs after it up to the next layer (addition, pooling,
+layout changes), as the runtime fused them in a real graph. Times come from the runtime's profiler; `scale` and
+`per_node` are fitted to whole networks timed without it, since a profiler slows the nodes and does not see the time
+between them. Layers of the same shape share their times. Widths between those of the grid are interpolated.
 """
 
 import json
@@ -25,14 +25,14 @@ from pipeline.untrusted import on_one_line, parse_json
 SCHEMA = 1
 FILE = "table.json"
 CHOICE = "sensitivity.json"
-"""What was chosen by a table, and why; of stage `prune`."""
+"""File of stage `prune`: what was chosen by a table, and why."""
 Cells = Mapping[tuple[int, int], tuple[float, float]]
-"""Channels in and out → microseconds, and nodes that the runtime runs (their number may depend on the widths)."""
+"""Input and output channels → microseconds, and nodes that the runtime runs (may depend on the widths)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A subnetwork that the fit has not seen, predicted and measured."""
+    """Predicted and measured time of a subnetwork that was not used for the fit."""
 
     widths: Mapping[str, int]
     removed: tuple[str, ...]
@@ -46,7 +46,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Times:
-    """The times of one precision."""
+    """Times in one precision."""
 
     shapes: Mapping[str, Cells]
     rest: tuple[float, float]
@@ -58,11 +58,11 @@ class Times:
 
     @property
     def error(self) -> float:
-        """The largest relative error of the checks, without its sign."""
+        """The largest absolute relative error of the checks."""
         return max((abs(check.error) for check in self.checks), default=0.0)
 
     def layer_us(self, shape: str, inputs: int, outputs: int) -> float:
-        """Microseconds that one layer adds to the whole network."""
+        """Return the microseconds that one layer adds to the whole network."""
         microseconds, nodes = self._raw(shape, inputs, outputs)
         return self.scale * microseconds + self.per_node * nodes
 
@@ -97,13 +97,13 @@ class LatencyTable:
     architecture: str
     target: str
     machine: Mapping[str, str]
-    """Which CPU, with which instruction set."""
+    """CPU and instruction set."""
     runtime: str
     threads: int
     full: Mapping[str, int]
     """Width of every group, by its root."""
     grid: Mapping[str, tuple[int, ...]]
-    """Widths that were timed, rising, by the group's root."""
+    """Timed widths, ascending, by the group's root."""
     layers: Mapping[str, str]
     """Layer → its shape."""
     precisions: Mapping[str, Times]
@@ -122,11 +122,11 @@ class LatencyTable:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises `ValueError`, `KeyError` or `TypeError` for what `to_json` has not written."""
+        """Read the output of `to_json`; raise `ValueError`, `KeyError` or `TypeError` for anything else."""
         raw = parse_json(text)
         schema = raw.pop("schema")
         if schema != SCHEMA:
-            raise ValueError(f"schema {on_one_line(str(schema), longest=40)}, {SCHEMA} is known")
+            raise ValueError(f"schema {on_one_line(str(schema), longest=40)}; only {SCHEMA} is supported")
         check_table(raw)
         raw["grid"] = {root: tuple(widths) for root, widths in raw["grid"].items()}
         raw["precisions"] = {name: _times(each) for name, each in raw["precisions"].items()}
@@ -134,7 +134,7 @@ class LatencyTable:
 
 
 def read_table(path: Path) -> LatencyTable:
-    """A table that `deploy profile` has written, here or elsewhere; raises `RecipeError`."""
+    """Read a table written by `deploy profile`, on any machine; raise `RecipeError`."""
     try:
         return LatencyTable.from_json(text_of(path))
     except OSError as error:
@@ -143,41 +143,41 @@ def read_table(path: Path) -> LatencyTable:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecipeError(
-            f"{path} is no latency table of this version ({_reason(error)}). `deploy profile --output FILE` makes one."
+            f"{path} is not a latency table of this version ({_reason(error)}). `deploy profile --output` makes one."
         ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """CPU milliseconds of one image, all in turn; medians of several runs."""
+    """CPU milliseconds of one image, all timed in turn; medians of several runs."""
 
     unpruned_ms: float
-    """The unpruned network in the precision that counts."""
+    """The unpruned network in the table's precision."""
     pruned_ms: float
     noise: float
-    """By which share of itself the pruned network's part of the unpruned one's time is uncertain."""
+    """Relative uncertainty of the ratio pruned / unpruned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """A table, and which of its times count."""
+    """A table, and the precision whose times are used."""
 
     table: LatencyTable
     precision: str
     target: str
     source: str
-    """Where it is from, in messages."""
+    """Origin of the table, for messages."""
     elsewhere: str | None = None
-    """Why this machine's clock cannot confirm the table's times, if it cannot."""
+    """Why this machine cannot confirm the table's times; None if it can."""
 
     def check(self, full: Mapping[str, int]) -> None:
-        """Raise `CompressionError` where the table is about another target or network than one of these widths."""
+        """Raise `CompressionError` if the table is for another target, or for a network with other widths."""
         table = self.table
         if table.target != self.target:
-            raise CompressionError(f"{self.source} is for the target {table.target}; asked for is {self.target}.")
+            raise CompressionError(f"{self.source} is for the target {table.target}, not for {self.target}.")
         if dict(table.full) != dict(full):
             raise CompressionError(
-                f"{self.source} is about another network ({table.architecture}): its groups of channels or their "
+                f"{self.source} is for another network ({table.architecture}): its groups of channels or their "
                 "widths differ. Profile this one: `deploy profile --checkpoint …`."
             )
         if self.precision not in table.precisions:
@@ -200,7 +200,7 @@ def _times(raw: Mapping[str, object]) -> Times:
 
 
 def _reason(error: Exception) -> str:
-    """In a line: a file with a thousand mistakes is named by its first."""
+    """Return the error in one line: of many mistakes in a file only the first."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -211,6 +211,6 @@ def _reason(error: Exception) -> str:
 def _bilinear(
     ins: list[int], outs: list[int], values: Mapping[tuple[int, int], float], inputs: int, outputs: int
 ) -> float:
-    """Beyond the grid its edge counts, as no width of a pruned network lies there."""
+    """Return the interpolated value; widths beyond the grid use its edge, as pruning never leaves them."""
     by_output = [float(np.interp(inputs, ins, [values[i, o] for i in ins])) for o in outs]
     return float(np.interp(outputs, outs, by_output))

@@ -1,4 +1,4 @@
-"""What a latency table's file may hold: numbers that are some, of a machine that somebody else may have measured."""
+"""Validation of a latency table's file, which may come from another machine."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.errors import RecipeError
 
 MOST_BYTES = 64 << 20
-"""Of the file; that of a ResNet-152 has some hundred kilobytes."""
+"""Largest file; that of a ResNet-152 has some hundred kilobytes."""
 Count = Annotated[int, Field(ge=1, le=1 << 20)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)]
 Time = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e12)]
@@ -44,7 +44,7 @@ class TimesPart(_Part):
 
 
 class TablePart(_Part):
-    """All of the file but its schema's number."""
+    """The whole file except the schema's number."""
 
     architecture: Name
     target: Name
@@ -58,11 +58,11 @@ class TablePart(_Part):
 
 
 def check_table(raw: object) -> None:
-    """Raise `ValueError` for what is no table: NaN, texts for numbers, a time below zero, a layer without times."""
+    """Raise `ValueError` for an invalid table: NaN, text for numbers, a time below zero, a layer without times."""
     table = TablePart.model_validate(raw)
     for root in table.grid:
         if root not in table.full:
-            raise ValueError(f"grid names {root}, which full does not")
+            raise ValueError(f"grid has {root}, which is not in full")
     for precision, times in table.precisions.items():
         lacking = sorted({shape for shape in table.layers.values() if shape not in times.shapes})
         if lacking:
@@ -70,7 +70,7 @@ def check_table(raw: object) -> None:
 
 
 def text_of(path: Path) -> str:
-    """The file's text; raises `RecipeError` for one that is larger than any table, `OSError` and `ValueError`."""
+    """Return the file's text; raise `RecipeError` if it is too large, `OSError` and `ValueError`."""
     if path.stat().st_size > MOST_BYTES:
-        raise RecipeError(f"{path} is no latency table: it has more than {MOST_BYTES >> 20} MiB.")
+        raise RecipeError(f"{path} is not a latency table: it has more than {MOST_BYTES >> 20} MiB.")
     return path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How much of the float network is right: what everything that follows is held against."""
+"""Accuracy of the float network: the reference for everything that follows."""
 
 import json
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ GATE_LOGITS = "gate-logits.npy"
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Right answers of the float network that came in, in PyTorch."""
+    """Correct answers of the original float network in PyTorch."""
 
     gate_right: int
     gate_images: int
     selection_right: int
-    """Of the selection split: parts of the training images, which the network may know by heart."""
+    """On the selection split: part of the training images, which the network may have memorized."""
     selection_images: int
     stated: float | None = None
-    """Share of right answers that the file itself says the network had where it was trained."""
+    """Accuracy that the file itself states for its network, as a share."""
     stated_as: str = ""
-    """The key of that in the file."""
+    """Key of that value in the file."""
 
     def check(self, expected: float | None) -> None:
-        """Raise `DataError` where fewer are right than expected by more than chance explains.
+        """Raise `DataError` if fewer answers are correct than expected, by more than chance explains.
 
-        What the file itself states counts where nobody says what is expected here.
+        Without `expected`, the file's own stated accuracy is used.
         """
         reference = self.stated if expected is None else expected
         if reference is not None:
@@ -39,21 +39,21 @@ class Baseline:
             check_expected(self.gate_right, images=self.gate_images, expected=reference, source=source)
 
     def text(self, expected: float | None) -> str:
-        """The accuracy, of which images, and what it was held against."""
+        """Return the accuracy, its images, and the reference for it, as text."""
         found = f"float top-1 {self.gate_right / self.gate_images:.2%} on the gate's {self.gate_images:,} images"
         known = f"{self.selection_right / self.selection_images:.2%} on {self.selection_images:,} images of train/"
         reference = self.stated if expected is None else expected
         if reference is None:
-            held = "no expected accuracy was given to hold it against (--expect-accuracy)"
+            held = "no expected accuracy to compare with (--expect-accuracy)"
         else:
             loss = 100 * detectable_loss(self.gate_images, reference)
             source = "expected" if expected is not None else f"by {self.stated_as} in the file"
-            held = f"{reference:.2%} {source}: {self.gate_images:,} images see a loss of {loss:.1f} points"
+            held = f"{reference:.2%} {source}: {self.gate_images:,} images detect a loss of {loss:.1f} points"
         return f"{found}; {held}; {known}, which it may have been trained on"
 
 
 def read_baseline(folder: Path) -> Baseline:
-    """Of a finished `load`; raises `WorkspaceError` where it is damaged."""
+    """Return the baseline of a finished `load`; raise `WorkspaceError` if it is damaged."""
     try:
         return Baseline(**json.loads((folder / BASELINE).read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -61,7 +61,7 @@ def read_baseline(folder: Path) -> Baseline:
 
 
 def read_gate_logits(folder: Path) -> NDArray[np.float32]:
-    """The float network's answers [N, C] to the gate's images; raises `WorkspaceError` where they are damaged."""
+    """Return the float network's logits [N, C] for the gate's images; raise `WorkspaceError` if they are damaged."""
     try:
         logits: NDArray[np.float32] = np.load(folder / GATE_LOGITS, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -1,8 +1,8 @@
-"""Classes in another order than in training: found by what the network answers to images it was trained on.
+"""Detect classes in another order than in training, by the network's answers to its training images.
 
-A network that takes cats for dogs and dogs for cats, nearly always, has learned both; their names are exchanged. The
-assignment of classes to outputs that would have the most images right (Kuhn 1955) is found on one half of the images
-and tested on the other, so that chance does not choose and judge at once. The gate's images have no part in it.
+A network that nearly always takes cats for dogs and dogs for cats has learned both; their names are swapped. The
+assignment of classes to outputs with the most correct images (Kuhn 1955) is found on one half of the images and
+tested on the other half, so that it is not chosen by chance. The gate's images are not used.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ MOST_NAMES = 20
 
 
 def check_class_order(logits: NDArray[np.float32], labels: NDArray[np.int64], classes: Sequence[str]) -> None:
-    """Raise `DataError` with the names where another order has far more right; logits [N, C] and labels [N]."""
+    """Raise `DataError` with the names if another order is far more accurate; logits [N, C] and labels [N]."""
     predicted = logits.argmax(axis=1)
     is_first = _every_second_of_each(labels)
     order = _best_order(predicted[is_first], labels[is_first], len(classes))
@@ -34,7 +34,7 @@ def check_class_order(logits: NDArray[np.float32], labels: NDArray[np.int64], cl
 
 
 def _every_second_of_each(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Half of every class's images."""
+    """Return a mask of half of every class's images."""
     chosen = np.zeros(len(labels), dtype=np.bool_)
     for label in np.unique(labels):
         chosen[np.flatnonzero(labels == label)[::2]] = True
@@ -42,7 +42,7 @@ def _every_second_of_each(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _best_order(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Of each class [C] the output that answers to it; its own where another is no better."""
+    """Return for each class [C] the output that matches it; its own if no other is better."""
     counts = np.zeros((classes, classes))
     np.add.at(counts, (labels, predicted), 1.0)
     _, order = linear_sum_assignment(counts + 0.5 * np.eye(classes), maximize=True)
@@ -55,9 +55,9 @@ def _message(
     pairs = [f"{classes[label]} -> {classes[order[label]]}" for label in moved]
     more = f" and {len(pairs) - MOST_NAMES} more" if len(pairs) > MOST_NAMES else ""
     text = (
-        f"the classes are not in the order of training: the network answers to images of one class with another's "
-        f"name ({', '.join(pairs[:MOST_NAMES])}{more}). {right} of {images} training images are right; with these "
-        f"names put in place {better} would be."
+        f"the classes are not in the order of training: for images of one class the network predicts another "
+        f"({', '.join(pairs[:MOST_NAMES])}{more}). {right} of {images} training images are correct; with these "
+        f"classes swapped {better} would be."
     )
     if len(classes) > MOST_NAMES:
         return f"{text} Check the folders' names, or give classes = [...] in training order in deploy.toml."
@@ -65,4 +65,4 @@ def _message(
     for label, output in enumerate(order.tolist()):
         trained[output] = classes[label]
     names = ", ".join(f'"{name}"' for name in trained)
-    return f"{text} Check the folders' names; if they are right, put classes = [{names}] into deploy.toml."
+    return f"{text} Check the folders' names; if they are right, set classes = [{names}] in deploy.toml."

@@ -1,4 +1,4 @@
-"""Load: the trained network and the data it was trained on, checked against each other before hours of work."""
+"""Load: read the trained network and its data, and check them against each other before hours of work."""
 
 import json
 import tempfile
@@ -32,7 +32,7 @@ from targets.device.model.preprocess import Preprocessing
 
 PREPROCESSING = "preprocessing.json"
 ORDER_IMAGES = 20
-"""Of each class, to find out whether two are exchanged: of fewer, chance could do it."""
+"""Images per class for detecting swapped classes; with fewer it could be chance."""
 
 
 def load(
@@ -47,15 +47,15 @@ def load(
 ) -> None:
     """Write the checkpoint of `source`, its preprocessing and the float network's answers to `folder`.
 
-    Every image is decoded once. Of a file with weights and their moving average, `weights` says which; "auto" is the
-    one with more right answers on the selection split. Raises `CheckpointError`, or `DataError` for images that cannot
-    be used, classes in another order than in training, and a float accuracy near chance.
+    Every image is decoded once. If a file has weights and their moving average, `weights` selects one; "auto" takes
+    the one with more correct answers on the selection split. Raises `CheckpointError`, or `DataError` for images that
+    cannot be used, classes in another order than in training, and a float accuracy near chance.
     """
     _check_order(source, dataset)
     folder.mkdir(parents=True, exist_ok=True)
     saved = read_saved(source)
     if saved.passed_over:
-        progress.line(f"passed over in {source.name}: {some(saved.passed_over, 12)}")
+        progress.line(f"ignored in {source.name}: {some(saved.passed_over, 12)}")
     input_size = None if preprocessing.crop is None else (preprocessing.crop, preprocessing.crop)
     with tempfile.TemporaryDirectory(prefix="weights-", dir=folder) as scratch:
         found = {kind: Path(scratch) / kind for kind in _choose_kinds(saved, weights, source)}
@@ -95,7 +95,7 @@ def _check_class_order(
     preprocessing: Preprocessing,
     progress: Progress,
 ) -> None:
-    """By `logits` of the selection split and, where that has few images of a class, by more of the training images."""
+    """Check by `logits` of the selection split and, for classes with few images there, by more training images."""
     labels = dataset.selection.labels
     missing = [
         np.flatnonzero(dataset.training.labels == label)[: max(0, ORDER_IMAGES - count)]
@@ -109,13 +109,13 @@ def _check_class_order(
 
 
 def _choose_kinds(saved: Saved, weights: Literal["auto", "raw", "ema"], source: Path) -> tuple[Kind, ...]:
-    """The weights to try; raises `CheckpointError` where the file does not have those that were asked for."""
+    """Return the weights to try; raise `CheckpointError` if the file does not have the requested ones."""
     if weights == "auto":
         return tuple(saved.weights)
     if weights not in saved.weights:
         there = ", ".join(f"{kind} ({place or 'the file itself'})" for kind, place in saved.places.items())
         raise CheckpointError(
-            f"{source} has no {weights} weights; it has {there}. Leave out --weights, or name these."
+            f"{source} has no {weights} weights; it has {there}. Leave out --weights, or give one of these."
         )
     return (weights,)
 
@@ -123,7 +123,7 @@ def _choose_kinds(saved: Saved, weights: Literal["auto", "raw", "ema"], source: 
 def _settle(
     given: Given, checkpoint: Checkpoint, source: Path, factory: str | None, progress: Progress
 ) -> Preprocessing:
-    """The preprocessing of training as far as it is known; what is assumed of it and of the network is said."""
+    """Return the preprocessing of training as far as it is known; print what is assumed about it and the network."""
     architecture = checkpoint.architecture
     settled, assumed = preprocessing_from(
         given,
@@ -135,8 +135,8 @@ def _settle(
         progress.line(f"assumed, as usual for {architecture.name}: {'; '.join(assumed)}")
     if factory is None and not _stored_facts(source):
         progress.line(
-            f"assumed of the network, as weights do not tell it: {assumptions(architecture)}. Another function with "
-            "these weights would be less accurate: state what it should have with --expect-accuracy"
+            f"assumed about the network, as weights do not show it: {assumptions(architecture)}. Another function "
+            "with these weights would be less accurate: give its expected accuracy with --expect-accuracy"
         )
     return settled
 
@@ -144,14 +144,14 @@ def _settle(
 def _selection_answers(
     place: Path, kind: Kind, dataset: Dataset, preprocessing: Preprocessing, progress: Progress
 ) -> NDArray[np.float32]:
-    """Logits [N, C] to images the network was trained on."""
+    """Return logits [N, C] for images the network was trained on."""
     network, images = build_network(Checkpoint(folder=place)), Batches(dataset.selection, preprocessing)
     which = " of the moving average" if kind == "ema" else ""
     return logits_of(network, images, progress=progress, name=f"accuracy{which} on training images")
 
 
 def _better(answers: Mapping[Kind, NDArray[np.float32]], dataset: Dataset, saved: Saved, progress: Progress) -> Kind:
-    """The weights with more right answers on the selection split, and that there was a choice."""
+    """Return the weights with more correct answers on the selection split, and print the choice."""
     right = {kind: count_right(logits, dataset.selection.labels) for kind, logits in answers.items()}
     chosen = max(sorted(right), key=lambda kind: right[kind])
     if len(saved.weights) > 1 or "ema" in saved.weights:
@@ -159,47 +159,47 @@ def _better(answers: Mapping[Kind, NDArray[np.float32]], dataset: Dataset, saved
         measured = ", ".join(f"{kind} {count / len(dataset.selection):.2%}" for kind, count in sorted(right.items()))
         progress.line(
             f"weights in the file: {there}; on {len(dataset.selection)} images of the selection split: {measured}. "
-            f"Taken: {chosen} (--weights raw, ema or auto)"
+            f"Chosen: {chosen} (--weights raw, ema or auto)"
         )
     return chosen
 
 
 def _gate_answers(network: nn.Module, gate: Batches, progress: Progress) -> NDArray[np.float32]:
-    """Logits [N, C] of the float network: what every artifact is judged by."""
+    """Return the float network's logits [N, C], the reference for every artifact."""
     logits = logits_of(network, gate, progress=progress, name="float answers")
     if not np.isfinite(logits).all():
         raise CheckpointError(
-            f"the float network's answer to {int((~np.isfinite(logits)).any(axis=1).sum())} of {len(gate.images)} "
-            "images is not a finite number. Check that weights and preprocessing belong together."
+            f"the float network's logits for {int((~np.isfinite(logits)).any(axis=1).sum())} of {len(gate.images)} "
+            "images are not finite numbers. Check that weights and preprocessing belong together."
         )
     return logits
 
 
 def stored_preprocessing(source: Path) -> Preprocessing | None:
-    """What `deploy train` wrote beside the weights, if it did."""
+    """Return the preprocessing that `deploy train` wrote beside the weights, if any."""
     facts = _stored_facts(source)
     return Preprocessing.from_dict(facts["preprocessing"]) if facts else None
 
 
 def _check_order(source: Path, dataset: Dataset) -> None:
-    """Where `deploy train` wrote the class names beside the weights, the data must have the same, in that order."""
+    """Raise `DataError` if the data lacks the class names, in order, that `deploy train` wrote beside the weights."""
     facts = _stored_facts(source)
     if facts and tuple(facts["classes"]) != dataset.classes:
         raise DataError(
-            f"{source} was trained on the classes {', '.join(facts['classes'])}, in this order; {dataset.name} gives "
+            f"{source} was trained on the classes {', '.join(facts['classes'])}, in this order; {dataset.name} has "
             f"{', '.join(dataset.classes)}. Give the data it was trained for, or the order as `classes` in the recipe."
         )
 
 
 def _stored_facts(source: Path) -> dict[str, Any] | None:
-    """What `deploy train` wrote into the file's metadata; raises `CheckpointError` where others wrote it."""
+    """Return what `deploy train` wrote into the file's metadata; raise `CheckpointError` for other content."""
     if source.suffix != ".safetensors":
         return None
     try:
         with safe_open(source, framework="numpy") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError):
-        return None  # whoever reads the weights says what is wrong
+        return None  # the reader of the weights reports the error
     if "edge-deploy" not in metadata:
         return None
     try:
@@ -208,6 +208,6 @@ def _stored_facts(source: Path) -> dict[str, Any] | None:
         return {"classes": classes, "preprocessing": Preprocessing.from_dict(raw["preprocessing"]).to_dict()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{source} has metadata `edge-deploy` that `deploy train` has not written ({error!r}). Save the weights "
+            f"{source} has metadata `edge-deploy` that `deploy train` did not write ({error!r}). Save the weights "
             "without it."
         ) from None

@@ -11,7 +11,7 @@ from pipeline.workspace.hashing import Json
 
 
 def load(run: Run) -> Loaded:
-    """The checkpoint as a network that is known to be the right one."""
+    """Return the loaded checkpoint, checked to be the network the user means."""
     recipe = run.recipe
     if recipe.checkpoint is None:
         raise RecipeError("no checkpoint: give --checkpoint FILE, or train one first with `deploy train`.")

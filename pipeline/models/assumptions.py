@@ -1,10 +1,10 @@
-"""What names and shapes of weights do not tell of a ResNet, and is taken as published."""
+"""Properties of a ResNet that weights do not show and that are assumed as published."""
 
 from pipeline.artifacts import Architecture
 
 
 def assumptions(architecture: Architecture) -> str:
-    """In words, for the log of stage `load`; see `pipeline.models.resnet` for the network that is built."""
+    """Return them as text for the log of stage `load`; see `pipeline.models.resnet` for the network that is built."""
     if architecture.stem == "imagenet":
         stem = "stem with stride 2, then 3x3 max-pooling with stride 2"
     else:

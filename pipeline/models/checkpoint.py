@@ -1,4 +1,4 @@
-"""Trained weights come in, whatever they were saved by; a `Checkpoint` folder of plain data goes out."""
+"""Read trained weights of any origin, and write a `Checkpoint` folder of plain data."""
 
 import json
 from dataclasses import asdict, replace
@@ -40,11 +40,11 @@ def save_state(
     input_size: tuple[int, int] | None,
     folder: Path,
 ) -> None:
-    """Write trained weights, as they were named and saved in `source`, to `folder` as a `Checkpoint`.
+    """Write trained weights, with names and values as in `source`, to `folder` as a `Checkpoint`.
 
-    `factory` (`package.module:function`) makes the network where it is not a ResNet that can be recognized.
-    `classes` are the data set's; empty: outputs are named by number. `input_size` is height, width; None: what
-    the stem was made for. Half precision becomes fp32. Raises `CheckpointError`.
+    `factory` (`package.module:function`) makes a network that is not a recognizable ResNet.
+    `classes` are the dataset's; empty: outputs are named by number. `input_size` is height, width; None: the
+    usual size for the stem. Half precision becomes fp32. Raises `CheckpointError`.
     """
     try:
         if factory is not None:
@@ -59,7 +59,7 @@ def save_state(
 
 
 def build_network(checkpoint: Checkpoint) -> nn.Module:
-    """The float network of a `Checkpoint` folder, in evaluation mode."""
+    """Return the float network of a `Checkpoint` folder, in evaluation mode."""
     architecture = checkpoint.architecture
     state = load_file(checkpoint.weights)
     if architecture.factory is not None:
@@ -71,7 +71,7 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
 
 
 def save_network(network: nn.Module, architecture: Architecture, folder: Path) -> None:
-    """Write `weights.safetensors`, `architecture.json` (widths read off the network) and `cost.json`."""
+    """Write `weights.safetensors`, `architecture.json` (widths taken from the network) and `cost.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     widths = {name: module.out_channels for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     architecture = replace(architecture, widths=widths)

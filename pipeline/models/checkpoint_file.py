@@ -1,6 +1,6 @@
-"""What lies in a checkpoint file: the network's weights, their moving average, and what was saved beside them.
+"""Read a checkpoint file: the network's weights, their moving average, and other saved values.
 
-Nothing of the file's is imported or called (`models.pickle_reader`), and what is read is bounded before it is read.
+Nothing in the file is imported or called (`models.pickle_reader`), and sizes are checked before anything is read.
 """
 
 import pickle
@@ -28,13 +28,13 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "modu
 AVERAGED = re.compile(r"(?:^|_)(?:ema|swa|averaged?)(?:_|$)", re.IGNORECASE)
 """Keys of a second copy of the network: the moving average of its weights."""
 ACCURACY = re.compile(r"^(?:best_?|val_?|test_?|eval_?)*(?:top_?1|prec_?1|acc_?1?|accuracy)$", re.IGNORECASE)
-"""Keys of what the network had where it was trained."""
+"""Keys of the accuracy measured in training."""
 COUNTER = "n_averaged"
-"""Of PyTorch's own `AveragedModel`, beside the weights."""
+"""Key that PyTorch's `AveragedModel` adds to the weights."""
 MOST_RECORD_BYTES = 512 * 2**20
-"""Of all that is no tensor: names, settings, histories. Those of real files take kilobytes."""
+"""For everything except tensors: names, settings, histories. Real files need kilobytes."""
 SHORTEST_ZIP = 1.05
-"""Times its own size that an archive may claim to hold: PyTorch does not compress."""
+"""Largest uncompressed size of an archive, relative to its file size: PyTorch does not compress."""
 DAMAGED = (
     RuntimeError,
     EOFError,
@@ -46,23 +46,23 @@ DAMAGED = (
     OSError,
     RecursionError,
 )
-"""What PyTorch raises on files cut short or damaged, which differs with the place of the damage."""
-CURE = "Where it was trained, save torch.save(model.state_dict(), …)"
+"""Errors of PyTorch for truncated or damaged files; the type depends on the place of the damage."""
+CURE = "In the training code, save torch.save(model.state_dict(), …)"
 PICKLE = b"\x80"
 FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF\r\n", "an HDF5 file, as Keras and older tools write"),
     (b"GGUF", "a GGUF file"),
-    (b"\x93NUMPY", "an array of numpy"),
-    (b"<!DOCTYPE", "a page of HTML: the download was answered by a web page"),
-    (b"<html", "a page of HTML: the download was answered by a web page"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"<!DOCTYPE", "an HTML page: the download returned a web page"),
+    (b"<html", "an HTML page: the download returned a web page"),
 )
 ENTRIES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(^|/)code/.*\.py$"), "a TorchScript archive, a program"),
     (re.compile(r"(^|/)models/[^/]+\.json$"), "a program of torch.export (.pt2)"),
     (re.compile(r"^(?:model\.weights\.h5|config\.json)$"), "a Keras archive"),
-    (re.compile(r"\.npy$"), "arrays of numpy (.npz)"),
+    (re.compile(r"\.npy$"), "a file of NumPy arrays (.npz)"),
 )
-"""Of zip archives, by a name in them."""
+"""Formats of zip archives, by a name in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +70,17 @@ class Saved:
     """One file's weights."""
 
     weights: Mapping[Kind, State]
-    """At least one; two where the file has a moving average beside them."""
+    """At least one; two if the file also has a moving average."""
     places: Mapping[Kind, str]
-    """The key under which each lies; empty for the file itself."""
+    """Key of each in the file; empty for the file itself."""
     passed_over: tuple[str, ...]
-    """Other keys beside the weights."""
+    """Other keys of the file."""
     stated: tuple[str, float] | None = None
-    """Key and share of right answers that the file says the network has."""
+    """Key and value (a share) of the accuracy that the file states."""
 
 
 def read_saved(source: Path) -> Saved:
-    """Tensors by name, from a safetensors file or whatever `torch.save` wrote. Raises `CheckpointError`."""
+    """Return tensors by name from a safetensors or `torch.save` file; raise `CheckpointError`."""
     start = _start_of(source)
     if start[8:9] == b"{" or source.suffix == ".safetensors":
         return Saved(weights={"raw": _safetensors(source)}, places={"raw": ""}, passed_over=())
@@ -89,23 +89,23 @@ def read_saved(source: Path) -> Saved:
 
 
 def read_state(source: Path) -> State:
-    """The network's tensors, not those of a moving average beside them. Raises `CheckpointError`."""
+    """Return the network's tensors, without a moving average; raise `CheckpointError`."""
     weights = read_saved(source).weights
     return weights["raw" if "raw" in weights else "ema"]
 
 
 def _start_of(source: Path) -> bytes:
-    """The first bytes of a regular file that is not empty."""
+    """Return the first bytes of a regular, non-empty file; raise `CheckpointError` for others."""
     if source.is_dir():
         hint = ", a TensorFlow SavedModel" if (source / "saved_model.pb").is_file() else ""
-        raise CheckpointError(f"{source} is a folder{hint}. Give the file with the trained weights in it.")
+        raise CheckpointError(f"{source} is a folder{hint}. Give the file with the trained weights.")
     try:
         if not stat.S_ISREG(source.stat().st_mode):
-            raise CheckpointError(f"{source} is no regular file. Give the file with the trained weights in it.")
+            raise CheckpointError(f"{source} is not a regular file. Give the file with the trained weights.")
         with source.open("rb") as file:
             start = file.read(64)
     except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {source}. Give the path of the trained weights.") from None
+        raise CheckpointError(f"the checkpoint {source} does not exist. Give the path of the weights.") from None
     except OSError as error:
         raise CheckpointError(f"the checkpoint {source} cannot be read: {error.strerror}.") from None
     if not start:
@@ -123,14 +123,14 @@ def _safetensors(source: Path) -> State:
 
 
 def _check_format(source: Path, start: bytes) -> None:
-    """Name what is no file of `torch.save` by its content."""
+    """Raise `CheckpointError` with the format's name if the content is not from `torch.save`."""
     for signature, name in FORMATS:
         if start.startswith(signature):
-            raise CheckpointError(f"{source} is {name}, not weights that PyTorch saved. {_way_in(source)}")
-    # A message of protobuf: the version of the format, 3 or later, then the producer's name or the graph.
+            raise CheckpointError(f"{source} is {name}, not weights saved by PyTorch. {_way_in(source)}")
+    # A protobuf message: the version of the format, 3 or later, then the producer's name or the graph.
     if start[:1] == b"\x08" and 3 <= start[1] < 32 and start[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42"):
         raise CheckpointError(
-            f"{source} is an ONNX model, in which the names and normalizations of training are gone. {_way_in(source)}"
+            f"{source} is an ONNX model, which has lost the names and normalizations of training. {_way_in(source)}"
         )
     if start[:4] == b"PK\x03\x04":
         _check_archive(source)
@@ -141,17 +141,17 @@ def _check_archive(source: Path) -> None:
         with zipfile.ZipFile(source) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError):
-        return  # PyTorch's own reader names the damage.
+        return  # PyTorch's own reader reports the damage.
     for pattern, name in ENTRIES:
         if any(pattern.search(entry.filename) for entry in entries):
-            raise CheckpointError(f"{source} is {name}, not weights that torch.save wrote. {_way_in(source)}")
+            raise CheckpointError(f"{source} is {name}, not weights written by torch.save. {_way_in(source)}")
     if sum(entry.file_size for entry in entries) > SHORTEST_ZIP * source.stat().st_size + 2**20:
         raise CheckpointError(f"{source} is compressed, which torch.save never does: refused. {_way_in(source)}")
     for entry in entries:
         if entry.filename.endswith("data.pkl") and entry.file_size > MOST_RECORD_BYTES:
             raise CheckpointError(
-                f"{source} has {entry.file_size / 1e6:,.0f} MB beside its tensors, {MOST_RECORD_BYTES / 1e6:,.0f} MB "
-                f"are read at most. {_way_in(source)}"
+                f"{source} has {entry.file_size / 1e6:,.0f} MB besides its tensors; at most "
+                f"{MOST_RECORD_BYTES / 1e6:,.0f} MB are read. {_way_in(source)}"
             )
 
 
@@ -163,7 +163,7 @@ def _way_in(source: Path) -> str:
 def _unpickle(source: Path) -> object:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old storage classes; nothing the user could act on
+            warnings.simplefilter("ignore")  # about old storage classes; the user cannot act on them
             try:
                 return torch.load(source, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError:
@@ -174,7 +174,7 @@ def _unpickle(source: Path) -> object:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if "Invalid magic number" in reason:
             raise CheckpointError(_refusal(source)) from None
-        raise CheckpointError(f"{source} is cut short or damaged ({reason}). Copy or save it again.") from None
+        raise CheckpointError(f"{source} is truncated or damaged ({reason}). Copy or save it again.") from None
 
 
 def _refusal(source: Path) -> str:
@@ -189,13 +189,13 @@ def _refusal(source: Path) -> str:
 
 
 def _find_weights(loaded: object, source: Path) -> Saved:
-    """Down through what training code wraps around the weights: epoch, optimizer, averaged copies, …"""
+    """Find the weights inside the records of training code: epoch, optimizer, averaged copies, …"""
     place, passed_over, averaged = "", list[str](), dict[str, object]()
     stated: tuple[str, float] | None = None
     seen = set[int]()
     while isinstance(loaded, Mapping):
         if id(loaded) in seen:
-            raise CheckpointError(f"{source} holds a record that contains itself, and no weights. {CURE}.")
+            raise CheckpointError(f"{source} has a record that contains itself, and no weights. {CURE}.")
         seen.add(id(loaded))
         if isinstance(loaded, Inert) and not any(isinstance(value, Tensor | Mapping) for value in loaded.values()):
             break
@@ -224,11 +224,11 @@ def _find_weights(loaded: object, source: Path) -> Saved:
 
 
 def _stated_accuracy(record: Mapping[object, object]) -> tuple[str, float] | None:
-    """An accuracy beside the weights, which may be in per cent; None where there is none that can be one."""
+    """Return the accuracy beside the weights, which may be in percent; None if there is none."""
     for key, value in record.items():
         if not ACCURACY.search(str(key)):
             continue
-        # Of a tensor without values there is nothing to ask.
+        # A tensor on the meta device or without elements has no value.
         if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
             value = value.item()
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100:
@@ -254,7 +254,7 @@ def _tensors(value: object) -> State:
 
 
 def _bare(state: State) -> set[tuple[str, torch.Size]]:
-    """Names without what wrappers put before them, and shapes: equal for two copies of one network."""
+    """Return names without wrappers' prefixes, and shapes: equal for two copies of one network."""
     return {
         (re.sub(r"^(?:module\.|model\.|_orig_mod\.)*", "", name), value.shape)
         for name, value in state.items()
@@ -265,11 +265,11 @@ def _bare(state: State) -> set[tuple[str, torch.Size]]:
 def _nothing(loaded: object, source: Path) -> str:
     if isinstance(loaded, Inert):
         return (
-            f"{source} holds an object of the class {loaded.full_name}, such as a whole pickled model. Refused: only "
-            f"plain weights are read. {CURE}; for a network of your own give its factory, too (--model "
+            f"{source} contains an object of the class {loaded.full_name}, such as a whole pickled model. Refused: "
+            f"only plain weights are read. {CURE}; for your own network also give its factory (--model "
             "package.module:make)."
         )
     if not isinstance(loaded, Mapping):
-        return f"{source} holds a {type(loaded).__name__}, not a state dict of named tensors. {CURE}."
+        return f"{source} contains a {type(loaded).__name__}, not a state dict of named tensors. {CURE}."
     keys = some(str(name) for name in loaded) or "nothing"
-    return f"{source} holds no tensors by name (found: {keys}). Known containers: {', '.join(CONTAINERS)}."
+    return f"{source} has no named tensors (found: {keys}). Known containers: {', '.join(CONTAINERS)}."

@@ -1,6 +1,6 @@
-"""What a network costs for one image, counted by running it once.
+"""Cost of a network for one image, counted by running it once.
 
-What a network would cost if its groups of channels were narrower, without building it.
+Also the cost of a network with narrower channel groups, without building it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,9 +18,9 @@ BYTES_PER_WEIGHT = 4
 
 
 def cost_of(network: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
-    """Parameters, multiply-accumulates of convolutions and linear layers, bytes of fp32 weights.
+    """Return parameters, multiply-accumulates of convolutions and linear layers, bytes of fp32 weights.
 
-    The constant convolutions that stand for option-A shortcuts are left out (see `Cost`). `input_shape` is
+    The constant convolutions that implement option-A shortcuts are left out (see `Cost`). `input_shape` is
     channels, height, width of one image.
     """
     constants = {id(module.weight) for module in network.modules() if is_constant_shortcut(module)}
@@ -30,7 +30,7 @@ def cost_of(network: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
 
 
 def layer_macs(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Multiply-accumulates of every trained convolution and linear layer for one image, by module name."""
+    """Return the multiply-accumulates of every trained convolution and linear layer for one image, by module name."""
     macs: dict[str, int] = {}
     handles = [
         module.register_forward_hook(_counter(macs, name))
@@ -53,7 +53,7 @@ def layer_macs(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
 def _counter(macs: dict[str, int], name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         del inputs
-        # Every output value of a layer takes as many multiply-accumulates as one of its filters has weights.
+        # Each output value needs as many multiply-accumulates as one filter has weights.
         weight = module.get_parameter("weight")
         macs[name] = macs.get(name, 0) + output.numel() * (weight.numel() // weight.shape[0])
 
@@ -64,12 +64,12 @@ Budget = Literal["macs", "params"]
 Widths = dict[str, int]
 """Channels a group keeps, by its root."""
 Shares = tuple[tuple[str, float], ...]
-"""Groups by root, and how many of a layer's channels go with one channel of the group."""
+"""Groups by root, and the number of a layer's channels per channel of the group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What a layer costs in full: one part falls with both its widths, the other with its outputs alone."""
+    """A layer's full cost: one part scales with both widths, the other with the outputs only."""
 
     matrix: int
     vector: int
@@ -88,7 +88,7 @@ class Layer:
 
 
 class Meter:
-    """The cost of a network as a function of its groups' widths."""
+    """Cost of a network as a function of its groups' widths."""
 
     def __init__(
         self, network: nn.Module, groups: Sequence[Group], input_shape: tuple[int, int, int], budget: Budget
@@ -108,14 +108,14 @@ class Meter:
         return self._rest + sum(layer.cost(widths, self.full) for layer in self._layers)
 
     def saving(self, widths: Widths, root: str, width: int) -> float:
-        """What narrowing one group from its present width to `width` saves."""
+        """Return the saving from narrowing one group from its current width to `width`."""
         narrower = {**widths, root: width}
         layers = self._of_group[root]
         return sum(layer.cost(widths, self.full) - layer.cost(narrower, self.full) for layer in layers)
 
 
 def _layers(network: nn.Module, groups: Iterable[Group], macs: Mapping[str, int] | None) -> list[Layer]:
-    """Costs in multiply-accumulates, or in parameters where `macs` is None."""
+    """Return costs in multiply-accumulates, or in parameters if `macs` is None."""
     writers, readers = shares(groups)
     layers = []
     for name, module in network.named_modules():
@@ -149,7 +149,7 @@ def shares(
 
 
 def _costs(module: nn.Module, name: str, macs: Mapping[str, int] | None) -> tuple[int, int, int] | None:
-    """Matrix cost, vector cost and number of inputs of a layer; None for what costs nothing here."""
+    """Return matrix cost, vector cost and number of inputs of a layer; None for layers without cost here."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         inputs = module.in_channels if isinstance(module, nn.Conv2d) else module.in_features
         inputs = 1 if is_depthwise(module) else inputs

@@ -1,4 +1,4 @@
-"""Networks of the user's own: made by their factory, resized to the widths that their weights have."""
+"""The user's own networks: made by their factory, resized to the widths of their weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipeline.errors import CheckpointError
 from pipeline.models.recognition import LEFTOVER, State, check_names, check_shapes, checked_values, name_classes
 from pipeline.models.user_code import import_module
 
-# What importing and calling somebody else's code may raise.
+# Errors that the user's code may raise when imported or called.
 USER_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -31,10 +31,10 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 def adopt(
     factory: str, state: Mapping[str, Tensor], *, classes: tuple[str, ...], input_size: tuple[int, int] | None
 ) -> tuple[nn.Module, Architecture]:
-    """The user's network with `state` in it, checked strictly and run once. Raises `CheckpointError`."""
+    """Return the user's network with `state`, strictly checked and run once; raise `CheckpointError`."""
     if input_size is None:
         raise CheckpointError(
-            f"the input size of {factory} is not known: give the crop in [preprocessing], such as crop = 224."
+            f"the input size of {factory} is unknown: give the crop in [preprocessing], such as crop = 224."
         )
     network = call_factory(factory)
     own = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
@@ -59,13 +59,13 @@ def adopt(
 
 
 def call_factory(factory: str) -> nn.Module:
-    """Import and call `package.module:function`, the working directory being importable."""
+    """Import and call `package.module:function`; the working directory is importable."""
     module_name, _, function = factory.partition(":")
     try:
         network: object = getattr(import_module(module_name), function)()
     except USER_ERRORS as error:
         raise CheckpointError(
-            f"the factory {factory} did not work: {type(error).__name__}: {error}. It is imported with {Path.cwd()} "
+            f"the factory {factory} failed: {type(error).__name__}: {error}. It is imported with {Path.cwd()} "
             "on the path and called without arguments."
         ) from error
     if not isinstance(network, nn.Module):
@@ -74,7 +74,7 @@ def call_factory(factory: str) -> nn.Module:
 
 
 def build_custom(factory: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """The factory's network with its layers resized to the shapes in `state`, and `state` in it."""
+    """Return the factory's network with its layers resized to the shapes in `state`, and `state` loaded."""
     network = call_factory(factory)
     own = network.state_dict()
     for name, module in network.named_modules():
@@ -90,7 +90,7 @@ def build_custom(factory: str, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def resize(module: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
-    """Give a convolution, linear layer or batch normalization fresh tensors of `shapes`."""
+    """Give a convolution, linear layer or batch normalization new tensors of `shapes`."""
     if isinstance(module, nn.Conv2d):
         out_channels, in_per_group = shapes["weight"][:2]
         if module.groups == module.in_channels:  # depthwise: groups go with the channels
@@ -101,7 +101,7 @@ def resize(module: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
     elif isinstance(module, NORMS):
         module.num_features = shapes["running_mean"][0]
     else:
-        raise CheckpointError(f"a {type(module).__name__} cannot be rebuilt in another width.")
+        raise CheckpointError(f"a {type(module).__name__} cannot be rebuilt with another width.")
     for name, shape in shapes.items():
         old = getattr(module, name)
         fresh = torch.empty(shape, dtype=old.dtype)
@@ -109,7 +109,7 @@ def resize(module: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
 
 
 def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> State:
-    """Takes off the prefix under which most of the network's tensors are found."""
+    """Remove the prefix under which most of the network's tensors are found."""
     first = next(iter(own), "")
     prefixes = {name.removesuffix(first) for name in state if name.endswith(first)} | {""}
     prefix = max(sorted(prefixes, key=len), key=lambda prefix: sum(prefix + name in state for name in own))
@@ -125,9 +125,9 @@ def _outputs(network: nn.Module, factory: str, input_size: tuple[int, int]) -> i
             logits: object = network(torch.zeros(shape))
     except USER_ERRORS as error:
         raise CheckpointError(
-            f"the network of {factory} does not take an image {shape}: {type(error).__name__}: {error}."
+            f"the network of {factory} does not accept an image {shape}: {type(error).__name__}: {error}."
         ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise CheckpointError(f"the network of {factory} returns {what}; one row of logits per image is needed.")
+        raise CheckpointError(f"the network of {factory} returns {what}; it must return one row of logits per image.")
     return logits.shape[1]

@@ -1,7 +1,7 @@
-"""Trace a network into a graph, fold its batch normalization into the convolutions before it, and back.
+"""Trace a network into a graph, fold its batch normalization into the convolutions, and undo that.
 
-Quantization needs the graph as data (which tensor feeds what) and the weights as they will run: a batch
-normalization that survives to the device keeps its convolution out of int8.
+Quantization needs the graph as data (which tensor feeds which node) and the weights as they will run: a batch
+normalization that remains on the device keeps its convolution out of int8.
 
     w' = w * gamma / sqrt(variance + eps)        b' = (b - mean) * gamma / sqrt(variance + eps) + beta
 """
@@ -18,9 +18,9 @@ from pipeline.errors import CompressionError
 
 
 def trace_folded(network: nn.Module) -> fx.GraphModule:
-    """A copy of `network` in evaluation mode as a `torch.fx` graph, batch normalization folded where it can be.
+    """Return a copy of `network` in evaluation mode as a `torch.fx` graph, batch normalization folded where possible.
 
-    Raises `CompressionError` with the reason where the forward pass cannot be traced.
+    Raises `CompressionError` with the reason if the forward pass cannot be traced.
     """
     graph_module = _trace(copy.deepcopy(network).eval())
     for node in _foldable(graph_module):
@@ -32,12 +32,12 @@ def trace_folded(network: nn.Module) -> fx.GraphModule:
 
 @torch.no_grad()
 def unfold(network: nn.Module, folded: nn.Module) -> None:
-    """Give `network` the weights of a folded copy of it, so that folding it again yields just those weights.
+    """Give `network` the weights of a folded copy of it, so that folding it again gives exactly those weights.
 
-    Each batch normalization becomes one that only adds the folded bias. So what was trained after folding is still
-    a checkpoint like any other, which the same code rebuilds.
+    Each batch normalization becomes one that only adds the folded bias. So weights trained after folding are still
+    a normal checkpoint, which the same code rebuilds.
     """
-    # Everything by its name: what could not be folded was trained, too. Left over are the biases that folding made.
+    # Copy everything by name: layers that were not folded were trained too. Only the biases made by folding remain.
     network.load_state_dict(folded.state_dict(), strict=False)
     for node in _foldable(_trace(network)):
         name = _source(node)
@@ -53,33 +53,33 @@ def unfold(network: nn.Module, folded: nn.Module) -> None:
 
 
 def is_layer(module: nn.Module | None) -> TypeGuard[nn.Conv2d | nn.Linear]:
-    """Whether `module` is one of the two kinds whose weights are quantized."""
+    """Whether `module` is a Conv2d or Linear, whose weights are quantized."""
     return isinstance(module, nn.Conv2d | nn.Linear)
 
 
 def module_of(node: fx.Node, graph_module: fx.GraphModule) -> nn.Module | None:
-    """The module that a node calls, if it calls one."""
+    """Return the module that a node calls, if any."""
     return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _trace(network: nn.Module) -> fx.GraphModule:
     try:
         graph_module = fx.symbolic_trace(network)
-    # What a forward pass raises on symbolic values depends on its own code.
+    # The error of a forward pass on symbolic values depends on the user's code.
     except (torch.fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompressionError(
             f"the network's forward pass cannot be traced by torch.fx: {reason}. Quantization needs a forward pass "
-            "without control flow that depends on data or shapes; write it so."
+            "without control flow that depends on data or shapes; rewrite it that way."
         ) from error
     inputs = [node for node in graph_module.graph.nodes if node.op == "placeholder" and node.users]
     if len(inputs) != 1:
-        raise CompressionError(f"the network takes {len(inputs)} inputs; exactly one, the images, is expected.")
+        raise CompressionError(f"the network takes {len(inputs)} inputs; it must take exactly one, the images.")
     return graph_module
 
 
 def _foldable(graph_module: fx.GraphModule) -> list[fx.Node]:
-    """The batch normalizations that read a layer's output which nothing else reads."""
+    """Return the batch normalizations that are the only readers of a layer's output."""
     calls = Counter(node.target for node in graph_module.graph.nodes if node.op == "call_module")
     return [node for node in graph_module.graph.nodes if _follows_its_layer_alone(node, calls, graph_module)]
 
@@ -101,14 +101,14 @@ def _only_add(norm: nn.BatchNorm2d | nn.BatchNorm1d, bias: Tensor) -> None:
 
 
 def _unit_variance(eps: float) -> float:
-    """The float32 variance v for which 1 / sqrt(v + eps) is exactly 1, so that no weight moves by a rounding."""
+    """Return the float32 variance v with exactly 1 / sqrt(v + eps) = 1, so that folding changes no weight."""
     close = torch.tensor(1.0 - eps)
     steps = [close, close.nextafter(torch.tensor(2.0)), close.nextafter(torch.tensor(0.0))]
     return float(next((value for value in steps if torch.rsqrt(value + eps) == 1), close))
 
 
 def _follows_its_layer_alone(node: fx.Node, calls: Counter[object], graph_module: fx.GraphModule) -> bool:
-    """Whether the node is a batch normalization of one layer's output that nothing else reads."""
+    """Whether the node is a batch normalization and the only reader of one layer's output."""
     norm = module_of(node, graph_module)
     if not isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d) or norm.running_mean is None:
         return False

@@ -1,9 +1,9 @@
-"""Reading what `torch.save` wrote where other things lie beside the weights, without running any code of the file's.
+"""Read `torch.save` files that contain more than weights, without running any code from the file.
 
-A pickle is a program: it names classes and functions and calls them. Here all names but those that put tensors
-together stand for `Inert`, which takes whatever it is given and does nothing. So paths, arrays of numpy, optimizers
-and settings of any library are read over. A file that calls for what no record of a training needs, such as a shell,
-is refused all the same: whoever wrote it meant harm.
+A pickle is a program: it names classes and functions and calls them. Here every name, except those that build
+tensors, is replaced by `Inert`, which accepts any call and does nothing. So paths, NumPy arrays, optimizers and
+settings of any library are skipped. A file that calls something no training record needs, such as a shell, is
+refused: it is malicious.
 """
 
 import io
@@ -28,7 +28,7 @@ PLAIN = frozenset((
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range",
     "set", "slice", "str", "tuple", "xrange", "unicode", "long", "basestring",
 ))  # fmt: skip
-"""Of `builtins`, and of Python 2's: kinds of values."""
+"""Value types of `builtins`, also under their Python 2 names."""
 HARMFUL = frozenset((
     "_pickle", "asyncio", "atexit", "bdb", "builtins", "code", "codeop", "commands", "ctypes", "dill",
     "cloudpickle", "ftplib", "gc", "http", "idlelib", "imp", "importlib", "inspect", "ipaddress", "joblib",
@@ -37,16 +37,16 @@ HARMFUL = frozenset((
     "subprocess", "sys", "tempfile", "threading", "timeit", "trace", "types", "urllib", "webbrowser",
     "zipimport",
 ))  # fmt: skip
-"""Modules by which pickles are known to run programs, load code or talk to others."""
+"""Modules by which pickles are known to run programs, load code or open connections."""
 HARMFUL_OF_TORCH = ("torch.hub", "torch.jit", "torch.package", "torch.serialization", "torch.storage._load_from_bytes")
 
 
 class Inert(dict[Any, Any]):
-    """What stands for an object of a class that is not ours to make; as a mapping it keeps its items."""
+    """Placeholder for an object of a class that is not imported; as a mapping it keeps its items."""
 
     full_name = ""
     dump_patches = False
-    """Asked of whole modules in files of before 2020."""
+    """PyTorch reads this from whole modules in files from before 2020."""
 
     def __new__(cls, *args: object, **options: object) -> "Inert":
         del args, options
@@ -64,20 +64,20 @@ class Inert(dict[Any, Any]):
         del state
 
     def append(self, item: object) -> None:
-        """Of what was a list."""
+        """Accept an item of a list."""
 
     def extend(self, items: object) -> None:
-        """Of what was a list."""
+        """Accept the items of a list."""
 
     def add(self, item: object) -> None:
-        """Of what was a set."""
+        """Accept an item of a set."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
 
 
 class Harmful(pickle.UnpicklingError):
-    """The file calls for something that runs code."""
+    """The file calls something that runs code."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -104,9 +104,9 @@ def _loads(data: bytes, **options: Any) -> object:
 
 
 def load_inert(source: Path) -> object:
-    """What `torch.save` wrote to `source`, tensors as tensors and objects of classes as `Inert`.
+    """Return the content of a `torch.save` file, tensors as tensors and objects of classes as `Inert`.
 
-    Raises `CheckpointError` for a file that calls for something that runs code, and whatever PyTorch raises on a
+    Raises `CheckpointError` for a file that calls something that runs code, and PyTorch's own errors for a
     damaged one.
     """
     as_pickle = SimpleNamespace(
@@ -116,6 +116,6 @@ def load_inert(source: Path) -> object:
         return torch.load(source, map_location="cpu", weights_only=False, pickle_module=as_pickle)
     except Harmful as error:
         raise CheckpointError(
-            f"{source} wants to run code when it is loaded: it calls for {error}. Refused: only plain weights are "
-            "read. Where it was trained, save torch.save(model.state_dict(), …)."
+            f"{source} tries to run code when it is loaded: it calls {error}. Refused: only plain weights are "
+            "read. In the training code, save torch.save(model.state_dict(), …)."
         ) from None

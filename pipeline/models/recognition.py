@@ -1,10 +1,10 @@
-"""Which ResNet a state dict holds, read off its names and shapes alone.
+"""Recognize the ResNet in a state dict by its names and shapes.
 
-What the weights cannot tell is assumed: stride on a bottleneck's 3x3 convolution (torchvision's way), and for
+Properties that weights do not show are assumed: stride on a bottleneck's 3x3 convolution (as in torchvision), and for
 parameter-free shortcuts zeros on both sides of the channels (see `models.resnet.constant_shortcut`). The float
-accuracy that is measured after loading shows whether that holds.
+accuracy measured after loading shows whether this is right.
 
-The many names that training code gives the same ResNet's tensors, brought to torchvision's.
+Also maps the various tensor names of training code to torchvision's.
 """
 
 import re
@@ -22,11 +22,11 @@ from pipeline.models.zoo import INPUT_SIZE, published_name
 
 State = dict[str, Tensor]
 
-CURE = "For a network of your own, give its factory with --model package.module:factory."
+CURE = "For your own network, give its factory with --model package.module:factory."
 
 STEM = re.compile(r"^((?:.+\.)?)conv1\.weight$")
 IN_BLOCK = re.compile(r"(^|\.)layer\d+\.\d+\.")
-# What training code leaves in a state dict beside the network, and the network's function does not depend on.
+# Entries of state dicts that are not part of the network's function.
 LEFTOVER = re.compile(r"^(?:criterion|loss\w*|metrics?|\w+_metrics?|\w+_acc(?:uracy)?)\.")
 # Hugging Face transformers' ResNetForImageClassification, such as microsoft/resnet-50.
 TRANSFORMERS = re.compile(r"(?:^|\.)embedder\.embedder\.convolution\.weight$")
@@ -37,9 +37,9 @@ TRANSFORMERS_BLOCK = re.compile(
 
 
 def torchvision_names(state: Mapping[str, Tensor]) -> State:
-    """The same tensors under torchvision's names: wrappers' prefixes off, `shortcut` → `downsample`, the head `fc`.
+    """Return the tensors under torchvision's names: no wrapper prefixes, `shortcut` → `downsample`, head `fc`.
 
-    Raises `CheckpointError` where there is no ResNet's stem, more than one network, or not exactly one head.
+    Raises `CheckpointError` if there is no ResNet stem, more than one network, or not exactly one head.
     """
     if any(TRANSFORMERS.search(name) for name in state):
         state = {_from_transformers(name): value for name, value in state.items()}
@@ -56,14 +56,14 @@ def torchvision_names(state: Mapping[str, Tensor]) -> State:
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:
-    """A few of `names`, and how many more there are."""
+    """Return the first `limit` names, and the number of the others, as text."""
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
 
 
 def count_text(things: Sized, one: str, many: str) -> str:
-    """How many there are, in words that agree: `1 tensor is`, `3 tensors are`."""
+    """Return a count with the word in singular or plural: `1 tensor is`, `3 tensors are`."""
     return f"{len(things)} {one if len(things) == 1 else many}"
 
 
@@ -72,18 +72,18 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
     if not stems:
         raise CheckpointError(
             f"no ResNet in this file: there is no stem convolution conv1.weight among its {len(state)} tensors "
-            f"({some(state)}). Stems of several convolutions (ResNet-C, -D) are not among the known ones. {CURE}"
+            f"({some(state)}). Stems of several convolutions (ResNet-C, -D) are not supported. {CURE}"
         )
     if len(stems) > 1 and all(re.search(r"\d", stem) for stem in stems):
         raise CheckpointError(
-            f"a network in a layout that is not known: {len(stems)} convolutions conv1, under "
+            f"the network's layout is unknown: {len(stems)} convolutions conv1, under "
             f"{some((repr(stem) for stem in stems), 3)}. Known are torchvision's names (layer1.0.conv1.weight) and "
             f"transformers'. {CURE}"
         )
     if len(stems) > 1:
         raise CheckpointError(
             f"{len(stems)} networks in this file, under {some(repr(stem) for stem in stems)}: "
-            "keep the one to deploy, and save its state dict alone."
+            "keep the one to deploy, and save only its state dict."
         )
     return stems[0]
 
@@ -95,10 +95,10 @@ def _head(state: Mapping[str, Tensor]) -> str:
     if not heads:
         raise CheckpointError(
             "no classifier in this file: a linear layer (fc, linear, head, …) is missing, as if only the backbone "
-            "had been saved. Save the state dict of the whole network."
+            "was saved. Save the state dict of the whole network."
         )
     raise CheckpointError(
-        f"{len(heads)} linear layers in this file ({some(heads)}); a ResNet has one, its head. {CURE}"
+        f"{len(heads)} linear layers in this file ({some(heads)}); a ResNet has exactly one, its head. {CURE}"
     )
 
 
@@ -129,9 +129,9 @@ BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 def recognize(
     state: Mapping[str, Tensor], *, classes: tuple[str, ...], input_size: tuple[int, int] | None
 ) -> tuple[Architecture, State]:
-    """The architecture and its complete state dict: fp32, under our names, constant shortcuts included.
+    """Return the architecture and its complete state dict: fp32, torchvision's names, constant shortcuts included.
 
-    `classes` empty: the outputs are named by their number. `input_size` None: what the stem was made for.
+    Without `classes`, the outputs are named by number. Without `input_size`, the usual size for the stem is used.
     Raises `CheckpointError` for anything but a ResNet whose tensors fit together and are finite.
     """
     named = torchvision_names(state)
@@ -156,19 +156,19 @@ def recognize(
 
 
 def name_classes(classes: tuple[str, ...], outputs: int) -> tuple[str, ...]:
-    """`classes`, checked against the number of the network's outputs; numbers where none are given."""
+    """Return `classes`, checked against the number of the network's outputs; numbers if none are given."""
     if not classes:
         return tuple(str(index) for index in range(outputs))
     if len(classes) != outputs:
         raise CheckpointError(
-            f"the network tells {outputs} classes apart, the data set has {len(classes)} ({some(classes)}): "
-            "give the data the network was trained for, all its classes included."
+            f"the network has {outputs} output classes, the dataset has {len(classes)} ({some(classes)}): "
+            "give the dataset that the network was trained on, with all its classes."
         )
     return classes
 
 
 def check_names(expected: frozenset[str], given: Mapping[str, Tensor], cure: str = CURE) -> None:
-    """Every tensor there and none too many; counters of batch normalization do not matter."""
+    """Raise `CheckpointError` for missing or extra tensors; counters of batch normalization are ignored."""
     names = {name for name in given if not name.endswith("num_batches_tracked")}
     missing, surplus = sorted(expected - names), sorted(names - expected)
     if not missing and not surplus:
@@ -180,12 +180,12 @@ def check_names(expected: frozenset[str], given: Mapping[str, Tensor], cure: str
         parts.append(f"{count_text(surplus, 'tensor does', 'tensors do')} not belong to it ({some(surplus)})")
     raise CheckpointError(
         f"the checkpoint does not fit the network: {', and '.join(parts)}. "
-        f"Save the whole state dict of the network that was trained. {cure}"
+        f"Save the whole state dict of the trained network. {cure}"
     )
 
 
 def check_shapes(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor], cure: str = CURE) -> None:
-    """Every tensor in the shape that the network needs."""
+    """Raise `CheckpointError` if a tensor has another shape than the network needs."""
     wrong = [
         f"{name} is {_text(given[name].shape)} instead of {_text(shape)}"
         for name, shape in expected.items()
@@ -197,7 +197,7 @@ def check_shapes(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor]
 
 
 def checked_values(state: Mapping[str, Tensor]) -> State:
-    """The state dict in fp32 (half precision is widened, which is exact), without counters; every value finite."""
+    """Return the finite state dict in fp32 (half precision is widened exactly), without counters."""
     floats: State = {}
     for name, value in state.items():
         if name.endswith("num_batches_tracked"):
@@ -210,12 +210,12 @@ def checked_values(state: Mapping[str, Tensor]) -> State:
             raise CheckpointError(f"{name} is a sparse tensor: save it dense, with .to_dense().")
         if value.is_quantized or not value.is_floating_point():
             kind = str(value.dtype).removeprefix("torch.")
-            raise CheckpointError(f"{name} holds {kind} values: give the float weights, before any quantization.")
+            raise CheckpointError(f"{name} has {kind} values: give the float weights from before quantization.")
         floats[name] = value.detach().to(torch.float32)
     broken = [name for name, value in floats.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise CheckpointError(
-            f"{count_text(broken, 'tensor holds', 'tensors hold')} values that are not finite ({some(broken)}): the "
+            f"{count_text(broken, 'tensor has', 'tensors have')} values that are not finite ({some(broken)}): the "
             "training diverged, or the file is damaged. Give an earlier checkpoint."
         )
     negative = [name for name, value in floats.items() if name.endswith("running_var") and bool((value < 0).any())]
@@ -236,10 +236,10 @@ def _structure(state: State) -> Architecture:
     kernel = tuple(state["conv1.weight"].shape[2:])
     if kernel not in STEMS:
         shape = _text(state["conv1.weight"].shape)
-        raise CheckpointError(f"the stem conv1.weight is {shape}; known are kernels of 7x7 and 3x3. {CURE}")
+        raise CheckpointError(f"the stem conv1.weight is {shape}; supported kernels are 7x7 and 3x3. {CURE}")
     if state["conv1.weight"].shape[1] != 3:
         channels = state["conv1.weight"].shape[1]
-        raise CheckpointError(f"the network takes images of {channels} channels; only RGB (3) is supported.")
+        raise CheckpointError(f"the network takes images with {channels} channels; only RGB (3) is supported.")
     return Architecture(
         family="torchvision" if STEMS[kernel] == "imagenet" else "cifar",
         name="resnet",
@@ -253,7 +253,7 @@ def _structure(state: State) -> Architecture:
 
 
 def _shortcut(state: State) -> Literal["A", "B"]:
-    """B where shortcuts have batch normalization; our own files keep option A as constants of 0 and 1."""
+    """Return B if shortcuts have batch normalization; our own files store option A as constants of 0 and 1."""
     shortcuts = [name for name in state if ".downsample." in name]
     if all(name.endswith(".downsample.0.weight") for name in shortcuts) and all(
         bool(((state[name] == 0) | (state[name] == 1)).all()) for name in shortcuts
@@ -291,7 +291,7 @@ def _groups(state: State) -> int:
 
 
 def _with_constant_shortcuts(architecture: Architecture, state: State) -> Architecture:
-    """Adds the constants that stand for option A to `state` and their widths to the architecture."""
+    """Add the constants that implement option A to `state` and their widths to the architecture."""
     widths = dict(architecture.widths)
     last = "conv3" if architecture.block == "bottleneck" else "conv2"
     channels = widths["conv1"]
@@ -306,7 +306,7 @@ def _with_constant_shortcuts(architecture: Architecture, state: State) -> Archit
 
 
 def _check_channels(architecture: Architecture) -> None:
-    """What a block adds to its shortcut must have as many channels."""
+    """Raise `CheckpointError` if a block's output and its shortcut differ in channels."""
     widths = architecture.widths
     last = "conv3" if architecture.block == "bottleneck" else "conv2"
     channels = widths["conv1"]

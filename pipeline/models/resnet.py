@@ -1,9 +1,9 @@
-"""Every ResNet of the family, pruned or not, as one module whose widths are data.
+"""ResNets of all kinds, pruned or not, as one module whose widths are data.
 
 Basic and bottleneck blocks (He et al. 2015, https://arxiv.org/abs/1512.03385), stride on the bottleneck's 3x3
 convolution as in torchvision, wide and grouped (ResNeXt) variants, ImageNet and CIFAR stems. Module names are
-torchvision's. Every ReLU is a module of its own, so that each activation has a name; the forward pass has no
-control flow that depends on data, so that `torch.fx` traces it.
+torchvision's. Every ReLU is its own module, so that each activation has a name; the forward pass has no control
+flow that depends on data, so that `torch.fx` can trace it.
 """
 
 import torch
@@ -13,7 +13,7 @@ from pipeline.artifacts import Architecture
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; `downsample` is None where the shortcut is the identity."""
+    """Two 3x3 convolutions; `downsample` is None if the shortcut is the identity."""
 
     def __init__(self, conv1: nn.Conv2d, conv2: nn.Conv2d, downsample: nn.Sequential | None) -> None:
         super().__init__()
@@ -80,24 +80,24 @@ class ResNet(nn.Module):
         return self.logits_of_features(out)
 
     def features_of_stem(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, C, h, w]
-        """What the first block reads."""
+        """Return the input of the first block."""
         out: Tensor = self.relu(self.bn1(self.conv1(images)))
         return out if self.maxpool is None else self.maxpool(out)
 
     def logits_of_features(self, features: Tensor) -> Tensor:  # [B, C, h, w] -> logits [B, classes]
-        """What the head makes of the last block's output."""
+        """Return the logits for the last block's output."""
         logits: Tensor = self.fc(torch.flatten(self.avgpool(features), 1))
         return logits
 
     def blocks(self) -> list[str]:
-        """Names of the residual blocks in the order they run, such as `layer1.0`."""
+        """Return the names of the residual blocks in the order they run, such as `layer1.0`."""
         return [f"{stage}.{index}" for stage in self.stages for index in range(len(self.get_submodule(stage)))]  # type: ignore[arg-type]
 
 
 def build_resnet(architecture: Architecture) -> ResNet:
-    """The network `architecture` describes, with fresh weights; `architecture.widths` names every convolution.
+    """Return the network of `architecture` with new weights; `architecture.widths` names every convolution.
 
-    A block has a shortcut convolution exactly where `widths` has its `downsample.0`. With option A that
+    A block has a shortcut convolution only if `widths` has its `downsample.0`. With option A that
     convolution is the constant of `constant_shortcut`, without batch normalization.
     """
     widths, imagenet = architecture.widths, architecture.stem == "imagenet"
@@ -117,7 +117,7 @@ def build_resnet(architecture: Architecture) -> ResNet:
 
 
 def constant_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d:
-    """Option A (every `stride`-th pixel, zeros as the added channels) as the constant 1x1 convolution that it is.
+    """Return option A (every `stride`-th pixel, zeros as the added channels) as a constant 1x1 convolution.
 
     The zeros go half before and half after the image's channels, as in the CIFAR-10 networks of Y. Idelbayev
     (https://github.com/akamaster/pytorch_resnet_cifar10). As a convolution it can be pruned and quantized.
@@ -132,7 +132,7 @@ def constant_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Co
 
 
 def is_constant_shortcut(module: nn.Module) -> bool:
-    """Whether `module` stands for an option-A shortcut, pruned or not: a 1x1 selection of channels, untrained."""
+    """Whether `module` is an option-A shortcut, pruned or not: an untrained 1x1 selection of channels."""
     if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.bias is not None:
         return False
     weight = module.weight.detach()

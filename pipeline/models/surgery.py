@@ -1,14 +1,14 @@
-"""Which channels of a network stand and fall together, and how to take them out.
+"""Find the channels of a network that must be removed together, and remove them.
 
-A *group* is a set of channels that many layers share: all that write them (a convolution's rows, its batch
-normalization) and all that read them (the next convolutions' columns). In a residual stage one group holds the
+A *group* is a set of channels shared by several layers: all that write them (a convolution's rows, its batch
+normalization) and all that read them (the next convolutions' columns). In a residual stage one group contains the
 stem or the shortcut and the last convolution of every block, because their outputs are added; the inside of a
-block is a group of its own. Groups come from torch-pruning's dependency graph (Fang et al. 2023,
-https://arxiv.org/abs/2301.12900). As that graph can be wrong about operations which it does not know (it takes
-`F.pad` of channels for an elementwise one), no removal is trusted: it must compute what zeroing the same
-channels computes.
+block is its own group. Groups come from torch-pruning's dependency graph (Fang et al. 2023,
+https://arxiv.org/abs/2301.12900). That graph can be wrong about operations it does not know (it treats
+`F.pad` of channels as elementwise), so every removal is checked: it must give the same result as zeroing
+these channels.
 
-Whole residual blocks out of a network: what their shortcut carries goes on, and nothing else changes.
+Also removes whole residual blocks: only their shortcut remains.
 """
 
 import copy
@@ -25,16 +25,16 @@ from pipeline.errors import CompressionError
 from pipeline.models.resnet import build_resnet
 
 Removal = Mapping[str, tuple[int, ...]]
-"""Channels to take out, by their group's root."""
+"""Channels to remove, by their group's root."""
 
 PRUNABLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d)
 TOLERANCE = 1e-4
-"""Largest difference between removing and zeroing, in shares of the largest logit: rounding of fp32 sums."""
+"""Largest difference between removing and zeroing, relative to the largest logit: rounding of fp32 sums."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One layer's part in a group: `indices[i]` of its outputs (or inputs) belongs to the group's `channels[i]`."""
+    """One layer's part of a group: `indices[i]` of its outputs (or inputs) is the group's `channels[i]`."""
 
     layer: str
     is_writer: bool
@@ -49,17 +49,17 @@ class Group:
     """A layer whose output channels are the group's channels."""
     width: int
     parts: int
-    """Channels fall into this many equal runs, of which each must lose the same ones (grouped convolutions)."""
+    """Number of equal runs of channels, each of which must lose the same ones (grouped convolutions)."""
     members: tuple[Member, ...]
     is_stream: bool
-    """Whether several layers' outputs are added into these channels."""
+    """Whether several layers' outputs are added in these channels."""
 
 
 def channel_groups(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Group, ...]:
-    """Every group whose channels may be taken out; neither the network's inputs nor its logits.
+    """Return every group whose channels may be removed; the network's inputs and logits are never among them.
 
-    Groups with layers other than convolutions, linear layers and batch normalization are left out, and those that
-    the graph has plainly got wrong. Raises `CompressionError` where the network cannot be traced.
+    Groups with layers other than convolutions, linear layers and batch normalization are left out, and so are those
+    that the graph gets obviously wrong. Raises `CompressionError` if the network cannot be traced.
     """
     graph = _graph(network, input_shape)
     names = {module: name for name, module in network.named_modules()}
@@ -74,9 +74,9 @@ def channel_groups(network: nn.Module, input_shape: tuple[int, int, int]) -> tup
 
 
 def remove_channels(network: nn.Module, input_shape: tuple[int, int, int], removal: Removal) -> nn.Module:
-    """A copy of `network` without the channels of `removal`, checked against zeroing them.
+    """Return a copy of `network` without the channels of `removal`, checked against zeroing them.
 
-    Raises `CompressionError` where removing is not the same as zeroing.
+    Raises `CompressionError` if removing differs from zeroing.
     """
     pruned = copy.deepcopy(network)
     graph = _graph(pruned, input_shape)
@@ -92,7 +92,7 @@ def remove_channels(network: nn.Module, input_shape: tuple[int, int, int], remov
 
 
 def zero_channels(network: nn.Module, groups: Iterable[Group], removal: Removal) -> nn.Module:
-    """A copy of `network` in which the channels of `removal` are written as zeros and read with weight zero."""
+    """Return a copy of `network` with the channels of `removal` written as zeros and read with weight zero."""
     zeroed = copy.deepcopy(network)
     with torch.no_grad():
         for group in groups:
@@ -126,15 +126,15 @@ def _check_same(pruned: nn.Module, zeroed: nn.Module, input_shape: tuple[int, in
             got, expected = pruned.eval()(images), zeroed.eval()(images)
     except RuntimeError as error:
         raise CompressionError(
-            f"the network does not run with channels taken out: {error}. Its forward function relies on fixed widths; "
-            "write it without, or prune nothing (macs = 1.0)."
+            f"the network does not run after channels are removed: {error}. Its forward function relies on fixed "
+            "widths; rewrite it without them, or prune nothing (macs = 1.0)."
         ) from error
     difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
     if not difference <= TOLERANCE:
         raise CompressionError(
-            f"taking channels out changes the network's function: its logits are {difference:.2g} of their range off "
+            f"removing channels changes the network's function: its logits differ by {difference:.2g} of their range "
             "from those with the same channels zeroed. It moves channels in a way that the dependency graph does not "
-            "follow, such as padding or shuffling them. Write that as a fixed convolution, or prune nothing "
+            "support, such as padding or shuffling them. Write that as a fixed convolution, or prune nothing "
             "(macs = 1.0)."
         )
 
@@ -143,16 +143,15 @@ def _graph(network: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruni
     modes = [(module, module.training) for module in network.modules()]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about parameters that it does not know; such groups are left out
-            # The input must need a gradient, or frozen layers at the start of the network would not be traced.
+            warnings.simplefilter("ignore")  # about unknown parameters; such groups are left out
+            # The input must require a gradient, or frozen layers at the start of the network would not be traced.
             images = torch.zeros(1, *input_shape, requires_grad=True)
             return torch_pruning.DependencyGraph().build_dependency(
                 network, example_inputs=images, forward_fn=_call, verbose=False
             )
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CompressionError(
-            f"the network's channels could not be followed: {type(error).__name__}: {error}. "
-            "Prune nothing (macs = 1.0)."
+            f"the network's channels cannot be traced: {type(error).__name__}: {error}. Prune nothing (macs = 1.0)."
         ) from error
     finally:
         for module, mode in modes:
@@ -160,7 +159,7 @@ def _graph(network: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruni
 
 
 def _call(network: nn.Module, images: Tensor) -> Tensor:
-    """Left to itself, torch-pruning tries two ways of calling and hides the error of the first."""
+    """Call the network; torch-pruning's default tries two ways of calling and hides the first error."""
     logits: Tensor = network(images)
     return logits
 
@@ -180,7 +179,7 @@ def _members(
 
 
 def _has_only_prunable(found: torch_pruning.Group) -> bool:
-    """Whether every layer with parameters in the group is one that can be cut and rebuilt."""
+    """Whether every layer with parameters in the group can be cut and rebuilt."""
     for dependency, _ in found:
         layer = dependency.target.module
         if isinstance(layer, nn.Parameter):
@@ -191,7 +190,7 @@ def _has_only_prunable(found: torch_pruning.Group) -> bool:
 
 
 def _exists(network: nn.Module, member: Member) -> bool:
-    """Whether the layer has the channels that the graph claims: where `F.pad` adds channels, it claims too many."""
+    """Whether the layer has the channels that the graph claims; with `F.pad` of channels it claims too many."""
     layer = network.get_submodule(member.layer)
     if isinstance(layer, nn.Conv2d):
         size = layer.out_channels if member.is_writer else layer.in_channels
@@ -227,10 +226,10 @@ def is_depthwise(layer: nn.Module) -> bool:
 def remove_blocks(
     network: nn.Module, architecture: Architecture, blocks: Iterable[str]
 ) -> tuple[nn.Module, Architecture]:
-    """`network` without `blocks`, those left renumbered, and its architecture with the new depths.
+    """Return `network` without `blocks`, the others renumbered, and its architecture with the new depths.
 
-    A block's shortcut must be the identity, and one block of each stage must be left (`removable_blocks`). The input
-    of a block has been through a ReLU, so the one behind its addition changes nothing once the rest is gone.
+    A block's shortcut must be the identity, and one block of each stage must remain (`removable_blocks`). The input
+    of a block is already the output of a ReLU, so the ReLU after its addition has no effect once the block is gone.
     """
     gone = set(blocks)
     if not gone:

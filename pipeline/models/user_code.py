@@ -1,4 +1,4 @@
-"""Finding a network of the user's own in the working folder, without looking there for our own modules."""
+"""Find the user's own network in the working folder, without shadowing our own modules."""
 
 import importlib
 import importlib.util
@@ -11,9 +11,9 @@ from pipeline.errors import CheckpointError
 
 
 def find_module(name: str) -> ModuleSpec | None:
-    """Of the module as `import_module` imports it; raises `CheckpointError` where another has taken its name.
+    """Return the spec of the module that `import_module` imports; raise `CheckpointError` if its name is taken.
 
-    The working folder comes last on the path: a folder `pipeline` or `targets` in it must not take the place of ours.
+    The working folder is last on the path: a folder `pipeline` or `targets` in it must not replace ours.
     """
     here = Path.cwd()
     if str(here) not in sys.path:
@@ -22,12 +22,12 @@ def find_module(name: str) -> ModuleSpec | None:
     _check_name(root, here)
     try:
         return importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # a package around it is missing, or is a plain module
+    except (ImportError, ValueError):  # a parent package is missing, or is a plain module
         return None
 
 
 def import_module(name: str) -> ModuleType:
-    """Raises `CheckpointError` for a name that is taken, and whatever the user's own code raises."""
+    """Import the module; raise `CheckpointError` for a taken name, and any error of the user's own code."""
     find_module(name)
     return importlib.import_module(name)
 
@@ -42,6 +42,6 @@ def _check_name(root: str, here: Path) -> None:
         return
     where = str(places[0].parent) if places else "Python itself"
     raise CheckpointError(
-        f"{own[0]} has the name of a module that is installed ({where}), which Python finds in its place. Give it "
-        f"another name, such as my_{root}, and name that with --model."
+        f"{own[0]} has the name of an installed module ({where}), which Python imports instead. Give it "
+        f"another name, such as my_{root}, and use that with --model."
     )

@@ -1,4 +1,4 @@
-"""Writing safetensors so that a full disk is an `OSError` like any other's."""
+"""Write safetensors files; a full disk raises a normal `OSError`."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_weights(network: nn.Module, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the state dict of `network` to `path`; raises `OSError` where that cannot be done."""
+    """Write the state dict of `network` to `path`; raise `OSError` if that fails."""
     weights = {name: value.detach().clone().contiguous() for name, value in network.state_dict().items()}
     try:
         save_file(weights, path, metadata=None if metadata is None else dict(metadata))

@@ -1,4 +1,4 @@
-"""The ResNets as they were published: from a name to an architecture, and from an architecture to its name.
+"""Published ResNets: from a name to an architecture, and back.
 
 ImageNet networks: He et al. 2015 table 1, wide and ResNeXt as in torchvision. CIFAR networks: He et al. 2015
 section 4.2, three stages of 16, 32 and 64 channels, depth 6n + 2, option-A shortcuts.
@@ -26,7 +26,7 @@ NAME = re.compile(r"^(wide_)?resne(?:t|xt)(\d+)(?:_(\d+)x(\d+)d|_2)?$")
 def published_architecture(
     name: str, *, classes: tuple[str, ...], input_size: tuple[int, int] | None = None
 ) -> Architecture:
-    """`resnet20`, `resnet50`, `wide_resnet50_2`, `resnext50_32x4d`, …; raises `CheckpointError` for other names."""
+    """Return `resnet20`, `resnet50`, `wide_resnet50_2`, …; raise `CheckpointError` for other names."""
     match = NAME.match(name)
     if match and match[2] in DEPTHS:
         block, depths = DEPTHS[match[2]]
@@ -47,7 +47,7 @@ def published_architecture(
         depths = ((int(match[2]) - 2) // 6,) * 3
         return residual(depths=depths, stage_widths=(16, 32, 64), classes=classes, input_size=input_size)
     raise CheckpointError(
-        f"there is no published network {name}. Known: resnet18, 34, 50, 101, 152, wide_resnet50_2, resnext50_32x4d, "
+        f"{name} is not a published network. Known: resnet18, 34, 50, 101, 152, wide_resnet50_2, resnext50_32x4d, "
         "… for 224x224, resnet20, 32, 44, 56, 110 for 32x32."
     )
 
@@ -58,7 +58,7 @@ class Bottleneck:
 
     groups: int = 1
     inner: int | None = None
-    """Width of the first stage's 3x3 convolutions, doubled per stage; None: the stage's own."""
+    """Width of the first stage's 3x3 convolutions, doubled per stage; None: the stage's width."""
 
 
 def residual(
@@ -71,7 +71,7 @@ def residual(
     shortcut: Literal["A", "B"] = "A",
     input_size: tuple[int, int] | None = None,
 ) -> Architecture:
-    """Any unpruned ResNet, of basic blocks unless `bottleneck` says what others there are."""
+    """Return an unpruned ResNet, with basic blocks unless `bottleneck` is given."""
     widths = {"conv1": stage_widths[0]}
     channels = stage_widths[0]
     for stage, (depth, width) in enumerate(zip(depths, stage_widths, strict=True), start=1):
@@ -103,7 +103,7 @@ def residual(
 
 
 def published_name(architecture: Architecture) -> str:
-    """The name of an unpruned architecture; unusual depths are counted as He et al. count layers."""
+    """Return the name of an unpruned architecture; unusual depths are counted as in He et al."""
     per_block = 3 if architecture.block == "bottleneck" else 2
     layers = str(2 + per_block * sum(architecture.depths))
     shape = (architecture.block, architecture.depths)

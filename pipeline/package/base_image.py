@@ -1,4 +1,4 @@
-"""The image that ours stands on: named by the target or the user, here or pulled, and asked for its Python."""
+"""The base image: given by the target or the user, local or pulled, and asked for its Python."""
 
 import json
 import re
@@ -27,48 +27,48 @@ OWN_OF = {"linux/amd64": OWN, "linux/arm64": f"{OWN}-arm64"}
 
 
 def hint(target: Target) -> str:
-    """What to do where there is no base image, or one that cannot carry ours."""
+    """Return what to do if the base image is missing or not usable."""
     platform = target.platform
     if target.gpu is not None:
         return (
-            f"Name an image for {platform} with --base-image that has Python 3 and TensorRT {target.gpu.tensorrt}'s "
-            "bindings for it, or build the context where there is one, as on the device."
+            f"Give an image for {platform} with --base-image that has Python 3 and TensorRT {target.gpu.tensorrt}'s "
+            "bindings for it, or build the context where there is one, such as on the device."
         )
     tag, architecture = OWN_OF[platform], platform.rpartition("/")[2]
     return (
-        f"Name an image you have with --base-image (any with Python 3 and venv in it), or make {tag} with "
-        f"scripts/base_image.sh {architecture} and say --base-image {tag}."
+        f"Give a local image with --base-image (any with Python 3 and venv), or make {tag} with "
+        f"scripts/base_image.sh {architecture} and use --base-image {tag}."
     )
 
 
 def find_base(engine: Engine, target: Target, base_image: str | None, *, progress: Progress) -> BaseImage:
-    """The base image, pulled where it is not here; raises `PackageError` where it cannot carry our image."""
+    """Return the base image, pulled if it is not local; raise `PackageError` if it cannot be used."""
     tag, platform = obtain_base(engine, target, base_image, progress=progress)
     return BaseImage(tag=tag, platform=platform, python=_python_in(engine, tag, target))
 
 
 def obtain_base(engine: Engine, target: Target, base_image: str | None, *, progress: Progress) -> tuple[str, str]:
-    """Tag and platform of the base image, pulled where it is not here; raises `PackageError`."""
+    """Return tag and platform of the base image, pulled if it is not local; raise `PackageError`."""
     stated = stated_base(target, base_image)
     tag = base_image if stated is None else stated.tag
     assert tag is not None
     platform = engine.platform_of(tag)
     if platform is None:
-        # Another image has another TensorRT, or none.
+        # A replacement would have another TensorRT, or none.
         is_fixed = base_image is not None or target.gpu is not None
         tag, platform = _pull(engine, tag, target, progress, is_fixed=is_fixed)
     if platform != target.platform:
         raise PackageError(
             f"the base image {tag} is for {platform}, the target {target.name} for {target.platform}. "
-            "Name another with --base-image."
+            "Give another with --base-image."
         )
     return tag, platform
 
 
 def _pull(engine: Engine, tag: str, target: Target, progress: Progress, *, is_fixed: bool) -> tuple[str, str]:
-    """Tag and platform of the image that was pulled; where no registry answers, of another known one that is here.
+    """Pull the image; if no registry responds, use another known local one. Return tag and platform.
 
-    One that `is_fixed`, as it was asked for by name or holds a TensorRT, is never replaced by another.
+    An image that `is_fixed`, because it was given by name or contains TensorRT, is never replaced.
     """
     platform = target.platform
     try:
@@ -77,9 +77,9 @@ def _pull(engine: Engine, tag: str, target: Target, progress: Progress, *, is_fi
         here = None if is_fixed else _another_here(engine, platform)
         if here is None:
             raise PackageError(
-                f"the base image {tag} is not here and cannot be pulled: {error}. {hint(target)}"
+                f"the base image {tag} is not on this machine and cannot be pulled: {error}. {hint(target)}"
             ) from None
-        progress.line(f"the base image {tag} cannot be pulled; building on {here}, which is here")
+        progress.line(f"the base image {tag} cannot be pulled; building on the local image {here}")
         return here, platform
     found = engine.platform_of(tag)
     assert found is not None
@@ -87,31 +87,31 @@ def _pull(engine: Engine, tag: str, target: Target, progress: Progress, *, is_fi
 
 
 def _another_here(engine: Engine, platform: str) -> str | None:
-    """The first plain base image of `docker/images.toml` for this platform that the engine has."""
+    """Return the first plain base image of `docker/images.toml` for this platform that the engine has."""
     known = (base for base in bases.known_bases().values() if base.platform == platform and not base.tensorrt)
     return next((base.tag for base in known if engine.platform_of(base.tag) == platform), None)
 
 
 def _python_in(engine: Engine, tag: str, target: Target) -> str:
-    """`3.12`, from the `python3` that the image's own PATH finds."""
+    """Return, for example, `3.12`: the version of `python3` on the image's PATH."""
     try:
         implementation, version, has_venv = json.loads(output_of(engine, tag, ["python3", "-c", QUESTION]))
     except PackageError as error:
         if "exec format error" in str(error):
             raise PackageError(
-                f"this machine cannot run programs of {target.platform}, and with them no image for it. Build on a "
-                "machine that can, or install an emulator: sudo apt-get install qemu-user-static binfmt-support."
+                f"this machine cannot run programs for {target.platform}, so it cannot build an image for it. Build "
+                "on a machine that can, or install an emulator: sudo apt-get install qemu-user-static binfmt-support."
             ) from None
-        raise PackageError(f"the base image {tag} cannot carry the model: {error} {hint(target)}") from None
+        raise PackageError(f"the base image {tag} cannot be used: {error} {hint(target)}") from None
     except (ValueError, TypeError):
-        raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {hint(target)}") from None
+        raise PackageError(f"the python3 of the base image {tag} gives no usable answer. {hint(target)}") from None
     python = ".".join(map(str, version))
-    # It names a file of packages.
+    # It becomes part of a lock's file name.
     if not PYTHON.fullmatch(python):
-        raise PackageError(f"the python3 of the base image {tag} answers nothing useful. {hint(target)}")
+        raise PackageError(f"the python3 of the base image {tag} gives no usable answer. {hint(target)}")
     if implementation != "CPython":
         raise PackageError(f"the base image {tag} has {implementation}; CPython is needed. {hint(target)}")
-    # Packages for TensorRT are unpacked on the host, which needs no venv there.
+    # Packages for TensorRT are unpacked on the host, so no venv is needed.
     if target.gpu is None and not has_venv:
         raise PackageError(
             f"the base image {tag} has Python {python} without venv (Debian: python3-venv). {hint(target)}"
@@ -120,11 +120,11 @@ def _python_in(engine: Engine, tag: str, target: Target) -> str:
 
 
 def base_without_engine(target: Target, base_image: str | None, missing: str) -> BaseImage:
-    """The base of a context that is built elsewhere; raises `EngineMissing`, beginning with `missing`."""
+    """Return the base of a context that is built elsewhere; raise `EngineMissing`, beginning with `missing`."""
     base = stated_base(target, base_image)
     if base is None:
         raise EngineMissing(
-            f"{missing} Without one the Python in {base_image} cannot be known, so no build context was written; "
+            f"{missing} Without one the Python in {base_image} is unknown, so no build context was written; "
             "leave out --base-image to get one."
         )
     return base

@@ -24,12 +24,12 @@ from targets.shipped import shipped
 
 DOCKERFILES = {"onnxruntime": "onnxruntime.Dockerfile", "tensorrt": "tensorrt.Dockerfile"}
 GRPC_PORT = 8001
-"""In a container whose image speaks gRPC; outside it is published, or not, as any other."""
-# Of the device code, what an image of ONNX Runtime never imports.
+"""gRPC port inside the container; publishing it is optional."""
+# Device code that an image with ONNX Runtime never imports.
 TENSORRT_ONLY = ("tensorrt", "nvidia", "sensors/nvml.py")
-# Code and the status page; what others make of them (caches, a generator's input) stays.
+# Code and the status page; generated files (caches, a generator's input) are left out.
 SHIPPED_KINDS = (".py", ".html")
-# In the context lies what an image has below its root, parents included; see the Dockerfile.
+# The context contains the image's files below its root, with their parent folders; see the Dockerfile.
 DEVICE = Path("device/opt/edge-deploy/device")
 MODEL = Path("model/opt/edge-deploy/model")
 PACKAGES = Path("packages/opt/edge-deploy/packages")
@@ -38,7 +38,7 @@ CACHE = Path("cache/var/cache/edge-deploy")
 
 @dataclass(frozen=True, kw_only=True)
 class FirstStart:
-    """By what an image judges the engine it has built, before it serves."""
+    """Criteria by which an image judges the engine it has built, before it serves."""
 
     shard: Path
     max_drop: float
@@ -46,9 +46,9 @@ class FirstStart:
     confidence: float
     """Of the gate's bounds."""
     undecided: Literal["stop", "package"]
-    """Whether an engine is served that the shard's images are too few to decide on."""
+    """Whether to serve an engine if the shard's images are too few to decide."""
     fallback: Fallback
-    """Which engines it builds besides the main model's."""
+    """Engines to build besides the main model's."""
 
     def to_json(self) -> str:
         facts = {
@@ -63,14 +63,14 @@ class FirstStart:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What the image runs the model with."""
+    """Runtime environment of the model in the image."""
 
     base: BaseImage
     wheels: Path
-    """Folder of the wheels that the lock names."""
+    """Folder with the lock's wheels."""
     lock: Path
     grpc: bool = False
-    """Whether the server listens for gRPC, too, which takes the lock and the wheels that have it."""
+    """Whether the server also listens for gRPC; this needs the gRPC lock and wheels."""
 
 
 def write_context(
@@ -83,13 +83,12 @@ def write_context(
     beside: Mapping[str, tuple[Path, AccuracyReport]] | None = None,
     first_start: FirstStart | None = None,
 ) -> None:
-    """Write the folder, replacing what is there; the same content gives the same bytes and times.
+    """Write the folder, replacing its content; the same content gives the same bytes and times.
 
-    `beside`: other models that
-    the image may run in the artifact's place, each with its own report, by their folders' names. An image of TensorRT,
-    and no other, has a `first_start`.
+    `beside`: alternative models of the image, each with its own report, by folder name. Only an image for
+    TensorRT has a `first_start`.
     """
-    # It imports the Docker SDK, which whoever only asks for the code need not wait for.
+    # It imports the Docker SDK, which callers that only need the code should not wait for.
     from pipeline.containers.engine import FIXED_TIME
 
     described = read_manifest(artifact)
@@ -99,7 +98,7 @@ def write_context(
     else:
         unpack_wheels(environment.wheels, folder / PACKAGES)
         (folder / CACHE).mkdir(parents=True)
-        # Not every way to another machine takes an empty folder along.
+        # Some ways to copy the context to another machine drop empty folders.
         (folder / CACHE / ".keep").touch()
     _copy_device_code(folder / DEVICE, leave_out=TENSORRT_ONLY if first_start is None else ())
     _copy_model(artifact, report, folder / MODEL)
@@ -119,7 +118,7 @@ def write_context(
 
 
 def build_command(context: Path, tag: str) -> str:
-    """What builds the context elsewhere."""
+    """Return the command that builds the context elsewhere."""
     return shlex.join(["docker", "build", "--network", "none", "--tag", tag, str(context)])
 
 
@@ -131,14 +130,14 @@ def _copy_model(artifact: Path, report: AccuracyReport, folder: Path) -> None:
 
 
 def _seal(model: Path, beside: Iterable[str]) -> str:
-    """Seal the model's folder; those in it first and by themselves, as a server may be given one of them."""
+    """Seal the model's folder; its subfolders first, separately, as a server may be given one of them."""
     for name in beside:
         write_seal(model / name)
     return write_seal(model)
 
 
 def _copy_wheels(wheels: Path, lock: Path, folder: Path) -> None:
-    """What the image's build makes its Python environment from."""
+    """Copy the files for the image's Python environment."""
     (folder / "wheels").mkdir(parents=True)
     for wheel in sorted(wheels.glob("*.whl")):
         shutil.copyfile(wheel, folder / "wheels" / wheel.name)
@@ -157,7 +156,7 @@ def _copy_device_code(folder: Path, *, leave_out: tuple[str, ...]) -> None:
 
 
 def device_code(leave_out: Iterable[str] = ()) -> dict[str, Path]:
-    """The files that an image runs, by their names relative to `targets/device`; without these folders and files."""
+    """Return the files that an image runs, by name relative to `targets/device`, without these folders and files."""
     code = Path(targets.__path__[0]) / "device"
     unwanted = {code / name for name in leave_out}
     found = (path for path in sorted(code.rglob("*")) if path.suffix in SHIPPED_KINDS)
@@ -165,7 +164,7 @@ def device_code(leave_out: Iterable[str] = ()) -> dict[str, Path]:
 
 
 def _with_grpc(template: str) -> str:
-    """The Dockerfile with gRPC's port in the lines that name HTTP's."""
+    """Add gRPC's port to the Dockerfile's lines with HTTP's port."""
     text = template
     for line, longer in (
         ("    PORT=8000\n", f"    PORT=8000 \\\n    GRPC_PORT={GRPC_PORT}\n"),
@@ -178,23 +177,23 @@ def _with_grpc(template: str) -> str:
 
 
 def _complete_dockerfile(template: str, base: BaseImage, labels: Mapping[str, str], seal: str) -> str:
-    """The Dockerfile with its base and, last, seal and labels: they change most often and hold no file.
+    """Add the base and, at the end, seal and labels to the Dockerfile: they change most often and contain no file.
 
-    All labels in one instruction, as each one costs the engine's classic builder a container.
+    All labels go into one instruction, as each one costs the engine's classic builder a container.
     """
     if "\nARG BASE\n" not in template:
         raise AssertionError("the Dockerfile has no line ARG BASE")
     text = template.replace("\nARG BASE\n", f"\nARG BASE={base.tag}\n", 1)
-    # As a variable, too: a server can read no label.
+    # Also as a variable: a server cannot read labels.
     return text + f"ENV {VARIABLE}={seal}\n" + label_line({**labels, SEAL: seal})
 
 
 def label_line(labels: Mapping[str, str]) -> str:
-    """One instruction of a Dockerfile, nothing where there are none."""
+    """Return one Dockerfile instruction, or nothing without labels."""
     pairs = [f"{key}={_quote(value)}" for key, value in sorted(labels.items())]
     return f"LABEL {' '.join(pairs)}\n" if pairs else ""
 
 
 def _quote(value: str) -> str:
-    """A Dockerfile's string: quoted as in JSON, and no variable is meant by a dollar sign."""
+    """Return a Dockerfile string: quoted as in JSON, with dollar signs escaped."""
     return json.dumps(value, ensure_ascii=False).replace("$", "\\$")

@@ -1,7 +1,7 @@
-"""A TensorRT target's package: what becomes a proven image where its engine can be built, which is not here.
+"""Package for a TensorRT target: the build context of an image whose engine is built elsewhere.
 
-The build context is complete without an engine and without its base image, which holds gigabytes; the image is built
-from it where both can be had. What is known of it here is that it starts, and says what it waits for.
+The context is complete without an engine and without its base image of several gigabytes; the image is built
+where both are available. Here it can only be checked that it starts and reports what it waits for.
 """
 
 import tempfile
@@ -37,9 +37,9 @@ def write_pending(
     progress: Progress,
     folder: Path,
 ) -> None:
-    """Write the build context to `folder`/context; `report` is the simulated gate's, `others` travel beside it.
+    """Write the build context to `folder`/context; `report` is the simulated gate's, `others` are packed too.
 
-    Needs no engine, but for a base image that only the user knows. Raises `PackageError` and `EngineMissing`.
+    Needs no Docker engine, unless the base image is only known to the user. Raises `PackageError` and `EngineMissing`.
     """
     base = stated_base(settings.target, settings.base_image) or _ask_for_base(settings, progress)
     lock = find_lock(base.platform, base.python, runtime="tensorrt", grpc=settings.grpc)
@@ -71,9 +71,9 @@ def write_pending(
 
 
 def build_pending(context: Path, settings: DeferredSettings, *, progress: Progress, folder: Path) -> None:
-    """Build the image of a context, see that it starts, tag it; write `image.json` and what its server said.
+    """Build the image of a context, check that it starts, tag it; write `image.json` and the server's message.
 
-    Raises `EngineMissing` or `PackageError` where that cannot be done here, and leaves no image then.
+    Raises `EngineMissing` or `PackageError` if that is not possible here, and then leaves no image.
     """
     with closing(connect()) as engine:
         _, platform = obtain_base(engine, settings.target, settings.base_image, progress=progress)
@@ -102,7 +102,7 @@ def _ask_for_base(settings: DeferredSettings, progress: Progress) -> BaseImage:
         engine = connect()
     except EngineMissing as error:
         raise EngineMissing(
-            f"{error} Without one the Python in {settings.base_image} cannot be known, so no build context was "
+            f"{error} Without one the Python in {settings.base_image} is unknown, so no build context was "
             "written; leave out --base-image to get one."
         ) from None
     with closing(engine):
@@ -110,18 +110,18 @@ def _ask_for_base(settings: DeferredSettings, progress: Progress) -> BaseImage:
 
 
 def _words(engine: Engine, image: str, platform: str) -> str:
-    """What the server says here, where it can be started at all; raises `PackageError` where it ends.
+    """Return the server's message here, if it can be started; raise `PackageError` if it ends.
 
-    It is shown no GPU, also by an engine whose containers see one unasked: an engine is not to be built in passing.
+    No GPU is visible to it, even if the Docker engine's default is different: this must not build an engine.
     """
     seconds = READY_SECONDS * (EMULATION if engine.emulates(image) else 1.0)
     try:
         with launched(engine, image, environment={"NVIDIA_VISIBLE_DEVICES": "void"}) as server:
             wait_until_ready(server.client, server.container, image, seconds=seconds)
-        return "the image starts, and was ready here; its engine is gone with the container"
+        return "the image starts, and was ready here; its engine was deleted with the container"
     except NeverReady as error:
-        return f"the image starts, and says what it lacks here: {error.reason}"
+        return f"the image starts, and reports what is missing here: {error.reason}"
     except PackageError as error:
         if "exec format error" in str(error):
-            return f"not started here: this machine cannot run programs of {platform}"
+            return f"not started here: this machine cannot run programs for {platform}"
         raise

@@ -1,4 +1,4 @@
-"""What is remembered of an image: its facts on disk, and whether an engine still has it."""
+"""Record of an image: its facts on disk, and whether an engine still has it."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pipeline.untrusted import parse_json
 FILE = "image.json"
 
 CONTEXT, WORDS = "context", "first_words.txt"
-"""Of an image that is built later: the folder of its build context, and what its server said here."""
+"""For an image built later: the folder of its build context, and its server's message here."""
 
 
 def write_image(folder: Path, image: Image) -> None:
@@ -21,7 +21,7 @@ def write_image(folder: Path, image: Image) -> None:
 
 
 def read_image(folder: Path) -> Image:
-    """Raises `WorkspaceError` where the facts are missing or damaged."""
+    """Read the facts; raise `WorkspaceError` if they are missing or damaged."""
     path = folder / FILE
     try:
         raw = parse_json(path.read_text())
@@ -31,8 +31,8 @@ def read_image(folder: Path) -> Image:
 
 
 def is_present(image: Image) -> bool:
-    """Whether the engine has this very image under its tag; raises `EngineMissing`."""
-    # Imported here: a build that has no image to look for shall not wait for the SDK.
+    """Whether the engine has exactly this image under its tag; raises `EngineMissing`."""
+    # Imported here: a build without an image to check must not wait for the SDK.
     from pipeline.containers.engine import connect
 
     engine = connect()
@@ -43,13 +43,13 @@ def is_present(image: Image) -> bool:
 
 
 def show_context(context: Path, place: Path) -> Path:
-    """A link to the context where the user looks for it, replaced at once; returns `place`."""
+    """Make a link to the context for the user, replaced atomically; return `place`."""
     fresh = place.with_name(f".{place.name}.new")
     place.parent.mkdir(parents=True, exist_ok=True)
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(os.path.relpath(context, place.parent))
     if place.is_dir() and not place.is_symlink():
-        # Of an earlier version, or of a CPU target's build without an engine.
+        # From an earlier version, or from a CPU target's build without a Docker engine.
         shutil.rmtree(place)
     fresh.replace(place)
     return place

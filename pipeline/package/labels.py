@@ -1,4 +1,4 @@
-"""What can be asked of an image without starting it."""
+"""Labels of an image, readable without starting it."""
 
 from collections.abc import Mapping
 
@@ -9,9 +9,9 @@ from targets.device.model.manifest import TENSORRT, Manifest
 PREFIX = "dev.edge-deploy."
 OPEN_CONTAINER = "org.opencontainers.image."
 RUNTIME = PREFIX + "runtime"
-"""The name of the runtime and its version."""
+"""Name and version of the runtime."""
 SEAL = PREFIX + "seal"
-"""The hash over all that a server reads of its model, see `targets.device.model.seal`."""
+"""Hash of everything a server reads of its model, see `targets.device.model.seal`."""
 
 
 def image_labels(
@@ -23,7 +23,7 @@ def image_labels(
     base: str,
     safe: AccuracyReport | None = None,
 ) -> dict[str, str]:
-    """Labels of an image that holds the artifact of `report` and, where it has one, of its saturation-safe variant."""
+    """Return the labels of an image with the artifact of `report` and its saturation-safe variant, if any."""
     labels = {
         OPEN_CONTAINER + "title": name,
         OPEN_CONTAINER + "version": version,
@@ -54,7 +54,7 @@ def image_labels(
 
 
 def needs_gpu(labels: Mapping[str, str]) -> bool | None:
-    """Whether an image with these labels runs on a GPU; None where they do not say."""
+    """Whether an image with these labels runs on a GPU; None if they do not say."""
     runtime = labels.get(RUNTIME)
     return None if runtime is None else runtime.partition(" ")[0] == TENSORRT
 

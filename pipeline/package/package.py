@@ -1,4 +1,4 @@
-"""Artifact and report become a container image, which must answer just as the artifact did, or there is none."""
+"""Build a container image from artifact and report; it must give the artifact's answers, or it is removed."""
 
 import shutil
 import tempfile
@@ -30,12 +30,12 @@ from targets.device.model.manifest import Manifest, ManifestError, read_manifest
 from targets.device.model.variant import FOLDER
 
 PACKAGES_STAGE = "edge-deploy-packages"
-"""The image that the engine keeps the installed Python packages in, for the next build."""
+"""Tag under which the engine keeps the installed Python packages for the next build."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What the image's answers are compared with: the gate's images and the artifact's answers on this host."""
+    """Reference for the image's answers: the gate's images and the artifact's answers on this host."""
 
     shard: Path
     predictions: Path
@@ -53,10 +53,10 @@ def package(
 ) -> Image:
     """Build `name:version-target` and run the validation set through it; write `image.json`, `predictions.npz`.
 
-    The build context is written to the folder `context`; where no engine answers it stays there and `EngineMissing`
+    The build context is written to the folder `context`; without a Docker engine it stays there and `EngineMissing`
     says how to build it elsewhere. `variant` is added to the model's layer. Raises `PackageError` and leaves no image
-    where it cannot be built or does not answer as artifact and variant did. On a host of another platform than the
-    target's the answers need not be the host's: they pass a gate of their own, which `judge` holds.
+    if it cannot be built or its answers differ from those of artifact and variant. On a host of another platform than
+    the target's the answers may differ: they must pass their own gate, `judge`.
     """
     artifact, report, target = main.artifact, main.report, settings.target
     proof = Proof(shard=shard, predictions=main.predictions)
@@ -77,7 +77,7 @@ def package(
         write_context(
             context,
             artifact=artifact.folder,
-            report=report,  # The host's, wherever the image is judged: it is complete before it can be asked.
+            report=report,  # The host's, wherever the image is judged: it must be complete before it can be asked.
             environment=Environment(base=base, wheels=wheels, lock=lock.path, grpc=settings.grpc),
             labels=describe(report, safe=None if variant is None else variant.report) | dict(settings.labels),
             beside={} if variant is None else {FOLDER: (variant.artifact.folder, variant.report)},
@@ -108,7 +108,7 @@ def prove(
     folder: Path,
     model_folder: str = MODEL_FOLDER,
 ) -> None:
-    """Run the shard through a container; raise `PackageError` unless every answer is the one given on this host."""
+    """Run the shard through a container; raise `PackageError` unless every answer equals the one on this host."""
     ask(engine, image, manifest, proof.shard, progress=progress, folder=folder, model_folder=model_folder)
     _check_same(read_predictions(proof.predictions), read_predictions(folder / PREDICTIONS), manifest.tolerance)
 
@@ -123,10 +123,10 @@ def ask(
     folder: Path,
     model_folder: str = MODEL_FOLDER,
 ) -> None:
-    """Run the shard through a container, which must hold what was packaged; write `predictions.npz`."""
+    """Run the shard through a container, which must contain the packaged artifact; write `predictions.npz`."""
     with running(engine, image, progress=progress, model_folder=model_folder) as client:
         if client.manifest != manifest:
-            raise PackageError(f"the image {image} holds another artifact than the one that was packaged.")
+            raise PackageError(f"the image {image} contains another artifact than the one that was packaged.")
         runtime, instruction_set = client.runs_on()
         measure_session(
             client,
@@ -141,13 +141,13 @@ def ask(
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """What stands between an image that was built and its tag; what does not get through is removed."""
+    """The check between an image's build and its tag; an image that does not pass is removed."""
 
     engine: Engine
     manifest: Manifest
     proof: Proof
     beside: tuple[Manifest, Proof] | None = None
-    """The same of the saturation-safe variant, where there is one."""
+    """The same for the saturation-safe variant, if there is one."""
     progress: Progress
     folder: Path
 
@@ -159,17 +159,17 @@ class Gate:
         judge: Judge | None,
         describe: Callable[[AccuracyReport], dict[str, str]],
     ) -> Image:
-        """By the host's answers, or where they need not be the same, by `judge`."""
+        """Tag the image if its answers equal the host's or, if they may differ, if `judge` passes them."""
         if judge is None:
             return self.tag_if_same(built, tag, platform)
         return self.tag_if_passed(built, tag, platform, judge, describe)
 
     def tag_if_same(self, built: str, tag: str, platform: str) -> Image:
-        """Every answer must be the one given on this host."""
+        """Tag the image if every answer equals the one on this host."""
         with self._removed_unless_proven(built, tag):
             prove(self.engine, built, self.manifest, self.proof, progress=self.progress, folder=self.folder)
             if self.beside is not None:
-                # Asked for by name, as this CPU may not be one that would choose it.
+                # Requested by name, as this CPU might not choose it.
                 manifest, proof = self.beside
                 there, inside = self.folder / FOLDER, f"{MODEL_FOLDER}/{FOLDER}"
                 prove(self.engine, built, manifest, proof, progress=self.progress, folder=there, model_folder=inside)
@@ -178,10 +178,10 @@ class Gate:
     def tag_if_passed(
         self, built: str, tag: str, platform: str, judge: Judge, describe: Callable[[AccuracyReport], dict[str, str]]
     ) -> Image:
-        """The answers must pass a gate of their own; its figures replace the host's on the labels."""
+        """Tag the image if its answers pass their own gate; its figures replace the host's in the labels."""
         place = _place(self.engine, built)
         with self._removed_unless_proven(built, tag):
-            self.progress.line(f"asking the image about the gate's images: {place}, which may take a while")
+            self.progress.line(f"running the gate's images through the image: {place}, which may take a while")
             ask(self.engine, built, self.manifest, self.proof.shard, progress=self.progress, folder=self.folder)
             report = judge(self.folder / PREDICTIONS, place)
             with tempfile.TemporaryDirectory() as scratch:
@@ -204,7 +204,7 @@ class Gate:
             yield
         except BaseException as error:
             if isinstance(error, PackageError) and self.engine.layers_of(tag) == self.engine.layers_of(built):
-                # An earlier build from the same files made and tagged this very image; it is refuted now.
+                # An earlier build from the same files made and tagged this same image; it has failed now.
                 self.engine.untag(tag)
             self.engine.remove(built)
             raise
@@ -216,12 +216,12 @@ def _place(engine: Engine, image: str) -> Place:
 
 def _build(engine: Engine, context: Path, tag: str, lock: Lock, progress: Progress) -> str:
     for left_over in sweep(engine):
-        progress.detail(f"removed the container {left_over} of a build that was killed")
+        progress.detail(f"removed the container {left_over}, left by a killed build")
     progress.line(f"building the image {tag}")
     place = Place.IMAGE if engine.platform == lock.platform else Place.EMULATED
     return engine.build(
         context,
-        # The place is claimed before it is proven, but an image that is not proven is removed.
+        # The label claims the place before the proof, but an image without proof is removed.
         labels={PREFIX + "place": place.value},
         platform=lock.platform,
         progress=progress,
@@ -230,10 +230,10 @@ def _build(engine: Engine, context: Path, tag: str, lock: Lock, progress: Progre
 
 
 def _check_same(here: Predictions, there: Predictions, tolerance: float) -> None:
-    """Raise unless the report on `here` is true of `there`, too: so far as it goes, it speaks of classes alone.
+    """Raise unless the report on `here` is also valid for `there`: it depends only on classes.
 
     `tolerance` is the manifest's: a share of the logits' range, for CPUs of the same instruction set. On others
-    float sums are rounded differently (see `targets.device.model.golden`), so that logits may move; no class may.
+    float sums are rounded differently (see `targets.device.model.golden`), so logits may differ, but no class may.
     """
     differing = int((here.logits.argmax(axis=1) != there.logits.argmax(axis=1)).sum())
     difference = float(np.abs(here.logits - there.logits).max())
@@ -242,7 +242,7 @@ def _check_same(here: Predictions, there: Predictions, tolerance: float) -> None
     if differing or not difference <= limit:
         allowed = f"{limit:.3g} allowed" if is_same_kind else f"any allowed, as this host has {here.instruction_set}"
         raise PackageError(
-            f"the image does not answer as the artifact did on this host: {differing} of {len(here.logits)} classes "
+            f"the image's answers differ from the artifact's on this host: {differing} of {len(here.logits)} classes "
             f"differ, logits by at most {difference:.3g} ({allowed}). The image, which runs {there.runtime} on "
             f"{there.instruction_set}, was removed; artifact and report are kept."
         )
@@ -256,18 +256,18 @@ def _proven_manifest(artifact: Artifact, report: AccuracyReport) -> Manifest:
         raise PackageError(f"the artifact cannot be packaged: {error}") from None
     if report.artifact_sha256 != manifest.model_sha256:
         raise PackageError(
-            f"the report is about the model {report.artifact_sha256[:16]}..., the artifact {artifact.folder} holds "
-            f"{manifest.model_sha256[:16]}.... Validate this artifact first."
+            f"the report is about the model {report.artifact_sha256[:16]}..., but the artifact {artifact.folder} "
+            f"contains {manifest.model_sha256[:16]}.... Validate this artifact first."
         )
     if report.verdict is Verdict.FAIL:
-        raise PackageError(f"the artifact {artifact.folder} failed its gate: no image is made of it.")
+        raise PackageError(f"the artifact {artifact.folder} failed its gate, so no image is built from it.")
     return manifest
 
 
 def _elsewhere(context: Path, tag: str) -> str:
     return (
         f"Everything up to the image is done, and its build context is in {context}. "
-        f"Where an engine answers: {build_command(context, tag)}"
+        f"On a machine with an engine run: {build_command(context, tag)}"
     )
 
 
@@ -283,14 +283,14 @@ def _check_belongs(proof: Proof, report: AccuracyReport) -> None:
     found = read_predictions(proof.predictions)
     if (found.artifact_sha256, found.shard_sha256) != (report.artifact_sha256, report.shard_sha256):
         raise PackageError(
-            f"the predictions {proof.predictions} are of the model {found.artifact_sha256[:16]}... on the shard "
-            f"{found.shard_sha256[:16]}..., the report of {report.artifact_sha256[:16]}... on "
+            f"the predictions {proof.predictions} are from the model {found.artifact_sha256[:16]}... on the shard "
+            f"{found.shard_sha256[:16]}..., the report is for {report.artifact_sha256[:16]}... on "
             f"{report.shard_sha256[:16]}.... Validate the artifact again."
         )
 
 
 def _engine() -> tuple[Engine | None, str]:
-    """The engine, or why there is none: what needs none is done all the same."""
+    """Return the engine, or why there is none: work that needs none is still done."""
     try:
         return connect(), ""
     except EngineMissing as error:

@@ -1,4 +1,4 @@
-"""What is looked at before the first work of a build begins: what it ends in must be there, or hours are in vain."""
+"""Checks before a build's first work, so that hours are not wasted: everything its last stages need must exist."""
 
 import shutil
 import tempfile
@@ -16,35 +16,35 @@ from targets.target import Target
 
 LEAST_SCRATCH = 64 << 20
 PER_CHECKPOINT = 4
-"""Files of about the checkpoint's size that a stage may have in the folder for temporary files at a time."""
+"""Files of about the checkpoint's size that a stage may have in the temporary folder at the same time."""
 
 
 def check_scratch(checkpoint: Path | None) -> None:
-    """Raise `WorkspaceError` where the folder for temporary files has no room for those of a build.
+    """Raise `WorkspaceError` if the temporary folder has too little space for a build.
 
-    ONNX Runtime does not say so when it cannot write, but leaves a file that is no model.
+    When ONNX Runtime cannot write, it reports no error and leaves an invalid file.
     """
     folder = tempfile.gettempdir()
     size = checkpoint.stat().st_size if checkpoint is not None and checkpoint.is_file() else 0
     needed, free = LEAST_SCRATCH + PER_CHECKPOINT * size, shutil.disk_usage(folder).free
     if free < needed:
         raise WorkspaceError(
-            f"the folder for temporary files {folder} has {free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB are "
-            "needed. Free some, or name another folder with TMPDIR."
+            f"the folder for temporary files {folder} has {free / 1e6:,.0f} MB free, but {needed / 1e6:,.0f} MB are "
+            "needed. Free some space, or give another folder with TMPDIR."
         )
 
 
 def check_base(target: Target, recipe: Recipe, *, on_devices: bool, progress: Progress) -> None:
-    """Raise `PackageError` or `EngineMissing` where the base image cannot carry the image that the build ends in.
+    """Raise `PackageError` or `EngineMissing` if the base image cannot be used for the build's image.
 
-    Without an engine the build context is still written, if only the Python of its base is known.
+    Without a Docker engine the build context is still written, if the base's Python is known.
     """
     asked = recipe.package.base_image
     if on_devices and stated_base(target, asked) is not None:
-        # They pull it themselves.
+        # The devices pull it themselves.
         return
     if target.gpu is not None and asked is None:
-        # The context can be built where its base is.
+        # The context can be built where its base is available.
         return
     try:
         engine = connect()

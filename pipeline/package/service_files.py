@@ -1,4 +1,4 @@
-"""What keeps an image running on its device: a compose file, a systemd unit or a podman quadlet."""
+"""Files that keep an image running on its device: a compose file, a systemd unit or a podman quadlet."""
 
 import json
 import re
@@ -15,13 +15,13 @@ from pipeline.package.memory_limits import least_mib, limits_of
 # The Dockerfile's HEALTHCHECK, which podman does not read from an image of the OCI format.
 HEALTH_COMMAND = ("/opt/edge-deploy/bin/python", "-m", "targets.device", "healthcheck")
 HEALTH_COMMAND_OF_TENSORRT = ("python3", *HEALTH_COMMAND[1:])
-# Logs turn over within 30 MB, whatever the engine's own default: a device's disk must not fill in a year.
+# Logs rotate within 30 MB, whatever the engine's default: they must not fill a device's disk over a year.
 LOG_DRIVER = "local"
 LOG_OPTIONS: Mapping[str, str] = {"max-size": "10m", "max-file": "3"}
 HEALTH: Mapping[str, str] = {"interval": "30s", "timeout": "5s", "start_period": "60s", "retries": "3"}
-# As long as Docker waits by itself; the server finishes its requests within eight.
+# Docker's own default; the server finishes its requests within eight seconds.
 STOP_SECONDS = 10
-# Building an engine takes minutes, on a small module tens of them.
+# Building an engine takes minutes, on a small module tens of minutes.
 START_OF_TENSORRT = "60m"
 RESTART_SECONDS = 2
 ENGINES = f"/{CACHE.relative_to('cache')}"
@@ -37,29 +37,29 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """An image as it shall run; raises `RecipeError` where a value could not be one."""
+    """An image with its run options; raises `RecipeError` for an invalid value."""
 
     image: str
     port: int = 8000
     grpc_port: int = 0
-    """0: gRPC, where the image has it, cannot be reached from outside the container."""
+    """0: gRPC is not published outside the container."""
     address: str = "127.0.0.1"
     memory_mib: int = 512
     with_gpu: bool = False
-    """An image of TensorRT: it sees the GPU, and its engines outlive the container."""
+    """For an image with TensorRT: it gets the GPU, and its engines are stored outside the container."""
 
     def __post_init__(self) -> None:
         if not REFERENCE.fullmatch(self.image):
-            raise RecipeError(f"{self.image!r} is no image. Give its tag, as name:0.1.0-cpu.")
+            raise RecipeError(f"{self.image!r} is not an image. Give its tag, such as name:0.1.0-cpu.")
         if not ADDRESS.fullmatch(self.address):
             raise RecipeError(
-                f"--address {self.address} is no address of a machine: 127.0.0.1, 0.0.0.0, [::] or its own."
+                f"--address {self.address} is not a machine's address: use 127.0.0.1, 0.0.0.0, [::] or its own."
             )
         if not 1 <= self.port <= 65535:
-            raise RecipeError(f"--port {self.port} is no port: 1 to 65535.")
+            raise RecipeError(f"--port {self.port} is not a port: use 1 to 65535.")
         if not 0 <= self.grpc_port <= 65535 or self.grpc_port == self.port:
             raise RecipeError(
-                f"--grpc-port {self.grpc_port} is no port besides --port {self.port}: 1 to 65535, or 0 for none."
+                f"--grpc-port {self.grpc_port} is not usable besides --port {self.port}: 1 to 65535, or 0 for none."
             )
         least = least_mib(with_grpc=bool(self.grpc_port))
         if self.memory_mib < least:
@@ -69,17 +69,17 @@ class Service:
 
     @property
     def name(self) -> str:
-        """Of the container: registry:5000/group/model:1.0-cpu@sha256:… is called edge-deploy-model."""
+        """Name of the container: registry:5000/group/model:1.0-cpu@sha256:… becomes edge-deploy-model."""
         return f"edge-deploy-{self.image.partition('@')[0].rpartition('/')[2].partition(':')[0]}"
 
     @property
     def pull(self) -> str:
-        """An image that no registry is named for was made here: a public one of that name is somebody else's."""
+        """Return the pull policy: an image without a registry was built here; a public one of that name is another."""
         return "missing" if "/" in self.image else "never"
 
     @property
     def published(self) -> list[str]:
-        """Where it listens on the device, and in the container."""
+        """Return the published ports on the device and in the container."""
         ports = [(self.port, PORT.partition("/")[0])]
         ports += [(self.grpc_port, str(GRPC_PORT))] if self.grpc_port else []
         return [f"{self.address}:{outside}:{inside}" for outside, inside in ports]
@@ -107,7 +107,7 @@ class Service:
 
 
 def emit(service: Service, form: Form) -> str:
-    """The text of the file."""
+    """Return the text of the file."""
     match form:
         case Form.COMPOSE:
             return _compose(service)
@@ -118,7 +118,7 @@ def emit(service: Service, form: Form) -> str:
 
 
 def file_name(service: Service, form: Form) -> str:
-    """What Docker Compose, systemd and podman expect it to be called."""
+    """Return the file name that Docker Compose, systemd or podman expects."""
     match form:
         case Form.COMPOSE:
             return "docker-compose.yml"
@@ -129,7 +129,7 @@ def file_name(service: Service, form: Form) -> str:
 
 
 def docker_run(service: Service) -> list[str]:
-    """The command that runs it in the foreground until it is stopped."""
+    """Return the command that runs the image in the foreground until it is stopped."""
     words = ["docker", "run", "--rm", "--pull", service.pull, "--name", service.name]
     words += ["--read-only"] if RIGHTS["read_only"] else []
     words += _each("--cap-drop", RIGHTS["cap_drop"])
@@ -138,14 +138,14 @@ def docker_run(service: Service) -> list[str]:
     words += ["--runtime", "nvidia"] if service.with_gpu else []
     words += _each("--volume", service.volumes)
     words += ["--pids-limit", str(RIGHTS["pids_limit"])]
-    # Without a limit of its own for swap a container gets as much again.
+    # Without its own limit for swap a container gets the same amount again.
     words += ["--memory", f"{service.memory_mib}m", "--memory-swap", f"{service.memory_mib}m"]
     words += ["--log-driver", LOG_DRIVER]
     words += _each("--log-opt", [f"{name}={value}" for name, value in LOG_OPTIONS.items()])
     words += ["--stop-timeout", str(STOP_SECONDS)]
     words += _each("--publish", service.published)
     words += _each("--env", [f"{name}={value}" for name, value in service.environment.items()])
-    # Its command is the image's own: given here it would be run by a shell, which an image need not have.
+    # The command is the image's own: given here, a shell would run it, which an image may not have.
     words += [word for name, value in service.health.items() for word in (f"--health-{name.replace('_', '-')}", value)]
     return [*words, service.image]
 
@@ -171,7 +171,7 @@ def _compose(service: Service) -> str:
         "healthcheck": {"test": ["CMD", *service.health_command], **service.health, "retries": int(HEALTH["retries"])},
     }
     head = f"# Written by edge-deploy {__version__}. Start: docker compose up --detach\n"
-    # Else it would be called by the folder's name, too.
+    # Otherwise the folder's name would be added to it.
     named = {volume: {"name": volume} for volume, _, _ in (each.partition(":") for each in service.volumes)}
     return head + _yaml({"services": {service.name: settings}, **({"volumes": named} if named else {})})
 
@@ -211,7 +211,7 @@ def _quadlet(service: Service) -> str:
         ("ReadOnly", str(RIGHTS["read_only"]).lower()),
         *[("DropCapability", each.lower()) for each in RIGHTS["cap_drop"]],
         ("NoNewPrivileges", str("no-new-privileges:true" in RIGHTS["security_opt"]).lower()),
-        # Else podman mounts more of them, and with other options.
+        # Otherwise podman mounts more of them, and with other options.
         ("ReadOnlyTmpfs", "false"),
         *[("Tmpfs", each) for each in service.tmpfs],
         *([("AddDevice", "nvidia.com/gpu=all")] if service.with_gpu else []),
@@ -224,7 +224,7 @@ def _quadlet(service: Service) -> str:
         ("HealthTimeout", HEALTH["timeout"]),
         ("HealthStartPeriod", service.health["start_period"]),
         ("HealthRetries", HEALTH["retries"]),
-        # A server that hangs is ended, and systemd starts it anew.
+        # A hanging server is killed, and systemd restarts it.
         ("HealthOnFailure", "kill"),
         *[("PodmanArgs", option) for option in options],
     ]
@@ -250,7 +250,7 @@ WantedBy=multi-user.target
 
 
 def _yaml(mapping: Mapping[str, object], depth: int = 0) -> str:
-    """Block style; every scalar as JSON writes it, which YAML reads alike: 127.0.0.1:22:8000 stays a string."""
+    """Return block style; every scalar as JSON, which YAML reads the same way: 127.0.0.1:22:8000 stays a string."""
     text = ""
     for key, value in mapping.items():
         text += "  " * depth + f"{key}:"
@@ -268,13 +268,13 @@ def _each(option: str, values: Sequence[str]) -> list[str]:
 
 
 def _quote(word: str) -> str:
-    """As systemd reads it: quotes where there is a space; it puts other things in the place of % and $."""
+    """Quote for systemd: quotes around spaces, and % and $ escaped."""
     text = word.replace("%", "%%").replace("$", "$$")
     return f'"{text}"' if " " in text else text
 
 
 def _by_option(words: Sequence[str]) -> list[str]:
-    """One line for each option with its value; the image has its own."""
+    """Return one line for each option with its value; the image gets its own."""
     lines = [words[0]]
     for word in words[1:-1]:
         if word.startswith("--"):

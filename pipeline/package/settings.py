@@ -1,4 +1,4 @@
-"""What an image is besides its models."""
+"""Settings of an image besides its models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ class ImageSettings:
     base_image: str | None = None
     """None: the target's own."""
     grpc: bool = False
-    """Whether the server speaks gRPC, too."""
+    """Whether the server also serves gRPC."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Added as they are."""
+    """Added unchanged."""
 
     @property
     def tag(self) -> str:
@@ -27,7 +27,7 @@ class ImageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DeferredSettings:
-    """Of an image whose engine is built, and proven, where it is started."""
+    """For an image whose engine is built and proven where it is started."""
 
     name: str
     version: str
@@ -36,7 +36,7 @@ class DeferredSettings:
     grpc: bool
     undecided: Literal["stop", "package"]
     shard_images: int | None
-    """Of the gate's images, those that travel in the image; None: all."""
+    """Number of the gate's images in the image; None: all."""
     fallback: Fallback
 
     @property

@@ -1,4 +1,4 @@
-"""Stage `package` in the workspace: the image, or what it is built from where its base is."""
+"""Stage `package` in the workspace: the image, or the context to build it elsewhere."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +23,19 @@ RECIPE_LABEL = "dev.edge-deploy.recipe.sha256"
 
 
 def package(run: Run, validated: Validated) -> Packaged:
-    """Of a CPU target: an image that answers as the artifact does, judged again by its own answers."""
+    """Return a CPU target's image, which gives the artifact's answers or is judged by its own."""
     main, variant = validated.main, next(iter(validated.alternatives), None)
     found = _build_and_ask(run, validated)
     check_unchanged(run, found.path)
     image = read_image(found.path)
-    # The report is now about the answers that the container gave: the same ones, or judged by themselves.
+    # The report is now about the container's answers: the same as the host's, or judged separately.
     asked = [_judge_answers(run, validated, main, found, found.path / PREDICTIONS, image.place)]
     stop_if_not_proven(asked[0].report, package_undecided=run.packages_undecided)
     if variant is not None:
         inside = found.path / variant.beside / PREDICTIONS
         there = _judge_answers(run, validated, variant, found, inside, image.place)
         asked.append(replace(there, answers=variant.answers))
-    # Answers that are the host's own need not be written again, and the shard with them.
+    # Answers equal to the host's need not be written again, nor the shard.
     own = replace(asked[0], answers=main.answers) if main.artifact.place is Place.HOST else asked[0]
     publish_models(run, validated.shard_folder, [own, *asked[1:]])
     return Packaged(folders=(found,), image=image, models=tuple(asked))
@@ -50,7 +50,7 @@ def _judge_answers(
 
 
 def _build_and_ask(run: Run, validated: Validated) -> Folder:
-    """The image's folder; an image that the engine has lost since is built again."""
+    """Return the image's folder; an image that the engine has lost is built again."""
     main, variant = validated.main, next(iter(validated.alternatives), None)
     key = _image_key(run, validated)
     _forget_if_lost(run, key)
@@ -112,10 +112,10 @@ def _image_key(run: Run, validated: Validated) -> StageKey:
 
 
 def defer(run: Run, validated: Validated) -> Packaged:
-    """Of a TensorRT target: the build context, and the image where its base can be had here.
+    """Return a TensorRT target's build context, and the image if its base is available here.
 
-    Where the base cannot be had, `words` says why, and nothing of that is remembered; one that was asked for by name
-    raises.
+    If the base is not available, `words` says why, and this is not stored; an unavailable base that was given by
+    name raises.
     """
     deferred = _deferred_settings(run)
     written = write_deferred(run, validated)
@@ -127,14 +127,14 @@ def defer(run: Run, validated: Validated) -> Packaged:
     except (EngineMissing, PackageError) as error:
         if deferred.base_image is not None and isinstance(error, PackageError):
             raise
-        words = f"no image here: {error} Where its base is: {build_command(shown, deferred.tag)}"
+        words = f"no image here: {error} Where its base is available: {build_command(shown, deferred.tag)}"
         return Packaged(folders=(written,), image=None, context=shown, words=words)
     words = (built.path / WORDS).read_text()
     return Packaged(folders=(written, built), image=read_image(built.path), context=shown, words=words)
 
 
 def write_deferred(run: Run, validated: Validated) -> Folder:
-    """The folder with the context of an image whose engine is built where it is started."""
+    """Return the folder with the context of an image whose engine is built where it is started."""
     main, deferred = validated.main, _deferred_settings(run)
     inputs = {
         "manifest": sha256_of_file(main.artifact.manifest),
@@ -162,7 +162,7 @@ def write_deferred(run: Run, validated: Validated) -> Folder:
 
     written = run.obtain("package", code="pipeline.package.build_context", inputs=inputs, settings=settings, work=work)
     if not run.workspace.only_look:
-        # Whoever builds it elsewhere builds what is in it.
+        # A build elsewhere uses its content.
         run.workspace.check(written.path)
     return written
 
@@ -201,17 +201,17 @@ def _forget_if_lost(run: Run, key: StageKey) -> None:
 
 
 def recipe_label(recipe: Recipe) -> dict[str, str]:
-    """The image's label that says which recipe it was made by."""
+    """Return the image's label with the recipe it was made by."""
     return {RECIPE_LABEL: sha256_of_json(recipe.model_dump(mode="json", by_alias=True))}
 
 
 def _terms(report: AccuracyReport) -> dict[str, Json]:
-    """The image holds the reports, which are made of this margin and of the inputs."""
+    """Return the terms in the image's reports: the margin and the inputs."""
     return {"max_drop": report.max_drop_points, "confidence": report.confidence, "looks": report.gate_looks}
 
 
 def code_hashes() -> dict[str, str]:
-    """What an image holds of ours besides the model."""
+    """Return the hashes of our code in an image."""
     return {
         "docker": sha256_of_folder(shipped("")),
         "device": sha256_of_json({name: sha256_of_file(path) for name, path in device_code().items()}),
@@ -219,6 +219,6 @@ def code_hashes() -> dict[str, str]:
 
 
 def _hashes_of(alternatives: tuple[Judged, ...]) -> dict[str, str]:
-    """Of the models beside the main one."""
+    """Return the hashes of the alternative models."""
     manifests = {f"{each.beside}_manifest": sha256_of_file(each.artifact.manifest) for each in alternatives}
     return manifests | {f"{each.beside}_predictions": each.answers.digest for each in alternatives}

@@ -1,10 +1,10 @@
-"""The image's Python packages: locked by hash per platform and Python, fetched once, verified at every use.
+"""The image's Python packages: locked by hash per platform and Python, downloaded once, verified at every use.
 
-Wheels as a plain folder of packages, made without the Python that will import them.
+Wheels can also be unpacked into a plain folder, without the Python that will import them.
 
-An image of TensorRT is often built on a machine of another platform, which could run nothing in it: so its packages
-are unpacked here. A wheel is an archive whose files go to site-packages as they are, but for those below
-`<name>.data` (PyPA's binary distribution format); scripts and headers of those are of no use to a server.
+An image for TensorRT is often built on a machine of another platform, which cannot run programs in it: so its packages
+are unpacked here. A wheel is an archive whose files go to site-packages unchanged, except those in
+`<name>.data` (PyPA's binary distribution format); a server does not need the scripts and headers there.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ FOLDERS = {
     ("tensorrt", False): "tensorrt",
     ("tensorrt", True): "tensorrt-grpc",
 }
-"""Below docker/locks, by runtime and whether the image speaks gRPC."""
+"""Folder in docker/locks, by runtime and whether the image serves gRPC."""
 PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==(\S+)", re.MULTILINE)
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
@@ -66,53 +66,53 @@ class Lock:
 
     @property
     def key(self) -> str:
-        """Locks with the same text ask for different files on different platforms and Pythons."""
+        """Return a cache key: locks with the same text need different files on different platforms and Pythons."""
         return f"{self.path.stem}-{sha256_of_file(self.path)[:16]}"
 
 
 def find_lock(platform: str, python: str, *, runtime: str = "onnxruntime", grpc: bool = False) -> Lock:
-    """The lock of a platform such as `linux/amd64` and a Python such as `3.12`; raises `PackageError`."""
+    """Return the lock of a platform such as `linux/amd64` and a Python such as `3.12`; raise `PackageError`."""
     folder = shipped("locks") / FOLDERS[runtime, grpc]
     path = folder / f"{platform.replace('/', '-')}-cp{python.replace('.', '')}.txt"
     if not path.is_file():
         raise PackageError(
-            f"no packages are locked for Python {python} on {platform}. Locked are: {', '.join(_read_lock(folder))}. "
+            f"no packages are locked for Python {python} on {platform}. Available: {', '.join(_read_lock(folder))}. "
             "Use a base image with one of these (--base-image), or add a lock with scripts/lock_device.py."
         )
     return Lock(path=path, platform=platform, python=python, pins=_parse(path.read_text()))
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/edge-deploy/wheels`, by default below `~/.cache`."""
+    """Return `$XDG_CACHE_HOME/edge-deploy/wheels`, by default in `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "edge-deploy" / "wheels"
 
 
 def fetch_wheels(lock: Lock, *, cache: Path, progress: Progress, door: Run = run) -> Path:
-    """The folder with the lock's wheels, all verified; the network is used only where the cache lacks them.
+    """Return the folder with the lock's wheels, all verified; download only what the cache lacks.
 
-    Raises `ToolError` where they cannot be fetched.
+    Raises `ToolError` if they cannot be downloaded.
     """
     place = cache / lock.key
     if place.is_dir():
         fault = find_fault(place, lock)
         if fault is None:
             return place
-        progress.line(f"the cached packages in {place} are damaged ({fault}): fetching them again")
+        progress.line(f"the cached packages in {place} are damaged ({fault}): downloading them again")
         shutil.rmtree(place)
-    progress.line(f"fetching {len(lock.pins)} Python packages for {lock.platform}, Python {lock.python}, into {cache}")
+    progress.line(f"downloading {len(lock.pins)} Python packages for {lock.platform}, Python {lock.python} to {cache}")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as scratch:
         _download(lock, Path(scratch), progress, door)
         fault = find_fault(Path(scratch), lock)
         if fault is not None:
-            raise ToolError(f"pip fetched other packages than {lock.path.name} asks for: {fault}.")
+            raise ToolError(f"pip downloaded other packages than {lock.path.name} lists: {fault}.")
         _publish(Path(scratch), place)
     return place
 
 
 def find_fault(folder: Path, lock: Lock) -> str | None:
-    """What is wrong with the wheels in `folder`, if anything: missing, surplus, or of another hash than locked."""
+    """Return the fault of the wheels in `folder`, if any: missing, surplus, or of another hash than locked."""
     missing = dict(lock.pins)
     for path in sorted(folder.iterdir()):
         try:
@@ -130,7 +130,7 @@ def find_fault(folder: Path, lock: Lock) -> str | None:
 def _download(lock: Lock, folder: Path, progress: Progress, door: Run) -> None:
     if importlib.util.find_spec("pip") is None:
         raise ToolError(
-            f"{sys.executable} has no pip, which fetches the image's Python packages. "
+            f"{sys.executable} has no pip, which downloads the image's Python packages. "
             "Add it: python -m ensurepip, or uv pip install pip."
         )
     version = lock.python.replace(".", "")
@@ -144,20 +144,20 @@ def _download(lock: Lock, folder: Path, progress: Progress, door: Run) -> None:
         door([*command, "--requirement", str(lock.path)], progress=progress)
     except ToolError as error:
         raise ToolError(
-            f"the image's Python packages ({lock.path.name}) could not be fetched, and the cache {folder.parent} "
-            "does not hold them. This is needed once. Connect to a package index, name a mirror (PIP_INDEX_URL), or "
-            f"copy that cache folder from a machine that has it.\n{error}"
+            f"the image's Python packages ({lock.path.name}) could not be downloaded, and the cache {folder.parent} "
+            "does not have them. This is needed once. Connect to a package index, give a mirror (PIP_INDEX_URL), or "
+            f"copy that cache folder from another machine.\n{error}"
         ) from None
 
 
 def platform_tags(platform: str) -> list[str]:
-    """The wheel platforms that run on this image platform, newest glibc first."""
+    """Return the wheel platforms that run on this image platform, newest glibc first."""
     machine = MACHINES[platform]
     return [f"manylinux_2_{minor}_{machine}" for minor in GLIBC_MINORS] + [f"manylinux2014_{machine}"]
 
 
 def _publish(scratch: Path, place: Path) -> None:
-    """Move the complete folder into the cache at once; another process may have been faster with the same."""
+    """Move the complete folder into the cache atomically; another process may have done the same first."""
     ready = scratch.with_name(f"{scratch.name}-ready")
     ready.mkdir()
     try:
@@ -188,14 +188,14 @@ def _read_lock(folder: Path) -> list[str]:
 
 
 def check_runtime(lock: Lock, manifest: Manifest) -> None:
-    """The image's runtime may be newer than the one of the proof, never older: it would refuse the artifact.
+    """Check that the image's runtime is not older than the proof's, which would reject the artifact.
 
-    Raises `PackageError`. TensorRT is in the base image, not in a lock; its engine is proven where it is built.
+    Raises `PackageError`. TensorRT is in the base image, not in a lock; its engine is proven on the device.
     """
     if manifest.runtime == "tensorrt":
         return
     locked = lock.pins[manifest.runtime].version
-    # Major and minor: a patch release changes no answer.
+    # Major and minor: a patch release does not change answers.
     if Version(locked).release[:2] < Version(manifest.runtime_version).release[:2]:
         raise PackageError(
             f"the artifact was proven with {manifest.runtime} {manifest.runtime_version}, the image would run "
@@ -205,11 +205,11 @@ def check_runtime(lock: Lock, manifest: Manifest) -> None:
 
 LIBRARIES = ("purelib", "platlib")
 EAGER_BEFORE_NUMPY_2 = ("numpy/fft", "numpy/ma", "numpy/polynomial", "numpy/random")
-"""What `import numpy` imports at once in 1.x, which Python 3.8 has, and only when it is asked for since."""
+"""Modules that `import numpy` imports eagerly in 1.x (Python 3.8), and lazily since."""
 
 
 def unpack_wheels(wheels: Path, folder: Path) -> None:
-    """Put the packages of all wheels in `wheels` into `folder`, without what a server never opens.
+    """Unpack all wheels in `wheels` into `folder`, without files that a server never reads.
 
     Raises `PackageError` for a wheel that is damaged or would write outside of `folder`.
     """
@@ -231,7 +231,7 @@ def unpack_wheels(wheels: Path, folder: Path) -> None:
 
 
 def surplus(folder: Path) -> list[str]:
-    """Patterns of `docker/surplus.txt` that the packages in `folder` can do without."""
+    """Return the patterns of `docker/surplus.txt` for packages that are not needed in `folder`."""
     lines = shipped("surplus.txt").read_text().splitlines()
     needed = () if (folder / "numpy" / "_core").is_dir() else EAGER_BEFORE_NUMPY_2
     return [line for line in lines if not line.startswith("#") and line not in needed]

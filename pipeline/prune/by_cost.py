@@ -1,18 +1,18 @@
-"""Which channels to take out so that a network costs a stated share: the least important ones per cost saved.
+"""Choose channels to remove so that a network costs a given share: the least important ones per cost saved.
 
-Int8 kernels like widths that are multiples of 16 and dislike 8, and a channel of a residual stream carries every
-block's information while the inside of a block can spare some. So a budget is met with the gentlest of three
-ways that reaches it:
+Int8 kernels are fast for widths that are multiples of 16 and slow for multiples of 8. A channel of a residual stream
+affects every block, while channels inside a block are less important. So a budget is met with the first of three
+methods that reaches it:
 
-1. inside blocks, in steps of half the target's channel multiple, leaving at least that multiple: 24 channels take
-   longer each than 16 or 32, but the finer choice loses less accuracy for the same time (groups of eight multiples
-   and more go in whole ones, where it does not);
-2. residual streams, too, in the same steps;
-3. everything in steps of four channels, leaving at least four: slower per channel, but the only way for
+1. inside blocks, in steps of half the target's channel multiple, leaving at least that multiple: 24 channels are
+   slower per channel than 16 or 32, but the finer choice loses less accuracy for the same time (groups of eight
+   multiples or more are cut in whole multiples, where it makes no difference);
+2. also residual streams, in the same steps;
+3. everything in steps of four channels, leaving at least four: slower per channel, but the only method for
    networks as narrow as the multiple, and for small shares.
 
-Within a way the choice is greedy: again and again the step that loses least importance per cost saved, then back
-with every step that turns out not to be needed. It is the usual heuristic for a knapsack with a concave gain.
+Each method is greedy: take repeatedly the step that loses least importance per cost saved, then undo
+every step that is not needed. This is the usual heuristic for a knapsack with a concave gain.
 """
 
 import math
@@ -26,9 +26,9 @@ from pipeline.models.surgery import Group, Removal
 
 FINE_STEP = 4
 WIDE = 8
-"""Multiples from which on a group is cut in whole ones."""
+"""In channel multiples; wider groups are cut in whole multiples."""
 Ladder = dict[str, list[int]]
-"""Widths a group may take, falling from the full one, by the group's root."""
+"""Widths a group may take, descending from the full one, by the group's root."""
 
 
 def allocate(
@@ -41,9 +41,9 @@ def allocate(
     share: float,
     channel_multiple: int,
 ) -> Removal:
-    """The channels to remove so that at most `share` of the network's `budget` is left.
+    """Return the channels to remove so that at most `share` of the network's `budget` remains.
 
-    `scores`: importance of every channel, float32 [width], by the group's root. Raises `CompressionError` where the
+    `scores`: importance of every channel, float32 [width], by the group's root. Raises `CompressionError` if the
     share cannot be reached.
     """
     meter = Meter(network, groups, input_shape, budget)
@@ -60,8 +60,8 @@ def allocate(
                 if widths[group.root] < group.width
             }
     raise CompressionError(
-        f"{budget} = {share:g} cannot be reached: with the fewest channels in every layer that can be pruned, "
-        f"{reachable:.3f} of the network's {budget} would remain. Ask for more than that, or train a smaller network."
+        f"{budget} = {share:g} cannot be reached: with the fewest channels in every prunable layer, "
+        f"{reachable:.3f} of the network's {budget} would remain. Set a larger share, or train a smaller network."
     )
 
 
@@ -74,7 +74,7 @@ def _ways(groups: Sequence[Group], channel_multiple: int) -> list[Ladder]:
 
 
 def _step(group: Group, half: int) -> int:
-    """Half the multiple, but all of it where it is a small share of the width: then nothing is lost by it."""
+    """Return half the multiple, or all of it if it is a small share of the width, where nothing is lost by it."""
     return 2 * half if group.width >= WIDE * 2 * half else half
 
 
@@ -85,7 +85,7 @@ def _widths(group: Group, step: int, *, least: int) -> list[int]:
 
 
 def cumulative_losses(groups: Sequence[Group], scores: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """Importance lost when a group loses its n least important positions, n = 0, 1, …; a position is one per part."""
+    """Return the importance lost with the n least important positions, n = 0, 1, …; a position is one per part."""
     return {
         group.root: [0.0, *_by_position(group, scores[group.root]).sort().values.cumsum(0).tolist()]
         for group in groups
@@ -108,7 +108,7 @@ def _narrow(meter: Meter, ladder: Ladder, losses: Mapping[str, list[float]], tar
 
 
 def _cheapest_step(meter: Meter, ladder: Ladder, losses: Mapping[str, list[float]], widths: Widths) -> tuple[str, int]:
-    """The group and the width of its next step that lose least importance per cost saved."""
+    """Return the group and width of the next step that loses least importance per cost saved."""
     rates: list[tuple[float, str, int]] = []
     for root, steps in ladder.items():
         position = steps.index(widths[root]) + 1
@@ -120,13 +120,13 @@ def _cheapest_step(meter: Meter, ladder: Ladder, losses: Mapping[str, list[float
         saved = meter.saving(widths, root, steps[position])
         if saved > 0:
             rates.append((lost / saved, root, steps[position]))
-    # There is one: the way was taken because its last steps reach the target.
+    # There is one: this method was chosen because its last steps reach the target.
     _, root, width = min(rates)
     return root, width
 
 
 def least_important(group: Group, score: Tensor, width: int) -> tuple[int, ...]:
-    """The least important channels, all but `width`, the same positions in each part."""
+    """Return the least important channels, all but `width`, the same positions in each part."""
     count = (group.width - width) // group.parts
     positions = _by_position(group, score).argsort(stable=True)[:count].tolist()
     per_part = group.width // group.parts

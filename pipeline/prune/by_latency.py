@@ -1,13 +1,13 @@
-"""Which channels and which residual blocks go so that a network takes a stated time and loses least importance.
+"""Choose channels and residual blocks to remove so that a network reaches a time with the least loss of importance.
 
-As in HALP (Shen et al. 2022, https://arxiv.org/abs/2110.10811) the widths of all layers are one knapsack: importance
-is what is packed, measured latency is the weight. Two things are better than there. A layer's time hangs on both its
-widths; HALP takes the one before it as it is at the moment. Here the widths of residual streams, on which all else
-depends, are fixed first; what then remains falls into blocks that do not touch each other, each of which has one exact
-time for each choice of the widths inside it, or none where it is left out as a whole. That multiple-choice knapsack is
-solved exactly (`prune.knapsack`). Of the streams' own widths all are tried where they are not too many: a bound
-tells what is lost at least with each of them, and only those are solved that may be better than the best so far. Else
-they descend one by one, from the full network and from the fastest, until none of them can be improved alone.
+As in HALP (Shen et al. 2022, https://arxiv.org/abs/2110.10811) the widths of all layers form one knapsack: importance
+is the value, measured latency the weight. Two things improve on HALP. A layer's time depends on both its widths; HALP
+uses the current width of the previous layer. Here the widths of residual streams, on which everything else
+depends, are fixed first; the rest then splits into independent blocks, each with one exact time for
+each choice of the widths inside it, or none if the whole block is removed. This multiple-choice knapsack is
+solved exactly (`prune.knapsack`). All combinations of the streams' widths are tried if there are not too many: a lower
+bound on the loss of each rules out those that cannot be better than the best so far. Otherwise
+the search descends one width at a time, from the full network and from the fastest, until no single change helps.
 """
 
 import itertools
@@ -22,56 +22,56 @@ from pipeline.latency.table import LatencyTable, Times
 from pipeline.prune.knapsack import Front, Option, Relaxation, solve
 
 MOST_OPTIONS = 512
-"""Of one item; an item with more gives one of its groups to those that are fixed first."""
+"""Per item; an item with more options gives one of its groups to those that are fixed first."""
 MOST_TRIED = 8192
-"""Combinations of the fixed groups up to which all are tried; four streams of eight widths have 4096."""
+"""Largest number of combinations of the fixed groups that are all tried; four streams of eight widths have 4096."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Importance lost, all in one unit; see `pipeline.prune.importance`."""
+    """Importance lost, in one unit; see `pipeline.prune.importance`."""
 
     widths: Mapping[str, Mapping[int, float]]
     """By group and the width it keeps."""
     blocks: Mapping[str, float]
-    """By residual block that may be left out."""
+    """By residual block that may be removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """Groups that are chosen together, and the layers whose times hang on them."""
+    """Groups that are chosen together, and the layers whose times depend on them."""
 
     groups: tuple[str, ...]
     layers: tuple[str, ...]
     streams: tuple[str, ...]
-    """Groups fixed first on which those times hang, too."""
+    """Groups fixed first that those times also depend on."""
     block: str | None
-    """Which may be left out, with its layers."""
+    """Block that may be removed, with its layers."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One option of an item in words."""
+    """Description of one option of an item."""
 
     widths: Mapping[str, int]
     is_removed: bool
 
 
 Score = tuple[float, float]
-"""Less is better: importance lost, then microseconds."""
+"""Lower is better: importance lost, then microseconds."""
 WORST: Score = (math.inf, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What is looked for among the widths of the fixed groups."""
+    """Objective of the search over the widths of the fixed groups."""
 
     bound: Callable[[Mapping[str, int]], Score]
-    """Quickly told, and no more than the score."""
+    """A quick lower bound of the score."""
     score: Callable[[Mapping[str, int]], Score]
 
     def improve(self, widths: Mapping[str, int], reached: Score) -> Score | None:
-        """The score of `widths` where it is less than what is reached."""
+        """Return the score of `widths` if it is lower than `reached`."""
         if self.bound(widths) >= reached:
             return None
         found = self.score(widths)
@@ -80,28 +80,28 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True)
 class Remainder:
-    """The knapsack that is left once the widths of the fixed groups are settled."""
+    """The knapsack that remains once the widths of the fixed groups are chosen."""
 
     fronts: Sequence[Front]
-    """Of each item, its choices by time and importance."""
+    """For each item, its choices by time and importance."""
     relaxation: Relaxation
     spent_us: float
-    """By what no item holds."""
+    """Time that belongs to no item."""
     loss: float
-    """Of the fixed groups."""
+    """Loss of the fixed groups."""
 
     @property
     def least_us(self) -> float:
-        """With the fastest choice for every item."""
+        """Return the time with the fastest choice for every item."""
         return self.spent_us + float(self.relaxation.costs[0])
 
     def least_loss(self, budget_us: float) -> float:
-        """What is lost within the time at least; infinite where that is out of reach."""
+        """Return a lower bound of the loss within the time; infinite if the time cannot be reached."""
         return self.loss + self.relaxation.least_loss(budget_us - self.spent_us)
 
 
 class Clock:
-    """The time of a subnetwork by a table, and the best subnetwork for a time."""
+    """Predicted time of subnetworks by a table, and the best subnetwork for a time."""
 
     def __init__(self, table: LatencyTable, precision: str, layers: Mapping[str, Site], losses: Losses) -> None:
         self._times: Times = table.precisions[precision]
@@ -115,12 +115,12 @@ class Clock:
         self._remainders: dict[tuple[int, ...], Remainder] = {}
 
     def latency_us(self, subnetwork: Subnetwork) -> float:
-        """Microseconds of CPU time that the table predicts."""
+        """Return the CPU time in microseconds that the table predicts."""
         left = [name for name in self._layers if not _is_in(name, subnetwork.removed)]
         return self._times.rest_us + self._sum(left, subnetwork.widths)
 
     def loss(self, subnetwork: Subnetwork) -> float:
-        """Importance lost; groups inside a removed block count with the block alone."""
+        """Return the importance lost; groups inside a removed block count only with the block."""
         gone = {root for item in self._items if item.block in subnetwork.removed for root in item.groups}
         widths = ((root, width) for root, width in subnetwork.widths.items() if root not in gone)
         return sum(self._losses.widths[root][width] for root, width in widths) + sum(
@@ -129,7 +129,7 @@ class Clock:
 
     @cached_property
     def fastest(self) -> Subnetwork:
-        """The fewest microseconds that were found, whatever they cost."""
+        """Return the fastest subnetwork found, at any loss."""
 
         def score(fixed: Mapping[str, int]) -> Score:
             return 0.0, self._remainder(fixed).least_us
@@ -138,13 +138,13 @@ class Clock:
         return self._subnetwork(fixed, [int(front.indices[0]) for front in self._remainder(fixed).fronts])
 
     def fit(self, budget_us: float) -> Subnetwork:
-        """The subnetwork that loses least within `budget_us`; raises `CompressionError` where none was found."""
+        """Return the subnetwork with the least loss within `budget_us`; raise `CompressionError` if none was found."""
         least = self.latency_us(self.fastest)
         if least > budget_us:
             full = self.latency_us(Subnetwork(widths=self._full))
             raise CompressionError(
                 f"a latency of {budget_us / 1e3:.4g} ms cannot be reached: the fastest network of this architecture "
-                f"takes {least / 1e3:.4g} ms by the table (unpruned: {full / 1e3:.4g} ms). Ask for at least that "
+                f"takes {least / 1e3:.4g} ms by the table (unpruned: {full / 1e3:.4g} ms). Request at least that "
                 f"(a speedup of at most {full / least:.3g}), or train a smaller network."
             )
 
@@ -161,7 +161,7 @@ class Clock:
         return self._solve(best, budget_us) or self.fastest
 
     def _search(self, goal: Goal, starts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-        """The best widths of the fixed groups: of all where they are few, else of a descent from each of `starts`."""
+        """Return the best widths of the fixed groups: of all if few, else of descents from each of `starts`."""
         if math.prod(len(self._grid[root]) for root in self._fixed) <= MOST_TRIED:
             # The most promising first, so that few have to be scored.
             tried: Iterable[dict[str, int]] = sorted(self._combinations(self._fixed), key=goal.bound)
@@ -209,7 +209,7 @@ class Clock:
         )
 
     def _remainder(self, fixed: Mapping[str, int]) -> Remainder:
-        """Made once; it hangs on no budget."""
+        """Return the remaining knapsack, computed once; it does not depend on the budget."""
         key = tuple(fixed[root] for root in self._fixed)
         if key not in self._remainders:
             fronts = [self._front(index, fixed) for index in range(len(self._items))]
@@ -222,7 +222,7 @@ class Clock:
         return self._remainders[key]
 
     def _front(self, index: int, fixed: Mapping[str, int]) -> Front:
-        """Of one item; made once for the widths of the streams that it touches."""
+        """Return one item's front, computed once per widths of its streams."""
         item = self._items[index]
         key = (index, *(fixed[root] for root in item.streams))
         if key not in self._fronts:
@@ -231,7 +231,7 @@ class Clock:
 
     @cached_property
     def _choices(self) -> list[list[Choice]]:
-        """Of each item."""
+        """Return the choices of each item."""
         found = []
         for item in self._items:
             choices = [Choice(widths, is_removed=False) for widths in self._combinations(item.groups)]
@@ -264,12 +264,12 @@ def _is_in(layer: str, blocks: frozenset[str]) -> bool:
 def _structure(
     layers: Mapping[str, Site], grid: Mapping[str, tuple[int, ...]], blocks: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[Item, ...]]:
-    """Groups that are fixed first, and the items that then no longer touch each other."""
+    """Return the groups that are fixed first, and the items that are independent after that."""
     blocks_of = {
         root: {block for block in blocks for name in _touching(layers, root) if name.startswith(f"{block}.")}
         for root in grid
     }
-    # A group that reaches beyond a block is a stream; so is one that two blocks share.
+    # A group that reaches beyond a block is a stream, and so is one shared by two blocks.
     fixed = {
         root
         for root in grid
@@ -302,7 +302,7 @@ def _structure(
 
 
 def _parts(layers: Mapping[str, Site], roots: Sequence[str]) -> list[list[str]]:
-    """Groups that layers tie together."""
+    """Return the groups that are connected by layers."""
     parts: list[set[str]] = [{root} for root in roots]
     for site in layers.values():
         tied = [part for part in parts if part & site.roots]

@@ -1,9 +1,9 @@
-"""Several cuts that reach a time, which differ in how much a whole block counts against single channels.
+"""Several cuts that reach a time, with different weights of whole blocks against single channels.
 
-Importance is measured before anything is trained again, and what it says of a block and of channels recovers unequally
-well: of cuts of ResNet-20 with the same latency, those that left blocks out lost less than half as much after recovery
-as those that thinned layers, whichever of them had lost less before. No factor is right for all networks, so that some
-are tried (`pipeline.prune.tournament`).
+Importance is measured before any training, and blocks and channels recover differently: of cuts of ResNet-20
+with the same latency, those that removed blocks lost less than half as much after recovery as those that removed
+channels, whichever had lost less before. No factor is right for all networks, so several are tried
+(`pipeline.prune.tournament`).
 """
 
 from collections.abc import Sequence
@@ -23,29 +23,29 @@ from pipeline.prune.report import losses_of
 from pipeline.prune.trials import Deadline, Time, Trial, choose
 
 BLOCK_FACTORS = (1.0, 0.25, 3.0)
-"""By which a block's importance is multiplied; the first one's is the choice where nothing can be tried."""
+"""Factors for a block's importance; the first one is used if nothing can be tried."""
 
 Identity = tuple[frozenset[str], tuple[int, ...]]
-"""Blocks that are gone, and widths."""
+"""Removed blocks, and widths."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A network that takes no longer than was asked."""
+    """A network that meets the requested time."""
 
     block_factor: float
     network: nn.Module
-    """Not yet trained again, its statistics of batch normalization those of before."""
+    """Before any recovery, with the old statistics of batch normalization."""
     architecture: Architecture
     trial: Trial
     trials: tuple[Trial, ...]
-    """Of which `trial` was the best."""
+    """All trials; `trial` is the best of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
     each: tuple[Proposal, ...]
-    """Different ones, at least one."""
+    """Distinct, at least one."""
     clock: Clock
     losses: Losses
     full: dict[str, int]
@@ -65,10 +65,10 @@ def propose(
     seed: int,
     progress: Progress,
 ) -> Proposals:
-    """One cut of `network` for each of `BLOCK_FACTORS`, without those that come to the same.
+    """Return one cut of `network` for each of `BLOCK_FACTORS`, without duplicates.
 
-    `images`: batches float32 [B, 3, H, W] by which importance is measured. `time` confirms what the table promises.
-    Raises `CompressionError` where the table is not about this network or the time cannot be reached.
+    `images`: batches float32 [B, 3, H, W] for measuring importance. `time` confirms the table's prediction.
+    Raises `CompressionError` if the table is for another network or the time cannot be reached.
     """
     groups = channel_groups(network, architecture.input_shape)
     full = {group.root: group.width for group in groups}
@@ -104,14 +104,14 @@ def propose(
 def cut(
     network: nn.Module, architecture: Architecture, groups: Sequence[Group], scores: Scores, chosen: Subnetwork
 ) -> tuple[nn.Module, Architecture]:
-    """What is left of `network` with the most important channels of each group and without the blocks that go."""
+    """Return `network` with the most important channels of each group and without the removed blocks."""
     removal = {group.root: least_important(group, scores[group.root], chosen.widths[group.root]) for group in groups}
     narrow = remove_channels(network, architecture.input_shape, removal)
     return remove_blocks(narrow, architecture, chosen.removed)
 
 
 def _each_once(time: Time) -> Time:
-    """`time` that measures no network twice: several factors often begin with the same choice."""
+    """Return `time` with a cache: several factors often start with the same choice."""
     known: dict[Identity, Timing] = {}
 
     def timed(chosen: Subnetwork, report: Report) -> Timing:
@@ -124,7 +124,7 @@ def _each_once(time: Time) -> Time:
 
 
 def _identity(chosen: Subnetwork) -> Identity:
-    """What tells two cuts apart: the widths inside a block that is gone do not."""
+    """Return what distinguishes two cuts; widths inside a removed block do not."""
     widths = (
         0 if any(root.startswith(f"{block}.") for block in chosen.removed) else width
         for root, width in sorted(chosen.widths.items())

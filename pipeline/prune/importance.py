@@ -1,12 +1,12 @@
-"""How much each group's channels matter to the logits, from a few hundred training images without labels.
+"""Importance of each group's channels for the logits, from a few hundred training images without labels.
 
-Removing channel c of a group changes the logits z, to first order, by the sum over its readers, samples of the
-channel's activation a times dz/da. What the channel is on average is not lost: the batch normalization behind its
-readers is measured again, which puts the mean back (`prune.prune`). So a is taken without its mean. The importance
-is the expected squared length of the change (Gauss-Newton with the logits' own metric), estimated with random sign
+Removing channel c of a group changes the logits z, to first order, by the sum over its readers of the channel's
+activation a times dz/da. The channel's mean is not lost: the batch normalization after its readers is measured
+again, which restores it (`prune.prune`). So a is used without its mean. The importance
+is the expected squared norm of the change (Gauss-Newton with the logits' own metric), estimated with random sign
 vectors v: E_v[(a · d(v·z)/da)²] = |a · dz/da|². Coupled channels are summed before they are squared, as in Group
-Fisher pruning (Liu et al. 2021, https://arxiv.org/abs/2108.00708). The task's loss would not do: its gradient
-vanishes on images which the network has learned by heart.
+Fisher pruning (Liu et al. 2021, https://arxiv.org/abs/2108.00708). The task's loss is not used: its gradient
+vanishes on images that the network has memorized.
 """
 
 import copy
@@ -32,7 +32,7 @@ def channel_importance(
     seed: int,
     advance: Advance = ignore,
 ) -> Scores:
-    """`batches`: preprocessed images float32 [B, 3, H, W]; `advance` is told how many of them are done."""
+    """Return importance from `batches` of preprocessed images float32 [B, 3, H, W]; `advance` counts the images."""
     groups = tuple(groups)
     network = copy.deepcopy(network).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
@@ -48,10 +48,10 @@ def channel_importance(
 def block_importance(
     network: nn.Module, blocks: Iterable[str], batches: Iterable[Tensor], *, advance: Advance = ignore
 ) -> dict[str, float]:
-    """How far the logits move, squared and summed over images, when a residual block is left out; by block.
+    """Return the squared change of the logits, summed over images, when a residual block is removed; by block.
 
-    What the block adds on average stays, as with channels. No first-order estimate: a whole block is no small change.
-    `advance` is told how many images are done.
+    The block's mean output is kept, as for channels. This is not a first-order estimate: a whole block is a large
+    change. `advance` counts the images.
     """
     changes = dict.fromkeys(blocks, 0.0)
     if not changes:
@@ -67,7 +67,7 @@ def block_importance(
 
 
 def _logits_without_each(network: ResNet, blocks: set[str], images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Logits [B, C] without each of `blocks`, and of the whole network; what comes before a block runs once."""
+    """Return logits [B, C] without each of `blocks`, and of the whole network; layers before a block run once."""
     features, without = network.features_of_stem(images), {}
     order = network.blocks()
     for position, name in enumerate(order):
@@ -88,7 +88,7 @@ def _logits_without_each(network: ResNet, blocks: set[str], images: Tensor) -> t
 
 
 def _last_normalization(network: nn.Module, block: str) -> nn.Module:
-    """What the block's branch ends with."""
+    """Return the last normalization of the block's branch."""
     module = network.get_submodule(block)
     return module.get_submodule("bn3" if hasattr(module, "bn3") else "bn2")
 
@@ -100,7 +100,7 @@ def _mean_alone(values: Tensor) -> Tensor:
 def _effects(
     network: nn.Module, groups: tuple[Group, ...], images: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """First-order change of v·z for each image and channel [B, width] when the channel is taken out."""
+    """Return the first-order change of v·z for each image and channel [B, width] when the channel is removed."""
     effects = {group.root: torch.zeros(len(images), group.width) for group in groups}
     handles = [
         network.get_submodule(member.layer).register_forward_pre_hook(_collector(effects[group.root], member))
@@ -120,13 +120,13 @@ def _effects(
 
 
 def _collector(effect: Tensor, member: Member) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    """A hook that adds, for every image, centered activation times gradient of this reader's input to `effect`."""
+    """Return a hook that adds centered activation times gradient of this reader's input to `effect`, per image."""
     indices, channels = torch.tensor(member.indices), torch.tensor(member.channels)
 
     def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         del module
-        activation = inputs[0].view_as(inputs[0])  # its gradient is this reader's alone
-        # No reference to `activation`: a tensor whose hook holds it is never freed, as Python sees no such cycle.
+        activation = inputs[0].view_as(inputs[0])  # its gradient is only this reader's
+        # No reference to `activation`: a tensor held by its own hook is never freed, as Python does not see the cycle.
         values = inputs[0].detach()
 
         def collect(gradient: Tensor) -> None:

@@ -1,12 +1,12 @@
-"""The multiple-choice knapsack: one option of each item, the least loss within a budget of cost.
+"""Multiple-choice knapsack: one option of each item, with the least loss within a cost budget.
 
-Of each item only its front counts: the options that no other one beats in both cost and loss. The linear relaxation
-follows from the convex hulls of the fronts in a moment (Sinha and Zoltners 1979). It bounds the loss from below, and
-its corners are ways themselves, which bound it from above. The exact answer is found by dynamic programming over
-Pareto fronts (Nemhauser and Ullmann 1969; Kellerer, Pferschy and Pisinger 2004, chapter 11): item by item, of all ways
-so far those are kept that no other one beats and that the bounds do not rule out. Costs need not be rounded to a grid
-as in HALP. A front of ways longer than `MOST_POINTS` is thinned to the best way of each interval of cost; what comes
-out is within the budget all the same.
+Only the front of each item matters: the options that no other one beats in both cost and loss. The linear relaxation
+follows quickly from the convex hulls of the fronts (Sinha and Zoltners 1979). It bounds the loss from below, and
+its corners are solutions, which bound it from above. The exact answer is found by dynamic programming over
+Pareto fronts (Nemhauser and Ullmann 1969; Kellerer, Pferschy and Pisinger 2004, chapter 11): item by item, partial
+solutions are kept if no other one beats them and the bounds do not rule them out. Costs need not be rounded to a grid
+as in HALP. A front longer than `MOST_POINTS` is thinned to the best partial solution of each interval of cost; the
+result is still within the budget.
 """
 
 import math
@@ -46,7 +46,7 @@ class Front:
 
     @cached_property
     def hull(self) -> tuple[Floats, Floats]:
-        """Cost added and loss saved from each corner of the lower convex hull to the next, the best bargain first."""
+        """Return cost added and loss saved between corners of the lower convex hull, the best ratio first."""
         corners: list[int] = []
         for point in range(len(self.costs)):
             while len(corners) > 1 and self._is_above(corners[-2], corners[-1], point):
@@ -55,7 +55,7 @@ class Front:
         return np.diff(self.costs[corners]), -np.diff(self.losses[corners])
 
     def _is_above(self, left: int, middle: int, right: int) -> bool:
-        """Whether the point in the middle is on or above the line between the others."""
+        """Whether the middle point is on or above the line between the others."""
         costs, losses = self.costs, self.losses
         return bool(
             (losses[left] - losses[middle]) * (costs[right] - costs[middle])
@@ -65,9 +65,9 @@ class Front:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Relaxation:
-    """The least loss by cost where options may be mixed, as a curve; at its corners none is.
+    """The least loss by cost if options may be mixed, as a curve; at its corners no options are mixed.
 
-    They add the steps of all hulls, the best bargain first, so that the curve is convex.
+    The curve adds the steps of all hulls, the best ratio first, so it is convex.
     """
 
     costs: Floats
@@ -85,27 +85,27 @@ class Relaxation:
         )
 
     def least_loss(self, budget: float) -> float:
-        """No way within `budget` loses less; infinite where even the cheapest options cost more."""
+        """Return a lower bound of the loss within `budget`; infinite if even the cheapest options cost more."""
         return float(self.at_least(np.array([_rounded_up(budget)]))[0])
 
     def at_least(self, budgets: Floats) -> Floats:
-        """`least_loss` of each, to the last bit."""
+        """Return `least_loss` of each, bit-identical."""
         return np.interp(budgets, self.costs, self.losses, left=math.inf)
 
     def at_most(self, budget: float) -> float:
-        """Some way within the budget loses no more; infinite where none is within it."""
+        """Return an upper bound of the least loss within `budget`; infinite if there is no solution."""
         within = int(np.searchsorted(self.costs, budget, side="right"))
         return float(self.losses[within - 1]) if within else math.inf
 
 
 def solve(items: Sequence[Front], budget: float, *, most_points: int = MOST_POINTS) -> list[int] | None:
-    """The index of each item's option, or None where even the cheapest ones cost more than `budget`."""
+    """Return the index of each item's option, or None if even the cheapest ones cost more than `budget`."""
     budget = _rounded_up(budget)
     rests = [Relaxation.of(items[start:]) for start in range(len(items) + 1)]
     most = rests[0].at_most(budget)
     if math.isinf(most):
         return None
-    # The way that loses so much must not be lost itself by a rounding of the sums.
+    # Rounding of the sums must not exclude the solution with exactly this loss.
     most += 1e-9 * float(rests[0].losses[0])
     costs, losses = np.zeros(1), np.zeros(1)
     steps: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
@@ -116,7 +116,7 @@ def solve(items: Sequence[Front], budget: float, *, most_points: int = MOST_POIN
         kept = hoped[_unbeaten(all_costs[hoped], all_losses[hoped])]
         if len(kept) > most_points:
             kept = kept[_thin(all_costs[kept], most_points)]
-            # The way behind `most` may be gone: any way within the budget will do.
+            # The solution of `most` may be gone: any solution within the budget will do.
             most = (1 + 1e-9) * float(rests[0].losses[0])
         steps.append((kept // len(item.costs), item.indices[kept % len(item.costs)]))
         costs, losses = all_costs[kept], all_losses[kept]
@@ -124,12 +124,12 @@ def solve(items: Sequence[Front], budget: float, *, most_points: int = MOST_POIN
 
 
 def _rounded_up(budget: float) -> float:
-    """A rounding of the sums must not lose the only way that just fits."""
+    """Return the budget with a margin, so that rounding does not exclude a solution that just fits."""
     return budget + 1e-9 * abs(budget)
 
 
 def _unbeaten(costs: Floats, losses: Floats) -> NDArray[np.intp]:
-    """Indices of the points that none beats, by rising cost and falling loss."""
+    """Return the indices of the points that no other one beats, by rising cost and falling loss."""
     order = np.lexsort((losses, costs))
     lowest = np.minimum.accumulate(losses[order])
     is_better = np.r_[True, losses[order][1:] < lowest[:-1]]
@@ -137,7 +137,7 @@ def _unbeaten(costs: Floats, losses: Floats) -> NDArray[np.intp]:
 
 
 def _thin(costs: Floats, count: int) -> NDArray[np.intp]:
-    """The last point of each of `count` intervals of cost, which loses least there, and the cheapest of all."""
+    """Return the last point of each of `count` intervals of cost, which loses least there, and the cheapest of all."""
     interval = np.minimum((costs - costs[0]) / max(float(costs[-1] - costs[0]), 1e-30) * count, count - 1).astype(int)
     last = np.r_[interval[1:] != interval[:-1], True]
     last[0] = True

@@ -1,4 +1,4 @@
-"""Prune: channels, and blocks, out where they matter least for what they cost; then recovery by distillation.
+"""Prune: remove the channels and blocks of least importance per cost, then recover by distillation.
 
 The cost is counted (`pipeline.prune.by_cost`) or read from a latency table (`pipeline.prune.by_latency`).
 """
@@ -42,11 +42,10 @@ def prune(
     pace: Pace | None = None,
     time: Time | None = None,
 ) -> None:
-    """Write the pruned and recovered network; with nothing to prune the very files that came in.
+    """Write the pruned and recovered network; with nothing to prune, the original files.
 
-    `pace` is the table to which `latency` and `speedup` are held, and `time` the clock that confirms it where it can.
-    Raises `CompressionError` where the network's
-    channels cannot be followed or the budget cannot be reached.
+    `pace` is the table for `latency` and `speedup`, and `time` measures networks to confirm it, if available.
+    Raises `CompressionError` if the network's channels cannot be traced or the budget cannot be reached.
     """
     folder, progress = at.folder, at.progress
     if not settings.prunes:
@@ -64,7 +63,7 @@ def prune(
             seen = sample(training, preprocessing, IMPORTANCE_IMAGES)
             kept = _cut(network, checkpoint, seen, settings, advance=advance, folder=folder)
     architecture = Checkpoint(folder=folder).architecture
-    # From here on it is what any later stage rebuilds from the stored widths and weights.
+    # From here on use the network that later stages rebuild from the stored widths and weights.
     pruned = build_network(Checkpoint(folder=folder))
     estimate_statistics(pruned, training, preprocessing, progress=progress)
     progress.line(
@@ -85,9 +84,9 @@ def _cut(
     advance: Advance,
     folder: Path,
 ) -> str:
-    """Write the network without its least important channels to `folder`; returns what is kept, in words.
+    """Write the network without its least important channels to `folder`; return a summary.
 
-    `seen`: batches float32 [B, 3, H, W] by which importance is measured.
+    `seen`: batches float32 [B, 3, H, W] for measuring importance.
     """
     budget: Budget = "macs" if settings.macs < 1 else "params"
     share = min(settings.macs, settings.params)
@@ -117,7 +116,7 @@ def _cut_by_clock(
     pace: Pace,
     time: Time | None,
 ) -> str:
-    """Write the network that recovers best within the time to `folder`, and what its cuts cost and bought."""
+    """Write the network that recovers best within the time to `folder`; return a summary of its cuts."""
     architecture = checkpoint.architecture
     deadline, progress = Deadline.of(settings), at.progress
     seen = list(sample(data.dataset.training, data.preprocessing, IMPORTANCE_IMAGES))
@@ -153,7 +152,7 @@ def _cut_by_clock(
 
 def _gone(proposal: Proposal, before: Architecture) -> str:
     gone, depth = len(proposal.trial.chosen.removed), sum(before.depths)
-    return f", {gone} of {depth} blocks left out" if gone else ""
+    return f", {gone} of {depth} blocks removed" if gone else ""
 
 
 def _facts(proposals: Proposals, contest: Contest) -> list[Json]:
@@ -176,7 +175,7 @@ def _won(contest: Contest) -> str:
     figures = ", ".join(f"{value:.3g}" for value in contest.divergences)
     after = f"after {contest.images} images" if contest.images else "untrained"
     return (
-        f"; cut {contest.winner + 1} of {len(contest.divergences)} is nearest to the float network ({figures} {after})"
+        f"; cut {contest.winner + 1} of {len(contest.divergences)} is closest to the float network ({figures} {after})"
     )
 
 
@@ -186,8 +185,8 @@ def _check_budget(before: Checkpoint, after: Checkpoint, budget: Budget, share: 
     )
     if left > share * full:
         raise CompressionError(
-            f"{budget} = {share:g} was asked for, {left / full:.4f} is left after pruning. This is a bug of ours; "
-            "please report it."
+            f"{budget} = {share:g} was requested, but {left / full:.4f} is left after pruning. This is a bug in Edge "
+            "Deploy; please report it."
         )
 
 

@@ -1,6 +1,6 @@
-"""Recovery: what a network is trained by after something has been cut from it.
+"""Recovery: train a network after a part of it was removed.
 
-Statistics of batch normalization first, then distillation from the network before the cut.
+Statistics of batch normalization are measured first, then the network is distilled from the uncut one.
 """
 
 import math
@@ -24,12 +24,12 @@ from pipeline.workplace import Data, Workplace
 from targets.device.model.preprocess import Preprocessing
 
 STATISTICS_IMAGES = 2048
-"""Of 64 x 64 pixels or less; of larger ones, whose channels have more values each, fewer do."""
+"""For 64 x 64 pixels or less; larger images have more values per channel, so fewer are used."""
 LEAST_STATISTICS_IMAGES = 512
 BATCH_SIZE = 64
 LEARNING_RATE = 0.02
-"""Of 0.01 to 0.06 on CIFAR-10. ResNet-20 cut to 1.3 times its speed is at 87.3, 87.6, 87.5 and 87.1 % after five
-epochs on 20,000 images with 0.01, 0.02, 0.03 and 0.06; on 4,660 images 0.01 is no worse than 0.03 (88.1, 87.8 %)."""
+"""Chosen from 0.01 to 0.06 on CIFAR-10. ResNet-20 cut to a speedup of 1.3 reaches 87.3, 87.6, 87.5 and 87.1 % after
+five epochs on 20,000 images with 0.01, 0.02, 0.03 and 0.06; on 4,660 images 0.01 equals 0.03 (88.1, 87.8 %)."""
 
 
 def recover(
@@ -42,9 +42,9 @@ def recover(
     at: Workplace,
     name: str = "recovery",
 ) -> None:
-    """Train `pruned` in place to answer as `teacher` does; raises `CompressionError` where the numbers explode."""
+    """Train `pruned` in place to answer as `teacher` does; raise `CompressionError` if the loss diverges."""
     if not shared_stages(pruned, teacher):
-        at.progress.line(f"{name}: no stages of a ResNet to compare attention at; it learns from the answers alone")
+        at.progress.line(f"{name}: no ResNet stages for attention transfer; distilling from the logits only")
     images, preprocessing = data.dataset, data.preprocessing
     training = Training(
         network=pruned,
@@ -59,11 +59,11 @@ def recover(
 
 
 def express_by_data(network: nn.Module, images: ImageSet, preprocessing: Preprocessing, *, progress: Progress) -> None:
-    """Give every batch normalization the statistics of its data, the network's function unchanged, in place.
+    """Give every batch normalization the statistics of its data without changing the network's function, in place.
 
-    Only then may statistics be measured anew after something has been cut: those that came need not be the data's.
-    Frozen networks, Caffe's and folded ones have a variance of 1, and training leaves an average of what it was
-    augmented with. Weight and bias make up for the difference.
+    Statistics may only be measured again after a cut if the stored ones are those of the data. In frozen networks,
+    Caffe's and folded ones the variance is 1, and training stores an average over augmented images.
+    Weight and bias compensate for the difference.
     """
     norms = [module for module in network.modules() if _has_statistics(module)]
     measured = [_Moments() for _ in norms]
@@ -82,14 +82,14 @@ def express_by_data(network: nn.Module, images: ImageSet, preprocessing: Preproc
 
 
 class _Moments:
-    """Mean and variance [C] as `estimate_statistics` measures them: each micro-batch counts alike."""
+    """Mean and variance [C] as `estimate_statistics` measures them: each micro-batch has equal weight."""
 
     def __init__(self) -> None:
         self._batches = 0
         self._mean, self._variance = torch.zeros(()), torch.zeros(())
 
     def see(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        """As a hook before a normalization of [B, C, ...]."""
+        """Hook before a normalization of [B, C, ...]."""
         del module
         over = [0, *range(2, inputs[0].dim())]
         variance, mean = torch.var_mean(inputs[0].detach().double(), dim=over)
@@ -123,9 +123,9 @@ def _express(norm: _BatchNorm, data: _Moments) -> None:
 def estimate_statistics(
     network: nn.Module, images: ImageSet, preprocessing: Preprocessing, *, progress: Progress | None = None
 ) -> None:
-    """Measure mean and variance of every batch normalization anew on training images, in place.
+    """Measure mean and variance of every batch normalization again on training images, in place.
 
-    Each micro-batch counts alike; what removed channels were on average is thereby put back.
+    Each micro-batch has equal weight; this restores the mean of removed channels.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     momenta = [norm.momentum for norm in norms]
@@ -151,6 +151,6 @@ def _statistics_images(preprocessing: Preprocessing) -> int:
 
 
 def sample(images: ImageSet, preprocessing: Preprocessing, count: int) -> Iterator[Tensor]:
-    """Micro-batches float32 [B, 3, H, W] of `count` images, evenly spread over `images`."""
+    """Yield micro-batches float32 [B, 3, H, W] of `count` images, evenly spread over `images`."""
     batches = Batches(images.subset(spread(len(images), count)), preprocessing, batch_size=BATCH_SIZE, shuffle=True)
     return (part for batch, _ in batches.epoch(0) for (part,) in micro_batches(batch))

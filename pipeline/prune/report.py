@@ -1,6 +1,6 @@
-"""What each cut costs in importance and buys in time: the figures behind a choice by the clock, and their chart.
+"""Report of the cuts considered for a time budget: the importance each loses and the time it gains, with a chart.
 
-A horizontal bar chart as SVG, without a plotting library.
+The chart is a horizontal bar chart as SVG, without a plotting library.
 """
 
 import json
@@ -23,14 +23,14 @@ from pipeline.workspace.hashing import Json
 LINE, LABEL, BARS, NOTE, TITLE = 16, 260, 360, 200, 40
 PLAIN, MARKED = "#9db4c8", "#c4512d"
 DECADES = 4.0
-"""What the logarithmic axis spans below its largest value."""
+"""Range of the logarithmic axis below its largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
     label: str
     value: float | None
-    """None where there is none to draw."""
+    """None: no bar."""
     note: str
     is_marked: bool
 
@@ -42,7 +42,7 @@ class Row:
 
 
 def chart(title: str, rows: Sequence[Row]) -> str:
-    """All rows under each other, bars on one logarithmic axis; those marked in another color."""
+    """Return all rows below each other, bars on one logarithmic axis; marked ones in another color."""
     lines = [(row.name if index == 0 else "", bar) for row in rows for index, bar in enumerate(row.bars)]
     largest = max((bar.value for _, bar in lines if bar.value), default=1.0)
     width, height = LABEL + BARS + NOTE, TITLE + LINE * (len(lines) + 1)
@@ -71,7 +71,7 @@ def _line(y: int, name: str, bar: Bar, largest: float) -> list[str]:
 
 
 def _share(value: float, largest: float) -> float:
-    """Of the axis; the smallest that is drawn is a hair."""
+    """Return the position on the axis; the smallest bar is very thin but visible."""
     if value <= 0:
         return 0.005
     return max(0.005, 1 + math.log10(value / largest) / DECADES)
@@ -82,14 +82,14 @@ FILE, CHART = CHOICE, "sensitivity.svg"
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """One group at one width, or one block left out, with all else as it was."""
+    """One group at one width, or one removed block, with everything else unchanged."""
 
     width: int
-    """0: the block is left out."""
+    """0: the block is removed."""
     loss: float
     """Expected squared change of the logits, per image."""
     gain_us: float
-    """Microseconds of CPU time that the table promises; negative where the narrower layer is slower."""
+    """Microseconds of CPU time by the table; negative if the narrower layer is slower."""
     is_chosen: bool
 
 
@@ -101,7 +101,7 @@ def losses_of(
     *,
     images: int,
 ) -> Losses:
-    """Importance lost per image at each width of the grid; `scores` and `blocks` are sums over `images`."""
+    """Return the importance lost per image at each width of the grid; `scores` and `blocks` are sums over `images`."""
     summed = cumulative_losses(groups, scores)
     widths = {
         group.root: {
@@ -115,7 +115,7 @@ def losses_of(
 def sensitivity(
     clock: Clock, losses: Losses, full: Mapping[str, int], chosen: Subnetwork
 ) -> dict[str, tuple[Cut, ...]]:
-    """Every cut by group, then by block."""
+    """Return every cut by group, then by block."""
     start = clock.latency_us(Subnetwork(widths=full))
     found: dict[str, tuple[Cut, ...]] = {}
     for root, widths in losses.widths.items():
@@ -146,9 +146,9 @@ def write_report(
     trials: Sequence[Trial],
     contest: Sequence[Json] = (),
 ) -> None:
-    """Write `sensitivity.json` and `sensitivity.svg`; `pace` is the table that the cuts were held to.
+    """Write `sensitivity.json` and `sensitivity.svg`; `pace` is the table used for the cuts.
 
-    `contest`: the cuts that were tried, in words (`pipeline.prune.tournament`).
+    `contest`: facts about the cuts that were tried (`pipeline.prune.tournament`).
     """
     predicted_us, latency = trial.predicted_us, deadline.latency_us
     facts = {
@@ -182,7 +182,7 @@ def write_report(
 
 
 def _row(name: str, cuts: Sequence[Cut]) -> Row:
-    """Cuts that cost importance and buy time; the rest is told in words."""
+    """Return a row with a bar for cuts that lose importance and gain time, and text for the others."""
     bars = [
         Bar(
             label="left out" if cut.width == 0 else f"{cut.width}",

@@ -1,4 +1,4 @@
-"""What the result of stage `prune` depends on besides network, data and latency table."""
+"""Settings that the result of stage `prune` depends on besides network, data and latency table."""
 
 from dataclasses import dataclass
 
@@ -18,15 +18,15 @@ class PruneSettings:
     """Of recovery by distillation after the cut."""
     seed: int = 0
     channel_multiple: int = 1
-    """To which widths are rounded, as the target's kernels like them."""
+    """Widths are rounded to multiples of this, for the target's kernels."""
     precision: str | None = None
-    """Whose time is asked for, where time is the budget."""
+    """Precision to time, if the budget is a time."""
     is_timed: bool = False
-    """Whether the table's times can be confirmed here; then they are, and decide."""
+    """Whether the table's times can be confirmed here; then the measured ones decide."""
 
     @property
     def by_clock(self) -> bool:
-        """Whether time is the budget."""
+        """Whether the budget is a time."""
         return self.latency is not None or self.speedup is not None
 
     @property

@@ -10,12 +10,12 @@ from pipeline.workplace import Workplace
 
 
 def prune(run: Run, loaded: Loaded) -> Pruned:
-    """The network within the recipe's budget, recovered by distillation."""
+    """Return the network within the recipe's budget, recovered by distillation."""
     budget = run.recipe.prune
     inputs, asked = run.with_data(loaded=loaded.folder), None
     settings = PruneSettings(seed=run.recipe.seed)
     if budget.prunes:
-        # A table counts by what is in it, not by where it lies.
+        # A table is identified by its content, not by its path.
         settings = PruneSettings(
             **budget.model_dump(exclude={"table"}),
             seed=run.recipe.seed,

@@ -1,8 +1,8 @@
-"""Which of several cuts recovers best: each is trained a little, and the one nearest to the float network goes on.
+"""Choose the cut that recovers best: each is trained briefly, and the one closest to the float network is kept.
 
-As NetAdapt does with its proposals (Yang et al. 2018, https://arxiv.org/abs/1804.03230); but judged by the divergence
-from the float network's answers, which tells cuts apart that few images' top-1 does not, and does so on images, too,
-whose labels the network has learned by heart.
+As in NetAdapt (Yang et al. 2018, https://arxiv.org/abs/1804.03230), but judged by the divergence from the float
+network's answers. It separates cuts that top-1 on few images does not, also on images whose labels the network has
+memorized.
 """
 
 import copy
@@ -20,9 +20,9 @@ from pipeline.workplace import Data, Workplace
 from pipeline.workspace.training_state import Continuation
 
 SHARE = 0.1
-"""Of the images that the recovery sees, for all contestants together."""
+"""Share of the recovery's images, for all contestants together."""
 MOST_IMAGES = 20_000
-"""Of each: by then the ranks are settled."""
+"""Per contestant: by then the ranking is stable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Contest:
     divergences: tuple[float, ...]
     """From the teacher's answers on the selection split, in nats, in the order of the contestants."""
     images: int
-    """That each was trained on, once; 0: judged as cut."""
+    """Images each was trained on, once; 0: judged without training."""
 
 
 def hold(
@@ -43,9 +43,9 @@ def hold(
     seed: int,
     at: Workplace,
 ) -> Contest:
-    """Train a copy of each; `epochs` are those of the recovery that follows.
+    """Train a copy of each contestant; `epochs` are those of the recovery that follows.
 
-    Each is kept after its training beside the continuation, so that a contest that was stopped goes on.
+    Each is saved after its training beside the continuation, so that an interrupted contest can resume.
     """
     if len(contestants) == 1:
         return Contest(winner=0, divergences=(), images=0)
@@ -71,7 +71,7 @@ def hold(
                 at=replace(at, continuation=_beside(at.continuation, number)),
                 name=f"cut {number} of {len(contestants)}",
             )
-            # Running averages lag behind weights that have moved for so short a time.
+            # Running averages lag behind the weights after such a short training.
             estimate_statistics(network, dataset.training, preprocessing, progress=progress)
         found = logits_of(network, selection, progress=progress, name=f"answers of cut {number}")
         divergences.append(divergence(found, wanted))

@@ -1,9 +1,9 @@
-"""Layers and activations that compute as the device's integers will, in floats that can be trained.
+"""Layers and activations that compute on the device's integer grid, in floats that can be trained.
 
-Rounding has no useful gradient; the straight-through estimator (Bengio et al. 2013) lets it pass unchanged inside
-the range and stops it outside. Weights and activations then learn around their own rounding (Jacob et al. 2018).
+Rounding has no useful gradient; the straight-through estimator (Bengio et al. 2013) passes it unchanged inside
+the range and stops it outside. Weights and activations then adapt to their rounding (Jacob et al. 2018).
 
-Where to clip a tensor: a histogram of its magnitudes, and the range that loses least by rounding it.
+Also calibration: a histogram of a tensor's magnitudes, and the clipping range with the least rounding error.
 """
 
 import math
@@ -25,11 +25,11 @@ from targets.dialects.markers import DOMAIN, POINT, WEIGHT
 BINS = 2048
 CANDIDATES = 128
 MOST_VALUES = 2**14
-"""Of an image that are counted; the largest is looked for among all."""
+"""Values counted per image; the maximum is taken over all values."""
 
 
 class Histogram:
-    """Counts of |x| over all batches seen; the bins' width doubles whenever a larger value comes along."""
+    """Counts of |x| over all observed batches; the bin width doubles whenever a larger value occurs."""
 
     def __init__(self) -> None:
         self.counts: NDArray[np.float64] = np.zeros(BINS)
@@ -59,13 +59,13 @@ class Histogram:
             self.counts += stride * torch.histc(counted, BINS, 0.0, self.limit).double().numpy()
 
     def best_range(self, *, post_relu: bool) -> ActivationRange:
-        """The clipping range of least mean squared error on ONNX Runtime's grid; 1.0 for a tensor of zeros."""
+        """Return the clipping range of least mean squared error on ONNX Runtime's grid; 1.0 for a tensor of zeros."""
         steps = 127 if self.has_negative else 255
         amax = self._least_error(steps) if self.largest > 0 else 1.0
         return ActivationRange(amax=float(np.float32(amax)), signed=self.has_negative, post_relu=post_relu)
 
     def percentile_range(self, share: float, *, post_relu: bool) -> ActivationRange:
-        """The range that holds `share` of all magnitudes, zeros among them, to the width of a bin."""
+        """Return the range with `share` of all magnitudes, including zeros, to the width of a bin."""
         reached = int(np.searchsorted(np.cumsum(self.counts), share * self.counts.sum()))
         amax = min(self.largest, (reached + 1) * self.limit / BINS) if self.largest > 0 else 1.0
         return ActivationRange(amax=float(np.float32(amax)), signed=self.has_negative, post_relu=post_relu)
@@ -73,7 +73,7 @@ class Histogram:
     def _least_error(self, steps: int) -> float:
         width = self.limit / BINS
         centers = (np.arange(BINS, dtype=np.float64) + 0.5) * width
-        # Exact zeros lie in the first bin and are represented exactly, whatever the scale.
+        # Exact zeros are in the first bin and are represented exactly at any scale.
         candidates = np.linspace(self.largest / CANDIDATES, self.largest, CANDIDATES).tolist()
         return float(min(candidates, key=lambda amax: self._error(centers, amax, steps)))
 
@@ -84,14 +84,14 @@ class Histogram:
 
 
 def _stride(x: Tensor) -> int:
-    """From one counted value to the next, so that no channel or column [..., C, ..., W] is seen more than another."""
+    """Return the step between counted values, so that all channels and columns [..., C, ..., W] count equally."""
     stride = max(1, x.numel() // max(1, len(x)) // MOST_VALUES) if x.dim() > 1 else 1
     while stride > 1 and any(math.gcd(stride, size) > 1 for size in (x.shape[1], x.shape[-1])):
         stride += 1
     return stride
 
 
-# Half of int32: what remains holds the sum of the products, at most 255 * 127 for each of the filter's weights.
+# Half of int32: the rest holds the sum of the products, at most 255 * 127 for each of the filter's weights.
 LARGEST_BIAS = 2.0**30
 
 
@@ -106,7 +106,7 @@ class Mode(StrEnum):
 
 
 class Moving(Protocol):
-    """A range that moves while its point is trained, on ONNX Runtime's grid (`benchmarks.scales`)."""
+    """A range that is trained with its point, on ONNX Runtime's grid (`benchmarks.scales`)."""
 
     @property
     def amax(self) -> float: ...
@@ -115,7 +115,7 @@ class Moving(Protocol):
 
 
 class Point(nn.Module):
-    """One tensor's quantization point; called again where pooling or reshaping hands the same values on."""
+    """One tensor's quantization point; called again after pooling or reshaping of the same values."""
 
     def __init__(self, name: str, *, post_relu: bool) -> None:
         super().__init__()
@@ -124,11 +124,11 @@ class Point(nn.Module):
         self.mode = Mode.FLOAT
         self.range: ActivationRange | None = None
         self.moving: Moving | None = None
-        """None where the range stays as it was calibrated."""
+        """None if the calibrated range is fixed."""
         self.histogram = Histogram()
 
     def forward(self, x: Tensor, tensorrt: bool) -> Tensor:
-        """`tensorrt`: whether the TensorRT dialect quantizes at this place."""
+        """Quantize `x`. `tensorrt`: whether the TensorRT dialect quantizes at this place."""
         match self.mode:
             case Mode.FLOAT:
                 return x
@@ -156,7 +156,7 @@ class Point(nn.Module):
 
 
 class Quantizer:
-    """How one layer's weight and bias are quantized; `source` is the point its input comes from."""
+    """Quantizer of one layer's weight and bias; `source` is the point of its input."""
 
     def __init__(self, name: str, source: Point, bits: Literal[7, 8]) -> None:
         self.name = name
@@ -164,9 +164,9 @@ class Quantizer:
         self.limit = weight_limit(bits)
         self.mode = Mode.FLOAT
         self.scales: Tensor | None = None
-        """One per output channel [C]; None while training, where they follow the weights."""
+        """One per output channel [C]; None in training, when they follow the weights."""
         self.shares: Tensor | None = None
-        """Of each channel's largest magnitude [C], where following scales clip it; None: they never do."""
+        """Shares of each channel's largest magnitude [C] at which scales clip it; None: no clipping."""
         self.rounding: Callable[[Tensor, Tensor, int], Tensor] = _rounded_weight
         """(weight, scales [C], limit) -> the weight on its grid, with gradients."""
 
@@ -185,9 +185,9 @@ class Quantizer:
                 assert_never(self.mode)
 
     def current_scales(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Scales [C] that use the whole integer range, but never so small that a bias would leave int32.
+        """Return scales [C] that use the whole integer range, but are large enough for biases in int32.
 
-        A channel of zeros (pruned away, or padding of an option-A shortcut) gets the scale 1.
+        A channel of zeros (pruned, or padding of an option-A shortcut) gets the scale 1.
         """
         if self.scales is not None:
             return self.scales
@@ -195,20 +195,20 @@ class Quantizer:
         if self.shares is not None:
             scales = scales * self.shares
         if bias is not None:
-            # The finest grid of the input that any dialect uses.
+            # The finest grid of the input in any dialect.
             input_scale = activation_grid(self.source.known_range(), Dialect.ONNXRUNTIME).scale
             scales = torch.maximum(scales, bias.detach().abs() / (input_scale * LARGEST_BIAS))
         return torch.where(scales > 0, scales, torch.ones_like(scales))
 
     def _bias(self, bias: Tensor, scales: Tensor) -> Tensor:
-        """On the grid of the int32 sums: ONNX Runtime rounds it so, and parity is eight times better for it."""
+        """Return the bias on the grid of the int32 sums, as ONNX Runtime rounds it: parity is eight times better."""
         input_scale = activation_grid(self.source.known_range(), Dialect.ONNXRUNTIME).scale
         sums = torch.tensor(input_scale, dtype=scales.dtype) * scales.detach()
         return _straight_through(bias, (bias.detach() / sums).round() * sums)
 
 
 class QuantizedConv2d(nn.Conv2d):
-    """A Conv2d with the weights of another; its state dict stays that of the float layer."""
+    """A Conv2d with the weights of another one; its state dict equals the float layer's."""
 
     def __init__(self, layer: nn.Conv2d, quantizer: Quantizer) -> None:
         super().__init__(
@@ -233,7 +233,7 @@ class QuantizedConv2d(nn.Conv2d):
 
 
 class QuantizedLinear(nn.Linear):
-    """A Linear with the weights of another; its state dict stays that of the float layer."""
+    """A Linear with the weights of another one; its state dict equals the float layer's."""
 
     def __init__(self, layer: nn.Linear, quantizer: Quantizer) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
@@ -246,7 +246,7 @@ class QuantizedLinear(nn.Linear):
 
 
 def set_mode(network: nn.Module, mode: Mode) -> None:
-    """Let every point and layer of `network` compute in `mode`."""
+    """Set the mode of every point and layer of `network`."""
     for module in network.modules():
         if isinstance(module, Point):
             module.mode = mode
@@ -265,7 +265,7 @@ def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:
 
 
 def _marker(operator: str, x: Tensor, **attributes: str | int) -> Tensor:
-    """A node that the exporter writes as it is and `targets.dialects.write` replaces."""
+    """Return a node that the exporter writes unchanged and `targets.dialects.write` replaces."""
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::{operator}", (x,), {**attributes}, dtype=x.dtype, shape=x.shape, version=1
     )

@@ -1,6 +1,6 @@
-"""One export per network: the float graph with its quantization points marked, from which dialects are written.
+"""Export of the float graph with its quantization points marked, from which all dialects are written.
 
-The exporter takes seconds whatever it writes, so it runs once and knows of no dialect.
+The exporter takes seconds for any output, so it runs once, independent of the dialect.
 """
 
 import logging
@@ -15,13 +15,13 @@ from torch import nn
 from pipeline.errors import ExportError
 from pipeline.quantize.fake_quant import Mode, set_mode
 
-# Of 2023; what ONNX Runtime since 1.17 and TensorRT since 10 read.
+# From 2023; supported by ONNX Runtime since 1.17 and TensorRT since 10.
 OPSET = 20
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 
 def export_marked(network: nn.Module, input_shape: tuple[int, int, int]) -> ModelProto:
-    """The network in marked mode as ONNX: input `images` [batch, C, H, W], output `logits` [batch, classes].
+    """Return the network in marked mode as ONNX: input `images` [batch, C, H, W], output `logits` [batch, classes].
 
     Raises `ExportError` with the exporter's reason.
     """
@@ -44,7 +44,7 @@ def export_marked(network: nn.Module, input_shape: tuple[int, int, int]) -> Mode
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ExportError(
             f"PyTorch cannot export the network to ONNX: {reason}. Avoid operations whose shape depends on data; "
-            "the batch size must stay free."
+            "the batch size must be dynamic."
         ) from error
     finally:
         set_mode(network, Mode.FLOAT)
@@ -56,7 +56,7 @@ def export_marked(network: nn.Module, input_shape: tuple[int, int, int]) -> Mode
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notes on its own internals and on torchvision operators that no ResNet has."""
+    """Hide the exporter's notes about its internals and about torchvision operators that no ResNet has."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -70,7 +70,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _pool_globally(model: ModelProto) -> None:
-    """Write the mean over height and width as GlobalAveragePool, which runtimes run in int8 and ReduceMean not."""
+    """Write the mean over height and width as GlobalAveragePool, which runtimes run in int8, unlike ReduceMean."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}

@@ -1,22 +1,22 @@
-"""Rescue: put the fewest layers back in float where int8 in all of them would lose more than is allowed.
+"""Rescue: return the fewest layers to float if int8 in all layers would lose more than is allowed.
 
-    1  Each layer's fragility: how far the answers move when it alone is quantized.
-    2  The most fragile layers go to float, until what is left in int8 loses no more than allowed.
-    3  One by one, the dearest in time first, they go back to int8 as long as that stays so.
+    1  Measure each layer's fragility: the change of the answers when only it is quantized.
+        2  Return the most fragile layers to float, until the int8 layers lose no more than allowed.
+        3  Return layers to int8 one by one, the most expensive first, as long as the loss is allowed.
 
-All on the selection split, on ONNX Runtime's grid in PyTorch, which the exported file repeats number by number. What
-is allowed is held against the network before it was quantized: what pruning lost, no layer in float brings back.
-Weights and ranges stay as they are.
+All of it uses the selection split and ONNX Runtime's grid in PyTorch, which the exported file reproduces. The loss
+is measured against the network before it was quantized: no layer in float restores what pruning lost.
+Weights and ranges do not change.
 
-How much each layer suffers from int8, measured on images: it alone is quantized, all else computes in float.
+Fragility is measured on images: one layer is quantized, all others compute in float.
 
-The measure is the Kullback-Leibler divergence of the answers, as in ZeroQ (Cai et al. 2020,
+It is the Kullback-Leibler divergence of the answers, as in ZeroQ (Cai et al. 2020,
 https://arxiv.org/abs/2001.00281, equation 6), one layer at a time, as Wu et al. (2020,
 https://arxiv.org/abs/2004.09602, section 5.1) order layers for partial quantization. The reverse, one layer in float
-and all else in int8, would not do: a tensor with a bad range is quantized as long as the layer that writes it or the
-one that reads it runs in int8, so neither of the two alone would seem to matter.
+and all others in int8, would not work: a tensor with a bad range is quantized if either the layer that writes it or
+the one that reads it runs in int8, so neither of the two alone would seem to matter.
 
-CPU time of a quantized network with some of its layers in float, as the target's runtime runs it on this host.
+Also the CPU time of a quantized network with some layers in float, in the target's runtime on this host.
 """
 
 import tempfile
@@ -47,10 +47,10 @@ from targets.target import Target
 
 
 def fragilities(quantized: fx.GraphModule, images: Batches, *, progress: Progress) -> dict[str, float]:
-    """Divergence in nats by layer; the network is left in float mode.
+    """Return the divergence in nats by layer; the network is left in float mode.
 
     A layer is quantized with its input, weights, bias and output. The constant selection of an option-A shortcut
-    hands values on and is left out.
+    does not change values and is left out.
     """
     set_mode(quantized, Mode.FLOAT)
     wanted = logits_of(quantized, images)
@@ -58,7 +58,7 @@ def fragilities(quantized: fx.GraphModule, images: Batches, *, progress: Progres
     layers = {name: layer for name, layer in quantized_layers(quantized).items() if not is_constant_shortcut(layer)}
     with progress.task("int8 layer by layer", len(layers)) as advance:
         for name, layer in layers.items():
-            # What a layer writes is called after it; the logits have no point.
+            # A layer's output point has the layer's name; the logits have no point.
             own = [layer, layer.quantizer.source, *([points[name]] if name in points else [])]
             with _alone(own):
                 found[name] = divergence(logits_of(quantized, images), wanted)
@@ -76,7 +76,7 @@ def _alone(parts: Sequence[nn.Module]) -> Iterator[None]:
 
 
 EXPORTED = 0.8
-"""Of the work as it is reported: an export takes longer than a timing."""
+"""Share of the reported progress for the export, which takes longer than the timing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Toll:
     progress: Progress = field(default_factory=Silent)
 
     def times_ms(self, sets: Sequence[frozenset[str]]) -> list[float]:
-        """Milliseconds at batch 1 for each set of layers in float, all timed in turn in one run."""
+        """Return milliseconds at batch 1 for each set of layers in float, all timed in turn in one run."""
         runtime = RUNTIMES[self.target.runtime]
         options = runtime.session_options(self.target, threads=self.threads)
         with (
@@ -109,11 +109,11 @@ class Toll:
 
 
 IMAGES = 512
-"""For the order of layers: a mean over answers settles long before a count of right ones."""
+"""For the order of layers: a mean divergence needs fewer images than an accuracy."""
 MOST_SHARE = 0.5
-"""Of the layers: with more of them in float little is left of int8, and fp32 stands beside it as a candidate."""
+"""Of the layers: with more of them in float there is little gain over fp32, which is a candidate anyway."""
 MOST_TIMED = 8
-"""Layers whose time is measured one by one; each costs an export."""
+"""Layers timed one by one; each needs an export."""
 NOTHING: frozenset[str] = frozenset()
 
 Drop = Callable[[frozenset[str]], float]
@@ -133,12 +133,12 @@ def rescue(
 ) -> None:
     """Write the network of `quantized` with more layers in float, and `rescue.json`, into `folder`.
 
-    `before` is the network that was quantized. `toll`: None where the target's clock is not at hand. Where not
-    even half of the layers in float would suffice, none is: the file says so.
+    `before` is the network before quantization. `toll`: None if the target cannot be timed here. If even half of the
+    layers in float would not suffice, none is returned to float, and the file says so.
     """
     selection = dataset.selection
     drop = _drop_of(quantized, before, Batches(selection, preprocessing), progress)
-    progress.detail(f"measuring what int8 costs layer by layer on {min(IMAGES, len(selection))} images")
+    progress.detail(f"measuring the effect of int8 layer by layer on {min(IMAGES, len(selection))} images")
     few = Batches(at_most(selection, IMAGES), preprocessing)
     fragile = fragilities(build_quantized(quantized), few, progress=progress)
     ranking = sorted(fragile, key=lambda name: -fragile[name])
@@ -172,7 +172,7 @@ def rescue(
 
 
 def shortest(ranking: Sequence[str], drop: Drop, max_drop: float) -> tuple[str, ...]:
-    """The shortest beginning of `ranking` that suffices, found by doubling and halving; () where none does."""
+    """Return the shortest prefix of `ranking` that suffices, by doubling and bisection; () if none does."""
     low, high = 0, 1
     while high <= len(ranking) and drop(frozenset(ranking[:high])) > max_drop:
         low, high = high, max(high + 1, min(2 * high, len(ranking)))
@@ -188,8 +188,8 @@ def shortest(ranking: Sequence[str], drop: Drop, max_drop: float) -> tuple[str, 
 
 
 def fewest(layers: Sequence[str], drop: Drop, max_drop: float, costs: Mapping[str, float]) -> tuple[str, ...]:
-    """Those of `layers`, the most fragile first, that cannot go back to int8; the dearest, then the least fragile,
-    are tried first."""
+    """Return those of `layers`, the most fragile first, that cannot return to int8; the most expensive, then the
+    least fragile, are tried first."""
     kept = list(layers)
     for name in sorted(reversed(layers), key=lambda name: -costs.get(name, 0.0)):
         without = [each for each in kept if each != name]
@@ -215,9 +215,9 @@ def _drop_of(quantized: Checkpoint, before: Checkpoint, selection: Batches, prog
 
 
 def _times(layers: Sequence[str], toll: Toll | None) -> dict[frozenset[str], float]:
-    """Milliseconds with none, all, and each one of `layers` in float, in one run; empty where nothing is timed.
+    """Return milliseconds with none, all, and each one of `layers` in float, in one run; empty if not timed.
 
-    Where there are many, only none and all.
+    If there are many layers, only none and all.
     """
     if toll is None:
         return {}

@@ -1,13 +1,13 @@
-"""The quantized network: float weights, and the points and layers that compute on the device's grid.
+"""The quantized network: float weights, with points and layers that compute on the device's grid.
 
-A quantized checkpoint is a float checkpoint with `quantization.json` beside it. From the two the same network is
-built again; which grid it computes on is a mode of it (`quantize.fake_quant.set_mode`), so that one checkpoint serves
-every dialect.
+A quantized checkpoint is a float checkpoint with `quantization.json`. The network is rebuilt from both; the grid it
+computes on is a mode (`quantize.fake_quant.set_mode`), so that one checkpoint serves every
+dialect.
 
-The saturation-safe variant of a quantized network: the same weights and ranges on a grid of 7 bits.
+Also the saturation-safe variant of a quantized network: the same weights and ranges on a 7-bit grid.
 
 x86 without VNNI adds two products of 8-bit numbers in 16 bits: 2 x 255 x 127 = 64,770 saturates, 2 x 255 x 63 = 32,130
-never does. So what is measured of the variant on a CPU with VNNI holds on one without.
+never does. So measurements of the variant on a CPU with VNNI are valid on one without.
 """
 
 import difflib
@@ -30,9 +30,9 @@ POINTS = "points"
 
 
 def prepare(network: nn.Module, *, weight_bits: Literal[7, 8], keep_float: Iterable[str] = ()) -> fx.GraphModule:
-    """A copy of a float network with its points in place, in float mode and not yet calibrated.
+    """Return a copy of a float network with its points inserted, in float mode and not yet calibrated.
 
-    Raises `RecipeError` for a name in `keep_float` that is no Conv2d or Linear of the network.
+    Raises `RecipeError` for a name in `keep_float` that is not a Conv2d or Linear of the network.
     """
     graph_module = trace_folded(network)
     float_layers = frozenset(keep_float)
@@ -43,15 +43,15 @@ def prepare(network: nn.Module, *, weight_bits: Literal[7, 8], keep_float: Itera
 def insert_points(
     graph_module: fx.GraphModule, *, weight_bits: Literal[7, 8], float_layers: Iterable[str]
 ) -> fx.GraphModule:
-    """Put points and quantized layers into a traced, folded network, in place."""
+    """Insert points and quantized layers into a traced, folded network, in place."""
     plan = plan_points(graph_module, float_layers)
     points = _add_points(graph_module, plan)
     calls = _layer_calls(graph_module)
     for name, source in plan.sources.items():
         if calls[name] > 1:
             raise CompressionError(
-                f"the layer {name} is called {calls[name]} times, so its bias has no grid of its own. "
-                "Give each call its own layer, or leave it in float with keep_float."
+                f"the layer {name} is called {calls[name]} times, so its bias has no unique grid. "
+                "Use a separate layer for each call, or keep it in float with keep_float."
             )
         graph_module.set_submodule(name, _quantized_layer(graph_module, name, points[source], weight_bits))
     graph_module.graph.lint()
@@ -60,9 +60,9 @@ def insert_points(
 
 
 def build_quantized(checkpoint: Checkpoint, *, also_float: Iterable[str] = ()) -> fx.GraphModule:
-    """The network of a quantized checkpoint, in evaluation mode, computing on ONNX Runtime's grid.
+    """Return the network of a quantized checkpoint, in evaluation mode, on ONNX Runtime's grid.
 
-    `also_float`: layers to leave in float besides those that the checkpoint does; all else keeps its scales.
+    `also_float`: layers to keep in float besides the checkpoint's; all scales stay the same.
     """
     quantization = checkpoint.quantization
     graph_module = trace_folded(build_network(checkpoint))
@@ -82,7 +82,7 @@ def build_quantized(checkpoint: Checkpoint, *, also_float: Iterable[str] = ()) -
 
 
 def with_float(checkpoint: Checkpoint, also_float: Iterable[str]) -> tuple[fx.GraphModule, Quantization]:
-    """As `build_quantized`, and the parameters of what comes out."""
+    """Return the same as `build_quantized`, and its quantization parameters."""
     before, also_float = checkpoint.quantization, frozenset(also_float)
     network = build_quantized(checkpoint, also_float=also_float)
     float_layers = {*before.float_layers, *also_float}
@@ -90,7 +90,7 @@ def with_float(checkpoint: Checkpoint, also_float: Iterable[str]) -> tuple[fx.Gr
 
 
 def requantize(checkpoint: Checkpoint, *, weight_bits: Literal[7, 8]) -> Quantization:
-    """The parameters of a quantized checkpoint with weights of another width; ranges and float layers stay."""
+    """Return a quantized checkpoint's parameters for another weight width; ranges and float layers stay."""
     quantization = checkpoint.quantization
     graph_module = trace_folded(build_network(checkpoint))
     insert_points(graph_module, weight_bits=weight_bits, float_layers=quantization.float_layers)
@@ -99,7 +99,7 @@ def requantize(checkpoint: Checkpoint, *, weight_bits: Literal[7, 8]) -> Quantiz
 
 
 def set_ranges(network: nn.Module, ranges: Mapping[str, ActivationRange]) -> None:
-    """Give every point its clipping range."""
+    """Set every point's clipping range."""
     for point in points_of(network):
         if point.name not in ranges:
             raise CheckpointError(f"quantization.json has no range for {point.name}; it belongs to another network.")
@@ -107,7 +107,7 @@ def set_ranges(network: nn.Module, ranges: Mapping[str, ActivationRange]) -> Non
 
 
 def quantization_of(network: nn.Module, *, weight_bits: Literal[7, 8], float_layers: Iterable[str]) -> Quantization:
-    """The calibrated network's parameters as data."""
+    """Return the calibrated network's parameters as data."""
     weights = {
         name: tuple(layer.quantizer.current_scales(layer.weight, layer.bias).tolist())
         for name, layer in quantized_layers(network).items()
@@ -125,14 +125,14 @@ def points_of(network: nn.Module) -> list[Point]:
 
 
 def quantized_layers(network: nn.Module) -> dict[str, QuantizedConv2d | QuantizedLinear]:
-    """Those that compute on integers, by name."""
+    """Return the layers that compute on integers, by name."""
     modules = network.named_modules()
     return {name: module for name, module in modules if isinstance(module, QuantizedConv2d | QuantizedLinear)}
 
 
 def _add_points(graph_module: fx.GraphModule, plan: Plan) -> dict[str, Point]:
     points: dict[str, Point] = {}
-    # Names of points hold dots, which names of modules cannot; so the modules are numbered.
+    # Names of points contain dots, which module names cannot; so the modules are numbered.
     targets: dict[str, str] = {}
     graph_module.add_module(POINTS, nn.Module())
     for site in plan.sites:
@@ -160,7 +160,7 @@ def _quantized_layer(
 
 
 def _layer_calls(graph_module: fx.GraphModule) -> Counter[str]:
-    """How often each Conv2d and Linear is called."""
+    """Return how often each Conv2d and Linear is called."""
     nodes = graph_module.graph.nodes
     return Counter(str(node.target) for node in nodes if is_layer(module_of(node, graph_module)))
 
@@ -171,11 +171,11 @@ def _check_names(float_layers: frozenset[str], layers: Iterable[str]) -> None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
-            raise RecipeError(f"keep_float names {name!r}, which is no Conv2d or Linear of the network. {hint}")
+            raise RecipeError(f"keep_float names {name!r}, which is not a Conv2d or Linear of the network. {hint}")
     if float_layers.issuperset(known):
         raise RecipeError(
             f"keep_float names all {len(known)} layers, so nothing is left to quantize. "
-            "Leave some out, or build for precision fp32 alone."
+            "Leave some out, or build for precision fp32 only."
         )
 
 

@@ -1,15 +1,15 @@
-"""Which tensors of a traced network are quantized, where, and in which dialect.
+"""Choose the tensors of a traced network to quantize, the places, and the dialects.
 
-A residual block, ONNX Runtime's points marked o, those that TensorRT has as well marked *:
+A residual block. o: points of ONNX Runtime; *: points of ONNX Runtime and TensorRT:
 
     x ─ * ─┬─ conv1 ─ relu ─ * ─ conv2 ─ o ─┐
            │                                add ─ relu ─ * ─
            └─ downsample ─ * ───────────────┘
 
-One point per tensor: the network's input; what a convolution, a linear layer, an addition or average pooling
-computes, after its ReLU where only that reads it. Max-pooling, reshaping and option A's selection of channels hand
-values on unchanged, so the same point is applied again behind them. TensorRT fuses a convolution with the addition
-that follows, so nothing may stand between those two: there the shortcut alone is quantized. The logits stay float.
+One point per tensor: the network's input; the output of a convolution, linear layer, addition or average pooling,
+after its ReLU if only that reads it. Max-pooling, reshaping and option A's selection of channels keep
+values unchanged, so the same point is applied again after them. TensorRT fuses a convolution with the addition
+that follows, so no point may be between those two: only the shortcut is quantized there. The logits stay float.
 """
 
 import operator
@@ -33,9 +33,9 @@ class Kind(Enum):
     """Average pooling: int8 in and out, but not the same values."""
     RELU = auto()
     PASS = auto()
-    """Hands values on: the grid stays, Q and DQ are repeated behind it."""
+    """Keeps values: the grid stays, Q and DQ are repeated after it."""
     SELECT = auto()
-    """The constant convolution of an option-A shortcut: a layer that hands values on."""
+    """The constant convolution of an option-A shortcut: a layer that keeps values."""
     NOTHING = auto()
     """Leaves no operation in the exported graph."""
     OUTPUT = auto()
@@ -45,7 +45,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Site:
-    """A place in the graph, right after `node`, where the point `name` is applied."""
+    """A place in the graph, directly after `node`, where the point `name` is applied."""
 
     node: fx.Node
     name: str
@@ -92,7 +92,7 @@ ADDITIONS: tuple[object, ...] = (operator.add, operator.iadd, torch.add, "add", 
 
 
 def plan_points(graph_module: fx.GraphModule, float_layers: Iterable[str]) -> Plan:
-    """Where to quantize so that every Conv2d and Linear that is not among `float_layers` runs in int8."""
+    """Return where to quantize so that every Conv2d and Linear not in `float_layers` runs in int8."""
     return _Planner(graph_module, frozenset(float_layers)).plan()
 
 
@@ -109,7 +109,7 @@ class _Planner:
             self._integer[node] = self._computes_integers(node)
             self._depth[node] = self._layers_before(node)
         self._points: dict[fx.Node, Site] = {}
-        """Tensor → the site whose grid it lies on."""
+        """Tensor → the site that defines its grid."""
         self._sites: list[Site] = []
         self._names = _names(self._nodes)
 
@@ -142,7 +142,7 @@ class _Planner:
         return kind in (Kind.PASS, Kind.NOTHING) or (kind is Kind.SELECT and self._integer[node])
 
     def _place(self, node: fx.Node, name: str, before: Site | None) -> None:
-        """Add a site behind `node`; `before` is the site whose values it hands on."""
+        """Add a site after `node`; `before` is the site of the same values before it."""
         repeats = before is not None and before.tensorrt and self._kinds[node] is Kind.PASS
         post_relu = before.post_relu if before is not None else self._kinds[node] is Kind.RELU
         site = Site(node, name, not repeats and self._is_for_tensorrt(node), post_relu)
@@ -150,7 +150,7 @@ class _Planner:
         self._sites.append(site)
 
     def _wants_point(self, producer: fx.Node, tensor: fx.Node) -> bool:
-        """`tensor` is the producer's output, behind its ReLU if it has one."""
+        """Whether to quantize `tensor`, the producer's output, after its ReLU if it has one."""
         if tensor in self._numbers:
             return False
         if self._integer[producer] and self._is_convolution(producer):
@@ -166,7 +166,7 @@ class _Planner:
         return False
 
     def _only_output(self, tensor: fx.Node) -> bool:
-        """Whether nothing but the network's output reads the tensor: there, rounding would only cost accuracy."""
+        """Whether only the network's output reads the tensor: rounding there would only cost accuracy."""
         passing = (Kind.PASS, Kind.NOTHING)
         return all(
             self._kinds[user] is Kind.OUTPUT or (self._kinds[user] in passing and self._only_output(user))
@@ -174,7 +174,7 @@ class _Planner:
         )
 
     def _computes_integers(self, node: fx.Node) -> bool:
-        """Layers that are not kept in float; what only computes on floats stays float."""
+        """Whether the node runs in int8: layers not kept in float, and operations on their integers."""
         kind = self._kinds[node]
         if self._is_layer(node):
             return str(node.target) not in self._float_layers
@@ -197,12 +197,12 @@ class _Planner:
         return self._kinds[user] in (Kind.LAYER, Kind.SELECT, Kind.POOL) and self._integer[user]
 
     def _shortcut(self, addition: fx.Node) -> fx.Node:
-        """The operand with fewer layers before it."""
+        """Return the operand with fewer layers before it."""
         first, second = (operand for operand in addition.args[:2] if isinstance(operand, fx.Node))
         return first if self._depth[first] < self._depth[second] else second
 
     def _relu_of(self, node: fx.Node) -> fx.Node | None:
-        """The ReLU that alone reads what `node` computes."""
+        """Return the ReLU that is the only reader of `node`."""
         if self._kinds[node] not in (Kind.LAYER, Kind.ADD, Kind.OTHER) or len(node.users) != 1:
             return None
         user = next(iter(node.users))
@@ -216,7 +216,7 @@ class _Planner:
 
 
 def _numbers(nodes: Iterable[fx.Node]) -> frozenset[fx.Node]:
-    """Nodes that are no tensors: sizes that a network asks for (`x.size(0)`, `x.shape`), and what it makes of them."""
+    """Return nodes that are not tensors: sizes that a network reads (`x.size(0)`, `x.shape`), and results of them."""
     found: set[fx.Node] = set()
     for node in nodes:
         asks = node.op == "call_method" and node.target in ("size", "dim", "numel", "ndimension")
@@ -228,9 +228,9 @@ def _numbers(nodes: Iterable[fx.Node]) -> frozenset[fx.Node]:
 
 
 def _names(nodes: Iterable[fx.Node]) -> dict[fx.Node, str]:
-    """Module name, or the operation's within its module; numbered where that is taken.
+    """Return module names, or the operation's name within its module; numbered if taken.
 
-    Every node has one, quantized or not, so that a point's name does not hang on which layers are kept in float.
+    Every node has one, quantized or not, so that a point's name does not depend on the layers kept in float.
     """
     taken: set[str] = set()
     names = {}
@@ -271,7 +271,7 @@ def _kind(node: fx.Node, graph_module: fx.GraphModule) -> Kind:
 
 
 def _is_addition(node: fx.Node) -> bool:
-    """Of two tensors: a number added to a tensor is no residual connection."""
+    """Whether it adds two tensors: a number added to a tensor is not a residual connection."""
     return node.target in ADDITIONS and len(node.all_input_nodes) == 2 and len(node.args) == 2
 
 

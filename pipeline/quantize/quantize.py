@@ -1,11 +1,11 @@
-"""Quantize: ranges from training images, then training on the grid that will run.
+"""Quantize: calibrate ranges on training images, then train on the target's grid.
 
-Ranges are measured once (`Histogram`) and stay; weights and biases learn around them by distillation from the
-float model. Training is done on ONNX Runtime's grid. TensorRT's differs by one bit where there are no negative
-values and by one rounding per residual block; no difference in accuracy between the two has been measured.
+Ranges are measured once (`Histogram`) and fixed; weights and biases adapt to them by distillation from the
+float model. Training uses ONNX Runtime's grid. TensorRT's differs by one bit for tensors without negative
+values and by one rounding per residual block; no difference in accuracy between the two was measured.
 
-Training has to prove itself: where it leaves the network farther from the float model on the selection split than
-calibration alone did, or with fewer right answers, the calibrated weights are kept.
+Training must improve the network: if afterwards it is farther from the float model on the selection split than after
+calibration alone, or has fewer correct answers, the calibrated weights are kept.
 """
 
 import json
@@ -33,9 +33,9 @@ from pipeline.workplace import Data, Workplace
 from pipeline.workspace.hashing import Json
 
 CALIBRATION_IMAGES = 512
-"""Spread over the training images; ranges of ResNets settle well before."""
+"""Spread over the training images; ranges of ResNets are stable with fewer."""
 LEARNING_RATE = 1e-3
-"""With batch normalization folded a tenth of a usual fine-tuning rate is what trained weights stand."""
+"""A tenth of a usual fine-tuning rate, because batch normalization is folded."""
 BATCH_SIZE = 64
 
 
@@ -48,8 +48,8 @@ def quantize(
 ) -> None:
     """Write the network of `checkpoint` with new weights, `quantization.json` and `quantize.json`.
 
-    `original` is the float network that came in: the teacher. Raises `RecipeError` for a name in `keep_float` that is
-    no layer, `CompressionError` where the network cannot be traced or its numbers explode.
+    `original`, the unchanged float network, is the teacher. Raises `RecipeError` for a name in `keep_float` that is
+    not a layer, `CompressionError` if the network cannot be traced or the loss diverges.
     """
     weight_bits, keep_float = settings.weight_bits, settings.keep_float
     seed_everything(settings.seed)
@@ -75,7 +75,7 @@ def calibrate(quantized: fx.GraphModule, data: Data, *, progress: Progress) -> N
     for point in points_of(quantized):
         if not point.histogram.is_finite:
             raise CompressionError(
-                f"the activations at {point.name} are not finite numbers, so they have no range. "
+                f"the activations at {point.name} are not finite, so they have no range. "
                 "Check that weights and preprocessing belong together."
             )
         point.range = point.histogram.best_range(post_relu=point.post_relu)
@@ -90,10 +90,10 @@ def train(
     seed: int,
     at: Workplace,
 ) -> dict[str, object]:
-    """Train in place; returns what calibration and training came to on the selection split.
+    """Train in place; return results of calibration and training on the selection split.
 
-    `divergence` is the mean Kullback-Leibler divergence of the answers from the teacher's, `right` the number of right
-    answers; `float` is the network as it came, before its weights were quantized or trained.
+    `divergence` is the mean Kullback-Leibler divergence of the answers from the teacher's, `right` the correct
+    answers; `float` is the network before its weights were quantized or trained.
     """
     selection, progress = Batches(data.dataset.selection, data.preprocessing), at.progress
     wanted = logits_of(teacher, selection, progress=progress, name="float answers")
@@ -112,7 +112,7 @@ def train(
     if epochs == 0:
         return facts
     if at.continuation is not None:
-        # Ranges are measured anew and are no part of the state: weights that learned around others must not go on.
+        # Ranges are calibrated again and not saved: weights trained with other ranges must not be resumed.
         ranges: Json = {point.name: asdict(point.known_range()) for point in points_of(quantized)}
         at = replace(at, continuation=at.continuation.bound_to(ranges))
     weights = {name: value.detach().clone() for name, value in quantized.state_dict().items()}
@@ -130,12 +130,12 @@ def train(
 
 
 def _harm(calibrated: dict[str, float], trained: dict[str, float]) -> str | None:
-    """What training made worse on the selection split; None where neither divergence nor right answers did suffer."""
+    """Return what training made worse on the selection split; None if neither divergence nor accuracy got worse."""
     worse = []
     if trained["divergence"] > calibrated["divergence"]:
         worse.append(f"divergence from the float model {calibrated['divergence']:.3g} -> {trained['divergence']:.3g}")
     if trained["right"] < calibrated["right"]:
-        worse.append(f"right answers {calibrated['right']:.0f} -> {trained['right']:.0f}")
+        worse.append(f"correct answers {calibrated['right']:.0f} -> {trained['right']:.0f}")
     return "; ".join(worse) or None
 
 

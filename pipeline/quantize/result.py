@@ -1,4 +1,4 @@
-"""Which layers were put back in float because int8 alone would have lost too much, and what each of them does."""
+"""Layers returned to float because int8 alone would have lost too much, with the gain and cost of each."""
 
 import json
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ FACTS = "quantize.json"
 class FloatLayer:
     name: str
     divergence: float
-    """Of the answers where this layer alone runs in int8, from float's, in nats."""
+    """Of the answers with only this layer in int8 from float's, in nats."""
     gain_points: float
-    """Points of top-1 that would be lost in addition were this one in int8, too."""
+    """Points of top-1 that would be lost in addition with this layer in int8."""
     cost_ms: float | None
-    """CPU time that this layer in float adds to the int8 network; None where the target's clock is not here."""
+    """CPU time that this layer in float adds to the int8 network; None if the target cannot be timed here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,13 @@ class Rescue:
     """Of the selection split."""
     max_drop: float
     int8_drop_points: float
-    """What int8 in every layer loses against the network before it was quantized."""
+    """Loss with int8 in every layer, against the network before it was quantized."""
     drop_points: float
-    """What is lost with `layers` in float."""
+    """Loss with `layers` in float."""
     layers: tuple[FloatLayer, ...]
-    """The most fragile first; empty where no half of the layers would have sufficed."""
+    """The most fragile first; empty if even half of the layers would not have sufficed."""
     divergences: Mapping[str, float]
-    """Each layer's, alone in int8."""
+    """Of each layer, alone in int8."""
     int8_ms: float | None
     """CPU time of one image with every layer in int8."""
     mixed_ms: float | None
@@ -44,7 +44,7 @@ class Rescue:
 
 
 def write_rescue(rescue: Rescue, folder: Path) -> None:
-    """What repeats goes to `rescue.json`, times to `timings.json`."""
+    """Write reproducible results to `rescue.json`, times to `timings.json`."""
     facts = asdict(rescue)
     timings = {name: facts.pop(name) for name in ("int8_ms", "mixed_ms")}
     timings["cost_ms"] = {layer["name"]: layer.pop("cost_ms") for layer in facts["layers"]}
@@ -53,7 +53,7 @@ def write_rescue(rescue: Rescue, folder: Path) -> None:
 
 
 def read_rescue(folder: Path) -> Rescue:
-    """Raises `WorkspaceError` where the folder is damaged."""
+    """Return the rescue; raise `WorkspaceError` if the folder is damaged."""
     try:
         facts = json.loads((folder / FILE).read_text())
         timings = json.loads((folder / TIMINGS).read_text())
@@ -66,13 +66,13 @@ def read_rescue(folder: Path) -> Rescue:
 
 
 def quantization_drop(folder: Path) -> float:
-    """Points of top-1 that the quantized network of a quantize folder loses on the selection split.
+    """Return the points of top-1 that the quantized network of a quantize folder loses on the selection split.
 
-    Against the network before it was quantized, pruned or not: what pruning lost is not counted.
+    Against the network before it was quantized, pruned or not: losses of pruning are not counted.
     """
     try:
         facts = json.loads((folder / FACTS).read_text())
-        # From counts: a drop of just the margin must not exceed it by a rounding error.
+        # From counts: a drop of exactly the margin must not exceed it by a rounding error.
         return float(100 * (facts["float"]["right"] - facts[facts["kept"]]["right"]) / facts["images"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkspaceError(f"{folder} is damaged ({error!r}). Remove it and run again.") from None

@@ -1,4 +1,4 @@
-"""What the result of stage `quantize` depends on besides networks and data."""
+"""Settings that the result of stage `quantize` depends on besides networks and data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ from typing import Literal
 @dataclass(frozen=True, kw_only=True)
 class QuantizeSettings:
     qat_epochs: int
-    """Of quantization-aware training; 0: ranges and weights are only measured."""
+    """Epochs of quantization-aware training; 0: ranges and weights are only measured."""
     weight_bits: Literal[7, 8]
     keep_float: tuple[str, ...] = ()
     """Names of layers."""

@@ -11,14 +11,14 @@ from pipeline.workspace.store import Folder
 
 
 def quantize(run: Run, loaded: Loaded, pruned: Pruned) -> Quantized:
-    """The network on its grid, with layers in float where int8 in all of them would miss the budget."""
+    """Return the quantized network, with layers in float if int8 in all of them would miss the budget."""
     all_int8 = quantize_all(run, loaded, pruned)
     rescued = rescue(run, loaded, pruned, all_int8)
     return Quantized(folder=rescued or all_int8, all_int8=all_int8)
 
 
 def quantize_all(run: Run, loaded: Loaded, pruned: Pruned) -> Folder:
-    """With no layer in float but the recipe's."""
+    """Quantize with only the recipe's layers in float."""
     settings = QuantizeSettings(
         qat_epochs=run.recipe.quantize.qat_epochs,
         weight_bits=7 if run.weight_bits == 7 else 8,
@@ -36,7 +36,7 @@ def quantize_all(run: Run, loaded: Loaded, pruned: Pruned) -> Folder:
 
 
 def rescue(run: Run, loaded: Loaded, pruned: Pruned, all_int8: Folder) -> Folder | None:
-    """The quantized network with the fewest layers in float that hold the budget; None where all of int8 does."""
+    """Return the quantized network with the fewest layers in float that meet the budget; None if none are needed."""
     recipe, max_drop = run.recipe, run.recipe.validate_.max_drop
     if recipe.quantize.fallback == "none" or Precision.INT8 not in run.precisions:
         return None

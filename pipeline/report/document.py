@@ -1,8 +1,8 @@
-"""What a build came to: the one document of `deploy build --json`, and the rows of the table before -> after.
+"""Results of a build: the document of `deploy build --json`, and the rows of the table before -> after.
 
-What `deploy build --json` and its table say of layers that were left in float to hold the budget.
+Also the parts about layers kept in float to meet the budget.
 
-What became of each device, for `deploy build --json` and the table.
+Also the parts about each device.
 """
 
 from collections.abc import Sequence
@@ -26,24 +26,24 @@ class Part(BaseModel):
 
 
 class FloatLayerSummary(Part):
-    """A layer left in float because int8 in every layer would have lost more than is allowed."""
+    """A layer kept in float because int8 in every layer would have lost more than is allowed."""
 
     name: str
-    gain_points: float = Field(description="points of top-1 that would be lost in addition were it in int8, too")
+    gain_points: float = Field(description="points of top-1 that would be lost in addition with it in int8")
     cost_ms: float | None = Field(
-        description="CPU time it adds to the int8 model; null where the target's is not here"
+        description="CPU time it adds to the int8 model; null if the target cannot be timed here"
     )
 
 
 class RescueSummary(Part):
-    """Figures of the selection split, against the network before it was quantized."""
+    """Figures on the selection split, against the network before it was quantized."""
 
     images: int
-    int8_drop_points: float = Field(description="what int8 in every layer loses")
+    int8_drop_points: float = Field(description="loss with int8 in every layer")
     drop_points: float = Field(description="with the layers below in float")
     int8_ms: float | None = Field(description="CPU time of one image with every layer in int8")
     mixed_ms: float | None = Field(description="with the layers below in float, in the same run")
-    layers: list[FloatLayerSummary] = Field(description="empty where not even half of the layers would have sufficed")
+    layers: list[FloatLayerSummary] = Field(description="empty if even half of the layers would not have sufficed")
 
 
 def summarize_rescue(rescue: Rescue | None) -> RescueSummary | None:
@@ -51,7 +51,7 @@ def summarize_rescue(rescue: Rescue | None) -> RescueSummary | None:
 
 
 def rescue_rows(found: RescueSummary | None) -> list[tuple[str, str, str, str]]:
-    """A row for each layer in float."""
+    """Return a row for each layer in float."""
     rows = []
     for layer in [] if found is None else found.layers:
         cost = "time not measured" if layer.cost_ms is None else f"{layer.cost_ms:+.3f} ms"
@@ -60,7 +60,7 @@ def rescue_rows(found: RescueSummary | None) -> list[tuple[str, str, str, str]]:
 
 
 class DeviceSummary(BaseModel):
-    """One device of a target. A field is null where its work did not get that far."""
+    """One device of a target. A field is null if its work did not get that far."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,16 +68,16 @@ class DeviceSummary(BaseModel):
     address: str
     exit_code: int = Field(description="0, or that of this device's error")
     error: str | None = Field(description="why it has no proven image, and what to do")
-    verdict: Verdict | None = Field(description="this host's, on the answers that the device gave")
+    verdict: Verdict | None = Field(description="this host's, on the device's answers")
     drop_points: float | None
     drop_interval_points: tuple[float, float] | None
     instruction_set: str | None
     runtime: str | None
-    notes: tuple[str, ...] = Field(description="what belongs beside every figure of it, such as its power mode")
-    image: str | None = Field(description="id of the tagged image there")
-    proof: str | None = Field(description="folder with what the device proved")
+    notes: tuple[str, ...] = Field(description="notes for every figure of it, such as its power mode")
+    image: str | None = Field(description="id of the tagged image on the device")
+    proof: str | None = Field(description="folder with the device's proof")
     done_before: bool
-    sent_bytes: int = Field(description="that the device lacked")
+    sent_bytes: int = Field(description="bytes that the device did not have yet")
     seconds: float
 
 
@@ -103,7 +103,7 @@ def summarize_device(done: Delivered) -> DeviceSummary:
 
 
 def device_row(found: DeviceSummary) -> tuple[str, str, str, str]:
-    """As the summary's rows: name, nothing, what it says, details."""
+    """Return a row of the summary: name, nothing, result, details."""
     if found.error is not None:
         return (f"device {found.device}", "", "not proven", f"exit code {found.exit_code}")
     assert found.drop_points is not None
@@ -112,7 +112,7 @@ def device_row(found: DeviceSummary) -> tuple[str, str, str, str]:
 
 
 SCHEMA_VERSION: Literal[1] = 1
-# As `pipeline.validate.published` names it in the artifact's folder.
+# The name of `pipeline.validate.published` in the artifact's folder.
 REPORT = "report.json"
 
 
@@ -123,7 +123,7 @@ class ImageSummary(Part):
 
 
 class VariantSummary(Part):
-    """The 7-bit variant that CPUs without VNNI run; timed beside the float baseline in a run of its own."""
+    """The 7-bit variant for CPUs without VNNI; timed beside the float baseline in a separate run."""
 
     verdict: Verdict
     place: Place
@@ -143,62 +143,62 @@ class GroupSummary(Part):
 
     name: str
     images: int
-    float_share: float = Field(description="fraction of right answers: the recall, where the group is of one class")
+    float_share: float = Field(description="fraction of correct answers: the recall, if the group is of one class")
     float_interval: tuple[float, float] = Field(description="two-sided 95 % interval (Wilson)")
     artifact_share: float
     artifact_interval: tuple[float, float]
 
 
 class TimeSummary(Part):
-    """The time that was asked for, by --latency or --speedup (the other one is null); CPU time of one image."""
+    """The time requested by --latency or --speedup (the other one is null); CPU time of one image."""
 
     verdict: Literal["held", "missed", "unmeasured"] = Field(description="of the artifact, within 5 %")
     reason: str = Field(description="why it is unmeasured; empty otherwise")
     asked_ms: float | None
-    asked_speedup: float | None = Field(description="over the unpruned network in int8, where the target has it")
+    asked_speedup: float | None = Field(description="over the unpruned network in int8, if the target supports it")
     predicted_ms: float = Field(description="by the latency table")
     predicted_speedup: float
-    planned_ms: float | None = Field(description="measured after the cut, before recovery")
+    planned_ms: float | None = Field(description="measured after pruning, before recovery")
     planned_speedup: float | None
-    artifact_ms: float | None = Field(description="measured when it was compiled; once more where it was too slow")
+    artifact_ms: float | None = Field(description="measured when it was compiled; once more if it was too slow")
     artifact_speedup: float | None
 
 
 class TargetSummary(Part):
-    """One target. A field is null where the build did not get that far."""
+    """One target. A field is null if the build did not get that far."""
 
     target: str
     exit_code: int = Field(description="0, or that of this target's error; `deploy --help` lists them")
     error: str | None = Field(description="why the build stopped, and what to do")
-    verdict: Verdict | None = Field(description="of the gate: pass, fail, or undecided for want of images")
-    advice: str | None = Field(description="where undecided: how many images would decide it, or that none would")
+    verdict: Verdict | None = Field(description="of the gate: pass, fail, or undecided if there are too few images")
+    advice: str | None = Field(description="if undecided: how many images would decide it, or that none would")
     place: Place | None = Field(description="where the artifact's answers come from; simulated: ONNX Runtime's")
     proof: Literal["proven", "pending"] | None = Field(
-        description="pending: passed in simulation, but its engine has yet to be built and proven; null: not passed"
+        description="pending: passed in simulation, but its engine is not built and proven yet; null: not passed"
     )
-    proven_on: list[str] | None = Field(description="devices whose own answers have passed, by name")
+    proven_on: list[str] | None = Field(description="names of devices whose own answers have passed")
     built: Literal["host", "device", "first-start"] | None = Field(
         description="where a TensorRT engine is built; host: by this machine's own GPU; null for a CPU"
     )
     images: int | None = Field(description="images of the gate")
-    float_top1: float | None = Field(description="fraction; the checkpoint that came in, in PyTorch")
+    float_top1: float | None = Field(description="fraction; the unchanged checkpoint, in PyTorch")
     artifact_top1: float | None = Field(description="fraction; the artifact itself, on the same images")
     float_top5: float | None = Field(description="fraction; null for ten classes or fewer")
     artifact_top5: float | None = Field(description="fraction; null for ten classes or fewer")
-    drop_points: float | None = Field(description="loss of top-1 in points; a loss is positive")
+    drop_points: float | None = Field(description="loss of top-1 in points; positive means a loss")
     drop_interval_points: tuple[float, float] | None = Field(description="two-sided 95 % interval of the drop (Tango)")
     drop_bounds_points: tuple[float, float] | None = Field(
         description="one-sided bounds of `confidence`: pass if upper <= allowed"
     )
-    confidence: float | None = Field(description="0.95; more where corrected for looks at the gate")
-    expected_accuracy: float | None = Field(description="fraction that the float network was said to have")
-    max_drop_points: float | None = Field(description="the drop that is allowed")
+    confidence: float | None = Field(description="0.95; higher if corrected for looks at the gate")
+    expected_accuracy: float | None = Field(description="expected accuracy of the float network, as a fraction")
+    max_drop_points: float | None = Field(description="the allowed drop")
     flip_rate: float | None = Field(description="share of images whose predicted class changed")
     worst_class: str | None = Field(description="the class that loses most")
     worst_class_drop_points: float | None
-    groups: list[GroupSummary] | None = Field(description="null where the data set names none")
+    groups: list[GroupSummary] | None = Field(description="null if the dataset defines none")
     gate_looks: int | None = Field(
-        description="artifacts of this model that these images had judged when they judged this one, itself included"
+        description="artifacts of this model judged on these images so far, including this one"
     )
     precision: Precision | None
     reason: str | None = Field(description="why this precision was chosen")
@@ -207,14 +207,14 @@ class TargetSummary(Part):
     )
     artifact_latency_ms: float | None = Field(description="CPU time of one image, timed in the same run")
     latency_ratio: float | None = Field(description="artifact_latency_ms / float_latency_ms")
-    time: TimeSummary | None = Field(description="null where no time was asked for")
-    timed_on: str | None = Field(description="platform of the machine that all latencies are of")
+    time: TimeSummary | None = Field(description="null if no time was requested")
+    timed_on: str | None = Field(description="platform of the machine that measured all latencies")
     timed_on_target: bool | None = Field(
-        description="false where that is not the target's platform: no latency here is then the device's"
+        description="false if that is not the target's platform: no latency here is then the device's"
     )
-    float_wall_ms: float | None = Field(description="median wall time; busy neighbors make it longer")
+    float_wall_ms: float | None = Field(description="median wall time; other programs make it longer")
     artifact_wall_ms: float | None
-    threads: int | None = Field(description="that the figures are for")
+    threads: int | None = Field(description="threads of the figures")
     instruction_set: str | None = Field(description="best one of the CPU that answered")
     runtime: str | None
     float_bytes: int | None = Field(description="fp32 weights of the unpruned network")
@@ -225,34 +225,34 @@ class TargetSummary(Part):
     params_after: int | None
     int8_nodes: int | None = Field(description="Conv and Gemm that the runtime runs in int8")
     float_nodes: int | None = Field(description="Conv and Gemm that the runtime runs in float")
-    rescue: RescueSummary | None = Field(description="null where int8 in every layer is within the budget")
-    saturation_safe: VariantSummary | None = Field(description="null where none was asked for, needed or judged")
+    rescue: RescueSummary | None = Field(description="null if int8 in every layer is within the budget")
+    saturation_safe: VariantSummary | None = Field(description="null if none was requested, needed or judged")
     image: ImageSummary | None
-    context: str | None = Field(description="folder to build the image from, where its engine is pending")
-    devices: list[DeviceSummary] | None = Field(description="that were to build and prove the image; null without any")
+    context: str | None = Field(description="folder to build the image from, if its engine is pending")
+    devices: list[DeviceSummary] | None = Field(description="devices that build and prove the image; null without any")
     artifact: str | None = Field(description="folder of the published artifact")
     report: str | None = Field(description="the gate's report")
-    seconds: float = Field(description="work of all stages, done in this build or before")
+    seconds: float = Field(description="work of all stages, in this build or an earlier one")
     stage_seconds: dict[str, float]
 
 
 class Document(Part):
-    """Everything `deploy build --json` says, on stdout, exactly once, whatever happened."""
+    """The complete output of `deploy build --json`: printed on stdout exactly once, also after an error."""
 
-    schema_version: Literal[1] = Field(description="raised when a field changes its meaning or goes")
+    schema_version: Literal[1] = Field(description="raised when a field changes its meaning or is removed")
     tool: str = Field(description="version of edge-deploy")
-    exit_code: int = Field(description="with which the process ends: 0, or that of the worst failure of all targets")
+    exit_code: int = Field(description="exit code of the process: 0, or that of the worst error of all targets")
     error: str | None = Field(description="why no target was attempted")
     targets: list[TargetSummary]
 
 
 def summary_schema() -> dict[str, object]:
-    """JSON Schema of `Document`."""
+    """Return the JSON Schema of `Document`."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Document.model_json_schema()}
 
 
 def document(outcomes: Sequence[Outcome], *, error: DeployError | None) -> str:
-    """The document as JSON; `error` is one that came before any target."""
+    """Return the document as JSON; `error` is one before the first target."""
     return Document(
         schema_version=SCHEMA_VERSION,
         tool=__version__,
@@ -263,13 +263,13 @@ def document(outcomes: Sequence[Outcome], *, error: DeployError | None) -> str:
 
 
 def _exit_code(outcomes: Sequence[Outcome], error: DeployError | None) -> int:
-    """With which the process ends: that of the worst failure."""
+    """Return the exit code of the process: that of the worst error."""
     worst = error or worst_of([outcome.error for outcome in outcomes if outcome.error is not None])
     return 0 if worst is None else worst.exit_code
 
 
 def summarize(outcome: Outcome) -> TargetSummary:
-    """One target's facts in one flat record."""
+    """Return one target's facts in one flat record."""
     report, published, image = outcome.report, outcome.published, outcome.image
     return TargetSummary.model_validate(
         {
@@ -306,11 +306,11 @@ def _of_report(outcome: Outcome) -> dict[str, object]:
 
 
 def _of_engine(outcome: Outcome) -> dict[str, object]:
-    """What stands between the report and a proof, if anything."""
+    """Return what is missing between the report and a proof, if anything."""
     report = outcome.report
     if report is None or report.verdict is not Verdict.PASS:
         return {}
-    # A device serves the main model or, where its terms say so, one beside it.
+    # A device serves the main model or, if its terms allow it, an alternative.
     models = {report.artifact_sha256, *(each.report.artifact_sha256 for each in outcome.variants)}
     proofs = [] if outcome.published is None else list(proofs_of(outcome.published))
     on_devices = [
@@ -389,5 +389,5 @@ def _model_bytes(artifact: Artifact) -> int | None:
     try:
         return (artifact.folder / read_manifest(artifact.folder).model_file).stat().st_size
     except (ManifestError, OSError):
-        # The build has failed over it already; its error is in the document.
+        # The build has already failed because of it; its error is in the document.
         return None

@@ -1,4 +1,4 @@
-"""One line per stage: what it did, in figures."""
+"""One line per stage: its result, in figures."""
 
 from collections.abc import Sequence
 
@@ -15,13 +15,13 @@ STAGE_WIDTH = 10
 
 
 def stage_line(stage: str, facts: str, *, seconds: float, was_cached: bool) -> str:
-    """`quantize    7-bit weights, 2 epochs   12.1 s`, or `done before` in place of the time."""
+    """Return `quantize    7-bit weights, 2 epochs   12.1 s`, or `done before` instead of the time."""
     took = "done before" if was_cached else f"{seconds:.1f} s"
     return f"{stage:<{STAGE_WIDTH}}{facts}   {took}"
 
 
 def second_line(facts: str) -> str:
-    """More of the stage in the line above."""
+    """Return an additional line for the same stage."""
     return f"{'':<{STAGE_WIDTH}}{facts}"
 
 
@@ -50,7 +50,7 @@ def quantize_text(checkpoint: Checkpoint) -> str:
 
 
 def rescue_texts(found: Rescue | None) -> list[str]:
-    """Why layers are in float, and what each of them gains and costs."""
+    """Return why layers are in float, and the gain and cost of each."""
     if found is None:
         return []
     lost = (
@@ -58,7 +58,7 @@ def rescue_texts(found: Rescue | None) -> list[str]:
         f"split, {found.max_drop:g} allowed"
     )
     if not found.layers:
-        return [f"{lost}; not even half of the layers in float would do, so none is"]
+        return [f"{lost}; even half of the layers in float would not suffice, so none is"]
     number = f"{len(found.layers)} layer{'s' if len(found.layers) > 1 else ''}"
     took = ""
     if found.int8_ms is not None and found.mixed_ms is not None:
@@ -75,13 +75,13 @@ def float_layer_text(layer: FloatLayer) -> str:
 
 
 def export_texts(exported: Exported) -> list[str]:
-    """One for each file that the target reads."""
+    """Return one text for each file that the target reads."""
     found = [read_export(folder.path)[dialect] for dialect, folder in exported.models.items()]
     return [f"{model.dialect} dialect and PyTorch: {parity_text(model.parity)}" for model in found]
 
 
 def compile_texts(compiled: Compiled, timeliness: Timeliness | None, *, fallback: Fallback) -> list[str]:
-    """Of the artifact, of those beside it, and of the time that was asked for."""
+    """Return texts about the artifact, its alternatives, and the requested time."""
     texts = [compile_text(each) for each in compiled.artifacts]
     if fallback == "fastest" and len(texts) == 1:
         precision = compiled.artifact.precision
@@ -92,28 +92,28 @@ def compile_texts(compiled: Compiled, timeliness: Timeliness | None, *, fallback
 def compile_text(artifact: Artifact) -> str:
     audit = artifact.candidate.audit
     if audit is None:
-        return f"{artifact.reason}; which layers run in int8 its engine says where it is built"
+        return f"{artifact.reason}; its engine reports on the device which layers run in int8"
     return f"{artifact.reason}; {audit.int8_nodes} Conv and Gemm in int8, {audit.float_nodes} in float"
 
 
 def verdict_texts(validated: Validated) -> list[str]:
-    """Of the artifact and of those beside it."""
+    """Return the verdicts on the artifact and its alternatives."""
     others = [f"{each.name}: {verdict_text(each.report)}" for each in validated.alternatives]
     return [verdict_text(validated.main.report), *others]
 
 
 def package_texts(packaged: Packaged, validated: Validated, *, fallback: Fallback) -> list[str]:
-    """Of the image, or of what it is built from."""
+    """Return texts about the image, or its build context."""
     if packaged.context is not None:
         return [_pending_text(packaged, validated, fallback), packaged.words]
     assert packaged.image is not None
     main = packaged.models[0]
-    others = [f"{each.name}: in the image, answers alike" for each in packaged.models[1:]]
+    others = [f"{each.name}: in the image, gives the same answers" for each in packaged.models[1:]]
     return [_image_text(packaged.image, main.report, is_same=main.artifact.place is Place.HOST), *others]
 
 
 def _pending_text(packaged: Packaged, validated: Validated, fallback: Fallback) -> str:
-    """An image without an engine yet, and what it is made of."""
+    """Return a text about an image without an engine yet, and its origin."""
     image = packaged.image
     made = f"build context {packaged.context}" if image is None else f"{image.tag}, {image.bytes / 1e6:,.0f} MB"
     if fallback == "fastest" and validated.alternatives:
@@ -123,15 +123,15 @@ def _pending_text(packaged: Packaged, validated: Validated, fallback: Fallback) 
 
 
 def _image_text(image: Image, report: AccuracyReport, *, is_same: bool) -> str:
-    """Proven by the host's answers, or, where the host is of another platform, by a gate of its own."""
+    """Return the proof by the host's answers or, on a host of another platform, by its own gate."""
     size = f"{image.tag}, {image.bytes / 1e6:,.0f} MB"
     if is_same:
-        return f"{size}, answers like the artifact"
+        return f"{size}, gives the artifact's answers"
     return f"{size}, {report.place} on {report.instruction_set}: {verdict_text(report)}"
 
 
 def delivered_text(devices: Sequence[Delivered]) -> str:
-    """How many devices have their proven image, and which have not."""
+    """Return how many devices have their proven image, and which do not."""
     failed = [each.device.name for each in devices if each.error is not None]
     proven = f"{len(devices) - len(failed)} of {len(devices)} devices have their proven image"
     return f"package   {proven}" + (f"; without: {', '.join(failed)}" if failed else "")

@@ -1,4 +1,4 @@
-"""The table before -> after, from what `deploy build --json` says."""
+"""The table before -> after, from the document of `deploy build --json`."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def table_header() -> Row:
 
 
 def table_rows(outcomes: Sequence[Outcome]) -> list[Row]:
-    """One line per figure and target; figures that the build did not come to are left out."""
+    """Return one line per figure and target; missing figures are left out."""
     rows: list[Row] = []
     for found in map(summarize, outcomes):
         names = iter([found.target])
@@ -61,14 +61,14 @@ def _rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
 
 
 def _time_row(time: TimeSummary) -> tuple[str, str, str, str]:
-    """In the unit that was asked for."""
+    """Return the requested time in its unit."""
     if time.asked_ms is not None:
         asked, unit = f"{time.asked_ms:.3g} ms", " ms"
         figures = (time.predicted_ms, time.planned_ms, time.artifact_ms)
     else:
         asked, unit = f"x {time.asked_speedup:.3g} as fast", ""
         figures = (time.predicted_speedup, time.planned_speedup, time.artifact_speedup)
-    names = ("predicted", "after the cut", "artifact")
+    names = ("predicted", "after pruning", "artifact")
     told = [f"{name} {value:.3g}{unit}" for name, value in zip(names, figures, strict=True) if value is not None]
     return ("time asked", asked, time.verdict, ", ".join([*told, time.reason] if time.reason else told))
 
@@ -84,7 +84,7 @@ def _group_rows(found: TargetSummary) -> list[tuple[str, str, str, str]]:
 
 def _verdict_row(found: TargetSummary) -> tuple[str, str, str, str]:
     if found.verdict is None or found.drop_bounds_points is None:
-        return ("stopped", "", "", "done as asked" if found.error is None else f"exit code {found.exit_code}")
+        return ("stopped", "", "", "done as requested" if found.error is None else f"exit code {found.exit_code}")
     lower, upper = found.drop_bounds_points
     bound = f"lower bound {lower:+.2f}" if found.verdict is Verdict.FAIL else f"upper bound {upper:+.2f}"
     stopped = "" if found.error is None else f"; exit code {found.exit_code}"

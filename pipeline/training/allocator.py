@@ -1,9 +1,9 @@
-"""How glibc's allocator treats freed memory: it keeps it for the next tensors instead of giving it to the kernel.
+"""Make glibc's allocator keep freed memory for the next tensors instead of returning it to the kernel.
 
-Of its own accord glibc gets every large block from the kernel and gives it back when it is freed. The kernel hands it
-out again page by page, each filled with zeros: half of the CPU time of a network on images of 224 x 224. Of a
-half-width ResNet-50, evaluated in parts of 16 images, an image took 63 ms in user and 0.5 ms in system mode instead of
-110 and 21 ms.
+By default glibc gets every large block from the kernel and returns it when it is freed. The kernel then provides it
+again page by page, each filled with zeros: half of the CPU time of a network on images of 224 x 224. With this
+setting an image took 63 ms in user and 0.5 ms in system mode instead of 110 and 21 ms, for a half-width ResNet-50
+evaluated in parts of 16 images.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ LIBRARY = "libc.so.6"
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One parameter of mallopt(3), left alone where the user has set one of `names` in the environment."""
+    """One parameter of mallopt(3), not changed if the user has set one of `names` in the environment."""
 
     option: int
     value: int
     names: tuple[str, ...]
-    """Variables of the environment, or tunables in `GLIBC_TUNABLES`."""
+    """Environment variables, or tunables in `GLIBC_TUNABLES`."""
 
 
 THRESHOLD = ("MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold")
@@ -28,15 +28,15 @@ SETTINGS = (
     Setting(option=-3, value=32 << 20, names=THRESHOLD),
     Setting(option=-1, value=(2 << 30) - 1, names=("MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold")),
     Setting(option=-2, value=256 << 20, names=("MALLOC_TOP_PAD_", "glibc.malloc.top_pad")),
-    # Where no block is mapped a threshold means nothing, so who sets that has set this.
+    # Without mapped blocks a threshold has no effect, so a user who sets that one has set this one too.
     Setting(option=-4, value=0, names=("MALLOC_MMAP_MAX_", "glibc.malloc.mmap_max", *THRESHOLD)),
 )
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees. To be called where a process that runs PyTorch begins.
+    """Make this process keep freed memory. Call it at the start of a process that runs PyTorch.
 
-    Does nothing without glibc or with another allocator in front of it, and overrides no setting of the user's.
+    Does nothing without glibc or with another allocator preloaded, and overrides no setting of the user.
     """
     given = _given()
     wanted = [setting for setting in SETTINGS if not given.intersection(setting.names)]
@@ -48,18 +48,18 @@ def keep_freed_memory() -> None:
 
 
 def _given() -> set[str]:
-    """Names that the user has set."""
+    """Return the names that the user has set."""
     tunables = os.environ.get("GLIBC_TUNABLES", "").split(":")
     return {*os.environ, *(tunable.partition("=")[0] for tunable in tunables)}
 
 
 def _is_glibcs() -> bool:
-    """Whether this process allocates by glibc; musl has no `mallopt`, macOS none that means the same."""
+    """Whether this process allocates with glibc; musl has no `mallopt`, macOS none with this meaning."""
     try:
         if "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""):
             return False
     except (AttributeError, ValueError, OSError):
         return False
-    # A preloaded allocator, or one that is linked into the interpreter, is found first.
+    # A preloaded or linked allocator is found first.
     found, own = ctypes.CDLL(None).malloc, ctypes.CDLL(LIBRARY).malloc
     return ctypes.cast(found, ctypes.c_void_p).value == ctypes.cast(own, ctypes.c_void_p).value

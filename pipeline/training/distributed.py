@@ -1,11 +1,11 @@
-"""The processes of one training, and what they tell each other; a training by itself is the first of one.
+"""Processes of one training and their communication; a training in one process has rank 0 of 1.
 
-Where there are several, each computes on its share of every batch, and gradients are averaged over all of them.
+With several processes, each computes its share of every batch, and gradients are averaged over all of them.
 
-Processes on this machine that train together with this one, which is the first of them.
+This process starts the others on this machine and is the first of them.
 
-The others are started by this one with the training as a file, and meet it at a file: no port has to be free. One that
-ends takes the training with it. They end with this process, however that ends: they read from a pipe that it holds.
+The others get the training as a file and meet at a rendezvous file, so no free port is needed. If one ends early, the
+training ends. They end with this process, however it ends: they read from a pipe that it holds open.
 """
 
 import os
@@ -30,7 +30,7 @@ from pipeline.errors import EXIT_CODES, DeployError, ProcessLost
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """`rank` 0 keeps the state, judges epochs and speaks; the others only compute."""
+    """Rank 0 keeps the state, evaluates epochs and reports; the others only compute."""
 
     rank: int = 0
     world: int = 1
@@ -41,24 +41,24 @@ class Ranks:
         return self.rank == 0
 
     def wrap_model(self, network: nn.Module) -> nn.Module:
-        """`network`, whose gradients are averaged; all begin with the first one's weights and keep its statistics."""
+        """Return `network` with averaged gradients; all start from rank 0's weights and use its statistics."""
         return network if self.world == 1 else DistributedDataParallel(network)
 
     def accumulating(self, wrapped: nn.Module, *, is_last: bool) -> AbstractContextManager[object]:
-        """Where gradients of one micro-batch add up: they are averaged over all processes after the last one alone."""
+        """Accumulate gradients of one micro-batch; they are averaged over all processes only after the last one."""
         if is_last or not isinstance(wrapped, DistributedDataParallel):
             return nullcontext()
         return wrapped.no_sync()
 
     def gather_from_rank0(self, value: object) -> object:
-        """What the first one gives here, in all of them."""
+        """Return rank 0's value in all processes."""
         given = [value]
         if self.world > 1:
             dist.broadcast_object_list(given, src=0, device=self.device)
         return given[0]
 
     def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over all of them."""
+        """Return the sums over all processes."""
         if self.world == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -70,13 +70,13 @@ ALONE = Ranks()
 
 
 def is_torn(error: RuntimeError) -> bool:
-    """Whether it says that another process has gone, or no longer answers."""
+    """Whether the error means that another process has ended or no longer responds."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 @contextmanager
 def join_process_group(rank: int, world: int, *, meeting: Path | None) -> Iterator[Ranks]:
-    """Meet the others at the file `meeting`, or where `torchrun` says: by NCCL where there are GPUs, else by Gloo."""
+    """Meet the others at the file `meeting`, or as `torchrun` configures: NCCL with GPUs, else Gloo."""
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
@@ -92,8 +92,9 @@ def join_process_group(rank: int, world: int, *, meeting: Path | None) -> Iterat
     except RuntimeError as error:
         if meeting is None and is_torn(error):
             raise ProcessLost(
-                f"process {rank + 1} of {world} has lost another one of this training, whose own output says why. "
-                f"Finished epochs are kept: the same command goes on from there. ({str(error).splitlines()[0]})"
+                f"process {rank + 1} of {world} lost its connection to another process of this training, whose output "
+                f"has the reason. Finished epochs are kept: run the same command to continue. "
+                f"({str(error).splitlines()[0]})"
             ) from None
         raise
     finally:
@@ -102,7 +103,7 @@ def join_process_group(rank: int, world: int, *, meeting: Path | None) -> Iterat
 
 @contextmanager
 def _on_this_machine() -> Iterator[None]:
-    """Gloo and NCCL listen on the loopback interface: no other machine is let in, and no host name is looked up."""
+    """Make Gloo and NCCL listen on the loopback interface: no access from other machines, no host name lookup."""
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     names = () if loopback is None else ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
     before = {name: os.environ.get(name) for name in names}
@@ -118,16 +119,16 @@ def _on_this_machine() -> Iterator[None]:
 
 
 TRAINING, MEETING = "training", "meeting"
-"""Files in the folder that the processes share."""
+"""Files in the folder shared by the processes."""
 LONGEST_END_S = 10.0
 TAIL_LINES = 20
 
 
 @contextmanager
 def crew(training: object, processes: int) -> Iterator[Ranks]:
-    """Start `processes` - 1 others on the picklable `training` and be the first; the cores are shared out among all.
+    """Start `processes` - 1 others on the picklable `training` as rank 0; the cores are divided among all.
 
-    Raises what one of them has raised, or `ProcessLost` where one ended by itself.
+    Raises the error of a failed process, or `ProcessLost` if one ended by itself.
     """
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
@@ -141,15 +142,15 @@ def crew(training: object, processes: int) -> Iterator[Ranks]:
                 try:
                     yield ranks
                 except RuntimeError as error:
-                    # What a torn connection looks like from here; the reason is with the one that is gone.
+                    # This is only a lost connection; the process that ended has the reason.
                     lost = _lost(others, folder, within_s=LONGEST_END_S)
                     if lost is None and is_torn(error):
-                        lost = ProcessLost(f"a process of the training no longer answers: {error}".splitlines()[0])
+                        lost = ProcessLost(f"a process of the training no longer responds: {error}".splitlines()[0])
                     if lost is None:
                         raise
                     raise lost from None
                 except BaseException:
-                    _stop(others)  # they wait for this one, and this one must not wait for them
+                    _stop(others)  # they wait for this process, which must not wait for them
                     raise
             _wait_for_the_end(others, folder)
         finally:
@@ -161,21 +162,21 @@ def _start(folder: Path, rank: int, processes: int) -> subprocess.Popen[bytes]:
     threads = str(torch.get_num_threads())
     path = os.pathsep.join(
         entry or str(Path.cwd()) for entry in sys.path
-    )  # a user's own network may be anywhere on it
+    )  # the user's own network may be anywhere on the path
     with _said(folder, rank).open("wb") as said:
         return subprocess.Popen(
-            # -P: not from the working folder, where the user may have a `pipeline` of their own.
+            # -P: ignore the working folder, where the user may have their own `pipeline`.
             [sys.executable, "-P", "-m", "pipeline.training.worker", str(folder), str(rank), str(processes)],
             env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for this process, which ends them in order
+            start_new_session=True,  # Ctrl-C goes only to this process, which stops the others in order
         )
 
 
 def ready(folder: Path, rank: int) -> Path:
-    """The file by which a process says that it is there."""
+    """Return the file by which a process reports that it has started."""
     return folder / f"ready-{rank}"
 
 
@@ -192,7 +193,7 @@ def _wait_until_ready(others: list[subprocess.Popen[bytes]], folder: Path) -> No
 
 
 def _wait_for_the_end(others: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    """Each has done all its steps, or this one would not have; it only has to go."""
+    """Wait for the others, which have finished their steps when this process has."""
     for rank, other in enumerate(others, start=1):
         try:
             status = other.wait(LONGEST_END_S)
@@ -203,7 +204,7 @@ def _wait_for_the_end(others: list[subprocess.Popen[bytes]], folder: Path) -> No
 
 
 def _lost(others: list[subprocess.Popen[bytes]], folder: Path, *, within_s: float) -> DeployError | None:
-    """The error of the first that has ended, or ends within this time."""
+    """Return the error of the first process that has ended, or ends within this time."""
     deadline = time.monotonic() + within_s
     while True:
         for rank, other in enumerate(others, start=1):
@@ -223,8 +224,8 @@ def _error(rank: int, status: int, folder: Path) -> DeployError:
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     tail = "\n".join(["", *said.splitlines()[-TAIL_LINES:]]) if said else ""
     return ProcessLost(
-        f"process {rank + 1} of the training {how}, and the others were stopped. Finished epochs are kept: the same "
-        f"command goes on from there. Where memory ran out, take fewer processes (--nproc).{tail}"
+        f"process {rank + 1} of the training {how}, and the others were stopped. Finished epochs are kept: run the "
+        f"same command to continue. If memory ran out, use fewer processes (--nproc).{tail}"
     )
 
 

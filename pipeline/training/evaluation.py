@@ -1,6 +1,6 @@
-"""What a network answers to images, and how much of it is right.
+"""Evaluate a network: its logits, and its top-1 accuracy.
 
-How far a network's answers are from another's: what top-1 cannot tell on few images, this does.
+Also the divergence between two networks' answers, which is informative on few images where top-1 is not.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ def logits_of(
     progress: Progress | None = None,
     name: str = "evaluation",
 ) -> NDArray[np.float32]:
-    """Logits [N, C] in the order of the images; the network is left in the mode it was in.
+    """Return logits [N, C] in the order of the images; the network's train/eval mode is restored.
 
-    `progress` is told how many images are done, under `name`.
+    `progress` counts the images as a task called `name`.
     """
     assert not batches.is_shuffled
     assert not batches.is_augmented
@@ -55,7 +55,7 @@ def top1_of(
     progress: Progress | None = None,
     name: str = "evaluation",
 ) -> float:
-    """Share of images whose label has the largest logit."""
+    """Return the share of images whose label has the largest logit."""
     logits = logits_of(network, batches, mixed_precision=mixed_precision, progress=progress, name=name)
     return float((logits.argmax(axis=1) == batches.images.labels).mean())
 
@@ -72,17 +72,17 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def to_device_of(images: Tensor, network: nn.Module) -> Tensor:
-    """On the network's device; channels last where its code allows it: 15-20 % less CPU time for small networks."""
+    """Move images to the network's device; channels last if its code allows it (15-20 % less CPU time if small)."""
     device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
     if isinstance(network, fx.GraphModule):
         is_safe = all(node.target != "view" for node in network.graph.nodes)
     else:
-        is_safe = isinstance(network, ResNet)  # a user's own network may call `view`, which needs the usual layout
+        is_safe = isinstance(network, ResNet)  # a user's own network may call `view`, which needs the default layout
     return images.to(device, memory_format=torch.channels_last if is_safe else torch.contiguous_format)
 
 
 def divergence(logits: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
-    """Mean KL divergence of softmax(logits) from softmax(wanted), both [N, C], in nats; inf where not finite."""
+    """Return the mean KL divergence of softmax(logits) from softmax(wanted), both [N, C], in nats; inf if infinite."""
     if not np.isfinite(logits).all():
         return float("inf")
     of_wanted = log_softmax(wanted.astype(np.float64), axis=1)

@@ -1,4 +1,4 @@
-"""One training loop for everything that trains: from scratch, recovery after pruning, quantization-aware."""
+"""One training loop for all trainings: from scratch, recovery after pruning, quantization-aware."""
 
 import math
 import random
@@ -29,7 +29,7 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 WARM_UP_SHARE = 0.05
 LARGEST_GRADIENT = 5.0
-"""Norm at which gradients are clipped: far above healthy ones, so that it only stops explosions."""
+"""Norm at which gradients are clipped: far above healthy ones, so it only prevents explosions."""
 
 
 def seed_everything(seed: int) -> None:
@@ -41,13 +41,13 @@ def seed_everything(seed: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What all processes of a training need to know; picklable where network, images and loss are.
+    """Input of all processes of a training; picklable if network, images and loss are.
 
-    SGD with Nesterov momentum, a short warm-up, then a cosine to zero: the last weights are the settled ones, and
-    picking the best of several epochs would fit the selection split. Stopping earlier would keep weights that have not
-    settled: of eleven trainings of four to eight epochs on 45,000 images the last epoch was the best on the selection
-    split in nine, and within 0.3 points of the best in two. A moving average over 100 or 500 steps ended within 0.1
-    points of the last weights where ResNet-20 recovered (10,000 images), to either side. So there is neither.
+    SGD with Nesterov momentum, a short warm-up, then a cosine to zero. The last weights are used: choosing the best of
+    several epochs would fit the selection split, and early stopping would keep weights that have not converged. Of
+    eleven trainings of four to eight epochs on 45,000 images the last epoch was the best on the selection split in
+    nine, and within 0.3 points of the best in two. A moving average over 100 or 500 steps ended within 0.1 points of
+    the last weights, above or below, in ResNet-20's recovery (10,000 images). So neither is used.
     """
 
     network: nn.Module
@@ -56,9 +56,9 @@ class Training:
     learning_rate: float
     loss: Loss
     frozen_statistics: bool = False
-    """Leave the running statistics of batch normalization alone."""
+    """Do not update the running statistics of batch normalization."""
     mixed_precision: bool
-    """Compute in bfloat16 (see `mixed_precision.py`), which the grid of a quantized network would not survive."""
+    """Compute in bfloat16 (see `mixed_precision.py`); its precision is too low for the grid of a quantized network."""
     name: str
     weight_decay: float = WEIGHT_DECAY
 
@@ -69,13 +69,12 @@ class Training:
     def fit(self, at: Workplace, *, selection: Batches | None) -> None:
         """Train the network in place and leave it in evaluation mode, with the weights of the last step.
 
-        With a continuation the training is kept there after every epoch, and goes on from what is there: on the same
-        machine with the same number of threads and processes to the same bits. The caller removes it once the result
-        is safe.
+        With a continuation the training is saved there after every epoch and resumes from it, bit-identical on the
+        same machine with the same number of threads and processes. The caller removes it when the result is saved.
 
-        `at.processes` share every batch (`distributed.py`); so do those that `torchrun` has started, each of which
-        calls this. Batches, augmentation and schedule are those of one process; batch normalization looks at shares.
-        Raises `CompressionError` where the numbers explode, `RecipeError` where a batch is too small to be shared, and
+        `at.processes` share every batch (`distributed.py`); so do processes started by `torchrun`, each of which
+        calls this. Batches, augmentation and schedule equal those of one process; batch normalization uses its share.
+        Raises `CompressionError` if the loss diverges, `RecipeError` if a batch is too small to be shared, and
         `ProcessLost`.
         """
         with self.ranks(at.processes) as ranks:
@@ -85,13 +84,13 @@ class Training:
                 self.run(ranks, selection=None, continuation=None, progress=Silent())
 
     def ranks(self, processes: int) -> AbstractContextManager[Ranks]:
-        """This process among those that train."""
+        """Return the context of this process among the training's processes."""
         found = rank_and_world_size()
         world = processes if found is None else found[1]
         smallest = self.batches.size(len(self.batches) - 1)
         if smallest < world:
             raise RecipeError(
-                f"{self.name}: {world} processes cannot share a batch of {smallest} images. Take fewer processes."
+                f"{self.name}: {world} processes cannot share a batch of {smallest} images. Use fewer processes."
             )
         if found is not None:
             return join_process_group(*found, meeting=None)
@@ -100,7 +99,7 @@ class Training:
     def run(
         self, ranks: Ranks, *, selection: Batches | None, continuation: Continuation | None, progress: Progress
     ) -> None:
-        """The part of one process."""
+        """Run one process's part."""
         network = self.network.to(ranks.device) if ranks.world > 1 else self.network
         optimizer = torch.optim.SGD(
             _parameter_groups(network, self.weight_decay),
@@ -121,7 +120,7 @@ class Training:
             trained = ranks.wrap_model(network)
             for epoch in range(first, self.epochs):
                 loss, top1 = self._epoch(epoch, trained, optimizer, ranks, advance)
-                # In the training's own precision: half the time, and the line is for the eye alone.
+                # In the training's own precision: half the time, and the value is only displayed.
                 judged = None if selection is None else top1_of(network, selection, mixed_precision=half)
                 progress.line(_epoch_line(self.name, epoch, self.epochs, loss, top1, judged))
                 if continuation is not None:
@@ -133,10 +132,10 @@ class Training:
     def _epoch(
         self, epoch: int, trained: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks, advance: Advance
     ) -> tuple[float, float]:
-        """Mean loss and top-1 over all images; `trained` is the network, or what averages its gradients."""
+        """Return mean loss and top-1 over all images; `trained` is the network or its gradient-averaging wrapper."""
         _train_mode(self.network, frozen_statistics=self.frozen_statistics)
         if not ranks.is_first:
-            seed_everything(epoch * ranks.world + ranks.rank)  # what the network draws differs between processes
+            seed_everything(epoch * ranks.world + ranks.rank)  # the network's random numbers differ between processes
         seen, right, summed = 0, 0, 0.0
         shares = self.batches.shared(ranks.rank, ranks.world).epoch(epoch)
         for number, (images, labels) in enumerate(shares):
@@ -160,10 +159,10 @@ class Training:
         count: int,
         ranks: Ranks,
     ) -> tuple[float, int]:
-        """One update; returns the loss (not finite where the gradients are not) and the number of right answers.
+        """Do one update; return the loss (not finite if the gradients are not) and the number of correct answers.
 
-        Of `count` images in all processes: gradients of means over shares are averaged, so a share counts by its size.
-        Gradients of micro-batches add up; batch normalization looks at each by itself.
+        `count` is over all processes: gradients of means over shares are averaged, so a share is weighted by its size.
+        Gradients of micro-batches add up; batch normalization uses each micro-batch separately.
         """
         optimizer.zero_grad(set_to_none=True)
         parts = micro_batches(images, labels)
@@ -184,7 +183,7 @@ class Training:
     def _backward(
         self, trained: nn.Module, images: Tensor, labels: Tensor, *, count: int, world: int
     ) -> tuple[float, int]:
-        """Add the gradients of one micro-batch; returns its mean loss and the number of right answers."""
+        """Add the gradients of one micro-batch; return its mean loss and the number of correct answers."""
         images = to_device_of(images, self.network)
         labels = labels.to(images.device)
         with autocast(enabled=self.mixed_precision):
@@ -195,7 +194,7 @@ class Training:
         return float(value.detach()), int((logits.detach().argmax(dim=1) == labels).sum())
 
     def _facts(self) -> Json:
-        """What a kept state must have in common with this training."""
+        """Return the facts that a saved state must share with this training."""
         shapes: dict[str, Json] = {key: list(value.shape) for key, value in tensors_of(self.network).items()}
         return [
             self.name,
@@ -210,7 +209,7 @@ class Training:
 
 
 def rate_at(step: int, total: int, peak: float) -> float:
-    """Linear warm-up over the first steps, then half a cosine that ends at zero after the last."""
+    """Return the learning rate: linear warm-up over the first steps, then half a cosine to zero after the last."""
     warm = max(1, round(total * WARM_UP_SHARE))
     if step < warm:
         return peak * (step + 1) / warm
@@ -225,7 +224,7 @@ def _go_on(
     name: str,
     progress: Progress,
 ) -> tuple[int, float]:
-    """Put the kept state into network and optimizer; the number of epochs done, and their seconds."""
+    """Load the saved state into network and optimizer; return the number of finished epochs, and their seconds."""
     kept = continuation.read(name, progress)
     if kept is None:
         return 0, 0.0
@@ -234,7 +233,7 @@ def _go_on(
     except UnusableSnapshot as error:
         continuation.set_aside(f"is damaged ({error})", name, progress)
         return 0, 0.0
-    progress.line(f"{name}: goes on after epoch {kept.epochs} of {epochs}")
+    progress.line(f"{name}: resumes after epoch {kept.epochs} of {epochs}")
     return kept.epochs, kept.seconds
 
 
@@ -243,7 +242,7 @@ def _watching(loss: Loss, network: nn.Module) -> AbstractContextManager[None]:
 
 
 def _caught_up(first: int, network: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> int:
-    """How many epochs are done, and in every process the first one's state, of which only momenta are to be told."""
+    """Return the number of finished epochs; copy rank 0's state to all processes (only momenta must be sent)."""
     if ranks.world == 1:
         return first
     told = ranks.gather_from_rank0(
@@ -257,7 +256,7 @@ def _caught_up(first: int, network: nn.Module, optimizer: torch.optim.Optimizer,
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay is for the weights of convolutions and the head: vectors are biases, norms and scales."""
+    """Apply weight decay only to the weights of convolutions and the head, not to biases, norms and scales."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
@@ -280,6 +279,6 @@ def _epoch_line(name: str, epoch: int, epochs: int, loss: float, top1: float, ju
 
 def _explosion(name: str, epoch: int, step: int, rate: float) -> str:
     return (
-        f"{name}: the loss is no longer a finite number at epoch {epoch + 1}, step {step + 1} (learning rate "
+        f"{name}: the loss is not finite at epoch {epoch + 1}, step {step + 1} (learning rate "
         f"{rate:.2g}). Lower the learning rate, or check that preprocessing and weights belong together."
     )

@@ -1,6 +1,6 @@
-"""What a training is after: the labels, or the answers and the attention of a teacher.
+"""Training losses: cross-entropy with the labels, or distillation from a teacher's logits and attention maps.
 
-A loss crosses to the other processes of a training, so it is a function of a module or a plain object, no closure.
+A loss is pickled for the other processes of a training, so it is a module-level function or a plain object.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,25 +19,25 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 TEMPERATURE = 4.0
 SOFT_SHARE = 0.9
 ATTENTION = 1e3
-"""Weight of the mean squared difference between maps of norm one: the paper's, beside distilled answers."""
+"""Weight of the mean squared difference between normalized maps: the paper's, beside distilled logits."""
 
 
 def cross_entropy(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """The loss of training without a teacher."""
+    """Return the loss of training without a teacher."""
     del images
     return F.cross_entropy(logits, labels)
 
 
 class Distillation:
-    """Learn the teacher's softened answers to the same augmented images, and the labels with what is left.
+    """Learn the teacher's softened logits for the same augmented images, and with the remaining weight the labels.
 
     Hinton, Vinyals & Dean (2015), "Distilling the knowledge in a neural network": the soft term is multiplied by
-    T^2, so that its gradients keep their size whatever the temperature.
+    T^2, so that its gradients keep their size at any temperature.
 
-    With a weight of `attention` the student also learns where in an image the teacher's stages look: Zagoruyko &
+    With a weight for `attention` the student also learns the teacher's attention maps: Zagoruyko &
     Komodakis 2017 (https://arxiv.org/abs/1612.03928). The map of a stage's output is the mean of its squared channels,
-    so that widths may differ and no projection has to be learned; pruning takes channels and blocks out of a stage,
-    but leaves the stage.
+    so widths may differ and no projection has to be learned; pruning removes channels and blocks from a stage,
+    but keeps the stage.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Distillation:
         given = F.log_softmax(logits / self.temperature, dim=1)
         soft = F.kl_div(given, wanted, reduction="batchmean", log_target=True) * self.temperature**2
         value = self.soft_share * soft + (1 - self.soft_share) * F.cross_entropy(logits, labels)
-        # Let go of at once: features of one micro-batch would lie in memory through the next.
+        # Release at once: otherwise features of one micro-batch would stay in memory during the next.
         for name in list(self._given):
             difference = attention_map(self._given.pop(name)) - attention_map(self._wanted.pop(name))
             value = value + self.attention * difference.square().mean()
@@ -71,7 +71,7 @@ class Distillation:
 
     @contextmanager
     def watching(self, student: nn.Module) -> Iterator[None]:
-        """In its context what the stages of both networks put out is seen by the loss."""
+        """Record the stage outputs of both networks for the loss."""
         self.teacher.to(next(student.parameters()).device)
         stages = shared_stages(student, self.teacher) if self.attention > 0 else ()
         handles = [
@@ -89,14 +89,14 @@ class Distillation:
 
 
 def shared_stages(student: nn.Module, teacher: nn.Module) -> tuple[str, ...]:
-    """Names of the stages that both have; none where either is no ResNet of the family."""
+    """Return the names of the stages that both have; none if either is not a `ResNet`."""
     if not isinstance(student, ResNet) or not isinstance(teacher, ResNet):
         return ()
     return tuple(name for name in student.stages if name in teacher.stages)
 
 
 def attention_map(features: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H * W]: the mean of the squared channels, of norm one."""
+    """[B, C, H, W] -> [B, H * W]: the mean of the squared channels, normalized."""
     return F.normalize(features.float().square().mean(dim=1).flatten(1), dim=1)
 
 

@@ -1,8 +1,8 @@
-"""Batches cut into parts that the caches and the memory of a CPU stand.
+"""Split batches into parts that fit into the caches and the memory of a CPU.
 
-What a pass over a network takes grows with the pixels that are in it. At 224 x 224 a batch of 128 images does not fit
-into any cache, and its activations into few machines; of 16 images each takes a third of the time. So a batch goes
-through the network in parts. At 32 x 32 all of it is one part.
+The memory of a forward pass grows with its pixels. At 224 x 224 a batch of 128 images does not fit into any cache, and
+its activations fit into few machines; in parts of 16 images each image takes a third of the time. So a batch goes
+through the network in parts. At 32 x 32 the whole batch is one part.
 """
 
 import math
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 PIXELS = 16 * 224 * 224
-"""Of one part."""
+"""Pixels of one part."""
 LEAST = 2
-"""Images: batch normalization needs two where its input is a vector."""
+"""Images of one part: batch normalization needs two if its input is a vector."""
 
 
 def micro_batches(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Equal parts of tensors of one batch, the first of which are images [B, 3, H, W]; sizes differ by one at most."""
+    """Split tensors of one batch, the first of which are images [B, 3, H, W], into parts of nearly equal size."""
     images = tensors[0]
     size = micro_batch_size(images.shape[-2:])
     count = max(1, math.ceil(len(images) / size))
@@ -26,5 +26,5 @@ def micro_batches(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
 
 
 def micro_batch_size(image_size: Sequence[int]) -> int:
-    """Images of one part, where an image has `image_size` (height, width)."""
+    """Return the images of one part, for images of `image_size` (height, width)."""
     return max(LEAST, PIXELS // math.prod(image_size))

@@ -1,6 +1,6 @@
-"""Mixed precision for training: convolutions and products in bfloat16 where this CPU multiplies it faster.
+"""Mixed precision for training: convolutions and matrix products in bfloat16 if it is faster on this CPU.
 
-bfloat16 has the range of float32, so that no loss has to be scaled; weights, their updates, normalization's statistics
+bfloat16 has the range of float32, so no loss scaling is needed; weights, their updates, normalization's statistics
 and the loss stay float32 (Kalamkar et al. 2019, https://arxiv.org/abs/1905.12322).
 """
 
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 
 FASTER = ("avx512_bf16", "amx_bf16", "sve_bf16")
-"""Units that multiply bfloat16. Where there is none it is emulated, and slower than float32."""
+"""CPU features that multiply bfloat16. Without one it is emulated, and slower than float32."""
 
 
 def has_bfloat16() -> bool:
@@ -19,5 +19,5 @@ def has_bfloat16() -> bool:
 
 
 def autocast(*, enabled: bool) -> AbstractContextManager[None]:
-    """In its context convolutions and products compute in bfloat16; without `enabled` in what they are given."""
+    """Compute convolutions and matrix products in bfloat16; without `enabled` in the inputs' type."""
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)

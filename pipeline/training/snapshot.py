@@ -1,7 +1,7 @@
-"""Everything that a training's next step depends on, as bytes, and back: weights, statistics, optimizer, generators.
+"""Save and restore everything a training's next step depends on: weights, statistics, optimizer, generators.
 
-The order and augmentation of the images are no part of it: they follow from the seed and the epoch's number
-(`pipeline.data.batches`). Random generators of a GPU are not kept; all training is on the CPU.
+The order and augmentation of the images are not included: they follow from the seed and the epoch's number
+(`pipeline.data.batches`). Random generators of a GPU are not saved; all training is on the CPU.
 """
 
 import io
@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# What torch and the generators raise on what they cannot use.
+# Errors of torch and the generators for unusable data.
 DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, OSError)
 
 
 class UnusableSnapshot(Exception):
-    """The bytes are no snapshot of such a network."""
+    """The bytes are not a snapshot of such a network."""
 
 
 def snapshot_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
-    """Written by `torch.save`, which keeps strides: kernels may round otherwise where memory lies in another order."""
+    """Return the snapshot, by `torch.save`, which keeps strides: kernels may round differently for other layouts."""
     tensors = {name: value.detach() for name, value in tensors_of(network).items()}
     buffer = io.BytesIO()
     torch.save({"tensors": tensors, "optimizer": optimizer.state_dict(), "generators": _generators()}, buffer)
@@ -31,9 +31,9 @@ def snapshot_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
 
 
 def restore(snapshot: bytes, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put it back in place, generators included; without running code that may be in it.
+    """Restore the state in place, generators included, without running code from the snapshot.
 
-    Raises `UnusableSnapshot`, and then has changed nothing.
+    Raises `UnusableSnapshot` without changing anything.
     """
     before = optimizer.state_dict(), _generators()
     try:
@@ -52,7 +52,7 @@ def restore(snapshot: bytes, network: nn.Module, optimizer: torch.optim.Optimize
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, those that a state dict leaves out included."""
+    """Return parameters and buffers, including non-persistent ones."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
@@ -74,4 +74,4 @@ def _set_generators(states: Mapping[str, Any]) -> None:
 def _check_shapes(tensors: Mapping[str, Any], network: nn.Module) -> None:
     wanted = {name: value.shape for name, value in tensors_of(network).items()}
     if wanted != {name: value.shape for name, value in tensors.items()}:
-        raise ValueError("its tensors are those of another network")
+        raise ValueError("its tensors belong to another network")

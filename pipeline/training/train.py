@@ -1,4 +1,4 @@
-"""`deploy train`: a float ResNet from scratch, or one that is fine-tuned, as a checkpoint `deploy build` can load."""
+"""`deploy train`: train or fine-tune a float ResNet and write a checkpoint that `deploy build` can load."""
 
 import json
 import os
@@ -32,14 +32,14 @@ from targets.device.model.preprocess import Preprocessing
 
 LEARNING_RATE = 0.1
 FINE_TUNING_RATE = 0.01
-"""Trained weights are moved gently: a tenth of what fresh ones stand."""
+"""For trained weights: a tenth of the rate for new ones."""
 UNFINISHED = ".training"
-"""Added to the output's name: the file beside it in which an unfinished training is kept after every epoch."""
+"""Suffix of the file beside the output in which an unfinished training is saved after every epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What was written. The gate's images have not been looked at."""
+    """The written checkpoint. The gate's images were not used."""
 
     path: Path
     architecture: Architecture
@@ -51,7 +51,7 @@ class Trained:
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     network: str
-    """A published name; of a checkpoint its own network is taken."""
+    """A published name; with a checkpoint its own network is used."""
     checkpoint: Path | None = None
     """Weights to fine-tune."""
     preprocessing: Given
@@ -64,12 +64,12 @@ class TrainSettings:
 
     @property
     def rate(self) -> float:
-        """Raises `RecipeError` for one that teaches nothing."""
+        """Return the learning rate; raise `RecipeError` if it is not above 0."""
         if self.learning_rate is None:
             return LEARNING_RATE if self.checkpoint is None else FINE_TUNING_RATE
         if not self.learning_rate > 0:
             raise RecipeError(
-                f"the learning rate {self.learning_rate:g} teaches nothing. Give one above 0, or leave it out."
+                f"the learning rate is {self.learning_rate:g}, but must be above 0. Give another one, or leave it out."
             )
         return self.learning_rate
 
@@ -78,8 +78,8 @@ def train(dataset: Dataset, settings: TrainSettings, *, progress: Progress, outp
     """Train a network, or fine-tune a checkpoint, and write `output` (.safetensors).
 
     Classes and preprocessing are stored with the weights, as JSON in the file's metadata. Until `output` is written
-    the training is kept beside it, and the same call goes on from there. All processes that `torchrun` started call
-    this, and the first writes. Raises `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`,
+    the training is saved beside it, and the same call resumes it. All processes that `torchrun` started call
+    this, and the first one writes. Raises `RecipeError`, `DataError`, `CheckpointError`, `CompressionError`,
     `ProcessLost`.
     """
     _check_output(output)
@@ -118,7 +118,7 @@ def train(dataset: Dataset, settings: TrainSettings, *, progress: Progress, outp
 
 
 def _continuation(output: Path, checkpoint: Path | None, facts: list[Json]) -> Continuation:
-    """The file beside `output`, bound to all that the training depends on and does not see."""
+    """Return the file beside `output`, bound to everything the training depends on but does not see."""
     begun_from = None if checkpoint is None else digest_of_checkpoint(checkpoint)
     return Continuation(
         file=output.with_name(output.name + UNFINISHED),
@@ -128,15 +128,15 @@ def _continuation(output: Path, checkpoint: Path | None, facts: list[Json]) -> C
 
 def _check_data(dataset: Dataset, progress: Progress) -> None:
     if len(dataset.training) < 2 or len(dataset.selection) == 0:
-        raise DataError(f"{len(dataset.training)} training images are too few; two of each class are the least.")
+        raise DataError(f"{len(dataset.training)} training images are too few; at least two of each class are needed.")
     check_images(dataset.training, progress)
     check_images(dataset.selection, progress)
 
 
 def _check_output(output: Path) -> None:
-    """Before the training, not after it."""
+    """Check the output before the training, not after it."""
     if output.suffix != ".safetensors":
-        raise RecipeError(f"the output {output} must be a .safetensors file: plain weights that anybody can load.")
+        raise RecipeError(f"the output {output} must be a .safetensors file: plain weights that any tool can load.")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.is_dir():
@@ -165,13 +165,13 @@ def _start(dataset: Dataset, network: str, checkpoint: Path | None, progress: Pr
     if len(found.classes) != len(dataset.classes):
         progress.line(f"new head: {len(dataset.classes)} classes instead of the {len(found.classes)} of {checkpoint}")
         state = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    model.load_state_dict(state, strict=False)  # all but the head is there: `recognize` has checked
+    model.load_state_dict(state, strict=False)  # everything but the head is there: `recognize` has checked
     return model, architecture
 
 
 def _save(model: nn.Module, output: Path, *, classes: tuple[str, ...], preprocessing: Preprocessing) -> None:
-    """Write the state dict so that a reader sees the whole file or none."""
-    # A single entry: several are written in an order that differs from run to run, and so would the file's hash.
+    """Write the state dict so that a reader sees the complete file or none."""
+    # A single entry: the order of several differs from run to run, and so would the file's hash.
     facts = {"classes": classes, "preprocessing": preprocessing.to_dict()}
     metadata = {"edge-deploy": json.dumps(facts, sort_keys=True)}
     temporary = _temporary(output)
@@ -182,8 +182,8 @@ def _save(model: nn.Module, output: Path, *, classes: tuple[str, ...], preproces
         temporary.replace(output)
     except OSError as error:
         raise RecipeError(
-            f"{output} cannot be written: {error.strerror}. The training is kept beside it: make room and run the "
-            "same command again."
+            f"{output} cannot be written: {error.strerror}. The training is kept beside it: free some space and run "
+            "the same command again."
         ) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -26,13 +26,13 @@ def main() -> None:
     except DeployError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
-        os._exit(error.exit_code)  # the others may wait for this one, and it must not wait for them
+        os._exit(error.exit_code)  # the others may wait for this process, which must not wait for them
 
 
 def _end_with_the_first(folder: Path) -> None:
-    # Unbuffered: at its own end the interpreter would wait for the lock of a buffer.
+    # Unbuffered: at exit the interpreter would wait for the lock of a buffer.
     os.read(sys.stdin.fileno(), 1)
-    shutil.rmtree(folder, ignore_errors=True)  # it was killed, and could not
+    shutil.rmtree(folder, ignore_errors=True)  # the killed parent could not
     os._exit(1)
 
 

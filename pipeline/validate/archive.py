@@ -1,4 +1,4 @@
-"""Zip files whose bytes depend on their contents alone: no times, no owners, no compression."""
+"""Zip files whose bytes depend only on their contents: no times, no owners, no compression."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-# The earliest time a zip file can state.
+# The earliest time a zip file can store.
 NO_TIME = (1980, 1, 1, 0, 0, 0)
 MOST_BYTES = 2 << 30
 UNIX, REGULAR_FILE = 3, 0o100644 << 16
@@ -19,7 +19,7 @@ Array = NDArray[np.float32] | NDArray[np.int64] | NDArray[np.str_]
 
 
 def write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write (name, contents) one after the other; they are never all held in memory."""
+    """Write (name, contents) one after the other; they are never all in memory."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, contents in members:
             info = zipfile.ZipInfo(name, NO_TIME)
@@ -28,19 +28,19 @@ def write_archive(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """An `.npz` file; unlike `numpy.savez`, equal arrays give equal bytes."""
+    """Write an `.npz` file; unlike `numpy.savez`, equal arrays give equal bytes."""
     write_archive(path, ((f"{name}.npy", npy_bytes(array)) for name, array in arrays.items()))
 
 
 def check_arrays(file: IO[bytes], *, most_bytes: int = MOST_BYTES) -> None:
-    """Raise `ValueError` for an `.npz` file whose arrays claim more than they hold, before they are read.
+    """Raise `ValueError` for an `.npz` file whose arrays claim more than they contain, before they are read.
 
-    NumPy makes room for what a header claims, and a device may claim anything.
+    NumPy allocates what a header claims, and a device may send any header.
     """
     with zipfile.ZipFile(file) as archive:
         total = sum(info.file_size for info in archive.infolist())
         if total > most_bytes:
-            raise ValueError(f"it unpacks to {total:,} bytes, {most_bytes:,} are read at most")
+            raise ValueError(f"it unpacks to {total:,} bytes; the limit is {most_bytes:,}")
         for info in archive.infolist():
             with archive.open(info) as member:
                 version = np.lib.format.read_magic(member)
@@ -54,7 +54,7 @@ def check_arrays(file: IO[bytes], *, most_bytes: int = MOST_BYTES) -> None:
 
 
 def npy_bytes(array: Array) -> bytes:
-    """The array as an `.npy` file."""
+    """Return the array as an `.npy` file."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array) if array.ndim else array, allow_pickle=False)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""How often a gate set has been looked at: whoever tries often enough passes any test once by luck."""
+"""Number of artifacts judged on a gate set: with enough tries any test is passed once by chance."""
 
 import json
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from targets.device.gate.tango import CONFIDENCE
 SCHEMA = 1
 
 Looks = dict[str, list[str]]
-"""`<model>:<gate>` -> the hashes of the different artifacts judged."""
+"""`<model>:<gate>` -> hashes of the different artifacts judged."""
 
 
 def confidence_at(look: int, *, is_corrected: bool) -> float:
-    """Of the one-sided bounds by which the gate judges the artifact that it sees as its `look`-th.
+    """Return the confidence of the one-sided bounds for the artifact that is the gate's `look`-th.
 
-    Corrected, the k-th spends 0.05 / (k (k + 1)) of the error, so that however many artifacts are tried, all of them
-    together pass by luck in 5 % of cases at most (alpha spending, Lan & DeMets 1983).
+    With correction, the k-th uses 0.05 / (k (k + 1)) of the error, so that for any number of artifacts all of them
+    together pass by chance in at most 5 % of cases (alpha spending, Lan & DeMets 1983).
     """
     error = 1 - CONFIDENCE
     return 1 - error / (look * (look + 1)) if is_corrected else CONFIDENCE
@@ -26,34 +26,34 @@ def confidence_at(look: int, *, is_corrected: bool) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One artifact among those that the same images have judged."""
+    """One of the artifacts judged on the same images."""
 
     number: int
-    """Of this one, in the order in which they were judged first: it stays the same however many follow."""
+    """Position of this one, by the first time each was judged; it never changes."""
     total: int
 
 
 def looks_text(look: Look, *, is_corrected: bool) -> str | None:
-    """What many looks do to a proof, for the log; None for the first."""
+    """Return a note on what many looks mean for the proof, for the log; None for the first."""
     looks = look.total
     if looks < 2:
         return None
     if is_corrected:
         return (
-            f"the gate's images have judged {looks} artifacts of this model, this one as number {look.number}; its "
-            f"bounds are of {confidence_at(look.number, is_corrected=True):.2%} confidence to make up for it"
+            f"the gate's images have judged {looks} artifacts of this model, this one as number {look.number}; to "
+            f"correct for that, its bounds have {confidence_at(look.number, is_corrected=True):.2%} confidence"
         )
     return (
-        f"the gate's images have judged {looks} artifacts of this model: at a true drop of just the margin "
-        f"{1 - CONFIDENCE**looks:.0%} of so many independent tries pass at least once by luck. Correct for it with "
-        "correct_looks = true in [validate], or judge by fresh images"
+        f"the gate's images have judged {looks} artifacts of this model: at a true drop of exactly the margin, "
+        f"{1 - CONFIDENCE**looks:.0%} of this many independent tries pass at least once by chance. Correct for it "
+        "with correct_looks = true in [validate], or use new images"
     )
 
 
 def look(file: Path, *, model: str, gate: str, artifact: str) -> Look:
     """Record that `artifact` of `model` was judged on `gate` (all hashes).
 
-    Judging the same artifact again, with another margin for instance, is no further look.
+    Judging the same artifact again, for instance with another margin, is not a new look.
     """
     looks = _read(file)
     judged = looks.setdefault(_key(model, gate), [])
@@ -65,7 +65,7 @@ def look(file: Path, *, model: str, gate: str, artifact: str) -> Look:
 
 
 def look_if_judged(file: Path, *, model: str, gate: str, artifact: str) -> Look:
-    """What `look` would return, recording nothing."""
+    """Return what `look` would return, without recording it."""
     judged = _read(file).get(_key(model, gate), [])
     order = judged if artifact in judged else [*judged, artifact]
     return Look(number=order.index(artifact) + 1, total=len(order))
@@ -88,5 +88,5 @@ def _read(file: Path) -> Looks:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WorkspaceError(
-            f"{file} is damaged ({error}). Remove it and run again: the looks at the gate are then counted anew."
+            f"{file} is damaged ({error}). Remove it and run again: the looks at the gate are then counted from zero."
         ) from None

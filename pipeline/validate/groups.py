@@ -1,4 +1,4 @@
-"""Accuracy of single groups of the gate's images, where the data set names some: recall by size, for example."""
+"""Accuracy of groups of the gate's images, if the dataset defines some: recall by size, for example."""
 
 import math
 import re
@@ -19,7 +19,7 @@ def accuracy_of_groups(
     float_logits: NDArray[np.float32],
     logits: NDArray[np.float32],
 ) -> tuple[GroupAccuracy, ...]:
-    """Both models' logits [N, C] on each group, by name (numbers by value); `groups` is empty or has N names."""
+    """Compare both models' logits [N, C] by group (numbers by value); `groups` is empty or has N names."""
     float_right, right = float_logits.argmax(axis=1) == labels, logits.argmax(axis=1) == labels
     found = []
     for name in sorted(set(groups), key=_natural):
@@ -39,7 +39,7 @@ def accuracy_of_groups(
 
 
 def wilson_interval(right: int, images: int) -> tuple[float, float]:
-    """Two-sided 95 % score interval of a share; `images` > 0.
+    """Return the two-sided 95 % score interval of a share; `images` > 0.
 
     Wilson, E. B. (1927): Probable inference, the law of succession, and statistical inference. JASA 22 (158).
     """
@@ -50,5 +50,5 @@ def wilson_interval(right: int, images: int) -> tuple[float, float]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """`8-15 px` comes before `16-31 px`."""
+    """Sort `8-15 px` before `16-31 px`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

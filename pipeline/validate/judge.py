@@ -1,6 +1,6 @@
-"""The gate: the artifact's answers against the float baseline's on the same images, judged in an instant.
+"""The gate: compare the artifact's answers with the float baseline's on the same images.
 
-Needs neither PyTorch nor ONNX Runtime nor the images: labels, both models' logits, and the margin.
+It needs only labels, both models' logits, and the margin; neither PyTorch nor ONNX Runtime nor the images.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Which artifact was measured, with which shard, and where."""
+    """The measured artifact, the shard, and the place."""
 
     target: str
     place: Place
@@ -38,7 +38,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """By what an artifact is judged."""
+    """Criteria by which an artifact is judged."""
 
     max_drop: float
     """Points of top-1."""
@@ -50,7 +50,7 @@ class Terms:
 
 
 def terms_of(report: AccuracyReport) -> Terms:
-    """By which the same model is judged at another place."""
+    """Return the terms for judging the same model at another place."""
     return Terms(
         max_drop=report.max_drop_points,
         gate_looks=report.gate_looks,
@@ -60,7 +60,7 @@ def terms_of(report: AccuracyReport) -> Terms:
 
 
 def read_terms(report: Path) -> Terms:
-    """Of a `report.json`; raises `DataError` where it is damaged."""
+    """Return the terms of a `report.json`; raise `DataError` if it is damaged."""
     try:
         raw = parse_json(report.read_text(encoding="utf-8"))
         expected = raw.get("expected_accuracy")
@@ -76,16 +76,16 @@ def read_terms(report: Path) -> Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Of an artifact alone: without the float baseline's answers there is nothing to judge it by."""
+    """Accuracy of an artifact alone, if there are no answers of the float baseline to compare with."""
 
     images: int
     top1: float
     top5: float | None
-    """Where there are more than ten classes."""
+    """If there are more than ten classes."""
 
 
 def judge_predictions(shard: Path, predictions: Path, *, artifact: Path, place: Place, terms: Terms) -> AccuracyReport:
-    """Judge stored predictions of the artifact folder's model; raises `DataError` where they are another's."""
+    """Judge stored predictions of the artifact folder's model; raise `DataError` if they are another model's."""
     stored = read_predictions(predictions)
     try:
         manifest = read_manifest(artifact)
@@ -96,7 +96,7 @@ def judge_predictions(shard: Path, predictions: Path, *, artifact: Path, place: 
 
 
 def judge_with(shard: Path, stored: Predictions, *, target: str, place: Place, terms: Terms) -> AccuracyReport:
-    """Judge predictions by the shard they were made with; raises `DataError` where it is another one."""
+    """Judge predictions with the shard they were made with; raise `DataError` if it is a different one."""
     try:
         with Shard(shard) as images:
             labels, float_logits, classes, sha256 = images.labels, images.logits, images.classes, images.sha256
@@ -133,7 +133,7 @@ def judge(
     terms: Terms,
     origin: Origin,
 ) -> AccuracyReport:
-    """Compare both models' logits [N, C] of the same images in the same order. A loss is positive everywhere."""
+    """Compare both models' logits [N, C] of the same images in the same order. Losses are positive."""
     _check_logits(labels, float_logits, logits)
     float_right = int(np.count_nonzero(float_logits.argmax(axis=1) == labels))
     check_above_chance(float_right, classes=len(classes), images=len(labels))
@@ -154,7 +154,7 @@ def judge(
 
 
 def accuracy_of(labels: Labels, logits: Logits) -> Accuracy:
-    """Accuracy of logits [N, C] alone."""
+    """Return the accuracy of logits [N, C] alone."""
     _check_logits(labels, logits)
     top1 = float((logits.argmax(axis=1) == labels).mean())
     return Accuracy(images=len(labels), top1=top1, top5=gate.top5_of(labels, logits))
@@ -165,9 +165,9 @@ def _check_logits(labels: Labels, *models: Logits) -> None:
         raise DataError("there are no images to measure on. Add some under val/<class>.")
     for logits in models:
         if logits.shape != (len(labels), models[0].shape[1]):
-            raise DataError(f"logits of shape {list(logits.shape)} do not belong to {len(labels)} images' labels.")
+            raise DataError(f"logits of shape {list(logits.shape)} do not match the labels of {len(labels)} images.")
         if not np.isfinite(logits).all():
             bad = int((~np.isfinite(logits)).any(axis=1).sum())
             raise CompileError(
-                f"the model's answer to {bad} of {len(labels)} images is no finite number. Build the artifact again."
+                f"the model's logits for {bad} of {len(labels)} images are not finite. Build the artifact again."
             )

@@ -1,4 +1,4 @@
-"""Run an artifact over the shard, in the very code that runs on the device, and keep what it answered."""
+"""Run an artifact over the shard, with the same code as on the device, and store its answers."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from targets.runtimes.simulation import open_here
 
 
 def measure_artifact(artifact: Path, shard: Path, folder: Path, *, progress: Progress) -> None:
-    """Answer the shard's images with the artifact on this machine; write `predictions.npz` into `folder`."""
+    """Run the shard's images through the artifact on this machine; write `predictions.npz` into `folder`."""
     try:
         manifest = read_manifest(artifact)
         with open_here(artifact, manifest) as session:
@@ -43,7 +43,7 @@ def measure_session(
     runtime: str,
     progress: Progress,
 ) -> None:
-    """The same through any session, such as a container's port; the facts are those of the place that answers."""
+    """Do the same with any session, such as a container's; the recorded facts are those of the answering machine."""
     try:
         with Shard(shard) as images, progress.task("gate", len(images)) as advance:
             check_belongs(images, manifest)
@@ -75,7 +75,7 @@ def measure_session(
 
 
 def check_belongs(shard: Shard, manifest: Manifest) -> None:
-    """Raise `DataError` where the shard's float baseline saw other classes or other inputs than the artifact would."""
+    """Raise `DataError` if the shard's float baseline had other classes or preprocessing than the artifact."""
     if shard.classes != manifest.classes:
         raise DataError(
             f"the shard {shard.path} has the classes {', '.join(shard.classes)}; the artifact has "

@@ -1,4 +1,4 @@
-"""What an artifact answered to a shard, and where: all that judging it again needs beside the shard."""
+"""An artifact's answers to a shard, and their origin: everything needed to judge it again, besides the shard."""
 
 import zipfile
 import zlib
@@ -12,7 +12,7 @@ from pipeline.errors import DataError
 from pipeline.validate.archive import check_arrays, write_arrays
 
 DAMAGED = (OSError, ValueError, KeyError, EOFError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and the zip reader raise on files cut short or made up."""
+"""Errors of NumPy and the zip reader for truncated or forged files."""
 FACTS = ("shard_sha256", "artifact_sha256", "instruction_set", "runtime")
 
 
@@ -36,16 +36,16 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Raises `DataError` where the file is missing or damaged."""
+    """Read the file; raise `DataError` if it is missing or damaged."""
     try:
-        # Given a path, numpy would leave a damaged file open.
+        # With a path instead of a file, NumPy would leave a damaged file open.
         with path.open("rb") as opened:
-            # What is written, here and on devices, is not compressed: nothing in it is larger than the file.
+            # Our files are never compressed, here and on devices: no member is larger than the file.
             check_arrays(opened, most_bytes=path.stat().st_size)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Predictions(logits=file["logits"], **{name: str(file[name]) for name in FACTS})
     except FileNotFoundError:
-        raise DataError(f"there are no predictions {path}. Validate the artifact first.") from None
+        raise DataError(f"the predictions {path} do not exist. Validate the artifact first.") from None
     except (
         OSError,
         ValueError,
@@ -56,4 +56,4 @@ def read_predictions(path: Path) -> Predictions:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise DataError(f"the predictions {path} are cut short or damaged ({error}). Validate again.") from None
+        raise DataError(f"the predictions {path} are truncated or damaged ({error}). Validate again.") from None

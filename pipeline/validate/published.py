@@ -1,6 +1,6 @@
-"""The artifact where its user looks for it, complete or not at all.
+"""Publish the artifact in the user's folder, completely or not at all.
 
-Proofs that came from devices, kept beside the artifact they are about: `devices/<name>/` in its folder.
+Also proofs from devices, kept beside their artifact: `devices/<name>/` in its folder.
 """
 
 import json
@@ -19,17 +19,17 @@ from targets.device.gate import report as proof
 
 REPORT, DEVICES = proof.FILE, "devices"
 PRIVATE = "private"
-"""Beside `artifacts` in the workspace: what shows people, and is not published unless that was asked for."""
+"""Folder beside `artifacts` in the workspace for images of people, which are only published on request."""
 
 
 def publish(
     destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport], *, scratch: Path
 ) -> None:
-    """Put `files` and `reports` into `destination` by their relative names, replacing what is there.
+    """Put `files` and `reports` into `destination` by their relative names, replacing its content.
 
-    `scratch` is a folder on the same file system; the new folder is complete before the old one goes. Where only the
-    reports are others (a margin, or an image that has confirmed them), only those are written. What devices have sent
-    stays, each with the hash of the model that it is about.
+    `scratch` is a folder on the same file system; the new folder is complete before the old one is removed. If only
+    the reports changed (a margin, or an image that confirmed them), only those are written. Proofs from devices
+    stay, each with the hash of its model.
     """
     if _has(destination, files, reports):
         for name, report in reports.items():
@@ -55,7 +55,7 @@ def publish(
 
 
 def keep_private(shard: Path, destination: Path) -> None:
-    """Keep the shard of the artifact published at `destination` where `shard_of` finds it, and nobody copies it."""
+    """Store the shard of the artifact published at `destination` where only `shard_of` finds it."""
     place = _private(destination)
     if _same(shard, place):
         return
@@ -66,20 +66,20 @@ def keep_private(shard: Path, destination: Path) -> None:
 
 
 def shard_of(published: Path) -> Path:
-    """The shard of a published artifact: in its folder or, where it shows people, kept apart from it."""
+    """Return the shard of a published artifact: in its folder or, if it shows people, stored apart."""
     private = _private(published)
     return private if private.is_file() and not (published / SHARD).is_file() else published / SHARD
 
 
 def is_published(destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport]) -> bool:
-    """Whether `destination` holds just this already."""
+    """Whether `destination` already has exactly this content."""
     return _has(destination, files, reports) and all(
         (destination / name).read_bytes() == report_json(report).encode() for name, report in reports.items()
     )
 
 
 def unproven_text(published: Path) -> str | None:
-    """What to tell whoever uses an artifact that the gate did not pass; None where it did, or has no report."""
+    """Return a warning for users of an artifact that did not pass the gate; None if it did, or has no report."""
     try:
         raw = parse_json((published / REPORT).read_text(encoding="utf-8"))
         verdict, drop, allowed = str(raw["verdict"]), float(raw["drop_points"]), float(raw["max_drop_points"])
@@ -87,11 +87,11 @@ def unproven_text(published: Path) -> str | None:
         return None
     if verdict == Verdict.PASS:
         return None
-    return f"{published} is not proven: the gate says {verdict} (drop {drop:+.2f} points, {allowed:g} allowed)"
+    return f"{published} is not proven: the gate's verdict is {verdict} (drop {drop:+.2f} points, {allowed:g} allowed)"
 
 
 def report_json(report: AccuracyReport) -> str:
-    """The report as the text of `report.json`, here and in an image."""
+    """Return the report as the text of `report.json`, here and in an image."""
     return json.dumps(asdict(report), indent=2, sort_keys=True) + "\n"
 
 
@@ -101,14 +101,14 @@ def _private(published: Path) -> Path:
 
 
 def _has(destination: Path, files: Mapping[str, Path], reports: Mapping[str, AccuracyReport]) -> bool:
-    """Whether just these names are there, the files being the same; what the reports say is another matter."""
+    """Whether exactly these names exist with the same files; the reports' content is not compared."""
     paths = (path.relative_to(destination) for path in destination.rglob("*") if not path.is_dir())
     there = {path.as_posix() for path in paths if path.parts[0] != DEVICES}
     return there == {*files, *reports} and all(_same(file, destination / name) for name, file in files.items())
 
 
 def _same(one: Path, other: Path) -> bool:
-    """By content: size and time can be put back by whoever, or whatever, has changed a file."""
+    """Compare by content: size and time of a changed file can be restored."""
     try:
         return one.stat().st_size == other.stat().st_size and sha256_of_file(one) == sha256_of_file(other)
     except OSError:
@@ -117,7 +117,7 @@ def _same(one: Path, other: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptProof:
-    """What one device answered, as this host judged it."""
+    """One device's answers, as judged on this host."""
 
     device: str
     artifact_sha256: str
@@ -126,7 +126,7 @@ class KeptProof:
 
     @property
     def precision(self) -> str | None:
-        """Of a GPU's engine, by its passport; None where there is none."""
+        """Precision of a GPU's engine, from its passport; None if there is none."""
         try:
             return str(parse_json((self.folder / PASSPORT).read_text())["precision"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -136,7 +136,7 @@ class KeptProof:
 def keep_proof(place: Path, evidence: Path, report: AccuracyReport, **documents: str) -> Path:
     """Replace `place`, `devices/<name>` of an artifact's folder, by a copy of `evidence`, the report and `documents`.
 
-    `documents`: texts by file names without `.json`. Complete or not at all; raises `OSError`.
+    `documents`: texts by file name without `.json`. Complete or not at all; raises `OSError`.
     """
     fresh, stale = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
     for leftover in (fresh, stale):
@@ -154,7 +154,7 @@ def keep_proof(place: Path, evidence: Path, report: AccuracyReport, **documents:
 
 
 def proofs_of(published: Path) -> Iterator[KeptProof]:
-    """Every device's proof in an artifact's folder, by name; raises `WorkspaceError` for a damaged one."""
+    """Yield every device's proof in an artifact's folder, by name; raise `WorkspaceError` for a damaged one."""
     for path in sorted((published / DEVICES).glob(f"[!.]*/{REPORT}")):
         try:
             raw = parse_json(path.read_text())

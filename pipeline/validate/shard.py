@@ -1,6 +1,6 @@
-"""Write the shard: all that a later place needs for the gate's report (see `targets.device.gate.shard`).
+"""Write the shard: everything another place needs for the gate's report (see `targets.device.gate.shard`).
 
-Pack a shard (see `targets.device.gate.shard`): of a data set's images, or of some of another shard's.
+A shard is packed from a dataset's images, or from a part of another shard's.
 """
 
 import hashlib
@@ -33,14 +33,14 @@ KINDS = {
 
 
 class Images(Protocol):
-    """A data set's images, or a shard."""
+    """A dataset's images, or a shard."""
 
     @property
     def labels(self) -> NDArray[np.int64]: ...
 
     @property
     def groups(self) -> Sequence[str]:
-        """A name for each image, or none at all."""
+        """A name for each image, or empty."""
 
     def __len__(self) -> int: ...
 
@@ -112,14 +112,14 @@ def _members(
 
 
 def _extension(contents: bytes) -> str:
-    """For people who unzip a shard; readers look at the contents."""
+    """Return a file name extension, for people who unzip a shard; readers check the contents."""
     return next((kind for start, kind in KINDS.items() if contents.startswith(start)), "img")
 
 
 def pack_some(shard: Path, count: int, folder: Path) -> Path:
-    """A shard of `count` of a shard's images, as many of each class as it has in proportion; returns its path.
+    """Pack `count` of a shard's images, in proportion to its classes, into a new shard; return its path.
 
-    The shard itself where it has no more. Equal inputs give equal bytes. Raises `DataError`.
+    Returns the shard itself if it has no more images. Equal inputs give equal bytes. Raises `DataError`.
     """
     try:
         with Shard(shard) as whole:
@@ -148,7 +148,7 @@ def write_shard(
     progress: Progress,
     folder: Path,
 ) -> None:
-    """Pack the gate's images with what the original float network answers to them into `folder`, as `shard.zip`.
+    """Pack the gate's images with the original float network's answers into `folder`, as `shard.zip`.
 
     `logits` [N, C] are those of stage `load`. Equal inputs give equal bytes.
     """

@@ -1,4 +1,4 @@
-"""Stage `validate` in the workspace: the gate's images, the answers to them, the verdicts, and what is published."""
+"""Stage `validate` in the workspace: the gate's images, answers to them, verdicts, and publishing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +19,11 @@ from targets.device.model.manifest import read_manifest
 
 
 def validate(run: Run, loaded: Loaded, compiled: Compiled) -> Validated:
-    """Judge the artifact and, where it may be packaged, its alternatives; publish what was judged."""
+    """Judge the artifact and, if it may be packaged, its alternatives; publish what was judged."""
     shard = write_gate_shard(run, loaded)
     main = measure_and_judge(run, loaded, compiled.artifact, shard)
     models = [main]
-    # Where the main model ends the build, the gate's images are not looked at once more.
+    # If the main model stops the build, the gate's images are not used again.
     if may_be_packaged(main.report, package_undecided=run.packages_undecided):
         models += [measure_and_judge(run, loaded, each, shard) for each in compiled.artifacts[1:]]
     published = publish_models(run, shard, models)
@@ -31,7 +31,7 @@ def validate(run: Run, loaded: Loaded, compiled: Compiled) -> Validated:
 
 
 def write_gate_shard(run: Run, loaded: Loaded) -> Folder:
-    """The gate's images, labels and float logits: all a later place needs to make the same report."""
+    """Return the gate's images, labels and float logits: all another place needs to make the same report."""
 
     def work(at: Workplace) -> None:
         from pipeline.validate.shard import write_shard
@@ -44,7 +44,7 @@ def write_gate_shard(run: Run, loaded: Loaded) -> Folder:
 
 
 def predict(run: Run, artifact: Artifact, shard: Folder) -> Folder:
-    """The artifact's logits on the gate's images; judging them is another, instant, matter."""
+    """Return the artifact's logits on the gate's images; judging them is a separate, instant step."""
 
     def work(at: Workplace) -> None:
         from pipeline.validate.measure import measure_artifact
@@ -56,7 +56,7 @@ def predict(run: Run, artifact: Artifact, shard: Folder) -> Folder:
 
 
 def measure_and_judge(run: Run, loaded: Loaded, artifact: Artifact, shard: Folder) -> Judged:
-    """On this host: with the target's runtime, or by simulation where that is on its device."""
+    """Measure and judge on this host: with the target's runtime, or by simulation if that is only on its device."""
     answers = predict(run, artifact, shard)
     check_unchanged(run, artifact.folder, shard.path, answers.path)
     counted = count_look(run, loaded, artifact)
@@ -71,7 +71,7 @@ def measure_and_judge(run: Run, loaded: Loaded, artifact: Artifact, shard: Folde
 def judge_answers(
     run: Run, artifact: Artifact, shard: Path, answers: Path, *, place: Place, gate_looks: int
 ) -> AccuracyReport:
-    """The recipe's margin on an artifact's answers, wherever they were given."""
+    """Judge an artifact's answers, from any place, by the recipe's margin."""
     recipe = run.recipe
     terms = Terms(
         max_drop=recipe.validate_.max_drop,
@@ -83,14 +83,14 @@ def judge_answers(
 
 
 def check_unchanged(run: Run, *folders: Path) -> None:
-    """Hash what a verdict is made of; nobody judges it again where no image is built anew."""
+    """Check the hashes of a verdict's inputs, as no image build would check them."""
     if run.workspace.is_read_only or not run.workspace.only_look:
         run.workspace.check(*folders)
 
 
 def count_look(run: Run, loaded: Loaded, artifact: Artifact) -> Look:
-    """The how-manieth artifact of this model it is that the gate judges."""
-    # Before TensorRT 10.12 fp16 and fp32 are built from the same file, and answer differently.
+    """Record the look at the gate, and return which artifact of this model it is."""
+    # Before TensorRT 10.12 fp16 and fp32 are built from the same file, but give different answers.
     manifest = read_manifest(artifact.folder)
     judged = manifest.model_sha256 + ("" if run.target.gpu is None else f" {manifest.precision}")
     names = {"model": loaded.folder.digest, "gate": run.dataset.gate.fingerprint, "artifact": judged}
@@ -99,12 +99,12 @@ def count_look(run: Run, loaded: Loaded, artifact: Artifact) -> Look:
 
 
 def publish_models(run: Run, shard: Folder, models: Sequence[Judged]) -> Path:
-    """Put artifacts, shard, answers and reports where the user looks for them; returns the folder.
+    """Publish artifacts, shard, answers and reports for the user; return the folder.
 
-    A shard that shows people is not among them unless the recipe says so; see `published.shard_of`.
+    A shard that shows people is left out unless the recipe allows it; see `published.shard_of`.
     """
     root, (main, *alternatives) = run.workspace.root, models
-    # What has not passed lies beside what has, so that no trial takes the place of a proven artifact.
+    # Artifacts that did not pass go to another folder, so that no trial replaces a proven artifact.
     suffix = "" if main.report.verdict is Verdict.PASS else f".{main.report.verdict}"
     destination = child(root / "artifacts", f"{run.published_as}{suffix}")
     files = _files_of(main)

@@ -1,4 +1,4 @@
-"""What keeps an artifact out of an image: the gate's verdict, and a time that was asked for and is not held."""
+"""Reasons that keep an artifact out of an image: the gate's verdict, and a missed time."""
 
 from pipeline.artifacts import AccuracyReport, Artifact, Precision, Timeliness, Verdict
 from pipeline.errors import GateFailed, GateUndecided, LatencyMissed
@@ -6,7 +6,7 @@ from pipeline.latency.budget_check import TOLERANCE, timeliness_text
 
 
 def verdict_text(report: AccuracyReport) -> str:
-    """The gate's sentence, for the log and for the error of a build that stops here."""
+    """Return the gate's result in one sentence, for the log and for errors."""
     low, high = report.drop_interval_points
     figures = (
         f"top-1 {report.float_top1:.2%} -> {report.artifact_top1:.2%} on {report.images} images: "
@@ -14,7 +14,7 @@ def verdict_text(report: AccuracyReport) -> str:
         f"({report.lost} lost, {report.won} won), {report.max_drop_points:g} allowed"
     )
     if report.gate_looks > 1:
-        figures += f"; number {report.gate_looks} of this model's artifacts that these images judge"
+        figures += f"; artifact number {report.gate_looks} of this model judged on these images"
     lower, upper = report.drop_bounds_points
     if report.verdict is Verdict.PASS:
         return f"pass: {figures}; upper bound {upper:+.2f}"
@@ -29,8 +29,8 @@ def may_be_packaged(report: AccuracyReport, *, package_undecided: bool) -> bool:
 
 
 def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool, of: str = "") -> None:
-    """Raise where the verdict forbids an image; `of` names the model where it is not the main one, whose
-    report the error carries."""
+    """Raise if the verdict forbids an image; `of` names a model other than the main one, whose report the error
+    carries."""
     if may_be_packaged(report, package_undecided=package_undecided):
         return
     text = of + verdict_text(report)
@@ -40,18 +40,18 @@ def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool, of: s
     else:
         error = GateUndecided(
             f"{text} No image was built; artifact and report are kept. "
-            "To build one that is labelled undecided: --undecided package."
+            "To build one with the label undecided: --undecided package."
         )
     error.report = None if of else report
     raise error
 
 
 def stop_if_late(found: Timeliness | None, artifact: Artifact) -> None:
-    """Raise `LatencyMissed` where the artifact is slower than asked by more than timing is uncertain."""
+    """Raise `LatencyMissed` if the artifact is slower than requested by more than the timing's uncertainty."""
     if found is not None and found.verdict == "missed":
         slower = "" if artifact.precision is Precision.INT8 else f" The artifact runs in {artifact.reason}."
         raise LatencyMissed(
-            f"{timeliness_text(found)}; {TOLERANCE:.0%} more is what timing allows.{slower} No image was built; "
-            "artifact and report are kept. If the machine was busy, run again: only the timing is repeated. Else "
-            "ask for a time that was reached."
+            f"{timeliness_text(found)}; timing allows {TOLERANCE:.0%} more.{slower} No image was built; "
+            "artifact and report are kept. If the machine was busy, run again: only the timing is repeated. Otherwise "
+            "request a time that was reached."
         )

@@ -1,7 +1,7 @@
-"""The version of a stage's code: a hash over its module and everything of ours that the module imports.
+"""Version of a stage's code: a hash over its module and all of our modules that it imports.
 
-Words count for nothing: docstrings, and what is said by `raise Error(...)`, `progress.line(...)` and
-`progress.detail(...)`. A reworded message must not redo hours of training.
+Docstrings and the messages of `raise Error(...)`, `progress.line(...)` and `progress.detail(...)` are not hashed:
+a reworded message must not repeat hours of training.
 """
 
 import ast
@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("pipeline", "targets")
-# Modules that only report or describe failures.
+# Modules that only report or describe errors.
 WITHOUT_EFFECT = frozenset({"pipeline.errors", "pipeline.progress", "pipeline.process"})
 SAYING = ("line", "detail")
 """Methods of `Progress`."""
 PLAIN = frozenset(
     {"abs", "float", "int", "join", "len", "list", "max", "min", "repr", "round", "sorted", "str", "sum"}
 )
-"""Calls within a message that change nothing."""
+"""Calls allowed within a message; they have no effect."""
 
 
 @functools.cache
 def code_version(module: str, *, leave_out: tuple[str, ...] = ()) -> str:
-    """Hex SHA-256 over the code of `module` and of its transitive imports within our packages.
+    """Return the hex SHA-256 of the code of `module` and of its transitive imports within our packages.
 
-    `leave_out`: packages and modules that are imported and not run.
+    `leave_out`: packages and modules that are imported but not run.
     """
     digest = hashlib.sha256()
     for name in sorted(modules_of(module, leave_out=leave_out)):
@@ -35,7 +35,7 @@ def code_version(module: str, *, leave_out: tuple[str, ...] = ()) -> str:
 
 
 def modules_of(module: str, *, leave_out: tuple[str, ...] = ()) -> set[str]:
-    """`module` and everything of ours that it imports, by way of whatever."""
+    """Return `module` and all of our modules that it imports, directly or indirectly."""
     seen: set[str] = set()
     waiting = [module]
     while waiting:
@@ -97,7 +97,7 @@ def _words(module: str) -> Iterator[ast.expr]:
 
 
 def _arguments(call: ast.Call) -> Iterator[ast.expr]:
-    """Those that are texts and compute nothing but their figures' looks."""
+    """Yield the arguments that are text and only format values."""
     for argument in (*call.args, *(keyword.value for keyword in call.keywords)):
         if _is_text(argument) and all(_is_plain(node) for node in ast.walk(argument) if isinstance(node, ast.Call)):
             yield argument

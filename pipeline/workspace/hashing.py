@@ -1,4 +1,4 @@
-"""Content hashes: what a stage's key and an artifact's identity are made of."""
+"""Content hashes, used for stage keys and the identity of artifacts."""
 
 import hashlib
 import json
@@ -9,19 +9,19 @@ Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_json(value: Json) -> str:
-    """Hex SHA-256 of a value's canonical JSON."""
+    """Return the hex SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_of_folder(folder: Path, *, leave_out: Iterable[str] = ()) -> str:
-    """Hex SHA-256 over the relative names and contents of all files under `folder`."""
+    """Return the hex SHA-256 of the relative names and contents of all files under `folder`."""
     left_out = set(leave_out)
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):

@@ -1,6 +1,6 @@
-"""Whether a finished stage's files are still what was written: a flipped bit is found before it is built upon.
+"""Check that a finished stage's files are unchanged: a flipped bit is detected before the files are used.
 
-Size and time of each file tell at once that nothing has touched it; where they differ its content is hashed.
+A file with unchanged size and time counts as unchanged; otherwise its content is hashed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from pipeline.workspace.hashing import Json, sha256_of_file
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """One file as it was when its stage was finished."""
+    """One file when its stage was finished."""
 
     size: int
     modified_ns: int
@@ -22,7 +22,7 @@ class FileRecord:
 
 
 def records_of(folder: Path, *, leave_out: Iterable[str] = ()) -> dict[str, FileRecord]:
-    """All files under `folder`, by relative name in order."""
+    """Return all files under `folder`, by relative name in order."""
     left_out = set(leave_out)
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -34,7 +34,7 @@ def records_of(folder: Path, *, leave_out: Iterable[str] = ()) -> dict[str, File
 
 
 def digest_of(records: Mapping[str, FileRecord], *, leave_out: Iterable[str] = ()) -> str:
-    """Hex SHA-256 over names and contents, as of `pipeline.workspace.hashing.sha256_of_folder`."""
+    """Return the hex SHA-256 of names and contents, equal to `pipeline.workspace.hashing.sha256_of_folder`."""
     left_out = set(leave_out)
     digest = sha256()
     for name, record in records.items():
@@ -44,18 +44,18 @@ def digest_of(records: Mapping[str, FileRecord], *, leave_out: Iterable[str] = (
 
 
 def check_files(folder: Path, records: Mapping[str, FileRecord], *, thoroughly: bool = False) -> None:
-    """Raise `WorkspaceError` for the first file that is not what was written.
+    """Raise `WorkspaceError` for the first changed file.
 
-    `thoroughly`: hash all of them, also those whose size and time are as they were.
+    `thoroughly`: hash all files, even with unchanged size and time.
     """
     for name, record in records.items():
         try:
             status = (folder / name).stat()
             if status.st_size != record.size:
-                raise WorkspaceError(f"{name} has {status.st_size:,} bytes, {record.size:,} were written")
+                raise WorkspaceError(f"{name} has {status.st_size:,} bytes, but {record.size:,} were written")
             is_touched = status.st_mtime_ns != record.modified_ns
             if (thoroughly or is_touched) and sha256_of_file(folder / name) != record.sha256:
-                raise WorkspaceError(f"{name} has other content than was written")
+                raise WorkspaceError(f"{name} has changed since it was written")
         except OSError as error:
             raise WorkspaceError(f"{name} cannot be read ({error.strerror})") from None
 
@@ -65,7 +65,7 @@ def to_json(records: Mapping[str, FileRecord]) -> dict[str, Json]:
 
 
 def from_json(raw: Mapping[str, list[object]]) -> dict[str, FileRecord]:
-    """Raises `ValueError` or `TypeError` for what `to_json` did not make."""
+    """Parse the output of `to_json`; raise `ValueError` or `TypeError` for anything else."""
     found = {}
     for name, (size, modified_ns, content) in raw.items():
         if not (isinstance(size, int) and isinstance(modified_ns, int) and isinstance(content, str)):

@@ -1,9 +1,9 @@
-"""A content-addressed workspace: done work is never redone, a half-written folder is never taken for finished.
+"""A content-addressed workspace: finished work is never repeated, a partly written folder never counts as finished.
 
 Layout: `<root>/<stage>/<key>/` with the stage's files and `manifest.json`. A key is the hash of the stage's inputs
-(contents, never paths or times), its options and the source of the code that makes it. A folder appears by one
-rename after everything in it has reached the disk; work in progress lives in `<root>/tmp`, a training that a killed
-process can go on with in `<root>/training`, until its stage is finished.
+(contents, never paths or times), its options and the source of its code. A folder appears by one
+rename after all of it is on the disk; unfinished work is in `<root>/tmp`, a training that can be resumed
+after a kill in `<root>/training`, until its stage is finished.
 """
 
 import errno
@@ -30,7 +30,7 @@ from pipeline.workspace.training_state import STATE, Continuation, progress_of
 
 SCHEMA = 1
 RECORD = "stage.json"
-# What differs between two runs of the same work: kept, but no part of a stage's digest.
+# Files that differ between two runs of the same work: kept, but not part of a stage's digest.
 TIMINGS = "timings.json"
 TRAINING = "training"
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}", re.ASCII)
@@ -65,13 +65,13 @@ class Folder:
     digest: str
     """Hash of its files without record and timings: equal work gives equal digests."""
     seconds: float
-    """How long the work took when it was done."""
+    """Duration of the work."""
     was_cached: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What `stage.json` says of a finished stage."""
+    """Content of a finished stage's `stage.json`."""
 
     stage: str
     digest: str
@@ -80,7 +80,7 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """Raises `WorkspaceError` where the record itself is damaged, such as cut by a power loss."""
+    """Read the record; raise `WorkspaceError` if it is damaged, for example by a power loss."""
     try:
         raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return Record(
@@ -94,32 +94,32 @@ def read_record(folder: Path) -> Record:
 
 
 class NotDone(Exception):
-    """Raised instead of working when the workspace is only looked at: no error, but where `deploy plan` ends."""
+    """Raised instead of working in a read-only view of the workspace; `deploy plan` ends there."""
 
     def __init__(self, stage: str, *, epochs_done: int = 0) -> None:
         super().__init__(stage)
         self.stage = stage
         self.epochs_done = epochs_done
-        """Of its training, by a process that was stopped."""
+        """Epochs of its interrupted training."""
 
 
 class Workspace:
-    """One `.deploy` folder; `locked()` must be held while stages are obtained."""
+    """One `.deploy` folder; hold `locked()` while stages are obtained."""
 
     def __init__(self, root: Path, *, only_look: bool = False, progress: Progress | None = None) -> None:
-        """`progress` is told of damaged stages that are made anew."""
+        """`progress` gets a line for each damaged stage that is made again."""
         self.root = root
         self.only_look = only_look
         self.is_read_only = False
-        """Whether it is only looked at because it cannot be written."""
+        """Whether only finished stages can be used, because it cannot be written."""
         self._progress = progress or Silent()
         self._places: dict[str, Path] = {}
-        """Of the finished stages that were found, by their digests."""
+        """Of the finished stages that were found, by digest."""
         self.before_work: Callable[[str], None] | None = None
-        """Called with the name of each stage that is not done already."""
+        """Called with the name of each stage that is not done yet."""
 
     def looking(self) -> "Workspace":
-        """The same workspace, in which nothing is done: work that is missing raises `NotDone`."""
+        """Return the same workspace without work: a missing stage raises `NotDone`."""
         return Workspace(self.root, only_look=True, progress=self._progress)
 
     def key(
@@ -131,9 +131,9 @@ class Workspace:
         options: Mapping[str, Json],
         leave_out: tuple[str, ...] = (),
     ) -> StageKey:
-        """The key of a stage whose code is `module` (a dotted name) and everything of ours that it imports.
+        """Return the key of a stage whose code is `module` (a dotted name) and all of our modules that it imports.
 
-        `leave_out`: packages that it imports and does not run.
+        `leave_out`: packages that it imports but does not run.
         """
         code = code_version(module, leave_out=leave_out)
         return StageKey(stage=stage, inputs=inputs, options=options, code=code)
@@ -142,7 +142,7 @@ class Workspace:
         return self.root / key.stage / key.key
 
     def find(self, key: StageKey) -> Folder | None:
-        """The finished folder of this key, or None; one that is damaged counts as not done, and that is said."""
+        """Return the finished folder of this key, or None; a damaged one counts as not done, with a message."""
         path = self.path(key)
         if not (path / RECORD).is_file():
             return None
@@ -150,16 +150,16 @@ class Workspace:
             record = read_record(path)
             check_files(path, record.files)
         except WorkspaceError as error:
-            self._progress.line(f"{path} is damaged: {error}. Stage {key.stage} is done again")
+            self._progress.line(f"{path} is damaged: {error}. Stage {key.stage} is repeated")
             return None
         self._places[record.digest] = path
         return Folder(path=path, digest=record.digest, seconds=record.seconds, was_cached=True)
 
     def check(self, *files: Path) -> None:
-        """Hash the stages' files that are judged or leave the workspace, and all that was made with them.
+        """Hash the stages' files that are judged or leave the workspace, and everything made together with them.
 
-        Looking at size and time, as `find` does, is not enough for that. Raises `WorkspaceError` for one that is not
-        what was written; its stage is done again the next time.
+        Comparing size and time, as `find` does, is not enough here. Raises `WorkspaceError` for a changed file; its
+        stage is repeated in the next build.
         """
         folders = {self.root / Path(*file.relative_to(self.root).parts[:2]) for file in files}
         for folder in sorted(folders):
@@ -168,12 +168,12 @@ class Workspace:
             except WorkspaceError as error:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise WorkspaceError(
-                    f"{folder} is damaged: {error}. Nothing of it was published; it has been removed. Run again: its "
-                    "stage is done again. If this comes back, suspect the disk or the memory."
+                    f"{folder} is damaged: {error}. It was removed, and nothing of it was published. Run again: its "
+                    "stage is repeated. If this happens again, check the disk and the memory."
                 ) from None
 
     def obtain(self, key: StageKey, produce: Callable[[Path], None]) -> Folder:
-        """The stage's folder: found where it was done before, else produced and moved into place at once."""
+        """Return the stage's folder: an existing one, or one produced now and moved into place atomically."""
         found = self.find(key)
         if found is not None:
             return found
@@ -184,7 +184,7 @@ class Workspace:
             raise self._not_done(key.stage, epochs_done)
         if self.before_work is not None:
             self.before_work(key.stage)
-        # Work of minutes is about to be built upon them.
+        # Minutes of work will depend on them.
         self.check(*(self._places[digest] for digest in key.inputs.values() if digest in self._places))
         started = time.monotonic()
         with _disk_errors(self.root):
@@ -200,11 +200,11 @@ class Workspace:
         return Folder(path=done.path, digest=done.digest, seconds=done.seconds, was_cached=False)
 
     def continuation(self, key: StageKey) -> Continuation:
-        """Where a stage's training is kept until the stage is finished."""
+        """Return the file of a stage's training until the stage is finished."""
         return Continuation(file=self._training(key) / STATE, fingerprint=key.key)
 
     def forget(self, key: StageKey) -> None:
-        """Remove a finished folder whose result is no longer there, such as an image the engine has lost."""
+        """Remove a finished folder whose result no longer exists, such as an image that the engine has lost."""
         if self.only_look:
             raise self._not_done(key.stage, 0)
         shutil.rmtree(self.path(key), ignore_errors=True)
@@ -213,13 +213,13 @@ class Workspace:
         if not self.is_read_only:
             return NotDone(stage, epochs_done=epochs_done)
         return WorkspaceError(
-            f"stage {stage} is still to be done, and the workspace {self.root} cannot be written. Make it writable, "
-            "or name another with --workspace."
+            f"stage {stage} is not done yet, and the workspace {self.root} cannot be written. Make it writable, "
+            "or give another with --workspace."
         )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the workspace for one process; left-overs of killed ones are removed."""
+        """Hold the workspace for one process; remove what killed processes left."""
         with _disk_errors(self.root):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -228,10 +228,10 @@ class Workspace:
             except OSError as error:
                 if error.errno not in (errno.EROFS, errno.EACCES) or not self.root.is_dir():
                     raise
-                # Nobody else who uses it can change it either, so there is nothing to lock.
+                # No other process can change it either, so no lock is needed.
                 self.only_look = self.is_read_only = True
                 self._progress.line(
-                    f"note: {self.root} cannot be written ({error.strerror}): only what is done is used"
+                    f"note: {self.root} cannot be written ({error.strerror}): only finished stages are used"
                 )
                 yield
                 return
@@ -284,14 +284,12 @@ class Workspace:
 
 
 def child(folder: Path, name: str) -> Path:
-    """`folder`/`name`, where the name is that of one thing in it; raises `WorkspaceError` for a way out of it.
+    """Return `folder`/`name` for the name of one entry; raise `WorkspaceError` for a path that leaves the folder.
 
-    Whatever is parsed has its names checked; this holds where a check was forgotten, before anything is replaced.
+    Names are checked when they are parsed; this is a second check before anything is replaced.
     """
     if not PLAIN.fullmatch(name):
-        raise WorkspaceError(
-            f"{on_one_line(name)!r} cannot be the name of a folder in {folder}: letters, digits, . _ and - are."
-        )
+        raise WorkspaceError(f"{on_one_line(name)!r} is not a valid name in {folder}: use letters, digits, . _ and -.")
     return folder / name
 
 
@@ -325,13 +323,13 @@ def _disk_errors(root: Path) -> Iterator[None]:
             ) from None
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
             raise WorkspaceError(
-                f"the workspace {root} cannot be a folder: {error.strerror} ({error.filename}). Name another with "
+                f"the workspace {root} cannot be a folder: {error.strerror} ({error.filename}). Give another with "
                 "--workspace."
             ) from None
         if error.errno == errno.EISDIR:
             raise WorkspaceError(
-                f"{error.filename2 or error.filename} is a folder, where the workspace {root} keeps a file. Remove "
-                "it, or name another workspace with --workspace."
+                f"{error.filename2 or error.filename} is a folder, but the workspace {root} needs a file there. "
+                "Remove it, or give another workspace with --workspace."
             ) from None
         if error.errno in (errno.EROFS, errno.EACCES) and str(error.filename or "").startswith(str(root)):
             raise WorkspaceError(f"{error.filename} cannot be written: {error.strerror}. Use --workspace.") from None

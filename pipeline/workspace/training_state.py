@@ -1,9 +1,9 @@
-"""Where a training is kept after every epoch, so that one whose process ends goes on with the next epoch.
+"""State of a training, saved after every epoch, so that an interrupted training resumes with the next epoch.
 
-The file: one line of JSON (what it is bound to, how far it is, the hash of the rest), then the state as bytes. It is
+The file: one line of JSON (what it is bound to, its progress, the hash of the rest), then the state as bytes. It is
 replaced by a rename, so that a kill at any moment leaves the old state or the new one. A state that is damaged, or of
-another training, is set aside and never used. One that cannot be written stops nothing: hours of training must not
-end because of what protects them.
+another training, is set aside and never used. A state that cannot be written does not stop the training: its
+protection must not end hours of work.
 """
 
 import json
@@ -27,12 +27,12 @@ LONGEST_HEADER = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A state that was read, and is the one asked for."""
+    """A state that was read and matches."""
 
     epochs: int
     """Done."""
     seconds: float
-    """That they took, in all processes."""
+    """Duration of the epochs, in all processes."""
     state: bytes
 
 
@@ -44,7 +44,7 @@ class Header:
     sha256: str = ""
 
     def checksum(self, state: bytes) -> str:
-        """Of the state and of what this says of it."""
+        """Return the hash of the state and of this header's values."""
         digest = sha256(json.dumps([self.fingerprint, self.epochs, self.seconds]).encode())
         digest.update(state)
         return digest.hexdigest()
@@ -58,11 +58,11 @@ class Continuation:
     fingerprint: str
 
     def bound_to(self, facts: Json) -> "Continuation":
-        """The same file, of a training that `facts` are part of, too."""
+        """Return the same file, also bound to `facts`."""
         return replace(self, fingerprint=sha256_of_json([self.fingerprint, facts]))
 
     def read(self, name: str, progress: Progress) -> Kept | None:
-        """What was kept, or None: nothing, or nothing that can be used, which is then set aside and said."""
+        """Return the saved state, or None; an unusable one is set aside with a message."""
         try:
             with self.file.open("rb") as file:
                 header, state = _header(file.readline(LONGEST_HEADER)), file.read()
@@ -75,12 +75,12 @@ class Continuation:
             self.set_aside("is damaged", name, progress)
             return None
         if header.fingerprint != self.fingerprint:
-            self.set_aside("is of another training (other data, options, code or network)", name, progress)
+            self.set_aside("is from another training (other data, options, code or network)", name, progress)
             return None
         return Kept(epochs=header.epochs, seconds=header.seconds, state=state)
 
     def keep(self, state: bytes, *, epochs: int, seconds: float, name: str, progress: Progress) -> None:
-        """Replace what was kept; where the disk does not take it, say so and leave the older state."""
+        """Replace the saved state; if the disk does not allow it, print a warning and leave the older state."""
         header = Header(fingerprint=self.fingerprint, epochs=epochs, seconds=round(float(seconds), 3))
         header = replace(header, sha256=header.checksum(state))
         try:
@@ -93,30 +93,30 @@ class Continuation:
         except OSError as error:
             progress.line(
                 f"warning: {name}: the state after epoch {epochs} cannot be written to {self.file} "
-                f"({error.strerror}). Training goes on; if its process ends, it goes on from an earlier epoch or "
-                "begins anew."
+                f"({error.strerror}). Training continues; if its process ends, it resumes from an earlier epoch or "
+                "starts from the beginning."
             )
 
     def set_aside(self, what: str, name: str, progress: Progress) -> None:
-        """Move the file out of the way and say why; raises `WorkspaceError` where it cannot be moved."""
+        """Rename the file and print why; raise `WorkspaceError` if it cannot be renamed."""
         aside = self.file.with_name(self.file.name + ASIDE)
         try:
             self.file.replace(aside)
         except OSError as error:
             raise WorkspaceError(
-                f"{name}: the state of a training {self.file} {what}, and cannot be moved out of the way: "
+                f"{name}: the saved training state {self.file} {what}, and cannot be renamed: "
                 f"{error.strerror}. Remove it and run again."
             ) from None
-        progress.line(f"{name}: begins anew, as the state {self.file} {what}. It now is {aside}; nothing reads it.")
+        progress.line(f"{name}: starts from the beginning: the state {self.file} {what}. It was renamed to {aside}.")
 
     def remove(self) -> None:
-        """The training is over, and its result is safe."""
+        """Remove the file when the training is done and its result is saved."""
         self.file.unlink(missing_ok=True)
         _temporary(self.file).unlink(missing_ok=True)
 
 
 def progress_of(folder: Path) -> tuple[int, float]:
-    """Epochs that are kept in a stage's folder, and the seconds they took; zeros where there are none."""
+    """Return the epochs saved in a stage's folder, and their seconds; zeros if there are none."""
     try:
         with (folder / STATE).open("rb") as file:
             header = _header(file.readline(LONGEST_HEADER))
@@ -126,7 +126,7 @@ def progress_of(folder: Path) -> tuple[int, float]:
 
 
 def _header(line: bytes) -> Header | None:
-    """None where the line is no header of ours."""
+    """Return None if the line is not one of our headers."""
     try:
         raw = json.loads(line)
         if raw["schema"] != SCHEMA:
@@ -143,7 +143,7 @@ def _header(line: bytes) -> Header | None:
 
 @contextmanager
 def _replace_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place once it is written whole."""
+    """Yield a file beside `path` that replaces it once it is complete."""
     temporary = _temporary(path)
     try:
         yield temporary
@@ -153,5 +153,5 @@ def _replace_file(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    # Always the same, so that what a killed process left of it is replaced by the next one.
+    # Always the same name, so that the next process replaces what a killed one left.
     return path.with_name(f".{path.name}.part")

@@ -105,7 +105,7 @@ def test_more_clients_than_the_server_holds_are_told_so(engine: Engine, packaged
 
 @pytest.mark.docker
 def test_an_image_of_somebody_else_is_named(engine: Engine, base_image: str) -> None:
-    with pytest.raises(PackageError, match="no image that `deploy build` made"):
+    with pytest.raises(PackageError, match="not an image made by `deploy build`"):
         bench_image(base_image, clients=1, progress=Silent(), effort=MOMENT)
     with pytest.raises(PackageError, match="neither a folder nor an image no-such-image:1"):
         bench_image("no-such-image:1", clients=1, progress=Silent())
@@ -151,14 +151,14 @@ def test_memory_is_read_from_both_versions_of_control_groups(stats: dict[str, in
 
 
 def test_memory_that_is_not_counted_is_no_memory_of_zero() -> None:
-    with pytest.raises(PackageError, match="counts no memory"):
+    with pytest.raises(PackageError, match="does not account its containers' memory"):
         resident_mib({})
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        pytest.param(["image:1", "image:2"], RecipeError, "one image is measured at a time", id="two images"),
+        pytest.param(["image:1", "image:2"], RecipeError, "only one image can be measured at a time", id="two images"),
         pytest.param(["image:1", "--threads", "2"], RecipeError, "--threads is for artifacts", id="threads"),
         pytest.param([".", "--clients", "2"], RecipeError, "--clients is for images", id="clients"),
         pytest.param(["gone.onnx"], CompileError, "gone.onnx does not exist", id="a file that is not there"),

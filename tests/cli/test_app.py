@@ -72,14 +72,16 @@ BUILD = ("build", "--data", "digits")
             id="missing-checkpoint",
         ),
         pytest.param([*BUILD, "--checkpoint", "."], 4, "is a folder", id="checkpoint-is-a-folder"),
-        pytest.param([*BUILD, "--workspace", "w\udcff"], 3, r"the workspace 'w\udcff' is not a name", id="not-utf-8"),
+        pytest.param(
+            [*BUILD, "--workspace", "w\udcff"], 3, r"the workspace 'w\udcff' is not valid UTF-8", id="not-utf-8"
+        ),
         pytest.param(["build", "--data", "gone"], 5, "gone", id="missing-data"),
         pytest.param(["build", "--target", "cpv"], 6, "Did you mean cpu?", id="mistyped-target"),
         pytest.param(["build", "--target", "board.toml"], 6, "board.toml does not exist", id="missing-target-file"),
         pytest.param(["targets", "cpv"], 6, "Did you mean cpu?", id="targets-typo"),
         pytest.param(["schema", "x"], 3, "Known: recipe, build", id="unknown-schema"),
         pytest.param(["validate", "gone"], None, "gone", id="validate-nothing"),
-        pytest.param(["clean", "--workspace", "."], 14, "no workspace of ours", id="clean-elsewhere"),
+        pytest.param(["clean", "--workspace", "."], 14, "is not a workspace", id="clean-elsewhere"),
     ],
 )
 def test_mistakes_get_a_message_and_their_own_exit_code(
@@ -103,7 +105,7 @@ def test_init_writes_a_recipe_once(tmp_path: Path) -> None:
     assert tomllib.loads((tmp_path / "deploy.toml").read_text())["name"] == "model"
     again = deploy("init", cwd=tmp_path)
     assert again.returncode == 3
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     assert deploy("init", "--force", cwd=tmp_path).returncode == 0
 
 
@@ -128,7 +130,7 @@ def test_targets_are_listed_and_explained(tmp_path: Path) -> None:
 
 
 def test_status_and_clean_of_nothing(tmp_path: Path) -> None:
-    assert "nothing has been built" in deploy("status", cwd=tmp_path).stdout
+    assert "nothing was built" in deploy("status", cwd=tmp_path).stdout
     assert "nothing to clean" in deploy("clean", cwd=tmp_path).stdout
 
 
@@ -160,6 +162,6 @@ def test_an_interrupt_ends_training_in_order(tmp_path: Path, number: signal.Sign
 def test_a_line_below_an_error_names_its_page(tmp_path: Path) -> None:
     done = deploy("build", "--json", "--data", "digits", "--checkpoint", "gone.pth", cwd=tmp_path)
     *_, last = done.stderr.splitlines()
-    assert last == "deploy explain 4 tells more (CheckpointError)."
+    assert last == "More: deploy explain 4 (CheckpointError)."
     assert "deploy explain" not in done.stdout
     assert "## What to do" in deploy("explain", "4", cwd=tmp_path).stdout

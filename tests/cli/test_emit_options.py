@@ -20,7 +20,7 @@ def error_of(*arguments: str) -> DeployError:
     ("arguments", "message"),
     [
         pytest.param(["--emit", "quadlets"], "Did you mean quadlet?", id="unknown form"),
-        pytest.param(["--emit", "compose", "--port", "70000"], "--port 70000 is no port", id="port"),
+        pytest.param(["--emit", "compose", "--port", "70000"], "--port 70000 is not a port", id="port"),
         pytest.param(["--emit", "compose", "--memory", "1"], "at least 96 MiB", id="memory"),
         pytest.param(["--emit", "compose", "--json"], "both write to stdout", id="two documents"),
         pytest.param(["--emit", "compose", "--no-image"], "needs an image", id="no image"),

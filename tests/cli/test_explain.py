@@ -42,5 +42,5 @@ def test_without_an_error_all_are_listed(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("what", ["0", "99", "011", "Gate", "../errors/index"])
 def test_what_is_no_error_is_refused_with_all_there_are(what: str) -> None:
-    with pytest.raises(RecipeError, match=r"there is no error .* to explain\. Known:\n +3  RecipeError"):
+    with pytest.raises(RecipeError, match=r"is neither an error nor an exit code\. Known:\n +3  RecipeError"):
         run(what)

@@ -48,7 +48,7 @@ def test_every_dialect_and_place_has_a_sentence() -> None:
 def test_what_is_unproven_without_the_device_is_said() -> None:
     jetson = dict(explain(find_target("jetson")))
     assert "which layers really run in int8" in jetson["unproven without"]
-    assert "builds its engine and proves it where it is started" in jetson["this version"]
+    assert "builds and proves its engine where it is started" in jetson["this version"]
     assert "simulated: ONNX Runtime stands in" in jetson["can be proven"]
     assert "speed" in dict(explain(find_target("cpu-arm64")))["unproven without"]
     assert dict(explain(find_target("cpu")))["this version"] == "builds, proves and packages it."
@@ -65,7 +65,7 @@ def test_hardware_without_int8_and_an_unknown_base_image_are_said() -> None:
     assert orin.gpu is not None
     own = replace(orin, base_image="gone", gpu=replace(orin.gpu, int8=False, memory_gib=(8, 8)))
     said = dict(explain(own))
-    assert said["int8"] == "The hardware has none: fp16 is the fastest."
+    assert said["int8"] == "Not supported by the hardware: fp16 is the fastest."
     assert said["memory"] == "8 GiB, shared by CPU and GPU."
-    assert "gone, which docker/images.toml does not have" in said["base image"]
+    assert "gone, which is not in docker/images.toml" in said["base image"]
     assert asdict(own)["gpu"]["int8"] is False

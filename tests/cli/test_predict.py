@@ -80,7 +80,7 @@ def test_a_photo_of_another_size_than_a_model_without_a_crop_takes_is_named(
 ) -> None:
     with_manifest(tiny.folder, preprocessing=type(PREPROCESSING)(None, None, PREPROCESSING.mean, PREPROCESSING.std))
     predict(str(tiny.folder), photos[:2], top=1, as_json=True)
-    with pytest.raises(DataError, match=r"z\.png is 24 x 16 when it reaches the model, which takes 8 x 8"):
+    with pytest.raises(DataError, match=r"z\.png is 24 x 16 after preprocessing, but the model takes 8 x 8"):
         predict(str(tiny.folder), photos, top=1, as_json=True)
 
 

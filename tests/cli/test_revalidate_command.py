@@ -56,7 +56,7 @@ def test_an_image_gives_the_same_report_but_for_the_place(packaged: Packaged, tm
 
 @pytest.mark.docker
 def test_an_image_without_its_shard_says_how_to_name_it(packaged: Packaged, tmp_path: Path, capsys: Capture) -> None:
-    with pytest.raises(DataError, match=rf"not found in {tmp_path}\. Name it with --shard, or .* --data"):
+    with pytest.raises(DataError, match=rf"not found in {tmp_path}\. Give it with --shard, or .* --data"):
         validated(packaged.image.tag, workspace=tmp_path)
     validated(packaged.image.tag, workspace=tmp_path, shard=packaged.tiny.proof.shard)
     assert report(capsys)["verdict"] == "pass"
@@ -72,7 +72,7 @@ def test_too_few_images_are_undecided_with_an_exit_code_of_their_own(
     tiny: TinyPackage, tmp_path: Path, capsys: Capture
 ) -> None:
     with pytest.raises(
-        GateUndecided, match=r"120 images do not decide whether .*tiny-0.1.0-cpu loses more than the 1"
+        GateUndecided, match=r"120 images are too few to decide whether .*tiny-0.1.0-cpu loses more than the 1"
     ):
         validated(str(tiny.folder), workspace=tmp_path, max_drop=1.0)
     assert report(capsys)["verdict"] == "undecided"

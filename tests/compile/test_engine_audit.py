@@ -50,7 +50,7 @@ def test_one_that_runs_in_another_precision_is_an_error_with_its_name(tmp_path: 
 def test_one_that_the_inspector_does_not_name_is_untold_not_wrong(tmp_path: Path) -> None:
     audit = audit_engine(planned(tmp_path, "conv1", "elsewhere"), layers(10))
     assert audit.untold == ("elsewhere",)
-    assert "1 of 2 planned layers in int8, 1 of which its inspector does not tell" in audit.text
+    assert "1 of 2 planned layers in int8, 1 not reported by its inspector" in audit.text
     check_engine(audit, "orin")
 
 

@@ -135,7 +135,7 @@ def test_choosing_needs_no_heavy_library() -> None:
         pytest.param(
             (0.1, 0.0), (9.0, 0.3), "int8", "not timed on linux/arm64, as this host is linux/amd64", id="slow"
         ),
-        pytest.param((9.0, 0.0), (0.1, 0.3), "int8", "is not the device's: 0.1 ms against 9 ms of fp32", id="fast"),
+        pytest.param((9.0, 0.0), (0.1, 0.3), "int8", "not on the device: 0.1 ms against 9 ms of fp32", id="fast"),
         pytest.param((0.9, 0.0), (0.1, 1.2), "fp32", "int8 loses 1.20 points, more than the 1 allowed", id="lossy"),
         pytest.param((0.9, 3.0), (0.1, 2.0), "int8", "no candidate is within 1 points", id="none holds"),
     ],

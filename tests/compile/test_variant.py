@@ -19,7 +19,7 @@ def test_8_bit_weights_on_x86_have_use_for_one() -> None:
 @pytest.mark.parametrize(
     ("target", "precision", "weight_bits", "reason"),
     [
-        ("cpu", Precision.INT8, 7, "cpu needs no variant: its weights have 7 bits already"),
+        ("cpu", Precision.INT8, 7, "cpu needs no variant: its weights already have 7 bits"),
         ("cpu", Precision.FP32, 8, "cpu needs no variant: fp32 was chosen"),
         (
             "cpu-arm64",
@@ -94,7 +94,7 @@ def test_as_a_fallback_fp16_alone_travels_beside_int8() -> None:
     assert others("int8", "fp16", fp32=0.0, fp16=9.0, int8=0.9) == ["fp16"]
     assert others("fp16", "fp16", fp32=0.0, fp16=0.0, int8=9.0) == []
     assert others("int8", "none", fp32=0.0, fp16=0.0, int8=0.0) == []
-    with pytest.raises(TargetError, match=r"fallback is fp16, which the target cpu does not consider"):
+    with pytest.raises(TargetError, match=r"fallback is fp16, which the target cpu does not support"):
         others("int8", "fp16", fp32=0.0, int8=0.0)
     (fallback,) = others_of(artifact(), of_all(fp32=0.0, fp16=9.0, int8=0.9), fallback="fp16", max_drop=1.0)
     assert fallback.name == "fp16 fallback"

@@ -164,7 +164,7 @@ def test_removing_what_is_gone_is_no_error(engine: Engine, packaged: Packaged) -
 @pytest.mark.docker
 def test_an_image_that_is_not_ours_is_refused(engine: Engine, packaged: Packaged) -> None:
     with (
-        pytest.raises(PackageError, match=r"no image that `deploy build` made.*manifest\.json"),
+        pytest.raises(PackageError, match=r"not an image made by `deploy build`.*manifest\.json"),
         running(engine, packaged.base_image, progress=Silent()),
     ):
         pass
@@ -179,7 +179,7 @@ def test_an_engine_that_goes_away_is_missing_not_a_bug(
         monkeypatch.setenv("DOCKER_HOST", proxy.address)
         through = connect()
         with (
-            pytest.raises(EngineMissing, match="stopped answering when asked to remove the container"),
+            pytest.raises(EngineMissing, match="stopped responding when asked to remove the container"),
             running(through, packaged.image.tag, progress=Silent()),
         ):
             proxy.close()

@@ -163,7 +163,7 @@ def test_an_engine_that_goes_away_during_a_build_is_missing(
                 if text.startswith("Step 3"):
                     proxy.close()
 
-        with pytest.raises(EngineMissing, match="stopped answering when asked to build the image"):
+        with pytest.raises(EngineMissing, match="stopped responding when asked to build the image"):
             through.build(folder, labels={}, platform=engine.platform, progress=Leaving())
         through.close()
 

@@ -90,7 +90,7 @@ def test_a_zip_of_an_old_windows_tool_is_the_same_data(folder: Path, tmp_path: P
 def test_a_zip_whose_top_folder_is_train_keeps_it(folder: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "half.zip", "w") as archive:
         archive.write(folder / "train" / "ant" / "0.png", "train/ant/0.png")
-    assert "has no folder val (or test); it holds train/" in fault(tmp_path / "half.zip")
+    assert "has no folder val (or test); it contains train/" in fault(tmp_path / "half.zip")
 
 
 def test_what_macos_and_editors_leave_behind_is_ignored(folder: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_files_that_are_no_images_are_named_in_a_note(folder: Path) -> None:
     (folder / "val" / "loose.png").write_bytes(png(1))
     (folder / "README.md").write_text("outside of train and val nothing is expected")
     (note,) = opened(folder).notes
-    assert note.startswith("2 files are no images in a class folder and are not used:")
+    assert note.startswith("2 files are not images in a class folder and are ignored:")
     assert "train/ant/labels.txt" in note
     assert "val/loose.png" in note
 
@@ -137,15 +137,15 @@ def test_val_wins_over_test_and_that_is_said(folder: Path) -> None:
 
 def test_missing_folders(folder: Path, tmp_path: Path) -> None:
     assert "does not exist" in fault(tmp_path / "nothing")
-    assert "has no folder train; it holds train/, val/" not in fault(folder / "train")
-    assert "has no folder train; it holds ant/, bee/, cow/" in fault(folder / "train")
+    assert "has no folder train; it contains train/, val/" not in fault(folder / "train")
+    assert "has no folder train; it contains ant/, bee/, cow/" in fault(folder / "train")
     (tmp_path / "empty").mkdir()
-    assert "it holds no folder" in fault(tmp_path / "empty")
+    assert "it contains no folder" in fault(tmp_path / "empty")
 
 
 def test_a_file_that_is_no_zip(tmp_path: Path) -> None:
     (tmp_path / "data.zip").write_bytes(b"PK\3\4 cut short")
-    assert "neither a folder nor a sound zip file" in fault(tmp_path / "data.zip")
+    assert "neither a folder nor a valid zip file" in fault(tmp_path / "data.zip")
 
 
 def test_class_folders_that_differ_are_named(folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_images_without_class_folders(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         (tmp_path / split / "a.png").write_bytes(png(0))
-    assert "train has no class folders (1 files lie directly in it)" in fault(tmp_path)
+    assert "train has no class folders (1 files are directly in it)" in fault(tmp_path)
 
 
 def test_one_class_is_not_enough(folder: Path) -> None:
@@ -175,7 +175,7 @@ def test_one_class_is_not_enough(folder: Path) -> None:
             for path in (folder / split / name).iterdir():
                 path.unlink()
             (folder / split / name).rmdir()
-    assert "one class only (ant)" in fault(folder)
+    assert "only one class (ant)" in fault(folder)
 
 
 def test_empty_files_are_named_and_counted(folder: Path) -> None:
@@ -231,7 +231,7 @@ def test_numbered_classes_in_alphabetical_order_are_pointed_out(folder: Path) ->
             (folder / split / old).rename(folder / split / new)
     source = opened(folder)
     assert source.classes == ("1", "10", "2")
-    assert "alphabetical order (1, 10, 2, ...)" in source.notes[0]
+    assert "alphabetically (1, 10, 2, ...)" in source.notes[0]
 
 
 def test_names_that_are_not_utf8_can_be_printed(folder: Path) -> None:

@@ -41,7 +41,7 @@ def test_an_image_that_is_proven_with_the_gate_s_images_has_to_be_allowed(faces:
 
 
 def test_a_device_is_sent_the_gate_s_images_only_if_that_is_allowed(faces: Dataset) -> None:
-    with pytest.raises(RecipeError, match=r"--device sends the gate's images there.*--personal-images"):
+    with pytest.raises(RecipeError, match=r"--device sends the gate's images to the device.*--personal-images"):
         check_sending(faces, recipe())
     check_sending(faces, recipe(allowed=True))
     check_sending(open_dataset("digits"), recipe())

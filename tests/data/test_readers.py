@@ -59,9 +59,7 @@ def test_images_under_two_classes_are_named_and_left_out(where: str, folder: Pat
         (folder / where / "tail" / f"again-{number}.png").write_bytes(copied)
     dataset = open_dataset(str(folder))
     (note,) = dataset.notes
-    assert note.startswith(
-        f"4 files of the {'gate' if where == 'val' else 'training'} images lie under several classes"
-    )
+    assert note.startswith(f"4 files of the {'gate' if where == 'val' else 'training'} images are in several classes")
     assert f"{where}/head/01.png" in note
     assert f"{where}/tail/again-3.png" in note
     changed, same = ("gate", "training") if where == "val" else ("training", "gate")

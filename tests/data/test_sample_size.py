@@ -38,7 +38,7 @@ def test_warning_where_the_gate_is_too_small() -> None:
 def test_a_model_that_guesses_is_an_error_that_names_the_suspects(right: int, classes: int, images: int) -> None:
     with pytest.raises(DataError, match=r"preprocessing.*order of the classes") as caught:
         check_above_chance(right, classes=classes, images=images)
-    assert f"{right} of {images} images right ({right / images:.2%})" in str(caught.value)
+    assert f"{right} of {images} images correct ({right / images:.2%})" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_model_that_does_better_than_guessing_passes(right: int, classes: int,
 def test_where_not_even_all_of_them_right_would_tell_the_images_needed_are_named(
     classes: int, images: int, needed: int
 ) -> None:
-    with pytest.raises(DataError, match=rf"the gate has {images} images?: even .* It takes {needed} at least"):
+    with pytest.raises(DataError, match=rf"the gate has {images} images?: even .* At least {needed} are needed"):
         check_above_chance(images, classes=classes, images=images)
 
 
@@ -74,7 +74,7 @@ def test_an_accuracy_below_what_was_stated_stops_the_build() -> None:
     check_expected(776, images=846, expected=0.917)
     # Eps of 1e-5 where 1e-3 was meant, of the cases that people have reported.
     with pytest.raises(
-        DataError, match=r"743 of 846 images right \(87\.83%\); 91\.70% are expected .*2\.1 points"
+        DataError, match=r"743 of 846 images correct \(87\.83%\); 91\.70% are expected .*2\.1 points"
     ) as caught:
         check_expected(743, images=846, expected=0.917)
     assert "preprocessing" in str(caught.value)

@@ -77,9 +77,9 @@ def dripping(handler: BaseHTTPRequestHandler) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[" * 100_000 + b"]" * 100_000, "answers no JSON object"),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "answers no JSON object"),
-        (b"\xff\xfe", "answers no JSON object"),
+        (b"[" * 100_000 + b"]" * 100_000, "does not return a JSON object"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "does not return a JSON object"),
+        (b"\xff\xfe", "does not return a JSON object"),
         (proof(None), "has no proof to collect"),
         (b'{"schema": 1e400}', "has schema inf"),
     ],
@@ -92,7 +92,7 @@ def test_documents_that_are_none(content: bytes, message: str, tmp_path: Path) -
 def test_an_answer_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_SECONDS", 0.3)
     started = time.monotonic()
-    with device(dripping) as address, pytest.raises(DeviceError, match="does not end; nothing was kept"):
+    with device(dripping) as address, pytest.raises(DeviceError, match="without an end; nothing was kept"):
         collect(address, name="orin", workspace=tmp_path, access=Access())
     assert time.monotonic() - started < 20
 
@@ -153,7 +153,7 @@ def test_a_devices_own_margin_does_not_count(workspace: Path) -> None:
     with device(device_of(workspace, answers(workspace, wrong=60), max_drop_points=100.0)) as address:
         found = collect(address, name="orin", workspace=workspace, access=Access())
     assert (found.report.verdict, found.report.max_drop_points) == (Verdict.FAIL, 1.0)
-    assert "judged itself by a margin of 100 points" in (found.note or "")
+    assert "judged itself with a margin of 100 points" in (found.note or "")
     kept = json.loads((found.folder / "report.json").read_text())
     assert (kept["verdict"], kept["max_drop_points"]) == ("fail", 1.0)
 
@@ -172,7 +172,7 @@ def test_the_command_says_no_and_why(workspace: Path, capsys: pytest.CaptureFixt
         pytest.raises(GateFailed, match="loses more than the 1 points allowed"),
     ):
         command(address, name="orin", **given)  # type: ignore[arg-type]
-    assert "judged itself by a margin of 100 points" in capsys.readouterr().out
+    assert "judged itself with a margin of 100 points" in capsys.readouterr().out
 
 
 def test_an_honest_device_is_believed_and_a_made_up_verdict_is_not(workspace: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_redirect_is_not_followed_and_the_token_goes_nowhere(status: int, tmp_
             handler.send_header("Content-Length", "0")
             handler.end_headers()
 
-        with device(redirecting) as address, pytest.raises(DeviceError, match=r"sends on to http.*not followed"):
+        with device(redirecting) as address, pytest.raises(DeviceError, match=r"redirects to http.*not followed"):
             collect(address, name="orin", workspace=tmp_path, access=Access(token="secret"))
     assert stolen == []
 
@@ -239,5 +239,5 @@ def test_a_document_is_not_parsed_at_any_size(tmp_path: Path) -> None:
     "address", ["file:///etc/passwd", "ftp://127.0.0.1/x", "orin", "http://999.999.999.999:8000", "http://x:99999"]
 )
 def test_only_http_is_asked(address: str, tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="no address of a server"):
+    with pytest.raises(DeviceError, match="is not a server's address"):
         collect(address, name="orin", workspace=tmp_path, access=Access())

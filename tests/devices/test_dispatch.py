@@ -47,7 +47,7 @@ def test_a_model_is_known_by_its_hash_and_its_precision(tmp_path: Path, library:
     judged = _judge(model / "shard.zip", models, out / PREDICTIONS)
     assert (judged.verdict, judged.place, judged.gate_looks) == (Verdict.PASS, Place.DEVICE, 2)
     without = _by_model([main, *variants[1:]])
-    with pytest.raises(DataError, match=r"in fp16, which is none of those that were sent"):
+    with pytest.raises(DataError, match=r"in fp16, which is not among those that were sent"):
         _model_of(without, out / PREDICTIONS)
     (out / "proof.json").write_text("[]")
     with pytest.raises(DataError, match=r"proof\.json does not say which precision it ran"):

@@ -56,4 +56,4 @@ def test_lines_of_the_log(line: str, words: str) -> None:
 
 def test_the_last_words_count() -> None:
     assert reason_in('{"reason": "first"}\n{"reason": "no GPU"}\n[]\n') == "no GPU"
-    assert reason_in("\n") == "it said nothing"
+    assert reason_in("\n") == "it printed nothing"

@@ -44,10 +44,10 @@ Host key verification failed."""
         ("me@orin.local: Permission denied (publickey,password).", AccessDenied, "ssh-copy-id -p 2222 me@orin.local"),
         ("Received disconnect from 10.0.0.5: 2: Too many authentication failures", AccessDenied, "ssh-copy-id"),
         ("ssh: connect to host orin.local port 2222: Connection refused", HostUnreachable, "runs an ssh server"),
-        ("ssh: connect to host orin.local port 2222: No route to host", HostUnreachable, "no way to it"),
-        ("ssh: connect to host orin.local port 2222: Connection timed out", HostUnreachable, "no way to it"),
-        ("kex_exchange_identification: Connection closed by remote host", HostUnreachable, "no way to it"),
-        ("", HostUnreachable, "no connection came about"),
+        ("ssh: connect to host orin.local port 2222: No route to host", HostUnreachable, "it cannot be reached"),
+        ("ssh: connect to host orin.local port 2222: Connection timed out", HostUnreachable, "it cannot be reached"),
+        ("kex_exchange_identification: Connection closed by remote host", HostUnreachable, "it cannot be reached"),
+        ("", HostUnreachable, "the connection failed"),
     ],
 )
 def test_why_there_is_no_connection(said: str, kind: type[DeployError], cure: str) -> None:

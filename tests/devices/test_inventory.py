@@ -57,7 +57,7 @@ def test_a_target_file_lies_beside_the_devices_file(tmp_path: Path) -> None:
         (("2222", "0"), "devices.gate-1.port = 0"),
         (("pi.local", "-oProxyCommand=reboot"), "is not user@host"),
         (("pi.local", "pi.local; reboot"), "is not user@host"),
-        (("admin@10.0.0.5", "ssh://admin@10.0.0.5"), "a port has a key of its own"),
+        (("admin@10.0.0.5", "ssh://admin@10.0.0.5"), "give a port separately"),
         (("/data/edge", "/data/$(reboot)"), "devices.pi.folder"),
         (("/data/edge", "data"), "devices.pi.folder"),
         (("sudo docker", "docker; reboot"), "devices.gate-1.docker"),
@@ -114,7 +114,7 @@ def test_addresses(text: str, name: str, address: str, port: int | None) -> None
     ],
 )
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(RecipeError, match="is no address like"):
+    with pytest.raises(RecipeError, match="nor an address such as"):
         parse_address(text)
 
 
@@ -146,10 +146,10 @@ def test_a_device_twice_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "targets", "said"),
     [
-        (("gate-1",), ("cpu",), "is of the target orin-jp61, and the build is for cpu: add --target orin-jp61"),
+        (("gate-1",), ("cpu",), "has the target orin-jp61, but the build is for cpu: add --target orin-jp61"),
         (("gate1",), ("cpu",), "Did you mean gate-1?"),
-        (("ssh://me@here",), ("cpu", "orin-jp61"), "of which target"),
-        ((), ("xavier-jp51",), "none of the devices is of a target of this build (xavier-jp51)"),
+        (("ssh://me@here",), ("cpu", "orin-jp61"), "which target is it"),
+        ((), ("xavier-jp51",), "no device has a target of this build (xavier-jp51)"),
     ],
 )
 def test_a_device_that_fits_no_target(
@@ -162,7 +162,7 @@ def test_a_device_that_fits_no_target(
 
 
 def test_a_name_without_a_file(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="to look it up in"):
+    with pytest.raises(RecipeError, match="does not exist. Write one"):
         chosen(Placement(names=("pi",), file=None), [find_target("cpu")], beside=tmp_path)
 
 

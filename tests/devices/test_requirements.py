@@ -53,7 +53,7 @@ def test_devices_that_fit(sections: dict[str, str], target: str) -> None:
         (NANO_JP4, "orin-jp61", DeviceUnfit, "JetPack 4"),
         (NANO_JP4, "cpu-arm64", DeviceUnfit, "JetPack 4"),
         (ORIN_JP62, "orin-jp60", DeviceUnfit, "L4T 36.4.3 (JetPack 6.2); the target orin-jp60 is for L4T 36.3"),
-        (ORIN_JP62, "orin-jp72", DeviceUnfit, "Name the target of its JetPack"),
+        (ORIN_JP62, "orin-jp72", DeviceUnfit, "Use the target of its JetPack"),
         (XAVIER_JP51, "orin-jp61", DeviceUnfit, "L4T 35.4.1 (JetPack 5.1.2)"),
         (
             ORIN_JP62 | {"release": "", "l4t-core": ""},
@@ -112,7 +112,7 @@ def test_a_base_image_that_is_there_needs_no_room() -> None:
         (NANO_SUPER_JP62, "orin-jp61", "power mode 15W, not the highest, MAXN_SUPER"),
         (NANO_SUPER_JP62, "orin-jp61", "clocks are free"),
         (THOR_JP70, "thor-jp70", "power mode 120W, not the highest, MAXN"),
-        (XAVIER_JP51 | {"power-modes": ""}, "xavier-jp51", "which of its modes is the highest is not known"),
+        (XAVIER_JP51 | {"power-modes": ""}, "xavier-jp51", "its highest mode is unknown"),
         (XAVIER_JP51 | {"power-mode": ""}, "xavier-jp51", "the power mode is not known"),
         (ORIN_JP62 | {"temperature": "tj-thermal 91500"}, "orin-jp61", "92 °C"),
         (PC | {"memory": "MemTotal: 2000000 kB\nMemAvailable:   500000 kB"}, "cpu", "only 0.5 GiB"),

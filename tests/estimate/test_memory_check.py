@@ -54,7 +54,7 @@ def test_just_enough_is_enough(checkpoint: Checkpoint, known: None) -> None:
 def test_the_stage_that_needs_most_is_named_with_both_figures(checkpoint: Checkpoint, known: None) -> None:
     said = refusal(checkpoint, Capacity(total=4 * GIB, available=4 * GIB))
     assert said == (
-        "stage quantize needs about 6.0 GiB of memory, this machine has 4.0 GiB. Take a machine with more memory."
+        "stage quantize needs about 6.0 GiB of memory, this machine has 4.0 GiB. Use a machine with more memory."
     )
 
 
@@ -63,7 +63,7 @@ def test_what_is_free_a_limit_and_processes_are_part_of_the_answer(checkpoint: C
     said = refusal(checkpoint, has, nproc=3)
     assert "/sys/fs/cgroup/memory.max allows 4.0 GiB, of which 1.0 GiB are free now." in said
     assert "raise that limit" in said
-    assert "take fewer processes than 3 (--nproc)" in said
+    assert "use fewer processes than 3 (--nproc)" in said
 
 
 def test_a_network_that_cannot_be_followed_ends_nothing(

@@ -119,6 +119,6 @@ def test_it_cannot_be_written_in_integers(tmp_path: Path) -> None:
 def test_a_file_that_differs_ends_the_export(files: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Below what the order of sums alone makes of logits.
     monkeypatch.setattr(parity, "FLOAT_ERRORS", 1e-3)
-    with pytest.raises(ExportError, match=r"float\.onnx does not compute what PyTorch computes"):
+    with pytest.raises(ExportError, match=r"float\.onnx does not compute the same as PyTorch"):
         write_export(files.quantized, tmp_path / "export", (Dialect.FLOAT,))
     assert not (tmp_path / "export" / "export.json").exists()

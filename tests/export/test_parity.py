@@ -87,7 +87,7 @@ def test_a_file_with_a_changed_number_is_refused(
     check_parity(network, path, dialect, images)
     tamper(model)
     onnx.save(model, path)
-    pattern = rf"tampered\.onnx.* does not compute what PyTorch computes.*\s.*{named}"
+    pattern = rf"tampered\.onnx.* does not compute the same as PyTorch.*\s.*{named}"
     with pytest.raises(ExportError, match=pattern) as caught:
         check_parity(network, path, dialect, images)
     assert caught.value.exit_code == 8
@@ -168,7 +168,7 @@ def test_what_is_compared_and_said(files: Exported, images: Images) -> None:
     assert points[Dialect.ONNXRUNTIME] > points[Dialect.TENSORRT] > points[Dialect.FLOAT] == 0
     assert all(parity.is_undisturbed and parity.logit_range > 1 for parity in parities.values())
     assert 0 < parities[Dialect.FLOAT].float_error < FLOAT_ERRORS / 5
-    assert "equal but for rounding at 11 tensors on 40 images" in parity_text(parities[Dialect.ONNXRUNTIME])
+    assert "equal up to rounding at 11 tensors on 40 images" in parity_text(parities[Dialect.ONNXRUNTIME])
     assert "times the error of PyTorch's float32" in parity_text(parities[Dialect.FLOAT])
 
 
@@ -190,7 +190,7 @@ def test_a_file_of_another_network_is_refused(
     dialect: Dialect, files: Exported, images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = build_quantized(exported("option B", tmp_path_factory).quantized)
-    with pytest.raises(ExportError, match="does not compute what PyTorch computes"):
+    with pytest.raises(ExportError, match="does not compute the same as PyTorch"):
         check_parity(other, files.models[dialect].path, dialect, images)
 
 
@@ -200,7 +200,7 @@ def test_numbers_that_are_none_are_refused(dialect: Dialect, files: Exported, im
     name = "fc.bias.scale" if dialect is Dialect.ONNXRUNTIME else "fc.bias"
     scaled(name, factor=float("nan"))(model)
     onnx.save(model, tmp_path / "nan.onnx")
-    with pytest.raises(ExportError, match="does not compute what PyTorch computes"):
+    with pytest.raises(ExportError, match="does not compute the same as PyTorch"):
         check_parity(build_quantized(files.quantized), tmp_path / "nan.onnx", dialect, images)
 
 

@@ -15,7 +15,7 @@ from pipeline.validate.verdict import stop_if_late
 
 MEASURED = {"unpruned_ms": 4.0, "pruned_ms": 2.0, "noise": 0.01}
 SPEEDUP = {"asked": {"latency_ms": None, "speedup": 2.0}}
-ELSEWHERE = {"measured": None, "not_measured": "the table is of x"}
+ELSEWHERE = {"measured": None, "not_measured": "the table is for x"}
 
 
 def artifact_of(place: Place = Place.HOST) -> Artifact:
@@ -81,7 +81,7 @@ def test_the_verdict_follows_the_clock(
     assert (made.reason == "") == (verdict != "unmeasured")
     assert timeliness_text(made).startswith(f"time {verdict}")
     if verdict == "missed":
-        with pytest.raises(LatencyMissed, match=r"asked, .* of the artifact; 5% more is what timing allows"):
+        with pytest.raises(LatencyMissed, match=r"requested, .* of the artifact; timing allows 5% more"):
             stop_if_late(made, artifact)
     else:
         stop_if_late(made, artifact)
@@ -91,10 +91,10 @@ def test_figures_are_in_milliseconds_and_in_speedups(tmp_path: Path) -> None:
     made = found(tmp_path, Clock(run(2.0, 5.0)), SPEEDUP)
     assert (made.predicted_ms, made.planned_ms, made.artifact_ms) == (2.0, 2.0, 2.0)
     assert (made.predicted_speedup, made.planned_speedup, made.artifact_speedup) == pytest.approx((2.2, 2.0, 2.5))
-    asked = "time held: a speedup of 2 asked, 2.2 predicted, 2 measured after the cut, 2.5 of the artifact"
+    asked = "time held: a speedup of 2 requested, 2.2 predicted, 2 measured after pruning, 2.5 of the artifact"
     assert timeliness_text(made) == asked
     made = found(tmp_path, Clock(run(2.0)), {})
-    asked = "time held: 2.1 ms asked, 2 ms predicted, 2 ms measured after the cut, 2 ms of the artifact"
+    asked = "time held: 2.1 ms requested, 2 ms predicted, 2 ms measured after pruning, 2 ms of the artifact"
     assert timeliness_text(made) == asked
 
 

@@ -19,7 +19,7 @@ def test_the_headline_is_the_gate_and_what_was_trained_on_is_said() -> None:
 
 
 def test_with_an_expected_accuracy_the_line_says_which_loss_would_be_seen() -> None:
-    assert "91.70% expected: 846 images see a loss of 2.1 points" in FOUND.text(0.917)
+    assert "91.70% expected: 846 images detect a loss of 2.1 points" in FOUND.text(0.917)
 
 
 def test_less_than_expected_is_an_error() -> None:
@@ -32,7 +32,7 @@ def test_less_than_expected_is_an_error() -> None:
 
 def test_what_the_file_itself_states_counts_where_nobody_says_what_is_expected() -> None:
     stating = replace(FOUND, stated=0.9178, stated_as="best_prec1")
-    assert "91.78% by best_prec1 in the file: 846 images see a loss of 2.1 points" in stating.text(None)
+    assert "91.78% by best_prec1 in the file: 846 images detect a loss of 2.1 points" in stating.text(None)
     assert "best_prec1" not in stating.text(0.917)
     stating.check(None)
     wrong = replace(stating, gate_right=338)

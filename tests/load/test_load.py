@@ -82,7 +82,9 @@ def test_what_was_assumed_is_said(weights: Path) -> None:
     progress = Recorded()
     loaded(weights, given=PreprocessingRecipe(crop=16, mean=preprocessing().mean, color="rgb"), progress=progress)
     line, of_the_network = progress.lines
-    assert of_the_network.startswith("assumed of the network, as weights do not tell it: stem with stride 1, no max-")
+    assert of_the_network.startswith(
+        "assumed about the network, as weights do not show it: stem with stride 1, no max-"
+    )
     assert line.startswith("assumed, as usual for resnet8: shorter side resized to 16; std (0.229, 0.224, 0.225)")
     assert "mean" not in line
     assert "crop" not in line
@@ -133,7 +135,7 @@ def test_two_exchanged_classes_are_an_error_though_most_images_are_right(weights
 def test_weights_that_were_never_trained_are_an_error(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(build_resnet(architecture()).state_dict(), tmp_path / "fresh.safetensors")
-    with pytest.raises(DataError, match=r"\d+ of 800 images right \(\d+\.\d\d%\); guessing"):
+    with pytest.raises(DataError, match=r"\d+ of 800 images correct \(\d+\.\d\d%\); guessing"):
         loaded(tmp_path / "fresh.safetensors")
 
 
@@ -155,14 +157,14 @@ def test_a_broken_image_is_named_wherever_it_lies(part: str, weights: Path) -> N
 
 def test_a_network_for_other_classes_is_refused(weights: Path) -> None:
     dataset = replace(digits(), classes=("cat", "dog"))
-    with pytest.raises(CheckpointError, match="tells 10 classes apart, the data set has 2"):
+    with pytest.raises(CheckpointError, match="has 10 output classes, the dataset has 2"):
         loaded(weights, dataset=dataset)
 
 
 def test_weights_trained_on_classes_in_another_order_are_refused(weights: Path) -> None:
     facts = {"classes": [*"0123456798"], "preprocessing": preprocessing().to_dict()}
     save_file(load_file(weights), weights, metadata={"edge-deploy": json.dumps(facts)})
-    with pytest.raises(DataError, match=r"8, in this order; digits gives 0, 1.*`classes` in the recipe"):
+    with pytest.raises(DataError, match=r"8, in this order; digits has 0, 1.*`classes` in the recipe"):
         loaded(weights)
 
 
@@ -190,9 +192,9 @@ def test_of_weights_and_their_average_the_better_is_taken_and_named(
     trained = build_network(write_checkpoint(tmp_path / "trained"))
     assert torch.equal(build_network(checkpoint)(images), trained(images))
     said = next(line for line in progress.lines if "weights in the file" in line)
-    assert f"Taken: {better}" in said
+    assert f"Chosen: {better}" in said
     assert f"{better} ({key})" in said
-    assert "passed over in both.pth: epoch" in progress.lines
+    assert "ignored in both.pth: epoch" in progress.lines
 
 
 @pytest.mark.parametrize("weights_of", ["raw", "ema"])
@@ -214,5 +216,5 @@ def test_a_network_that_answers_nonsense_is_refused(weights: Path, tmp_path: Pat
     state = load_file(weights)
     state["fc.weight"] = torch.full_like(state["fc.weight"], 3e38)
     save_file(state, tmp_path / "nonsense.safetensors")
-    with pytest.raises((CheckpointError, DataError), match=r"800 images is not a finite number|guessing"):
+    with pytest.raises((CheckpointError, DataError), match=r"800 images are not finite numbers|guessing"):
         loaded(tmp_path / "nonsense.safetensors")

@@ -131,7 +131,7 @@ def test_safetensors_are_known_by_their_content(suffix: str, good: State, tmp_pa
 def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
     for path in (tmp_path / "pipe.pth", Path("/dev/zero")):
-        with pytest.raises(CheckpointError, match="is no regular file"):
+        with pytest.raises(CheckpointError, match="is not a regular file"):
             read_saved(path)
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(CheckpointError, match="a folder, a TensorFlow SavedModel"):
@@ -167,7 +167,7 @@ def bytes_in(path: Path, content: bytes) -> Path:
     ("name", "make", "kind"),
     [
         ("net.onnx", onnx_model, "an ONNX model"),
-        ("net.npz", arrays, "arrays of numpy"),
+        ("net.npz", arrays, "NumPy arrays"),
         (
             "net.keras",
             lambda path: archive(path, "metadata.json", "config.json", "model.weights.h5"),

@@ -169,7 +169,7 @@ class Silent(nn.Module):
         pytest.param(Branching(), r"cannot be traced by torch\.fx: .*control flow", id="a branch on data"),
         pytest.param(ShapeDependent(), r"cannot be traced by torch\.fx", id="a loop over the batch"),
         pytest.param(Silent(), "torch.fx: AssertionError", id="an error without a message"),
-        pytest.param(TwoInputs(), "the network takes 2 inputs; exactly one", id="two inputs"),
+        pytest.param(TwoInputs(), "the network takes 2 inputs; it must take exactly one", id="two inputs"),
     ],
 )
 def test_a_forward_pass_that_cannot_be_traced_is_an_error_with_its_reason(network: nn.Module, message: str) -> None:

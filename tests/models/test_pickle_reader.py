@@ -91,7 +91,7 @@ def test_what_would_run_code_is_refused_and_does_not_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"w": torch.ones(1), "x": call}, "evil.pth", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r"evil\.pth wants to run code .* it calls for [\w.]+\. Refused"):
+    with pytest.raises(CheckpointError, match=r"evil\.pth tries to run code .* it calls [\w.]+\. Refused"):
         load_inert(Path("evil.pth"))
     assert not Path("it-ran").exists()
 

@@ -174,13 +174,13 @@ def changed(name: str, value: Tensor) -> Callable[[State], State]:
         (changed("layer1.0.bn1.bias", torch.ones(5)), r"layer1\.0\.bn1\.bias is 5 instead of 4"),
         (changed("layer1.0.conv1.weight", torch.ones(4)), r"layer1\.0\.conv1\.weight is 4, not the weight"),
         (changed("layer1.0.conv2.weight", torch.ones(5, 4, 3, 3)), r"layer1\.0 adds 5 channels .* shortcut of 4"),
-        (changed("conv1.weight", torch.ones(4, 1, 3, 3)), "images of 1 channels; only RGB"),
+        (changed("conv1.weight", torch.ones(4, 1, 3, 3)), "images with 1 channels; only RGB"),
         (changed("conv1.weight", torch.ones(4, 3, 5, 5)), r"the stem conv1\.weight is 4x3x5x5"),
         (changed("conv1.weight", torch.ones(4)), r"the stem conv1\.weight is 4;"),
-        (changed("bn1.bias", torch.full((4,), float("nan"))), r"1 tensor holds values .* not finite \(bn1\.bias\)"),
+        (changed("bn1.bias", torch.full((4,), float("nan"))), r"1 tensor has values .* not finite \(bn1\.bias\)"),
         (changed("fc.bias", torch.full((10,), float("inf"))), r"not finite \(fc\.bias\)"),
         (changed("bn1.running_var", torch.tensor([1.0, -1, 1, 1])), r"negative variances in bn1\.running_var"),
-        (changed("bn1.bias", torch.ones(4, dtype=torch.int8)), "bn1.bias holds int8 values"),
+        (changed("bn1.bias", torch.ones(4, dtype=torch.int8)), "bn1.bias has int8 values"),
     ],
 )  # fmt: skip
 def test_each_fault_has_its_own_message(small: State, damage: Callable[[State], State], message: str) -> None:
@@ -189,7 +189,7 @@ def test_each_fault_has_its_own_message(small: State, damage: Callable[[State], 
 
 
 def test_wrong_class_count(small: State) -> None:
-    with pytest.raises(CheckpointError, match=r"tells 10 classes apart, the data set has 3 \(cat, dog, frog\)"):
+    with pytest.raises(CheckpointError, match=r"has 10 output classes, the dataset has 3 \(cat, dog, frog\)"):
         recognize(small, classes=("cat", "dog", "frog"), input_size=None)
 
 

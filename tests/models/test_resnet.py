@@ -88,5 +88,5 @@ def test_published_names_are_found_and_given_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet19", "vgg16", "wide_resnet18_2", "resnext20_32x4d", "resnet", "resnet2"])
 def test_unpublished_names_are_refused(name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"no published network {name}"):
+    with pytest.raises(CheckpointError, match=f"{name} is not a published network"):
         published_architecture(name, classes=TEN)

@@ -213,9 +213,9 @@ def test_networks_of_the_users_own(make: Callable[[], nn.Module], groups: list[t
 @pytest.mark.parametrize(
     ("make", "root", "message"),
     [
-        pytest.param(Shifted, "last", r"function: its logits are [\d.]+ of .*such as padding", id="shifted"),
+        pytest.param(Shifted, "last", r"function: its logits differ by [\d.]+ of .*such as padding", id="shifted"),
         pytest.param(Padded, "last", r"changes the network's function: .*as a fixed convolution", id="padded"),
-        pytest.param(Rigid, "stem", r"does not run with channels taken out: .*relies on fixed widths", id="rigid"),
+        pytest.param(Rigid, "stem", r"does not run after channels are removed: .*relies on fixed widths", id="rigid"),
     ],
 )
 def test_what_removing_does_to_the_function_is_checked(make: Callable[[], nn.Module], root: str, message: str) -> None:
@@ -225,6 +225,6 @@ def test_what_removing_does_to_the_function_is_checked(make: Callable[[], nn.Mod
 
 def test_a_network_that_cannot_be_followed_says_so() -> None:
     with pytest.raises(
-        CompressionError, match=r"channels could not be followed: RuntimeError: Given groups=1.*Prune nothing"
+        CompressionError, match=r"channels cannot be traced: RuntimeError: Given groups=1.*Prune nothing"
     ):
         channel_groups(network_of(OPTION_A), (1, 16, 16))

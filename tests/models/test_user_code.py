@@ -32,9 +32,7 @@ def test_a_name_that_is_taken_is_named(name: str, is_folder: bool, here: Path) -
         (here / name / "net.py").write_text("")
     else:
         (here / f"{name}.py").write_text("")
-    with pytest.raises(
-        CheckpointError, match=rf"{name}(\.py)? has the name of a module that is installed .*my_{name}"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{name}(\.py)? has the name of an installed module .*my_{name}"):
         import_module(f"{name}.net")
 
 

@@ -78,7 +78,7 @@ def test_an_image_of_another_platform_is_refused(engine: Engine, base_image: str
 @pytest.mark.parametrize("tag", ["127.0.0.1:1/absent:1", "Not An Image"])
 def test_an_image_that_is_nowhere_names_the_reason_and_both_cures(engine: Engine, tag: str) -> None:
     with pytest.raises(
-        PackageError, match=r"is not here and cannot be pulled: .*--base-image.*base_image\.sh"
+        PackageError, match=r"is not on this machine and cannot be pulled: .*--base-image.*base_image\.sh"
     ) as caught:
         find_base(engine, own_target(engine), tag, progress=Silent())
     assert "connection refused" in str(caught.value) or "invalid reference" in str(caught.value)
@@ -89,7 +89,7 @@ def test_an_image_that_is_nowhere_names_the_reason_and_both_cures(engine: Engine
     ("lines", "says", "message"),
     [
         pytest.param([WITHOUT_VENV], "", r"without venv \(Debian: python3-venv\)", id="no-venv"),
-        pytest.param(["ENV PATH=/nowhere"], "", "cannot carry the model: .*python3", id="no-python"),
+        pytest.param(["ENV PATH=/nowhere"], "", "cannot be used: .*python3", id="no-python"),
         pytest.param(SAYING, "5", "answers nothing useful", id="no-list"),
         pytest.param(SAYING, "hello", "answers nothing useful", id="no-json"),
         pytest.param(SAYING, '["PyPy", [3, 11], true]', "has PyPy; CPython is needed", id="no-cpython"),
@@ -102,7 +102,7 @@ def test_an_image_that_cannot_carry_the_model_is_refused_with_the_cure(
     engine.tag(build(engine, write_dockerfile(tmp_path, base_image, image_name, *lines)), f"{image_name}:1")
     with pytest.raises(PackageError, match=message) as caught:
         find_base(engine, own_target(engine), f"{image_name}:1", progress=Silent())
-    assert "Name an image you have with --base-image" in str(caught.value)
+    assert "Give a local image with --base-image" in str(caught.value)
 
 
 def test_the_question_can_be_asked_of_any_python_3() -> None:

@@ -145,7 +145,7 @@ def test_predictions_that_differ_leave_no_image(
 ) -> None:
     given = read_predictions(tiny.proof.predictions)
     write_predictions(tiny.proof.predictions, replace(given, logits=np.roll(given.logits, 1, axis=0)))
-    with pytest.raises(PackageError, match=r"does not answer as the artifact did.*[1-9]\d* of 120 classes differ"):
+    with pytest.raises(PackageError, match=r"answers differ from the artifact's.*[1-9]\d* of 120 classes differ"):
         packed(engine, tiny, packaged.base_image, image_name, tmp_path)
     assert images_named(engine, image_name) == []
     assert containers_of(engine, os.getpid()) == []
@@ -197,7 +197,7 @@ def prove_with_a_newer_runtime(tiny: TinyPackage) -> TinyPackage:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(fail_the_gate, "failed its gate: no image is made of it", id="failed"),
+        pytest.param(fail_the_gate, "failed its gate, so no image is built from it", id="failed"),
         pytest.param(take_another_report, "the report is about the model 0000.*Validate this artifact", id="report"),
         pytest.param(take_another_shard, r"predictions .* on the shard .*the report .*0000.*Validate", id="shard"),
         pytest.param(damage_the_model, "cannot be packaged: .*not the model its manifest describes", id="model"),

@@ -145,9 +145,9 @@ def test_grpc_is_published_where_it_is_asked_for_on_the_same_address() -> None:
     words = command_of(emit(service, Form.SYSTEMD))
     assert [words[index + 1] for index, word in enumerate(words) if word == "--publish"] == both
     assert section(emit(service, Form.QUADLET), "Container")["PublishPort"] == both
-    with pytest.raises(RecipeError, match="--grpc-port 8123 is no port besides --port 8123"):
+    with pytest.raises(RecipeError, match="--grpc-port 8123 is not usable besides --port 8123"):
         Service(image=IMAGE, port=8123, grpc_port=8123)
-    with pytest.raises(RecipeError, match="--grpc-port 65536 is no port"):
+    with pytest.raises(RecipeError, match="--grpc-port 65536 is not usable"):
         Service(image=IMAGE, grpc_port=65536)
 
 
@@ -195,9 +195,9 @@ def test_what_clients_may_take_fits_in_the_memory(memory_mib: int, limits: tuple
     [
         pytest.param({"image": "model\nprivileged: true"}, "is no image", id="image of two lines"),
         pytest.param({"image": "--privileged"}, "is no image", id="image that is an option"),
-        pytest.param({"address": "everywhere"}, "--address everywhere is no address", id="address"),
-        pytest.param({"port": 0}, "--port 0 is no port", id="port"),
-        pytest.param({"port": 65536}, "--port 65536 is no port", id="port too high"),
+        pytest.param({"address": "everywhere"}, "--address everywhere is not a machine's address", id="address"),
+        pytest.param({"port": 0}, "--port 0 is not a port", id="port"),
+        pytest.param({"port": 65536}, "--port 65536 is not a port", id="port too high"),
         pytest.param({"memory_mib": 95}, "at least 96 MiB", id="memory"),
         pytest.param({"memory_mib": 111, "grpc_port": 2}, "at least 112 MiB", id="memory of gRPC"),
     ],

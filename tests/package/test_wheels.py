@@ -136,14 +136,14 @@ def test_without_a_network_a_damaged_cache_is_a_clear_error(lock: Lock, index: P
     shutil.rmtree(index)
     with pytest.raises(ToolError) as caught:
         fetch_wheels(lock, cache=tmp_path / "cache", progress=Silent())
-    assert f"the cache {tmp_path / 'cache'} does not hold them" in str(caught.value)
+    assert f"the cache {tmp_path / 'cache'} does not have them" in str(caught.value)
     assert "Connect to a package index" in str(caught.value)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_fetch_that_brings_something_else_is_refused(lock: Lock, index: Path, tmp_path: Path) -> None:
     tamper(index)
-    with pytest.raises(ToolError, match="pip fetched other packages than linux-amd64-cp311"):
+    with pytest.raises(ToolError, match="pip downloaded other packages than linux-amd64-cp311"):
         fetch_wheels(lock, cache=tmp_path / "cache", progress=Silent(), door=Copying(index))
     assert list((tmp_path / "cache").iterdir()) == []
 

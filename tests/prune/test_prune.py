@@ -358,7 +358,7 @@ def test_a_time_out_of_reach_names_the_least_there_is(deep: Checkpoint, tmp_path
 
 def test_a_table_of_another_network_is_refused(deep: Checkpoint, checkpoint: Checkpoint, tmp_path: Path) -> None:
     table = table_of(build_network(checkpoint), (3, 16, 16))
-    with pytest.raises(CompressionError, match="a table is about another network"):
+    with pytest.raises(CompressionError, match="a table is for another network"):
         prune(
             deep,
             Data(dataset=digits(), preprocessing=preprocessing()),

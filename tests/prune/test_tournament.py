@@ -75,4 +75,4 @@ def test_a_contest_that_was_stopped_goes_on_with_the_same_figures(teacher: nn.Mo
     (tmp_path / "state-2").unlink()
     progress = Recorded()
     assert held(contestants, teacher, epochs=2, progress=progress, continuation=continuation) == first
-    assert [line for line in progress.lines if "goes on" in line] == ["cut 1 of 2: goes on after epoch 1 of 1"]
+    assert [line for line in progress.lines if "resumes" in line] == ["cut 1 of 2: resumes after epoch 1 of 1"]

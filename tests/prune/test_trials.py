@@ -90,11 +90,11 @@ def test_a_time_that_only_the_table_reaches_is_refused_with_what_the_clock_reach
     clock: Clock, full: Subnetwork
 ) -> None:
     unpruned = clock.latency_us(full)
-    with pytest.raises(CompressionError, match=r"a speedup of 1\.6 cannot be held: .* nearest reaches 1\.") as raised:
+    with pytest.raises(CompressionError, match=r"a speedup of 1\.6 cannot be met: .* closest reaches 1\.") as raised:
         choose(
             clock, Deadline(speedup=1.6, latency_us=None), unpruned, watch(clock, full, lambda share: 1.1 / share**0.9)
         )
-    assert "Ask for what was reached" in str(raised.value)
+    assert "Request what was reached" in str(raised.value)
     with pytest.raises(CompressionError, match="the fastest network of this architecture"):
         choose(clock, Deadline(speedup=1000.0, latency_us=None), unpruned, watch(clock, full, lambda share: 1.0))
 
@@ -129,8 +129,6 @@ def test_the_line_says_what_table_and_clock_say_or_why_the_clock_says_nothing(cl
     assert f"the best of {len(trials)} networks timed" in text
     assert "by the latency table" in text
     assert best.timing is not None
-    assert f"{best.timing.pruned_ms:.3g} of {best.timing.unpruned_ms:.3g} ms by the clock" in text
+    assert f"{best.timing.pruned_ms:.3g} of {best.timing.unpruned_ms:.3g} ms measured" in text
     only, trials = choose(clock, deadline, unpruned, None)
-    assert times_text(only, unpruned, trials, "it is elsewhere").endswith(
-        "not confirmed by the clock: it is elsewhere"
-    )
+    assert times_text(only, unpruned, trials, "it is elsewhere").endswith("not measured: it is elsewhere")

@@ -199,7 +199,7 @@ def test_where_half_of_the_layers_do_not_suffice_nothing_changes_and_it_is_said(
     assert found.layers == ()
     assert found.drop_points == found.int8_drop_points
     assert left.quantization == case.quantized.quantization
-    assert rescue_texts(found)[0].endswith("not even half of the layers in float would do, so none is")
+    assert rescue_texts(found)[0].endswith("even half of the layers in float would not suffice, so none is")
 
 
 def test_the_constant_of_a_shortcut_is_no_layer_to_put_in_float(case: Case) -> None:

@@ -61,7 +61,7 @@ def test_layers_kept_in_float_are_plain_layers() -> None:
     ("names", "message"),
     [
         pytest.param(("layer1.0.conv3",), r"'layer1\.0\.conv3', .* Did you mean layer1\.0\.conv\d\?", id="misspelt"),
-        pytest.param(("bn1",), r"'bn1', which is no Conv2d or Linear of the network", id="not a layer"),
+        pytest.param(("bn1",), r"'bn1', which is not a Conv2d or Linear of the network", id="not a layer"),
         pytest.param(("backbone",), r"'backbone'.* Known: conv1, .*fc\.", id="nothing like it"),
     ],
 )

@@ -148,8 +148,8 @@ def test_activations_that_are_no_numbers_have_no_range(tmp_path: Path) -> None:
         ({"divergence": 0.1, "right": 90}, None),
         ({"divergence": 0.09, "right": 95}, None),
         ({"divergence": 0.11, "right": 95}, "divergence from the float model 0.1 -> 0.11"),
-        ({"divergence": 0.01, "right": 89}, "right answers 90 -> 89"),
-        ({"divergence": 0.2, "right": 44}, "divergence .*; right answers 90 -> 44"),
+        ({"divergence": 0.01, "right": 89}, "correct answers 90 -> 89"),
+        ({"divergence": 0.2, "right": 44}, "divergence .*; correct answers 90 -> 44"),
     ],
 )
 def test_training_is_kept_only_where_neither_divergence_nor_right_answers_get_worse(

@@ -57,7 +57,7 @@ def test_a_second_build_does_nothing_and_needs_no_heavy_library(built: Document,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=True,
     )
-    assert "everything was done before: nothing to do" in done.stderr
+    assert "nothing to do: everything was built before" in done.stderr
     assert done.stderr.strip().endswith("[]")
 
 
@@ -112,7 +112,7 @@ def test_a_what_if_that_fails_leaves_the_proven_artifact_where_it_is(trained: Pa
 def test_an_accuracy_that_was_stated_and_is_not_there_stops_the_build(trained: Path, tmp_path: Path) -> None:
     given = ("--data", "digits", "--checkpoint", str(trained / "digits.safetensors"))
     done = deploy("load", *given, "--expect-accuracy", "0.6", cwd=tmp_path)
-    assert "60.00% expected: 800 images see a loss of 3.4 points" in done.stderr
+    assert "60.00% expected: 800 images detect a loss of 3.4 points" in done.stderr
     stopped = deploy("load", *given, "--expect-accuracy", "1.0", cwd=tmp_path, code=5)
     assert "100.00% are expected" in stopped.stderr
     wrong = deploy("load", *given, "--expect-accuracy", "91.7", cwd=tmp_path, code=3)

@@ -160,7 +160,7 @@ def test_a_second_build_does_nothing_again(folder: Path, jetson: tuple[TargetSum
     again, said = build(folder, "--target", "jetson")
     assert again.context == jetson[0].context
     assert sorted((folder / ".deploy").glob("*/*/stage.json")) == before
-    assert "everything was done before" in said
+    assert "everything was built before" in said
 
 
 def test_another_tensorrt_gets_another_file(folder: Path, jetson: tuple[TargetSummary, str]) -> None:
@@ -193,7 +193,7 @@ def test_a_dla_gets_what_its_tensorrt_lets_it_run(folder: Path, jetson: tuple[Ta
 
 def test_a_base_image_of_ones_own_needs_an_engine_to_ask(folder: Path) -> None:
     _, said = build(folder, "--target", "jetson", "--base-image", "my-own:1", code=12)
-    assert "the Python in my-own:1 cannot be known, so no build context was written" in said
+    assert "the Python in my-own:1 is unknown, so no build context was written" in said
 
 
 def test_what_is_simulated_can_be_measured_again(folder: Path, jetson: tuple[TargetSummary, str]) -> None:
@@ -207,7 +207,7 @@ def test_what_is_simulated_can_be_measured_again(folder: Path, jetson: tuple[Tar
 def test_an_engine_is_not_timed_by_what_stands_in_for_it(folder: Path, jetson: tuple[TargetSummary, str]) -> None:
     assert jetson[0].artifact is not None
     done = deploy("bench", jetson[0].artifact, cwd=folder, code=9)
-    assert "its engine is timed where it runs" in done.stderr
+    assert "its engine can only be timed there" in done.stderr
 
 
 def test_a_plan_shows_that_all_is_done(folder: Path, jetson: tuple[TargetSummary, str]) -> None:

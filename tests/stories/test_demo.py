@@ -43,7 +43,7 @@ def test_the_demo_ends_in_a_container_that_answers(engine: Engine, base_image: s
         assert f"is a {logits.index(max(logits))} (" in done.stdout
         again = demo(tmp_path, "--base-image", base_image)
         assert again.returncode == 0, again.stderr
-        assert "everything was done before: nothing to do" in again.stderr
+        assert "nothing to do: everything was built before" in again.stderr
         (container,) = engine.client.containers.list(filters={"name": f"^/{OURS}$"})
         assert container.attrs["HostConfig"]["ReadonlyRootfs"]
     finally:
@@ -57,4 +57,4 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "demo").write_text("a file")
     done = demo(tmp_path, "--no-image")
     assert done.returncode == 3
-    assert "Name another with --folder" in done.stderr
+    assert "Give another with --folder" in done.stderr

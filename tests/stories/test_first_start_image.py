@@ -147,7 +147,7 @@ def test_without_tensorrt_the_image_lives_says_what_is_missing_and_is_called_pen
     target, said = build(folder, base_image)
     assert (target.proof, target.place, target.built) == ("pending", "simulated", "first-start")
     assert target.image is not None
-    assert "the image starts, and says what it lacks here: TensorRT cannot be imported" in said
+    assert "the image starts, and reports what is missing here: TensorRT cannot be imported" in said
     assert "libcudart" in said
     labels = engine.client.images.get(target.image.id).labels
     assert (labels["dev.edge-deploy.proof"], labels["dev.edge-deploy.place"]) == ("pending", "simulated")
@@ -205,7 +205,7 @@ def test_what_cannot_be_collected_is_said_with_the_reason(
     assert "TensorRT cannot be imported" in failed.stderr
     gone = collect(folder, f"http://127.0.0.1:{port}", code=25)
     assert "cannot be asked" in gone.stderr
-    assert "no address of a server" in collect(folder, "orin.local", code=25).stderr
+    assert "is not a server's address" in collect(folder, "orin.local", code=25).stderr
 
 
 @pytest.mark.long

@@ -106,7 +106,7 @@ def test_killed_in_the_second_epoch_it_ends_in_the_same_bits(
 
     progress = Recorded()
     stage(tmp_path / "checkpoint", tmp_path / "resumed", state, progress)
-    assert f"{name}: goes on after epoch {kept} of {EPOCHS}" in progress.lines
+    assert f"{name}: resumes after epoch {kept} of {EPOCHS}" in progress.lines
     assert not any(f"epoch 1/{EPOCHS}" in line for line in progress.lines)
     stage(tmp_path / "checkpoint", tmp_path / "undisturbed", tmp_path / "other", None)
     assert sha256_of_folder(tmp_path / "resumed") == sha256_of_folder(tmp_path / "undisturbed")
@@ -157,7 +157,7 @@ def test_deploy_train_goes_on_after_a_kill_and_after_ctrl_c(tmp_path: Path) -> N
         assert ("Finished stages and epochs are kept" in said) == (how is signal.SIGINT)
         assert beside.is_file()
         said = end(deploy(*train_words("digits.safetensors"), cwd=folder))
-        assert f"train: goes on after epoch {kept} of {EPOCHS}" in said
+        assert f"train: resumes after epoch {kept} of {EPOCHS}" in said
         assert {path.name for path in folder.iterdir()} == {"state", "digits.safetensors"}
         assert sha256_of_file(folder / "digits.safetensors") == sha256_of_file(tmp_path / "undisturbed.safetensors")
 
@@ -169,8 +169,8 @@ def test_deploy_train_with_other_options_does_not_go_on(tmp_path: Path) -> None:
     process = deploy(*train_words("digits.safetensors"), cwd=tmp_path)
     stop_in_the_second_epoch(process, tmp_path, signal.SIGKILL)
     said = end(deploy(*train_words("digits.safetensors", epochs=1), cwd=tmp_path))
-    assert "train: begins anew, as the state digits.safetensors.training is of another training" in said
-    assert "It now is digits.safetensors.training.set-aside" in said
+    assert "train: starts from the beginning: the state digits.safetensors.training is from another training" in said
+    assert "It was renamed to digits.safetensors.training.set-aside" in said
     assert "goes on" not in said
 
 
@@ -203,9 +203,9 @@ def test_a_build_goes_on_in_the_middle_of_recovery_and_of_quantization_aware_tra
             time.sleep(0.002)
         kept, _ = stop_in_the_second_epoch(process, found[0].parent, signal.SIGKILL)
         planned = end(deploy("plan", *options, cwd=tmp_path)).splitlines()
-        assert any(line.split()[0] == stage and f"goes on after epoch {kept} " in line for line in planned if line)
+        assert any(line.split()[0] == stage and f"resumes after epoch {kept} " in line for line in planned if line)
     said = end(deploy("quantize", *options, cwd=tmp_path))
-    assert f"quantization-aware training: goes on after epoch {kept} of 3" in said
+    assert f"quantization-aware training: resumes after epoch {kept} of 3" in said
     assert list(trainings.iterdir()) == []
     for stage in ("prune", "quantize"):
         (one,), (other,) = ((root / stage).iterdir() for root in (whole, tmp_path / ".deploy"))

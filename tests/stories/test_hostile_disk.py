@@ -73,7 +73,7 @@ def test_a_finished_build_on_a_disk_that_is_read_only_is_shown(built: Document, 
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip("mounting takes rights that this user does not have")
     assert done.returncode == 0, done.stderr
-    assert "cannot be written (Read-only file system): only what is done is used" in done.stderr
+    assert "cannot be written (Read-only file system): only finished stages are used" in done.stderr
     (target,) = Document.model_validate_json(done.stdout).targets
     assert (target.verdict, target.gate_looks) == ("pass", built.targets[0].gate_looks)
 
@@ -88,7 +88,7 @@ def test_work_that_is_left_cannot_be_done_there(built: Document, trained: Path, 
     assert "Traceback" not in done.stderr
     if command == "build":
         assert done.returncode == WorkspaceError.exit_code, done.stderr
-        assert "is still to be done, and the workspace .deploy cannot be written" in done.stderr
+        assert "is not done yet, and the workspace .deploy cannot be written" in done.stderr
 
 
 def test_nor_is_anything_removed(built: Document, trained: Path) -> None:

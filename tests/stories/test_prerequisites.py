@@ -26,7 +26,7 @@ def test_a_base_image_that_cannot_be_used_is_found_before_any_stage(
     where = ("--workspace", str(tmp_path / "ws"), "--base-image", "nowhere.invalid/none:1")
     given = (*WITH_IMAGE, *(("--grpc",) if grpc else ()))
     failed = deploy(*BUILD, *given, *where, cwd=trained, code=PackageError.exit_code)
-    assert "the base image nowhere.invalid/none:1 is not here and cannot be pulled" in failed.stderr
+    assert "the base image nowhere.invalid/none:1 is not on this machine and cannot be pulled" in failed.stderr
     assert list((tmp_path / "ws").glob("*/*/stage.json")) == []
 
 

@@ -59,7 +59,7 @@ def test_it_is_of_the_one_target_that_is_built(tmp_path: Path) -> None:
     cpu = find_target("cpu")
     asked = Placement(names=(LOCAL,), file=None)
     assert chosen(asked, [cpu], beside=tmp_path) == {cpu: [local()]}
-    with pytest.raises(RecipeError, match="--device local: of which target is it"):
+    with pytest.raises(RecipeError, match="--device local: which target is it"):
         chosen(asked, [cpu, find_target("gpu-ada")], beside=tmp_path)
 
 

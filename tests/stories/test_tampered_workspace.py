@@ -75,7 +75,7 @@ def test_answers_that_were_rewritten_pass_no_gate(built: Document, trained: Path
     file.with_name("new.npz").unlink()
     rewrite(file, other)
     refused = deploy(*BUILD, cwd=trained, code=WorkspaceError.exit_code)
-    assert "predictions.npz has other content than was written" in refused.stderr
+    assert "predictions.npz has changed since it was written" in refused.stderr
     assert "validate  " not in refused.stderr
     deploy(*BUILD, cwd=trained)
     again = only(trained, ".deploy/validate/*/predictions.npz")
@@ -91,7 +91,7 @@ def test_a_model_that_is_not_what_was_compiled_is_not_published(
     whole = (published_in(trained) / "model.onnx").read_bytes()
     rewrite(file, damage(file.read_bytes()))
     refused = deploy(*BUILD, cwd=trained, code=WorkspaceError.exit_code)
-    assert "model.onnx has other content than was written" in refused.stderr
+    assert "model.onnx has changed since it was written" in refused.stderr
     assert "pass" not in refused.stderr
     assert (published_in(trained) / "model.onnx").read_bytes() == whole
     deploy(*BUILD, cwd=trained)
@@ -104,7 +104,7 @@ def test_a_truncated_model_is_made_again(built: Document, trained: Path) -> None
     file.write_bytes(whole[: len(whole) // 2])
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     done = deploy(*BUILD, cwd=trained)
-    assert "Stage compile is done again" in done.stderr
+    assert "Stage compile is repeated" in done.stderr
     for each in trained.glob(f".deploy/compile/*/{built.targets[0].precision}/model.onnx"):
         assert each.stat().st_size > len(whole) // 2
     assert len((published_in(trained) / "model.onnx").read_bytes()) > len(whole) // 2
@@ -123,7 +123,7 @@ def test_nothing_is_built_upon_a_stage_that_was_rewritten(tmp_path: Path) -> Non
     found = workspace.find(first)
     assert found is not None
     following = StageKey(stage="quantize", inputs={"pruned": found.digest}, options={}, code="c")
-    with pytest.raises(WorkspaceError, match="weights has other content"):
+    with pytest.raises(WorkspaceError, match="weights has changed"):
         workspace.obtain(following, lambda folder: pytest.fail("it was built upon"))
     assert not workspace.obtain(first, write).was_cached
     assert workspace.obtain(following, write).path.is_dir()

@@ -74,7 +74,7 @@ def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monk
     outcome = build(run, until=None)
     assert isinstance(outcome.error, LatencyMissed), outcome.error
     assert outcome.error.exit_code == 26
-    assert "time missed: 0.0001 ms asked" in str(outcome.error)
+    assert "time missed: 0.0001 ms requested" in str(outcome.error)
     assert "No image was built; artifact and report are kept" in str(outcome.error)
     assert "package" not in outcome.stage_seconds
     assert outcome.published is not None

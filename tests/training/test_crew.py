@@ -135,7 +135,7 @@ def test_stopped_and_resumed_two_end_in_the_same_bits(together: nn.Module, tmp_p
     assert children() == []
     progress = Recorded()
     resumed = train(processes=2, epochs=3, progress=progress, continuation=continuation)
-    assert progress.lines[0] == "train: goes on after epoch 1 of 3"
+    assert progress.lines[0] == "train: resumes after epoch 1 of 3"
     assert is_same(state_of(resumed), state_of(together))
 
 

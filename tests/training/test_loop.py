@@ -157,7 +157,7 @@ def test_a_stopped_training_goes_on_and_ends_in_the_same_bits(tmp_path: Path) ->
     progress, resumed = Recorded(), build_resnet(TEN)
     train(resumed, epochs=3, progress=progress, continuation=continuation)
     heads = [line.split("  ")[0] for line in progress.lines]
-    assert heads == ["recovery: goes on after epoch 1 of 3", "recovery: epoch 2/3", "recovery: epoch 3/3"]
+    assert heads == ["recovery: resumes after epoch 1 of 3", "recovery: epoch 2/3", "recovery: epoch 3/3"]
     assert is_same(state_of(resumed), state_of(undisturbed))
     assert not resumed.training
     assert (random.random(), float(np.random.rand()), float(torch.rand(()))) == drawn
@@ -168,7 +168,7 @@ def test_one_that_was_stopped_after_its_last_epoch_trains_no_more(tmp_path: Path
     finished = train(fresh(), epochs=2, continuation=continuation)
     progress, again = Recorded(), build_resnet(TEN).train()
     train(again, epochs=2, progress=progress, continuation=continuation)
-    assert progress.lines == ["recovery: goes on after epoch 2 of 2"]
+    assert progress.lines == ["recovery: resumes after epoch 2 of 2"]
     assert is_same(state_of(again), state_of(finished))
     assert not again.training
 
@@ -211,7 +211,7 @@ def test_a_damaged_state_is_set_aside_and_training_begins_anew(is_checksum_right
         continuation.file.write_bytes(damaged)
     progress = Recorded()
     found = train(fresh(), epochs=3, progress=progress, continuation=continuation)
-    assert progress.lines[0].startswith(f"recovery: begins anew, as the state {tmp_path}/state is damaged")
+    assert progress.lines[0].startswith(f"recovery: starts from the beginning: the state {tmp_path}/state is damaged")
     assert is_same(state_of(found), state_of(train(fresh(), epochs=3)))
 
 
@@ -284,7 +284,7 @@ def test_a_huge_gradient_makes_no_huge_step() -> None:
 
 def test_an_explosion_is_an_error_that_says_where() -> None:
     with pytest.raises(
-        CompressionError, match=r"recovery: the loss is no longer a finite .* epoch \d, step \d .*Lower the learning"
+        CompressionError, match=r"recovery: the loss is not finite at epoch \d, step \d .*Lower the learning"
     ):
         train(fresh(), epochs=3, learning_rate=1e25)
 

@@ -18,5 +18,5 @@ def test_what_one_process_does_is_refused_under_torchrun(monkeypatch: pytest.Mon
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not is_first()
-    with pytest.raises(RecipeError, match="this is process 2 of 2 that torchrun has started: use --nproc"):
+    with pytest.raises(RecipeError, match="this is process 2 of 2 started by torchrun: use --nproc"):
         refuse_torchrun("use --nproc")

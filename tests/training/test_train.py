@@ -143,7 +143,7 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, float("nan")])
 def test_a_learning_rate_that_teaches_nothing_is_refused_not_replaced(rate: float, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=rf"the learning rate {rate:g} teaches nothing"):
+    with pytest.raises(RecipeError, match=rf"the learning rate is {rate:g}, but must be above 0"):
         run(tmp_path / "digits.safetensors", learning_rate=rate)
 
 
@@ -191,7 +191,7 @@ def test_a_checkpoint_that_is_no_resnet_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no published network resnet9"):
+    with pytest.raises(CheckpointError, match="resnet9 is not a published network"):
         run(tmp_path / "new.safetensors", network="resnet9")
 
 

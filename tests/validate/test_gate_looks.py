@@ -75,9 +75,9 @@ def test_of_many_tries_by_luck_a_twentieth_passes_in_all_however_many_they_are()
 
 
 def test_terminal_and_labels_say_the_how_manieth_artifact_it_is(tmp_path: Path, report: AccuracyReport) -> None:
-    assert "these images judge" not in verdict_text(report)
+    assert "judged on these images" not in verdict_text(report)
     third = replace(report, gate_looks=3, confidence=0.9958)
-    assert "number 3 of this model's artifacts that these images judge" in verdict_text(third)
+    assert "artifact number 3 of this model judged on these images" in verdict_text(third)
     labels = image_labels(write_tiny_artifact(tmp_path), third, name="a", version="1", base="b")
     assert (labels[f"{PREFIX}gate-looks"], labels[f"{PREFIX}confidence"]) == ("3", "0.9958")
 
@@ -86,6 +86,6 @@ def test_where_the_count_grows_it_is_said_what_it_does_to_a_proof() -> None:
     assert looks_text(Look(number=1, total=1), is_corrected=False) is None
     told = looks_text(Look(number=1, total=20), is_corrected=False) or ""
     assert "have judged 20 artifacts" in told
-    assert "64% of so many independent tries pass at least once by luck" in told
+    assert "64% of this many independent tries pass at least once by chance" in told
     assert "correct_looks = true in [validate]" in told
     assert "99.99% confidence" in (looks_text(Look(number=20, total=20), is_corrected=True) or "")

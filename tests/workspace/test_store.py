@@ -111,7 +111,7 @@ def test_a_damaged_stage_is_named_and_done_again(damage: str, tmp_path: Path) ->
     assert again.digest == done.digest
     assert (again.path / "result").read_text() == "42"
     assert all(line.startswith(f"{done.path} is damaged: ") for line in progress.lines)
-    assert progress.lines[-1].endswith("Stage prune is done again")
+    assert progress.lines[-1].endswith("Stage prune is repeated")
     assert workspace.obtain(stage(), fill).was_cached
 
 
@@ -131,7 +131,7 @@ def test_what_leaves_the_workspace_is_hashed_though_size_and_time_are_as_they_we
     file.write_text("43")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert workspace.find(stage()) is not None
-    with pytest.raises(WorkspaceError, match=r"result has other content than was written.*Run again"):
+    with pytest.raises(WorkspaceError, match=r"result has changed since it was written.*Run again"):
         workspace.check(file)
     assert not workspace.obtain(stage(), write).was_cached
     workspace.check(file)
@@ -147,7 +147,7 @@ def test_status_says_which_stages_are_damaged(tmp_path: Path, capsys: pytest.Cap
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     status(workspace=tmp_path)
     assert "as written" in capsys.readouterr().out
-    with pytest.raises(WorkspaceError, match=r"result has other content.*A build does them again"):
+    with pytest.raises(WorkspaceError, match=r"result has changed.*The next build makes them again"):
         status(workspace=tmp_path, verify=True)
     assert "damaged" in capsys.readouterr().out
 
@@ -182,7 +182,7 @@ def test_an_unfinished_training_is_shown_and_cleaned(tmp_path: Path, capsys: pyt
     with workspace.locked():
         pass
     status(workspace=tmp_path)
-    assert "an unfinished training, goes on after epoch 3 (40 s of work)" in capsys.readouterr().out
+    assert "an unfinished training, resumes after epoch 3 (40 s of work)" in capsys.readouterr().out
     clean(workspace=tmp_path, everything=False)
     assert {path.name for path in tmp_path.iterdir()} == {"lock", ".gitignore"}
 

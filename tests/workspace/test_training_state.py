@@ -50,7 +50,9 @@ def test_another_training_does_not_go_on_from_it(tmp_path: Path) -> None:
     progress = Recorded()
     assert at(tmp_path, "b").read("recovery", progress) is None
     (line,) = progress.lines
-    assert line.startswith(f"recovery: begins anew, as the state {tmp_path}/training/state is of another training")
+    assert line.startswith(
+        f"recovery: starts from the beginning: the state {tmp_path}/training/state is from another training"
+    )
     assert [path.name for path in (tmp_path / "training").iterdir()] == ["state.set-aside"]
     assert kept(tmp_path).bound_to({"epochs": 5}).read("recovery", progress) is None
     assert at(tmp_path).bound_to({"epochs": 5}) == at(tmp_path).bound_to({"epochs": 5}) != at(tmp_path)
@@ -72,7 +74,7 @@ def test_damage_anywhere_is_found_said_and_set_aside(where: int, how: str, tmp_p
     progress = Recorded()
     assert continuation.read("recovery", progress) is None
     (line,) = progress.lines
-    assert line.startswith(f"recovery: begins anew, as the state {continuation.file} is ")
+    assert line.startswith(f"recovery: starts from the beginning: the state {continuation.file} is ")
     assert not continuation.file.exists()
     assert continuation.file.with_name("state.set-aside").read_bytes() == damaged
     continuation.keep(STATE, epochs=1, seconds=1, name="recovery", progress=progress)

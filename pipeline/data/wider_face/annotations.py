@@ -1,9 +1,9 @@
-"""The boxes of WIDER FACE: `wider_face_{train,val}_bbx_gt.txt`, with every quirk they have.
+"""The boxes of WIDER FACE: `wider_face_{train,val}_bbx_gt.txt`, with their irregularities.
 
 Yang, S. et al. (2016): WIDER FACE: A Face Detection Benchmark. Repeated for each photo: its path below
 `WIDER_{split}/images/`; the number N of its faces; N lines of ten integers with a blank at their end,
 `x y width height blur expression illumination invalid occlusion pose` (pixels, x and y of the top left corner).
-Where N is 0 a line of ten zeros follows all the same. There are boxes of no width or height, boxes that occur twice,
+After N = 0 a line of ten zeros follows anyway. There are boxes without width or height, duplicate boxes,
 and events 0 to 59 and 61, but no 60.
 """
 
@@ -23,7 +23,7 @@ PATH = re.compile(r"\d+--[^/\\]+/[^/\\]+\.(?:jpg|jpeg|png)", re.IGNORECASE | re.
 COUNT = re.compile(r"\d{1,6}", re.ASCII)
 BOX = re.compile(r"(-?\d{1,9} ){9}-?\d{1,9}", re.ASCII)
 INVALID = 7
-"""The column before occlusion, as the data set's own readme has it."""
+"""The column before occlusion, as in the dataset's readme."""
 NO_FACE = "0 0 0 0 0 0 0 0 0 0"
 
 
@@ -32,16 +32,16 @@ class Photo:
     path: str
     """`0--Parade/0_Parade_marchingband_1_849.jpg`."""
     line: int
-    """Where the file names it, from 1."""
+    """Line of its path in the file, from 1."""
     boxes: Boxes
     """All of them, in the file's order."""
     invalid: NDArray[np.bool_]
-    """[N]: which ones the annotators have marked as not to be used."""
+    """[N]: boxes marked as invalid by the annotators."""
 
 
 def parse_annotations(text: str, *, file: str) -> list[Photo]:
-    """Every photo in the file's order; raises `DataError` with file and line for whatever is not as it should be."""
-    # Only line feeds end a line here: `splitlines` would cut at characters that a name may hold.
+    """Return every photo in the file's order; raise `DataError` with file and line for any deviation."""
+    # Only line feeds end a line: `splitlines` would also split at characters that a name may contain.
     lines = [line.rstrip() for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -51,7 +51,7 @@ def parse_annotations(text: str, *, file: str) -> list[Photo]:
     for photo in _photos(lines, file):
         if photo.path in found:
             raise DataError(
-                f"{file}, line {photo.line}: {photo.path} has been annotated before, at line "
+                f"{file}, line {photo.line}: {photo.path} is already annotated at line "
                 f"{found[photo.path].line}. Keep one of the two."
             )
         found[photo.path] = photo
@@ -84,7 +84,7 @@ def _photos(lines: list[str], file: str) -> Iterator[Photo]:
 
 
 def _dummy(lines: list[str], at: int, path: str, file: str) -> int:
-    """Lines to skip after a count of 0: one of zeros, or none where some tool has left it out."""
+    """Return the lines to skip after a count of 0: one of zeros, or none if a tool has left it out."""
     if at >= len(lines) or PATH.fullmatch(lines[at]):
         return 0
     if lines[at] != NO_FACE:
@@ -99,12 +99,12 @@ def _photo(path: str, line: int, rows: list[str], file: str) -> Photo:
     if len(wrong):
         raise DataError(
             f"{file}, line {line + 2 + int(wrong[0])}: the flag `invalid` (eighth number) of a face is "
-            f"{int(flags[wrong[0]])}, not 0 or 1. Are the columns in the data set's own order?"
+            f"{int(flags[wrong[0]])}, not 0 or 1. Are the columns in the dataset's original order?"
         )
     return Photo(path=path, line=line, boxes=table[:, :4].copy(), invalid=flags == 1)
 
 
 def _instead_of_path(found: str) -> str:
     if BOX.fullmatch(found):
-        return f"expected a photo's path, found one more box ({found}) than the photo above is said to have."
+        return f"expected a photo's path, found one more box ({found}) than the count of the photo above."
     return f"expected a photo's path such as 0--Parade/0_Parade_marchingband_1_849.jpg, found {found!r}."

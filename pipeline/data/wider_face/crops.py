@@ -1,14 +1,14 @@
-"""Where faces and backgrounds are cut from a photo: squares, chosen by rules that are stated here.
+"""Positions of face and background crops in a photo: squares, chosen by the rules below.
 
 **Faces**: valid boxes at least `SMALLEST` pixels high, at least a third as wide, and with four fifths of their area in
-the photo. The square's side is the box's longer side and `MARGIN` of it on either side; it is moved into the photo
-where it would reach out of it, and is never larger than the photo. A photo gives `MOST_FACES` at most, in turn of
-every size.
+the photo. The square's side is the box's longer side plus `MARGIN` of it on either side; the square is moved to lie
+inside the photo, and is never larger than the photo. At most `MOST_FACES` are taken from a photo, in turn from every
+size.
 
-**Backgrounds**: one for each face, of the very same side, so that size tells nothing; every other one from the
-neighborhood of its face, the rest from anywhere in the photo. None may share more than `OVERLAP` of its own area, or
-of the box's where that is smaller, with any box of the annotations, the smallest and the invalid ones included. That
-keeps its IoU with every box below OVERLAP / (2 - OVERLAP) = 0.11. Faces that nobody has annotated cannot be avoided.
+**Backgrounds**: one for each face, of exactly the same side, so that the size gives no hint; every second one from
+the neighborhood of its face, the rest from anywhere in the photo. None may share more than `OVERLAP` of its own area,
+or of the box's area if that is smaller, with any annotated box, including the smallest and the invalid ones. That
+keeps its IoU with every box below OVERLAP / (2 - OVERLAP) = 0.11. Faces without annotation cannot be avoided.
 """
 
 from collections.abc import Sequence
@@ -20,24 +20,24 @@ from numpy.typing import NDArray
 from pipeline.data.wider_face.annotations import Boxes, Photo
 
 RULES = 1
-"""Raised whenever the rules change: crops that were found by others are then found again."""
+"""Increased whenever the rules change: earlier crops are then determined again."""
 SMALLEST = 8
-"""Pixels: below, even people see no face in a crop by itself."""
+"""In pixels; smaller faces are not recognizable in a crop even for people."""
 NARROWEST_SHARE = 1 / 3
 INSIDE_SHARE = 0.8
 MARGIN = 0.25
 MOST_FACES = 48
-"""Of one photo: a crowd of 1,900 shall not outweigh a hundred portraits."""
+"""Per photo: a crowd of 1,900 must not outweigh a hundred portraits."""
 OVERLAP = 0.2
 NEIGHBORHOOD = 2.0
-"""How far from a face's center a background's may be, in sides of the square, along either axis."""
+"""Largest distance of a background's center from its face's, in sides of the square, along either axis."""
 TRIES = 48
-"""Random positions for a background before it is looked for elsewhere."""
+"""Random positions tried for a background before the next search area."""
 
 CLASSES = ("background", "face")
 BACKGROUND, FACE = 0, 1
 SIZES = ((8, "8-15 px"), (16, "16-31 px"), (32, "32-63 px"), (64, "64-127 px"), (128, "128 px and more"))
-"""Least height of a face's box in pixels of its photo, and the name of the size class."""
+"""Smallest height of a face's box in pixels of its photo, and the name of the size class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +49,20 @@ class Crop:
     top: int
     side: int
     size: int
-    """The face's size class, or that of the face which a background was made for: an index of `SIZES`."""
+    """Size class of the face, or of the face that a background belongs to: an index of `SIZES`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What one photo gives by itself."""
+    """The crops of one photo."""
 
     crops: tuple[Crop, ...]
     unplaced: tuple[Crop, ...]
-    """Backgrounds that found no place in it (their position means nothing)."""
+    """Backgrounds without a free position in the photo (their position is meaningless)."""
 
 
 def choose_crops(photo: Photo, *, width: int, height: int, generator: np.random.Generator) -> Chosen:
-    """Faces and backgrounds of a photo of this size; the same generator state gives the same ones."""
+    """Return faces and backgrounds of a photo of this size; the same generator state gives the same ones."""
     faces = _faces(photo, width, height, generator)
     crops, unplaced, taken = [], [], set[tuple[int, int, int]]()
     for number, (face, box) in enumerate(faces):
@@ -86,7 +86,7 @@ def find_place(
     generator: np.random.Generator,
     near: NDArray[np.float64] | None = None,
 ) -> tuple[int, int] | None:
-    """Left and top of a square that holds no face, `near` a point (x, y) or anywhere; None where none was found."""
+    """Return left and top of a square without faces, `near` a point (x, y) or anywhere; None if none was found."""
     room = np.array([width - side, height - side])
     if room.min() < 0:
         return None
@@ -103,7 +103,7 @@ def largest_overlaps(corners: NDArray[np.int64], side: int, boxes: Boxes) -> NDA
     """[K] of squares with corners [K, 2]: shared area over the smaller one's, of the box where it is largest."""
     if len(boxes) == 0:
         return np.zeros(len(corners))
-    sizes = np.maximum(boxes[:, 2:], 1)  # A box of no width still says where a face is.
+    sizes = np.maximum(boxes[:, 2:], 1)  # A box without width still marks a face.
     low = np.maximum(corners[:, None], boxes[None, :, :2])
     high = np.minimum(corners[:, None] + side, boxes[None, :, :2] + sizes[None])
     shared = np.maximum(high - low, 0).prod(axis=2)
@@ -112,7 +112,7 @@ def largest_overlaps(corners: NDArray[np.int64], side: int, boxes: Boxes) -> NDA
 
 
 def size_of(height: int) -> int:
-    """Size class of a face of `height` >= `SMALLEST` pixels."""
+    """Return the size class of a face of `height` >= `SMALLEST` pixels."""
     return sum(height >= least for least, _ in SIZES) - 1
 
 
@@ -127,7 +127,7 @@ def _faces(photo: Photo, width: int, height: int, generator: np.random.Generator
 
 
 def _invalid(photo: Photo) -> list[bool]:
-    """For each different box, in the order of `np.unique`, whether any of its mentions is marked invalid."""
+    """Return for each distinct box, in the order of `np.unique`, whether any occurrence is marked invalid."""
     _, which = np.unique(photo.boxes, axis=0, return_inverse=True)
     marked = np.zeros(0 if len(which) == 0 else int(which.max()) + 1, dtype=np.bool_)
     np.logical_or.at(marked, which.reshape(-1), photo.invalid)
@@ -143,7 +143,7 @@ def _is_usable(box: Boxes, width: int, height: int) -> bool:
 
 
 def _in_turn(groups: Sequence[Sequence[Boxes]], limit: int) -> list[Boxes]:
-    """One of each group after the other until all, or `limit`, are taken."""
+    """Take from the groups in turn until all, or `limit`, are taken."""
     chosen: list[Boxes] = []
     for turn in range(max((len(group) for group in groups), default=0)):
         for group in groups:

@@ -1,7 +1,7 @@
-"""WIDER FACE as a classifier's data: faces and backgrounds, cut from its photos (see `data.wider_face.crops`).
+"""WIDER FACE as a classification dataset: faces and backgrounds, cut from its photos (see `data.wider_face.crops`).
 
 As downloaded, `WIDER_train.zip`, `WIDER_val.zip` and `wider_face_split.zip` in one folder, or unpacked there. Training
-and selection are cut from WIDER_train, the gate from WIDER_val. Photos are read when a crop of theirs is asked for.
+and selection are cut from WIDER_train, the gate from WIDER_val. A photo is read when one of its crops is accessed.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ from targets.device.model.image_files import ImageError
 TRAINING, GATE, ANNOTATIONS = "WIDER_train", "WIDER_val", "wider_face_split"
 IMAGES = "images/"
 OTHER_PHOTOS = 40
-"""How many are tried for a background that found no place beside its face."""
+"""Photos tried for a background that does not fit beside its face."""
 
 
 @dataclass(kw_only=True)
 class _Cut:
-    """A photo and what is cut from it."""
+    """A photo and its crops."""
 
     photo: Photo
     sha256: str
@@ -52,11 +52,11 @@ class _Cut:
 
 
 def open_wider_face(path: Path, *, index: Index) -> Source:
-    """Open the three parts below `path`; raises `DataError` with file and line, or with the photos at fault."""
+    """Open the three parts in `path`; raise `DataError` with file and line, or with the names of the wrong photos."""
     if not path.is_dir():
         raise DataError(
-            f"the WIDER FACE folder {path} does not exist. Give the folder that holds {TRAINING}, {GATE} and "
-            f"{ANNOTATIONS}, each as a folder or as the zip that is downloaded."
+            f"the WIDER FACE folder {path} does not exist. Give the folder with {TRAINING}, {GATE} and "
+            f"{ANNOTATIONS}, each as a folder or as the downloaded zip."
         )
     annotations = open_tree(_part(path, ANNOTATIONS))
     all_training, training_tree = _cuts(path, TRAINING, "train", annotations, index)
@@ -74,7 +74,7 @@ def open_wider_face(path: Path, *, index: Index) -> Source:
     for count, text in (
         (missing, "faces have no background of their size, as no photo has room for it beside its faces."),
         (doubtful + also_doubtful, "photos are left out: each has a copy in the same split with other boxes."),
-        (len(training) - len(kept), f"photos of {TRAINING} are in {GATE}, too, and left to the gate."),
+        (len(training) - len(kept), f"photos of {TRAINING} are also in {GATE}, and used only there."),
     ):
         notes += [f"{count} {text}"] if count else []
     return Source(name="wider-face", classes=CLASSES, training=sets[0], gate=sets[1], notes=tuple(notes))
@@ -85,11 +85,11 @@ def _part(path: Path, name: str) -> Path:
         if candidate.exists():
             return candidate
     held = ", ".join(sorted(entry.name for entry in path.iterdir())[:10]) or "nothing"
-    raise DataError(f"{path} has neither {name}/ nor {name}.zip; it holds {held}. Fetch the missing part.")
+    raise DataError(f"{path} has neither {name}/ nor {name}.zip; it contains {held}. Download the missing part.")
 
 
 def _cuts(path: Path, part: str, split: str, annotations: Tree, index: Index) -> tuple[list[_Cut], Tree]:
-    """Every photo of a split with the crops it gives by itself."""
+    """Return every photo of a split with its own crops."""
     name = f"wider_face_{split}_bbx_gt.txt"
     if name not in annotations.files:
         raise DataError(f"{annotations.root} has no {name}. Unpack wider_face_split.zip again.")
@@ -97,7 +97,7 @@ def _cuts(path: Path, part: str, split: str, annotations: Tree, index: Index) ->
     try:
         text = annotations.read(name).decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no UTF-8 text: {error}. Unpack wider_face_split.zip again.") from None
+        raise DataError(f"{file} is not UTF-8 text: {error}. Unpack wider_face_split.zip again.") from None
     photos = parse_annotations(text, file=file)
     tree = open_tree(_part(path, part))
     _check_complete(photos, tree, file)
@@ -107,9 +107,9 @@ def _cuts(path: Path, part: str, split: str, annotations: Tree, index: Index) ->
 
 
 def _each_once(cuts: list[_Cut]) -> tuple[list[_Cut], int]:
-    """Each different photo once, without those whose copies have other boxes, as nobody knows which ones are right.
+    """Return each distinct photo once, without photos whose copies have different boxes.
 
-    Also returns how many photos were left out for that.
+    Also return the number of photos left out for that.
     """
     copies: dict[str, list[_Cut]] = {}
     for cut in cuts:
@@ -127,20 +127,20 @@ def _check_complete(photos: list[Photo], tree: Tree, file: str) -> None:
     missing = [f"line {photo.line}: {photo.path}" for photo in photos if IMAGES + photo.path not in tree.files]
     if missing:
         raise DataError(
-            f"{file} names {len(missing)} photos that {tree.root}/{IMAGES} does not have:{first_few(missing)}\n"
+            f"{file} lists {len(missing)} photos that {tree.root}/{IMAGES} does not have:{first_few(missing)}\n"
             "Unpack the photos again."
         )
     known = {IMAGES + photo.path for photo in photos}
     surplus = [name for name in tree.files if name.startswith(IMAGES) and name not in known]
     if surplus:
         raise DataError(
-            f"{tree.root} holds {len(surplus)} files of which {file} says nothing, so that nobody knows where faces "
-            f"are in them:{first_few(surplus)}\nRemove them, or annotate them."
+            f"{tree.root} has {len(surplus)} files that are not in {file}, so the faces in them are "
+            f"unknown:{first_few(surplus)}\nRemove them, or annotate them."
         )
 
 
 def _facts(photos: list[Photo], tree: Tree, index: Index) -> dict[str, str]:
-    """By name, as JSON: content hash, size, crops; found out anew where the photo, its boxes or the rules changed."""
+    """Return JSON by name: content hash, size, crops; new if the photo, its boxes or the rules changed."""
     by_name = {IMAGES + photo.path: photo for photo in photos}
     stamps = {name: (*tree.files[name], *_stamp_of_boxes(photo)) for name, photo in by_name.items()}
     unreadable: list[str] = []
@@ -156,7 +156,7 @@ def _facts(photos: list[Photo], tree: Tree, index: Index) -> dict[str, str]:
             unreadable.append(f"{name}: {error}")
             return ""
         sha256 = hashlib.sha256(data).hexdigest()
-        # The same photo is cut in the same way wherever it lies, among whichever others.
+        # The same photo gives the same crops wherever it is, independent of the others.
         generator = np.random.default_rng(int(sha256[:16], 16))
         chosen = choose_crops(by_name[name], width=width, height=height, generator=generator)
         crops, unplaced = [astuple(crop) for crop in chosen.crops], [astuple(crop) for crop in chosen.unplaced]
@@ -171,7 +171,7 @@ def _facts(photos: list[Photo], tree: Tree, index: Index) -> dict[str, str]:
 
 
 def _stamp_of_boxes(photo: Photo) -> Stamp:
-    # Small beside a time in nanoseconds, as `Index` wants whatever is not one.
+    # Small compared with a time in nanoseconds, as `Index` requires for all other values.
     digest = hashlib.sha256(photo.boxes.tobytes() + photo.invalid.tobytes()).digest()
     return (RULES, int.from_bytes(digest[:6], "big"))
 
@@ -190,7 +190,7 @@ def _cut(photo: Photo, fact: str) -> _Cut:
 
 
 def _place_elsewhere(cuts: list[_Cut]) -> int:
-    """Cut backgrounds that found no place beside their face from other photos of the split; how many found none."""
+    """Cut backgrounds that do not fit beside their face from other photos; return the number that fit nowhere."""
     generator = np.random.default_rng(0)
     missing = 0
     for cut in cuts:
@@ -209,7 +209,7 @@ def _place_elsewhere(cuts: list[_Cut]) -> int:
 
 
 def _image_set(part: str, cuts: list[_Cut], tree: Tree) -> ImageSet:
-    """Crops photo by photo, so that who reads them in order decodes each photo once."""
+    """Return the crops photo by photo, so that reading in order decodes each photo once."""
     crops = [crop for cut in cuts for crop in cut.crops]
     origins = np.repeat(np.arange(len(cuts), dtype=np.int64), [len(cut.crops) for cut in cuts])
     paths = [cut.photo.path for cut in cuts]
@@ -251,6 +251,6 @@ def _note_on_faces(cuts: list[_Cut], sets: tuple[ImageSet, ...]) -> str:
     everything = sum(len(images) for images in sets)
     return (
         f"{faces:,} faces and {everything - faces:,} backgrounds of {len(cuts):,} photos. Of {boxes:,} boxes "
-        f"{small:,} are lower than {SMALLEST} pixels and {invalid:,} marked invalid; at most {MOST_FACES} of a photo "
-        "are taken."
+        f"{small:,} are smaller than {SMALLEST} pixels and {invalid:,} are marked invalid; at most {MOST_FACES} of "
+        "a photo are taken."
     )

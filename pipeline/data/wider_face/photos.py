@@ -1,4 +1,4 @@
-"""Squares of photos, cut as they are asked for; a photo that was just decoded is kept for its other squares."""
+"""Squares of photos, cut on access; recently decoded photos are cached for their other squares."""
 
 import io
 import threading
@@ -12,9 +12,9 @@ from targets.device.model.image_files import MAX_PIXELS, ImageError
 
 FORMATS = ("JPEG", "PNG")
 KEPT_BYTES = 2**28
-"""Of decoded photos: about a hundred of 1024 x 768 pixels."""
+"""Cache size: about a hundred decoded photos of 1024 x 768 pixels."""
 LARGEST_SIDE = 256
-"""Larger squares are reduced to it, which is all that a 224 x 224 network looks at; so a crop has 200 KB at most."""
+"""In pixels; larger squares are reduced to it: enough for a 224 x 224 network, and a crop has at most 200 KB."""
 
 
 class _Kept:
@@ -24,7 +24,7 @@ class _Kept:
 
 
 class Photos:
-    """Decoded photos by name, the most recently used `kept_bytes` of them; several threads may ask at once."""
+    """Decoded photos by name, the most recently used `kept_bytes` of them; thread-safe."""
 
     def __init__(self, read: Callable[[str], bytes], *, kept_bytes: int = KEPT_BYTES) -> None:
         self._read = read
@@ -36,7 +36,7 @@ class Photos:
         return partial(Photos, kept_bytes=self._kept_bytes), (self._read,)
 
     def square(self, name: str, left: int, top: int, side: int) -> Image.Image:
-        """RGB, at most `LARGEST_SIDE` pixels wide; raises `ImageError`, or `DataError` where it cannot be read."""
+        """Return RGB, at most `LARGEST_SIDE` pixels wide; raise `ImageError`, or `DataError` if it cannot be read."""
         cut = self._photo(name).crop((left, top, left + side, top + side))
         if side > LARGEST_SIDE:
             cut = cut.resize((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BILINEAR)
@@ -46,7 +46,7 @@ class Photos:
         with self._lock:
             kept = self._kept.setdefault(name, _Kept())
             self._kept.move_to_end(name)
-        with kept.lock:  # Of several threads that want one photo, the first decodes it.
+        with kept.lock:  # If several threads need one photo, the first decodes it.
             if kept.image is None:
                 kept.image = decode_stored(self._read(name))
                 with self._lock:
@@ -65,12 +65,12 @@ class Photos:
 
 
 def stored_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a photo as it is stored, from its header; raises `ImageError`."""
+    """Return width and height of a photo as stored, from its header; raise `ImageError`."""
     return _opened(data).size
 
 
 def decode_stored(data: bytes) -> Image.Image:
-    """RGB pixels as they are stored: boxes count these, whatever rotation a camera has noted. Raises `ImageError`."""
+    """Return RGB pixels as stored: boxes refer to these, before any rotation in EXIF. Raises `ImageError`."""
     image = _opened(data)
     try:
         image.load()
@@ -80,7 +80,7 @@ def decode_stored(data: bytes) -> Image.Image:
 
 
 def png(image: Image.Image) -> bytes:
-    """The file a crop travels in: nothing of it is lost a second time."""
+    """Return the crop as a lossless file."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
@@ -92,7 +92,7 @@ def _opened(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"it is no JPEG or PNG file that can be opened: {error}") from None
+        raise ImageError(f"it is not a JPEG or PNG file that can be opened: {error}") from None
     if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS} that are decoded")
+        raise ImageError(f"{image.width} x {image.height} pixels exceed the limit of {MAX_PIXELS}")
     return image

@@ -133,7 +133,7 @@ def test_a_photo_of_the_gate_is_never_trained_on(root: Path) -> None:
     write_annotations(root, "train", photos)
     source = opened(root)
     assert not any("copy" in name for name in source.training.names)
-    assert "1 photos of WIDER_train are in WIDER_val, too" in source.notes[-1]
+    assert "1 photos of WIDER_train are also in WIDER_val" in source.notes[-1]
 
 
 @pytest.mark.parametrize(("other_boxes", "left"), [(False, 12), (True, 11)])
@@ -190,7 +190,7 @@ def test_an_epoch_that_keeps_nothing_decodes_each_photo_once(root: Path, monkeyp
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("WIDER_val", "has neither WIDER_val/ nor WIDER_val.zip; it holds WIDER_train, wider_face_split"),
+        ("WIDER_val", "has neither WIDER_val/ nor WIDER_val.zip; it contains WIDER_train, wider_face_split"),
         ("wider_face_split", "has neither wider_face_split/ nor"),
         ("wider_face_split/wider_face_val_bbx_gt.txt", "has no wider_face_val_bbx_gt.txt"),
     ],
@@ -203,14 +203,14 @@ def test_a_missing_part_is_named(root: Path, part: str, message: str) -> None:
 def test_a_missing_photo_is_named_with_its_line(root: Path) -> None:
     (root / "WIDER_train/images/1--Event/1.jpg").unlink()
     message = fault(root)
-    assert "names 1 photos that" in message
+    assert "lists 1 photos that" in message
     assert "line 8: 1--Event/1.jpg" in message
 
 
 def test_a_surplus_photo_is_named(root: Path) -> None:
     write_photo(root, "val", "60--Event/stray.jpg", jpeg([], seed=5))
     message = fault(root)
-    assert "holds 1 files of which" in message
+    assert "has 1 files that are not in" in message
     assert "images/60--Event/stray.jpg" in message
 
 
@@ -220,7 +220,7 @@ def test_photos_that_cannot_be_used_are_named(root: Path) -> None:
     message = fault(root)
     assert "2 photos cannot be used" in message
     assert "images/1--Event/1.jpg: the file is empty" in message
-    assert "images/2--Event/2.jpg: it is no JPEG or PNG" in message
+    assert "images/2--Event/2.jpg: it is not a JPEG or PNG" in message
 
 
 def test_a_photo_that_is_cut_short_is_named_when_it_is_decoded(root: Path) -> None:

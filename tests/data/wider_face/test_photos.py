@@ -73,7 +73,7 @@ def test_a_camera_s_note_on_rotation_is_not_followed() -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"", "is empty"), (b"no image", "no JPEG or PNG"), (jpeg([], seed=0)[:900], "damaged")],
+    [(b"", "is empty"), (b"no image", "not a JPEG or PNG"), (jpeg([], seed=0)[:900], "damaged")],
 )
 def test_what_is_no_photo_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
