@@ -228,7 +228,7 @@ def test_the_audit_counts_and_finds_what_runs_otherwise(
     float_file = replace(models[Dialect.FLOAT], quantized_layers=("conv1",), float_layers=())
     with pytest.raises(CompileError, match="1 of the 1 layers planned in int8 so: conv1: runs in fp32"):
         runtime.audit(float_file, options=OPTIONS)
-    with pytest.raises(CompileError, match="no engine for linux/riscv64 can be built or read on it"):
+    with pytest.raises(CompileError, match="engines for linux/riscv64 cannot be built or read on it"):
         runtime.audit(model, options=OPTIONS, platform="linux/riscv64")
 
 
