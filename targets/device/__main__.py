@@ -25,7 +25,7 @@ USAGE = """usage: python -m targets.device COMMAND
 
 
 def main(arguments: List[str]) -> int:
-    """Return the exit status: 0 done, 1 not proven, stable or ready, 2 wrong usage or setting, 3 cannot be judged here."""
+    """Return the exit status: 0 done, 1 not proven, stable or ready, 2 wrong usage or setting, 3 cannot be judged."""
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "healthcheck" and not rest:
         return _healthcheck()
@@ -50,7 +50,7 @@ def _healthcheck() -> int:
 
 
 def _serve() -> int:
-    # Before the imports, which take a while: the kernel drops signals that a container's first process does not handle.
+    # Before the slow imports: the kernel drops signals that a container's first process does not handle.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     from targets.device.log import log_as_json

@@ -31,8 +31,8 @@ class ProveError(ModelError):
 def prove(settings: Settings, out: Path, shard: Optional[Path], progress: Progress) -> Started:
     """Judge the model and write the evidence into the folder `out`; `shard` is the image's by default.
 
-    Raises `ModelError`, `ManifestError`, `ProofError`, `ShardError`, `ImageError` or `MeasureError` if the model cannot
-    be judged here.
+    Raises `ModelError`, `ManifestError`, `ProofError`, `ShardError`, `ImageError` or `MeasureError` if the model
+    cannot be judged here.
     """
     # Before an engine build, which takes minutes.
     _prepare(out)
@@ -75,7 +75,7 @@ def _prove_on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Pro
         progress.enter("gate", f"running the model on the gate's {len(images)} images")
         predictions = ask(images, session, manifest, lambda _count: progress.check())
         report = report_of(images, predictions, manifest, max_drop=max_drop, confidence=confidence)
-    refusal = started.refusal or ("" if report["verdict"] == PASS else f"the gate's verdict is {report['verdict']}.")
+    refusal = started.refusal or ("" if report["verdict"] == PASS else f"the gate says {report['verdict']}.")
     return replace(
         started,
         report=report,
@@ -97,4 +97,4 @@ def _prepare(out: Path) -> None:
 
 
 def _unwritable(out: Path, error: OSError) -> str:
-    return f"the proof cannot be written to {out}: {error}. Name a folder that this user can write to, with enough free space."
+    return f"the proof cannot be written to {out}: {error}. Name a writable folder with enough free space."

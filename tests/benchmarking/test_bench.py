@@ -57,7 +57,7 @@ def test_what_cannot_be_timed_is_named_and_leaves_nothing_running(tmp_path: Path
     before = threading.active_count()
     with pytest.raises(CompileError, match=r"absent\.onnx does not exist"):
         bench([tmp_path / "absent.onnx"])
-    with pytest.raises(CompileError, match="is no artifact"):
+    with pytest.raises(CompileError, match="is not an artifact"):
         bench([tmp_path])
     write_tiny_artifact(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"changed")

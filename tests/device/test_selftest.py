@@ -47,7 +47,7 @@ def test_without_a_shard_the_golden_images_speak(tiny: TinyPackage) -> None:
         "version": "0.1.0",
         "target": "cpu",
         "variant": "main",
-        "variant_reason": "this CPU adds up its products as the one it was proven on",
+        "variant_reason": "int8 sums on this CPU are the same as on the one it was proven on",
         "model_sha256": tiny.manifest.model_sha256,
         "runtime": f"onnxruntime {onnxruntime.__version__}",
         "instruction_set": instruction_set(),

@@ -246,7 +246,7 @@ def test_parameters_and_graph_have_to_belong_together(
             write_dialect(model, known, dialect)
     surplus = Quantization.from_json(quantization.to_json())
     surplus.weights["layer9.conv"] = (1.0,)
-    with pytest.raises(ExportError, match=r"layer9\.conv: quantized, but no Conv or Gemm"):
+    with pytest.raises(ExportError, match=r"layer9\.conv: quantized, but not a Conv or Gemm"):
         write_dialect(model, surplus, dialect)
 
 

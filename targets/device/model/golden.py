@@ -36,7 +36,7 @@ class GoldenResult:
 
 
 def write_golden(folder: Path, pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
-    """Write `pixels` [N, H, W, 3] before normalization, which is a quarter of the size and also tests normalization."""
+    """Write `pixels` [N, H, W, 3] before normalization: a quarter of the size, and normalization is tested, too."""
     write_golden_file(folder / FILE, pixels, logits)
 
 

@@ -276,7 +276,7 @@ def test_no_source_is_no_energy_and_the_reason(tmp_path: Path) -> None:
 def test_what_the_session_raises_comes_out_and_no_thread_stays(tmp_path: Path) -> None:
     manifest = write_tiny_artifact(tmp_path)
     before = threading.active_count()
-    with open_session(tmp_path, manifest) as session, pytest.raises(ValueError, match="the model takes float32"):
+    with open_session(tmp_path, manifest) as session, pytest.raises(ValueError, match="the model's input is float32"):
         bench(session, shape=(1, 3, 5, 5), seconds=0.5)
     assert threading.active_count() == before
 
@@ -319,4 +319,4 @@ def test_wrong_seconds_are_named(tmp_path: Path, seconds: str) -> None:
 def test_no_model_to_measure_is_another_status(tmp_path: Path) -> None:
     done = device("bench", MODEL_FOLDER=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == f"error: {tmp_path} is no artifact: it has no manifest.json.\n"
+    assert done.stderr == f"error: {tmp_path} is not an artifact: it has no manifest.json.\n"

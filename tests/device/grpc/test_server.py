@@ -258,7 +258,7 @@ def test_without_grpc_the_server_says_what_to_do(tiny: TinyPackage) -> None:
     done = python("-c", code, MODEL_FOLDER=tiny.folder, PORT=free_port(), GRPC_PORT=free_port())
     assert done.returncode == 2
     assert "error: GRPC_PORT is set, but this image has no gRPC (" in done.stderr
-    assert done.stderr.endswith("Build it with --grpc, or leave GRPC_PORT unset.\n")
+    assert done.stderr.endswith("Build it with --grpc, or unset GRPC_PORT.\n")
 
 
 def test_nothing_of_grpc_is_imported_unless_it_is_asked_for() -> None:

@@ -143,7 +143,7 @@ def test_too_few_processes_are_told_with_what_to_do(engine: Engine, packaged: Pa
     assert caught.value.exit_status == 2
     told = bytes(caught.value.stderr).decode()  # type: ignore[arg-type]
     assert told.splitlines()[-1] == (
-        "error: can't start new thread: this container or user may have too few processes. Allow at least 64 "
+        "error: can't start new thread: the process limit of this container or user is too low. Allow at least 64 "
         "(docker run --pids-limit 64)"
     )
     assert "Traceback" not in told

@@ -82,7 +82,7 @@ def test_the_client_finds_server_and_model(client: Any, tiny: TinyPackage) -> No
                 "target": "cpu",
                 "precision": "int8",
                 "variant": "main",
-                "variant_reason": "this CPU adds up its products as the one it was proven on",
+                "variant_reason": "int8 sums on this CPU are the same as on the one it was proven on",
                 "model_sha256": tiny.manifest.model_sha256,
                 "runs_on": f"onnxruntime {onnxruntime.__version__} on {instruction_set()}",
             },

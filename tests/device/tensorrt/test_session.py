@@ -213,7 +213,7 @@ def test_a_failure_at_run_time_says_why_and_the_session_goes_on(
             session.infer(images())
         trt.refuse = None
         assert session.infer(images()).shape == (11, 10)
-        with pytest.raises(ValueError, match=r"takes float32 \[N, 3, 16, 16\]; got float64"):
+        with pytest.raises(ValueError, match=r"input is float32 \[N, 3, 16, 16\]; got float64"):
             session.infer(images().astype(np.float64))
 
 

@@ -61,8 +61,7 @@ def test_the_first_start_builds_proves_and_serves_the_next_one_reuses(tiny: Devi
         np.testing.assert_array_equal(logits_of(running), first)
         (judged,) = [entry for entry in running.logged() if entry["message"] == "judged"]
         # With the engine's own logits, and so exactly.
-        assert "all classes and" in judged["golden"]
-        assert "are asked for on sm_87" in judged["golden"]
+        assert "on sm_87, all classes must agree, and logits to" in judged["golden"]
         assert get(running, "/proof")[1]["state"] == "proven"
 
 
@@ -242,7 +241,7 @@ def test_fp16_takes_the_place_of_int8_where_the_recipe_allows_it_and_everything_
             facts = metadata["parameters"]
             assert (facts["variant"], facts["precision"]) == ("fp16", "fp16")
             assert facts["model_sha256"] == read_manifest(model / "fp16").model_sha256
-            why = "in place of int8, as the recipe allows: the int8 engine of tensorrt"
+            why = "instead of int8, as the recipe allows: the int8 engine of tensorrt"
             assert why in facts["variant_reason"]
             _, proof = get(running, "/proof")
             assert (proof["state"], proof["variant"], proof["precision"]) == ("proven", "fp16", "fp16")
