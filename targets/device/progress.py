@@ -25,7 +25,7 @@ class Progress:
     ) -> None:
         self._stopping = stopping
         self._clock = clock
-        self._begun = self._since = self._told = clock()
+        self._begun = self._since = self._logged_at = clock()
         self._finished: Dict[str, float] = {}
         self.phase = LOAD
         self.detail = "the model is being loaded and checked against its golden images"
@@ -42,8 +42,8 @@ class Progress:
         self.check()
         self.detail = detail
         now = self._clock()
-        if now - self._told >= HEARTBEAT_SECONDS:
-            self._told = now
+        if now - self._logged_at >= HEARTBEAT_SECONDS:
+            self._logged_at = now
             fields = {"phase": self.phase, "reason": detail, "seconds": round(now - self._since)}
             LOG.info("still starting", extra={"fields": fields})
 
@@ -84,4 +84,4 @@ class Progress:
         now = self._clock()
         if self.phase not in ("", LOAD):
             self._finished[self.phase] = self._finished.get(self.phase, 0.0) + now - self._since
-        self._since = self._told = now
+        self._since = self._logged_at = now

@@ -10,7 +10,7 @@ from typing import Optional
 from targets.device.errors import ModelError
 from targets.device.files import SHARD
 from targets.device.gate.judge import PASS
-from targets.device.gate.run import ask, report_of
+from targets.device.gate.run import make_report, predict
 from targets.device.gate.shard import Shard
 from targets.device.gate.started import Started
 from targets.device.gate.tango import CONFIDENCE
@@ -73,8 +73,8 @@ def _prove_on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Pro
     max_drop, confidence = float(terms["max_drop_points"]), float(terms.get("confidence", CONFIDENCE))
     with Shard(shard) as images:
         progress.enter("gate", f"running the model on the gate's {len(images)} images")
-        predictions = ask(images, session, manifest, lambda _count: progress.check())
-        report = report_of(images, predictions, manifest, max_drop=max_drop, confidence=confidence)
+        predictions = predict(images, session, manifest, lambda _count: progress.check())
+        report = make_report(images, predictions, manifest, max_drop=max_drop, confidence=confidence)
     refusal = started.refusal or ("" if report["verdict"] == PASS else f"the gate says {report['verdict']}.")
     return replace(
         started,

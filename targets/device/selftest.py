@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional
 import numpy as np
 
 from targets.device.gate.judge import PASS, judge
-from targets.device.gate.run import ask
+from targets.device.gate.run import predict
 from targets.device.gate.shard import Shard
 from targets.device.model.golden import check
 from targets.device.model.manifest import Manifest
@@ -60,6 +60,6 @@ def selftest(folder: Path, shard: Optional[Path], *, max_drop: float = MAX_DROP)
 
 def _run_gate(shard: Shard, session: Session, manifest: Manifest, max_drop: float) -> Dict[str, Any]:
     """Return the gate's report, which the build host makes from the same shard in the same way."""
-    logits = ask(shard, session, manifest).logits
+    logits = predict(shard, session, manifest).logits
     judgement = judge(shard.labels, shard.logits, logits, classes=shard.classes, max_drop=max_drop)
     return {**asdict(judgement), "shard_sha256": shard.sha256}

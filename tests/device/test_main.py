@@ -201,7 +201,7 @@ def test_its_log_is_one_json_object_per_line(running: Running) -> None:
     assert (listening["host"], listening["port"]) == (HOST, running.port)
     refused, unread = (entry for entry in entries if entry["message"] == "request refused")
     assert (unread["status"], unread["path"]) == (400, None)
-    assert "no valid HTTP" in unread["error"]
+    assert "not valid HTTP" in unread["error"]
     assert (refused["level"], refused["status"], refused["path"]) == ("warning", 400, "/v2/models/tiny/infer")
     assert "not valid JSON" in refused["error"]
     assert [entry["reason"] for entry in entries if entry["message"] == "golden images match"]

@@ -229,7 +229,7 @@ def shorten(folder: Path, name: str) -> None:
         (lambda folder: remove(folder, "model.onnx"), CompileError, "has no model file"),
         (lambda folder: shorten(folder, "model.onnx"), CompileError, "not the model its manifest describes"),
         (lambda folder: remove(folder, SHARD), DataError, "no shard"),
-        (lambda folder: shorten(folder, SHARD), DataError, "cut short or damaged"),
+        (lambda folder: shorten(folder, SHARD), DataError, "truncated or damaged"),
     ],
 )
 def test_damaged_artifacts_are_refused(

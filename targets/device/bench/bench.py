@@ -31,9 +31,15 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple, runtime
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.bench.conditions import disturbed, occupied, occupied_since, summary, untold
+from targets.device.bench.conditions import (
+    explain_missing,
+    find_disturbances,
+    find_prior_load,
+    find_relevant_load,
+    summary,
+)
 from targets.device.bench.sampler import ROOT, Record, Sampler, find_sensors
-from targets.device.bench.statistics import LEAST_RUNS, WINDOWS, median, quantiles, unsteady
+from targets.device.bench.statistics import LEAST_RUNS, WINDOWS, find_instability, median, quantiles
 from targets.device.model.session import Inference
 from targets.device.sensors.gauge import ENERGY, Source, Unreadable
 
@@ -96,13 +102,13 @@ def bench(
             before, block, reasons = _windows(session, images, seconds, limit, sampler, gpu=gpu)
             timed, unsteady_gpu = _on_gpu(session, shape[0], seconds / 2, missing)
         record = sampler.between(block[0].start, block[-1].end)
-        missing.update(untold(record))
-        occupants = occupied(idle, gpu=gpu)
+        missing.update(explain_missing(record))
+        occupants = find_prior_load(idle, gpu=gpu)
         if occupants and sensors.sources:
             missing["idle power"] = f"the machine was not idle: {'; '.join(occupants)}."
         per_run = _busy_seconds(block) / _runs(block)
         energies = _energies(sensors.sources, record, None if occupants else idle, per_run, missing)
-        reasons = [*occupied_since(idle, record, gpu=gpu), *reasons, *unsteady_gpu]
+        reasons = [*find_relevant_load(idle, record, gpu=gpu), *reasons, *unsteady_gpu]
         return {
             "schema": SCHEMA,
             "stable": not reasons,
@@ -185,7 +191,7 @@ def _reasons(block: Sequence[Window], sampler: Sampler, *, gpu: bool) -> List[st
     if len(block) < WINDOWS // 2:
         return found
     record = sampler.between(block[0].start, block[-1].end)
-    return [*found, *unsteady([window.milliseconds for window in block]), *disturbed(record, gpu=gpu)]
+    return [*found, *find_instability([window.milliseconds for window in block]), *find_disturbances(record, gpu=gpu)]
 
 
 def _on_gpu(
@@ -205,7 +211,8 @@ def _on_gpu(
             times += session.gpu_ms(WINDOW_RUNS)
         windows.append(np.array(times, np.float64))
     every = np.concatenate(windows)
-    return {**percentiles(every), "runs": len(every)}, [f"on the GPU alone, {reason}" for reason in unsteady(windows)]
+    reasons = [f"on the GPU alone, {reason}" for reason in find_instability(windows)]
+    return {**percentiles(every), "runs": len(every)}, reasons
 
 
 def _latency(before: Sequence[Window], block: Sequence[Window], batch: int) -> Dict[str, Any]:

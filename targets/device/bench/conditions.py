@@ -24,7 +24,7 @@ LEAST_SECONDS = 0.3
 Array = NDArray[np.float64]
 
 
-def disturbed(record: Record, *, gpu: bool, heat: bool = True) -> List[str]:
+def find_disturbances(record: Record, *, gpu: bool, heat: bool = True) -> List[str]:
     """Why a run under these conditions is not to be compared, in words; nothing where they were quiet.
 
     `gpu`: it ran there, so its clock counts, not the CPU's. `heat`: a rising temperature counts, too.
@@ -33,17 +33,17 @@ def disturbed(record: Record, *, gpu: bool, heat: bool = True) -> List[str]:
     return [*_throttled(record), *_clocks(record, gpu=gpu), *warming, *_crowded(record, "")]
 
 
-def occupied(record: Record, *, gpu: bool) -> List[str]:
+def find_prior_load(record: Record, *, gpu: bool) -> List[str]:
     """Why the machine was not idle before the run, in words; nothing where it was."""
     return [*_busy_gpu(record, gpu), *_crowded(record, " before the start")]
 
 
-def occupied_since(before: Record, run: Record, *, gpu: bool) -> List[str]:
+def find_relevant_load(before: Record, run: Record, *, gpu: bool) -> List[str]:
     """What of that counts against the run: on a GPU nobody tells whose load it is once the run has begun.
 
     The CPU's is known during the run, too, and what ended before it did no harm.
     """
-    return occupied(before, gpu=gpu) if others_share(run) is None else _busy_gpu(before, gpu)
+    return find_prior_load(before, gpu=gpu) if others_share(run) is None else _busy_gpu(before, gpu)
 
 
 def _busy_gpu(record: Record, gpu: bool) -> List[str]:
@@ -55,7 +55,7 @@ def _busy_gpu(record: Record, gpu: bool) -> List[str]:
     ]
 
 
-def untold(record: Record) -> Dict[str, str]:
+def explain_missing(record: Record) -> Dict[str, str]:
     """What sensors that are there left open, with the reason."""
     found = record.silent()
     if {"all", "own"} <= set(record.of(CPU_TIME)) and others_share(record) is None:

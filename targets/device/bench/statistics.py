@@ -56,7 +56,7 @@ TESTED_RUNS = 500
 Array = NDArray[np.float64]
 
 
-def unsteady(windows: Sequence[Array]) -> List[str]:
+def find_instability(windows: Sequence[Array]) -> List[str]:
     """Why the latencies [runs] of these windows do not stand still, in words; nothing where they do.
 
     Fewer than ten windows are judged by the same rules, which find less in them.

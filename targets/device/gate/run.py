@@ -76,7 +76,7 @@ def _input(images: Images, index: int, preprocessing: Preprocessing) -> NDArray[
 PLACE = "device"
 
 
-def ask(
+def predict(
     shard: Shard, session: Session, manifest: Manifest, advance: Optional[Callable[[int], None]] = None
 ) -> Predictions:
     """Run the model on the shard; raise `ShardError` for another model's shard, `ImageError` and `MeasureError`."""
@@ -94,7 +94,7 @@ def ask(
     )
 
 
-def report_of(
+def make_report(
     shard: Shard, predictions: Predictions, manifest: Manifest, *, max_drop: float, confidence: float = CONFIDENCE
 ) -> Dict[str, Any]:
     """Return the gate's report, ready for JSON, as the build host makes it from the same predictions."""

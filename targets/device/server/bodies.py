@@ -24,9 +24,7 @@ def content_encoding(header: Optional[str]) -> str:
     """Return the coding of a request's body; raise `RequestError` (415) if it is not supported."""
     name = (header or IDENTITY).strip().lower()
     if name not in (IDENTITY, *_WINDOW_BITS):
-        message = (
-            f"Content-Encoding {shown(name)} is not supported; use gzip or deflate, or no compression"
-        )
+        message = f"Content-Encoding {shown(name)} is not supported; use gzip or deflate, or no compression"
         raise RequestError(message, status=415)
     return name
 

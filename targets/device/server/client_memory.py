@@ -14,15 +14,15 @@ PATIENCE_SECONDS = 0.25
 
 
 class Share:
-    """The bytes held for one client; the `send_away` callback must close the share or reduce it."""
+    """The bytes held for one client; the `evict` callback must close the share or reduce it."""
 
-    __slots__ = ("_budget", "held", "send_away", "since")
+    __slots__ = ("_budget", "held", "evict", "since")
 
     def __init__(self, budget: "Budget", since: float) -> None:
         self._budget = budget
         self.since = since
         self.held = 0
-        self.send_away: Optional[Callable[[], None]] = None
+        self.evict: Optional[Callable[[], None]] = None
         """None: cannot be evicted."""
 
     def hold(self, size: int) -> None:
@@ -47,9 +47,9 @@ class Budget:
         self._holding = 0
         """Number of shares above zero bytes."""
 
-    def open(self, send_away: Optional[Callable[[], None]] = None) -> Share:
+    def open(self, evict: Optional[Callable[[], None]] = None) -> Share:
         share = Share(self, self._clock())
-        share.send_away = send_away
+        share.evict = evict
         self._shares.add(share)
         return share
 
@@ -62,7 +62,7 @@ class Budget:
 
     def close(self, share: Share) -> None:
         # Breaks the reference cycle, so that the client's memory is freed at once.
-        share.send_away = None
+        share.evict = None
         if share in self._shares:
             self._set(share, 0)
             self._shares.discard(share)
@@ -72,9 +72,9 @@ class Budget:
         judged = [each for each in self._shares if each.held and now - each.since >= self._patience]
         judged.sort(key=lambda each: each.held * (now - each.since))
         while judged and self._is_exceeded():
-            _send_away(judged.pop())
+            _evict(judged.pop())
         if self._is_exceeded():
-            _send_away(growing)
+            _evict(growing)
 
     def _is_exceeded(self) -> bool:
         return self.total > self.limit and self._holding > 1
@@ -85,6 +85,6 @@ class Budget:
         share.held = size
 
 
-def _send_away(share: Share) -> None:
-    if share.send_away is not None:
-        share.send_away()
+def _evict(share: Share) -> None:
+    if share.evict is not None:
+        share.evict()

@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             message = f"{self._settings.max_connections} connections are open and busy (MAX_CONNECTIONS); try again"
             self._reader.give_up()
             self._send(error_response(message, 503, [("Retry-After", "1")], closes=True), None)
-            if not self._connections.see_out(self):
+            if not self._connections.let_read(self):
                 self._transport.close()
 
     def connection_lost(self, _error: Optional[Exception]) -> None:
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
             self._begin_body()
         self._application.admit(request)
         if request.share is not None:
-            request.share.send_away = self._send_away_body
+            request.share.evict = self._evict_body
 
     def on_continue(self) -> None:
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
         self._waiting_bytes += request.head_bytes
         if request.share is not None:
             # It might wait for long behind responses that its client does not read.
-            request.share.send_away = self._send_away
+            request.share.evict = self._evict
             request.share.hold(len(request.body))
             if not self._waiting:
                 return
@@ -415,14 +415,14 @@ class Connection(asyncio.Protocol):
     def _enter(self, request: Request) -> Optional[RequestError]:
         """Accept the request, whose body is kept until it is answered; return the error if there is no place."""
         if request.share is not None:
-            request.share.send_away = None
+            request.share.evict = None
         try:
             self._application.enter(request)
         except RequestError as error:
             return error
         return None
 
-    def _send_away_body(self) -> None:
+    def _evict_body(self) -> None:
         """Refuse the incoming body: bodies exceed the memory limit, and this one costs the most."""
         message = "the memory for bodies is full (MAX_WAITING times MAX_BODY_MIB), and this one is slow; try again"
         self.on_refused(self._reader.give_up(), RequestError(message, status=429))
@@ -432,7 +432,7 @@ class Connection(asyncio.Protocol):
         if self._share is None:
             if not size:
                 return
-            self._share = self._connections.held.open(self._send_away)
+            self._share = self._connections.held.open(self._evict)
         if size:
             self._share.hold(size)
         else:
@@ -449,7 +449,7 @@ class Connection(asyncio.Protocol):
             size += self._reader.request.head_bytes
         return size
 
-    def _send_away(self) -> None:
+    def _evict(self) -> None:
         """Close the connection: memory held for clients exceeds the limit, and this client costs the most."""
         self._transport.abort()
         self._drop_unanswered()

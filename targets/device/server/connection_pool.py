@@ -90,7 +90,7 @@ class Connections:
         slow = [each for each in self._members if each.is_arriving and each.arriving_since <= since]
         return min(slow, key=lambda each: each.arriving_since) if slow else None
 
-    def see_out(self, member: Member) -> bool:
+    def let_read(self, member: Member) -> bool:
         """Let a refused connection read its response until its deadline. False: there are too many of them."""
         if len(self._refused) >= SEEN_OUT:
             return False

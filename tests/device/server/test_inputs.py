@@ -162,7 +162,7 @@ def test_two_inputs_at_once_are_one_too_many(client: httpx2.Client) -> None:
     ]
     message = refusal(client.post(INFER, json=both))
     assert (
-        message == "exactly one input is taken, 'images', 'pixels' or 'encoded'; the request has 'encoded', 'images'"
+        message == "expected exactly one input, 'images', 'pixels' or 'encoded'; the request has 'encoded', 'images'"
     )
 
 

@@ -51,9 +51,9 @@ def running(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             400,
             "several inference-header-content-length headers",
         ),
-        (b"GET /v2 HTTP/2.0\r\nHost: a\r\n", 505, "HTTP/2.0 is not spoken here"),
-        (b"GET /v2 HTTP/0.9\r\nHost: a\r\n", 505, "HTTP/0.9 is not spoken here"),
-        (b"POST /v2 HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", 400, "HTTP/1.0 knows no transfer-encoding"),
+        (b"GET /v2 HTTP/2.0\r\nHost: a\r\n", 505, "HTTP/2.0 is not supported"),
+        (b"GET /v2 HTTP/0.9\r\nHost: a\r\n", 505, "HTTP/0.9 is not supported"),
+        (b"POST /v2 HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", 400, "HTTP/1.0 has no transfer-encoding"),
     ],
 )
 def test_what_others_may_read_differently_is_refused(running: Running, head: bytes, status: int, message: str) -> None:

@@ -191,7 +191,7 @@ def test_a_gpu_runs_one_at_a_time(artifact: Path) -> None:
     service = Service(artifact, Settings(model_folder=artifact, instances=2))
     assert service.instances == 1
     service.loaded(60)
-    assert "INSTANCES is 2, but a GPU runs one at a time" in service.readiness.reason
+    assert "INSTANCES is 2, but a GPU runs one request at a time" in service.readiness.reason
     service.close()
 
 
