@@ -126,8 +126,8 @@ def read(folder: Path) -> Passport:
     # Checked first, since another schema may have other fields.
     if raw.get("schema") != SCHEMA:
         raise PassportError(
-            f"{file}: schema is {raw.get('schema')!r}, but this version supports {SCHEMA}. Use the version of the tool "
-            f"that built it ({raw.get('tool', 'unknown')}), or build the engine again."
+            f"{file}: schema is {raw.get('schema')!r}, but this version supports {SCHEMA}. Use the version of "
+            f"the tool that built it ({raw.get('tool', 'unknown')}), or build the engine again."
         )
     return _parse(file, raw)
 

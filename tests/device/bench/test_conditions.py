@@ -58,17 +58,17 @@ def of_cpu(share_all: float, own: float, seconds: float = SPAN) -> dict[tuple[st
         pytest.param(
             {(TEMPERATURE, "a"): ramp(50, 51), (TEMPERATURE, "b"): ramp(50, 60)},
             False,
-            r"the temperature b rose by 8\.1 K \(at most 3 K\)",
+            r"the temperature of b rose by 8\.1 K \(at most 3 K\)",
             id="warmer",
         ),
         pytest.param({(TEMPERATURE, "a"): ramp(60, 50)}, False, None, id="cooler"),
         pytest.param({(TEMPERATURE, "a"): [50.0] * 50 + [80.0] + [50.0] * 50}, False, None, id="one wrong reading"),
         pytest.param({(EVENTS, "oc3"): [4.0] * COUNT}, False, None, id="events of before"),
-        pytest.param({(EVENTS, "oc3"): ramp(4, 9)}, False, "clocks were cut: oc3 counted 5 events", id="events"),
-        pytest.param({(STATE, "alert"): [0.0] * 90 + [1.0] * 11}, False, "clocks were cut: alert", id="a state"),
+        pytest.param({(EVENTS, "oc3"): ramp(4, 9)}, False, "clocks were throttled: oc3 counted 5 events", id="events"),
+        pytest.param({(STATE, "alert"): [0.0] * 90 + [1.0] * 11}, False, "clocks were throttled: alert", id="a state"),
         pytest.param({(STATE, "intel_powerclamp"): [-1.0] * COUNT}, False, None, id="a state that is off"),
         pytest.param(of_cpu(0.55, 0.5), False, None, id="a little of other programs"),
-        pytest.param(of_cpu(0.9, 0.5), False, "other programs took 40% of the CPUs", id="other programs"),
+        pytest.param(of_cpu(0.9, 0.5), False, "other programs used 40% of the CPUs", id="other programs"),
         pytest.param({(POWER, "VDD_IN"): ramp(5, 25)}, False, None, id="power is a result"),
     ],
 )
@@ -84,7 +84,7 @@ def test_what_disturbs_a_run(values: dict[tuple[str, str], list[float]], gpu: bo
 def test_heat_can_be_left_out() -> None:
     record = record_of({(TEMPERATURE, "a"): ramp(50, 60), (STATE, "alert"): [1.0] * COUNT})
     assert len(find_disturbances(record, gpu=False)) == 2
-    assert find_disturbances(record, gpu=False, heat=False) == ["clocks were cut: alert"]
+    assert find_disturbances(record, gpu=False, heat=False) == ["clocks were throttled: alert"]
 
 
 def test_what_runs_before_the_start_counts() -> None:
@@ -92,7 +92,7 @@ def test_what_runs_before_the_start_counts() -> None:
     assert find_prior_load(idle, gpu=True) == ["the GPU was 35 % busy before the start (at most 10 %)"]
     assert find_prior_load(idle, gpu=False) == []
     crowded = record_of(of_cpu(0.3, 0.0))
-    told = "other programs took 30% of the CPUs before the start (at most 10%)"
+    told = "other programs used 30% of the CPUs before the start (at most 10%)"
     assert find_prior_load(crowded, gpu=False) == [told]
     # What ended before the run did it no harm; where that is not known, it may have.
     assert find_relevant_load(crowded, record_of(of_cpu(0.5, 0.5)), gpu=False) == []

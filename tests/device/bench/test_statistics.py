@@ -62,7 +62,7 @@ def test_what_is_too_noisy_is_not_vouched_for(runs: int, noise: float) -> None:
     assert share_accepted(0.0, runs, noise) <= 0.05
     random = np.random.default_rng(0)
     reasons = find_instability([np.exp(noise * random.standard_normal(runs)) for _ in range(WINDOWS)])
-    assert reasons[0].startswith("too noisy to tell: the median of a window is known to 2.")
+    assert reasons[0].startswith("too noisy: the median of a window is known to 2.")
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.1])

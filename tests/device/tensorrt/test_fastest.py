@@ -101,7 +101,9 @@ def test_an_engine_that_does_not_pass_is_left_out_with_its_reason(tiny: Device, 
             assert (proof["state"], proof["precision"]) == ("proven", "fp16")
             assert proof["comparison"]["text"] == f"fp16: 1.6 ms against 2 ms of fp32, timed in turn {ON}"
             assert medians(proof["comparison"])["int8"] is None
-            assert proof["reason"].startswith(f"Out of the comparison: the int8 engine of tensorrt {VERSION} on sm_87")
+            assert proof["reason"].startswith(
+                f"Excluded from the comparison: the int8 engine of tensorrt {VERSION} on sm_87"
+            )
             assert "the gate says fail" in proof["reason"]
             assert "a drop of 12.25 points" in proof["reason"]
             assert get(running, "/status.json")[1]["remark"] == proof["reason"]

@@ -89,8 +89,8 @@ def test_many_failures_are_cut_short() -> None:
     ("text", "message"),
     [
         ("not JSON", "is not valid JSON"),
-        ("[]", "names no layers"),
-        ('{"Layers": []}', "names no layers"),
+        ("[]", "reports no layers"),
+        ('{"Layers": []}', "reports no layers"),
         ('{"Layers": ["conv1 + relu", "fc"]}', "built without detailed profiling"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_dla_takes_one_batch_which_is_filled_up(
     [
         (2, Precision.FP16, "dla_core is 2, but TensorRT 10.3.0.30 finds 2 DLA cores here .*without dla_core"),
         (0, Precision.INT8, "with this TensorRT, the DLA runs no int8 from Q/DQ; build fp16 for it, or int8 for"),
-        (0, Precision.FP32, "runs no fp32 from Q/DQ files; build fp16"),
+        (0, Precision.FP32, "runs no fp32 from Q/DQ; build fp16"),
     ],
 )
 def test_what_a_dla_cannot_do_is_refused(

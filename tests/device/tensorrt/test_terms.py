@@ -24,9 +24,12 @@ def test_the_terms_decide_what_is_served(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "cannot be read"),
-        ("[]", "is not of schema 1"),
-        (json.dumps({**GOOD, "schema": 2}), "is not of schema 1"),
-        (json.dumps({**GOOD, "more": 1}), "is not of schema 1 with confidence, fallback, max_drop, schema, undecided"),
+        ("[]", "does not have schema 1"),
+        (json.dumps({**GOOD, "schema": 2}), "does not have schema 1"),
+        (
+            json.dumps({**GOOD, "more": 1}),
+            "does not have schema 1 with confidence, fallback, max_drop, schema, undecided",
+        ),
         (json.dumps({**GOOD, "max_drop": True}), "has max_drop True"),
         (json.dumps({**GOOD, "max_drop": 101}), "has max_drop 101"),
         (json.dumps({**GOOD, "max_drop": float("nan")}), "has max_drop nan"),
