@@ -18,7 +18,7 @@ from pipeline.workspace.hashing import Json
 from pipeline.workspace.store import Folder, StageKey, Workspace
 from targets.capabilities import precisions_on_dla
 from targets.device.model.cpu import saturates_8bit
-from targets.host import standing
+from targets.host import resolve_place
 from targets.target import Target
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Run:
     @property
     def is_timed_here(self) -> bool:
         """Whether this machine's timings hold for the target."""
-        return standing(self.target) is Place.HOST
+        return resolve_place(self.target) is Place.HOST
 
     @property
     def target_facts(self) -> Json:

@@ -1,4 +1,4 @@
-"""The base images that are known: `docker/images.toml`, read without asking any engine."""
+"""The known base images: `docker/images.toml`, read without contacting a Docker engine."""
 
 import tomllib
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class BaseImage:
     python: str
     """Major and minor, e.g. `3.12`."""
     tensorrt: str = ""
-    """Version of the TensorRT in it, as far as it is known; empty where there is none."""
+    """Version of TensorRT in the image, as many parts as are known; empty without TensorRT."""
 
 
 def known_bases() -> dict[str, BaseImage]:
-    """The entries of `docker/images.toml` by key."""
+    """Return the entries of `docker/images.toml` by key."""
     raw = tomllib.loads(shipped("images.toml").read_text())
     return {
         key: BaseImage(
@@ -32,8 +32,8 @@ def known_bases() -> dict[str, BaseImage]:
     }
 
 
-def stated_base(target: Target, base_image: str | None) -> BaseImage | None:
-    """What is known of the base without asking it; None for an image that only the user knows."""
+def look_up_base(target: Target, base_image: str | None) -> BaseImage | None:
+    """Return the entry of the target's base image; None for an image that `images.toml` does not list."""
     known = known_bases()
     if base_image is not None:
         return next(
@@ -41,18 +41,18 @@ def stated_base(target: Target, base_image: str | None) -> BaseImage | None:
         )
     if target.base_image not in known:
         raise TargetError(
-            f"the target {target.name} names the base image {target.base_image!r}; docker/images.toml has "
-            f"{', '.join(known)}."
+            f"the target {target.name} names the base image {target.base_image!r}, which docker/images.toml does not "
+            f"define. Known: {', '.join(known)}."
         )
     return known[target.base_image]
 
 
 def tensorrt_for(target: Target, base_image: str | None) -> str:
-    """The TensorRT in the target's image, as many parts as are known; empty for a CPU.
+    """Return the version of TensorRT in the target's image, as many parts as are known; empty for a CPU.
 
-    In an image that only the user knows, the target's own is taken to be.
+    An image that `images.toml` does not list is assumed to have the version that the target states.
     """
     if target.gpu is None:
         return ""
-    base = stated_base(target, base_image)
+    base = look_up_base(target, base_image)
     return target.gpu.tensorrt if base is None or not base.tensorrt else base.tensorrt

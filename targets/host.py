@@ -1,4 +1,4 @@
-"""What this machine can stand for: whether a target's clock and instructions are its own."""
+"""Checks of this machine against a target: whether measurements here are valid for it."""
 
 import platform
 
@@ -11,35 +11,35 @@ MACHINES = {"linux/amd64": ("x86_64", "amd64"), "linux/arm64": ("aarch64", "arm6
 
 
 def check_host(target: Target) -> None:
-    """Raise `TargetError` where what is measured here would say nothing about the target, nor be proven later.
+    """Raise `TargetError` if a build on this machine could not be proven for the target.
 
-    On a host of another platform the graph is audited under the target's rules and nothing is concluded from the
-    clock; accuracy is proven where the target's own instructions are run, be they emulated.
+    On a host of another platform, the graph is audited under the target's rules and latency is not judged; accuracy
+    is proven where the target's instructions run, natively or emulated.
     """
     if target.gpu is not None:
-        # No machine but the device's own is asked for its clock, and ONNX Runtime simulates alike everywhere.
+        # Latency is measured on the device only, and ONNX Runtime's simulation gives the same result on any host.
         return
-    if standing(target) is Place.EMULATED:
+    if resolve_place(target) is Place.EMULATED:
         if Place.EMULATED not in target.provable_at:
             raise TargetError(
-                f"the target {target.name} is {target.platform}, this machine is {host_platform()}, and its file "
-                f"does not let it be proven in emulation (provable_at: {', '.join(target.provable_at)}). "
-                "Build on a machine of that platform."
+                f"the target {target.name} is {target.platform}, but this machine is {host_platform()}, and the "
+                f"target file does not allow proof in emulation (provable_at: {', '.join(target.provable_at)}). "
+                f"Build on a {target.platform} machine."
             )
         return
     here = instruction_sets()
     if not set(here) & set(target.instruction_sets):
         raise TargetError(
-            f"the target {target.name} relies on {' or '.join(target.instruction_sets)}; this CPU has only "
+            f"the target {target.name} needs {' or '.join(target.instruction_sets)}; this CPU has only "
             f"{', '.join(here)}. Build on a machine that has one of them."
         )
 
 
-def standing(target: Target) -> Place:
-    """What a measurement on this machine is to the target.
+def resolve_place(target: Target) -> Place:
+    """Return how this machine runs the target's artifact.
 
-    `HOST`: its own platform, whose clock is the target's. `EMULATED`: a CPU of another platform, whose instructions
-    QEMU runs and whose clock says nothing. `SIMULATED`: a GPU, for whose TensorRT ONNX Runtime computes.
+    `HOST`: natively, so latency is valid. `EMULATED`: a CPU of another platform under QEMU, so latency is not valid.
+    `SIMULATED`: a GPU target, whose TensorRT arithmetic ONNX Runtime simulates.
     """
     if target.gpu is not None:
         return Place.SIMULATED
@@ -47,6 +47,6 @@ def standing(target: Target) -> Place:
 
 
 def host_platform() -> str:
-    """This machine's, in Docker's words: `linux/amd64`."""
+    """Return this machine's platform as Docker writes it, e.g. `linux/amd64`."""
     machine = platform.machine().lower()
     return next((name for name, machines in MACHINES.items() if machine in machines), f"linux/{machine}")

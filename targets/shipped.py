@@ -1,4 +1,4 @@
-"""Where the files that ship lie: beside the packages in a checkout, inside one of them in a wheel."""
+"""Location of the files in `docker/`: the repository's folder in a checkout, `targets/_docker` in a wheel."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ CHECKOUT = Path(__file__).parent.parent / "docker"
 
 
 def shipped(name: str) -> Path:
-    """The path of a file or folder of `docker/`."""
+    """Return the path of a file or folder of `docker/`."""
     return (PACKAGED if PACKAGED.is_dir() else CHECKOUT) / name

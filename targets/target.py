@@ -1,4 +1,4 @@
-"""What a target is, and what a runtime must be able to do."""
+"""Targets: the fields of a target file, and the catalogue."""
 
 import difflib
 import re
@@ -21,9 +21,9 @@ Text = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Target:
-    """One line of the table `deploy targets` prints; read from a TOML file."""
+    """A target, read from a TOML file; one line of the table that `deploy targets` prints."""
 
-    # It is a part of folders' names, and of an image's tag.
+    # Used in folder names and image tags.
     name: Annotated[
         str,
         Field(
@@ -37,37 +37,39 @@ class Target:
     runtime: Literal["onnxruntime", "tensorrt"]
     dialect: Dialect
     instruction_sets: tuple[Text, ...]
-    """Instruction sets int8 may rely on, best first; see `targets.device.model.cpu`. None for a GPU."""
+    """Instruction sets that int8 may use, best first; see `targets.device.model.cpu`. Empty for a GPU."""
     base_image: Text
     """Key of `docker/images.toml`."""
     channel_multiple: Annotated[StrictInt, Field(ge=1)]
-    """Pruned widths are rounded to multiples of this where the layer is wide enough."""
+    """Pruned widths are rounded to multiples of this if the layer is wide enough."""
     precisions: tuple[Precision, ...]
     provable_at: tuple[Place, ...]
-    """Places where this target's artifact can be proven."""
+    """Places where the gate can prove this target's artifact."""
     required_place: Place
-    """The least place whose report lets `release` ship, unless the recipe asks for more."""
+    """Minimum place of the report that `release` requires, unless the recipe requires a higher one."""
     gpu: Gpu | None = None
-    """What a TensorRT target states about its GPU; None for a CPU."""
+    """The GPU of a TensorRT target; None for a CPU."""
 
 
 def catalogue() -> list[Target]:
-    """Every target that comes with the tool, by name."""
+    """Return the targets that ship with the tool, sorted by name."""
     files = (path for path in CATALOGUE.glob("*.toml") if path not in (ALIASES, REFUSED))
     return sorted(map(read_target, files), key=lambda target: target.name)
 
 
 def aliases() -> dict[str, str]:
-    """Other names by which targets of the catalogue can be called."""
+    """Return the aliases of catalogue targets."""
     return {alias: str(name) for alias, name in tomllib.loads(ALIASES.read_text()).items()}
 
 
 def find_target(name: str) -> Target:
-    """A target of the catalogue by name or alias, or the user's own by the path of a TOML file."""
+    """Return a catalogue target by name or alias, or the user's own target by the path of a TOML file."""
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
-            raise TargetError(f"the target file {name} does not exist. Give a path to a TOML file, or a name.")
+            raise TargetError(
+                f"the target file {name} does not exist. Give the path of a TOML file, or a target's name."
+            )
         return read_target(path)
     _refuse_by_name(name)
     known, other_names = {target.name: target for target in catalogue()}, aliases()
@@ -76,11 +78,11 @@ def find_target(name: str) -> Target:
     close = difflib.get_close_matches(name, [*known, *other_names], n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     shown = ", ".join([*known, *(f"{alias} (= {target})" for alias, target in other_names.items())])
-    raise TargetError(f"there is no target {name!r}.{hint} Known: {shown}; or the path of a TOML file.")
+    raise TargetError(f"there is no target {name!r}.{hint} Known: {shown}; or give the path of a TOML file.")
 
 
 def read_target(path: Path) -> Target:
-    """Read one target file; unknown, missing and impossible values are errors that name the file."""
+    """Read a target file; raise `TargetError`, which names the file, for unknown, missing and invalid values."""
     try:
         raw = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -91,31 +93,31 @@ def read_target(path: Path) -> Target:
     except ValidationError as error:
         raise TargetError(explain(f"the target file {path}", error, Target)) from None
     except ValueError as error:
-        raise TargetError(f"the target file {path} has a wrong value: {error}.") from None
+        raise TargetError(f"the target file {path} has an invalid value: {error}.") from None
     _refuse_jetpack_4(path, target.gpu)
     return target
 
 
 def _check_runtime(target: Target) -> None:
-    """Raise `ValueError` where runtime, dialect, GPU and precisions contradict each other."""
+    """Raise `ValueError` if runtime, dialect, GPU and precisions contradict each other."""
     if target.gpu is not None:
         check_facts(target.gpu)
     for_tensorrt = target.runtime == "tensorrt"
     if not target.precisions:
-        raise ValueError("precisions = [] leaves nothing to run; the usual is ['fp32', 'int8']")
+        raise ValueError("precisions = [] is empty; the usual value is ['fp32', 'int8']")
     if not target.provable_at:
-        raise ValueError("provable_at = [] leaves no place to prove anything; 'image' is usual")
+        raise ValueError("provable_at = [] is empty; the usual value is ['image']")
     for field in (target.precisions, target.provable_at, target.instruction_sets):
         if len(set(field)) != len(field):
-            raise ValueError(f"{', '.join(field)} names something twice")
+            raise ValueError(f"{', '.join(field)} contains a duplicate")
     if for_tensorrt != (target.gpu is not None):
-        raise ValueError(f'runtime = "{target.runtime}", but {"no" if for_tensorrt else "a"} table [gpu]')
+        raise ValueError(f'runtime = "{target.runtime}", but the file has {"no" if for_tensorrt else "a"} table [gpu]')
     if target.gpu is None and not target.instruction_sets:
-        raise ValueError("instruction_sets = [] leaves no CPU that it could run on")
+        raise ValueError("instruction_sets = [] is empty; name at least one that the CPU has")
     if for_tensorrt != (target.dialect is Dialect.TENSORRT):
-        raise ValueError(f'dialect = "{target.dialect}" is not one that the runtime "{target.runtime}" reads')
+        raise ValueError(f'dialect = "{target.dialect}" is not supported by the runtime "{target.runtime}"')
     if target.gpu is not None and not target.gpu.int8 and Precision.INT8 in target.precisions:
-        raise ValueError('precisions has "int8", but [gpu] says int8 = false; leave it out of precisions')
+        raise ValueError('precisions has "int8", but [gpu] says int8 = false; remove it from precisions')
 
 
 def _refusals() -> dict[str, dict[str, str]]:
@@ -123,10 +125,10 @@ def _refusals() -> dict[str, dict[str, str]]:
 
 
 def _refuse_by_name(name: str) -> None:
-    """Raise `TargetError` for devices that people ask for and that cannot be served, with what to do instead."""
+    """Raise `TargetError`, with an alternative, for well-known devices that are not supported."""
     for refusal in _refusals().values():
         if re.fullmatch(refusal["names"], name.lower()):
-            raise TargetError(f"{name} cannot be a target: {refusal['reason']} {refusal['instead']}")
+            raise TargetError(f"{name} is not supported: {refusal['reason']} {refusal['instead']}")
 
 
 def _refuse_jetpack_4(path: Path, gpu: Gpu | None) -> None:

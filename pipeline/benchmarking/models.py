@@ -11,9 +11,9 @@ import numpy as np
 
 from pipeline.artifacts import Latency
 from pipeline.errors import CompileError
-from targets.device.bench.conditions import disturbed, occupied_since, summary, untold
+from targets.device.bench.conditions import explain_missing, find_disturbances, find_relevant_load, summary
 from targets.device.bench.sampler import ROOT, Record, Sampler, find_sensors
-from targets.device.bench.statistics import WINDOWS, unsteady
+from targets.device.bench.statistics import WINDOWS, find_instability
 from targets.device.model.manifest import ManifestError, read_manifest
 from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
 from targets.runtimes.timing import Series
@@ -65,7 +65,7 @@ def bench(models: Sequence[Path], *, threads: int = 1, root: Path = ROOT) -> Ben
         reasons=tuple(_reasons(models, series, idle, record)),
         conditions=summary(record),
         facts=sensors.facts,
-        missing={**sensors.missing, **untold(record)},
+        missing={**sensors.missing, **explain_missing(record)},
     )
 
 
@@ -90,9 +90,9 @@ def model_file(path: Path) -> Path:
 
 def _reasons(models: Sequence[Path], series: Sequence[Series], idle: Record, record: Record) -> list[str]:
     """Return why the run is not stable. Heat is not a reason: it affects all models, and throttled clocks are one."""
-    found = [*occupied_since(idle, record, gpu=False), *disturbed(record, gpu=False, heat=False)]
+    found = [*find_relevant_load(idle, record, gpu=False), *find_disturbances(record, gpu=False, heat=False)]
     for path, one in zip(models, series, strict=True):
         if len(one.cpu) >= LEAST_RUNS:
             windows = np.array_split(np.array(one.cpu, np.float64), WINDOWS)
-            found += [f"{path}: {reason}" for reason in unsteady(windows)]
+            found += [f"{path}: {reason}" for reason in find_instability(windows)]
     return found

@@ -27,7 +27,7 @@ from targets.device.model.cpu import instruction_set
 from targets.device.model.manifest import SCHEMA, Manifest
 from targets.device.model.session import Inference
 from targets.dialects.tensorrt_source import source_for
-from targets.host import check_host, host_platform, standing
+from targets.host import check_host, host_platform, resolve_place
 from targets.runtimes.registry import RUNTIMES
 from targets.target import Target
 
@@ -124,7 +124,7 @@ def _measure_candidates(
         candidates=candidates,
         float_latency=float_latency,
         selection_images=len(selection),
-        place=standing(target),
+        place=resolve_place(target),
         measured_by=host_platform() if target.gpu is None else f"ONNX Runtime {onnxruntime.__version__}",
     )
 

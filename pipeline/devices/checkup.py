@@ -10,7 +10,7 @@ from pipeline.devices.requirements import USUAL, Needs, Survey, survey
 from pipeline.devices.ssh import Connection, Stop
 from pipeline.errors import DeployError, worst_of
 from pipeline.progress import Progress
-from targets.base_images import stated_base
+from targets.base_images import look_up_base
 from targets.target import Target, find_target
 
 LONGEST_SECONDS = 90.0
@@ -44,7 +44,7 @@ def check_all(
         try:
             assert device.target is not None, "a device without a target cannot be checked"
             target = find_target(device.target)
-            base = stated_base(target, base_image)
+            base = look_up_base(target, base_image)
             with Connection(
                 limited, deadline=started + limited.timeout, progress=Named(progress, device.name), stop=stop
             ) as connection:

@@ -28,7 +28,7 @@ from pipeline.run import Run
 from pipeline.untrusted import parse_json
 from pipeline.validate.judge import judge_predictions, terms_of
 from pipeline.validate.predictions import read_predictions
-from targets.base_images import BaseImage, stated_base
+from targets.base_images import BaseImage, look_up_base
 from targets.device.files import DOCUMENT, LAYERS
 from targets.device.model.manifest import read_manifest
 from targets.target import Target
@@ -69,7 +69,7 @@ def dispatch(run: Run, devices: Sequence[Device], validated: Validated) -> list[
 
 def base_of(target: Target, base_image: str | None, progress: Progress) -> BaseImage:
     """Return the base image; if it is only known to the user, ask it for its Python on this host."""
-    stated = stated_base(target, base_image)
+    stated = look_up_base(target, base_image)
     if stated is not None:
         return stated
     with closing(connect()) as engine:

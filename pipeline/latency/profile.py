@@ -34,7 +34,7 @@ from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import points_of, prepare, quantization_of
 from targets.device.model.cpu import instruction_set, processor_name
 from targets.dialects.write import write_dialect
-from targets.host import check_host, host_platform, standing
+from targets.host import check_host, host_platform, resolve_place
 from targets.runtimes.onnxruntime.layer_times import NodeTime, time_nodes
 from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
 from targets.target import Target
@@ -97,7 +97,7 @@ def profile(
 def check_clock(target: Target) -> None:
     """Raise `TargetError` if this machine's times are not valid for the target."""
     check_host(target)
-    place = standing(target)
+    place = resolve_place(target)
     if place is not Place.HOST:
         here = host_platform() if place is Place.EMULATED else "no such GPU"
         raise TargetError(

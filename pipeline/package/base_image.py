@@ -8,7 +8,7 @@ from pipeline.containers.engine import Engine
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.progress import Progress
 from targets import base_images as bases
-from targets.base_images import BaseImage, stated_base
+from targets.base_images import BaseImage, look_up_base
 from targets.target import Target
 
 PYTHON = re.compile(r"3\.[0-9]{1,3}")
@@ -49,7 +49,7 @@ def find_base(engine: Engine, target: Target, base_image: str | None, *, progres
 
 def obtain_base(engine: Engine, target: Target, base_image: str | None, *, progress: Progress) -> tuple[str, str]:
     """Return tag and platform of the base image, pulled if it is not local; raise `PackageError`."""
-    stated = stated_base(target, base_image)
+    stated = look_up_base(target, base_image)
     tag = base_image if stated is None else stated.tag
     assert tag is not None
     platform = engine.platform_of(tag)
@@ -121,7 +121,7 @@ def _python_in(engine: Engine, tag: str, target: Target) -> str:
 
 def base_without_engine(target: Target, base_image: str | None, missing: str) -> BaseImage:
     """Return the base of a context that is built elsewhere; raise `EngineMissing`, beginning with `missing`."""
-    base = stated_base(target, base_image)
+    base = look_up_base(target, base_image)
     if base is None:
         raise EngineMissing(
             f"{missing} Without one the Python in {base_image} is unknown, so no build context was written; "

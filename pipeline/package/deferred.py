@@ -22,7 +22,7 @@ from pipeline.package.wheels import default_cache, fetch_wheels, find_lock
 from pipeline.progress import Progress
 from pipeline.results import Judged
 from pipeline.validate.shard import pack_some
-from targets.base_images import BaseImage, stated_base
+from targets.base_images import BaseImage, look_up_base
 from targets.device.model.manifest import read_manifest
 
 
@@ -41,7 +41,7 @@ def write_pending(
 
     Needs no Docker engine, unless the base image is only known to the user. Raises `PackageError` and `EngineMissing`.
     """
-    base = stated_base(settings.target, settings.base_image) or _ask_for_base(settings, progress)
+    base = look_up_base(settings.target, settings.base_image) or _ask_for_base(settings, progress)
     lock = find_lock(base.platform, base.python, runtime="tensorrt", grpc=settings.grpc)
     described = image_labels(
         read_manifest(artifact.folder), report, name=settings.name, version=settings.version, base=base.tag

@@ -11,7 +11,7 @@ from pipeline.package.base_image import base_without_engine, find_base, obtain_b
 from pipeline.package.wheels import find_lock
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from targets.base_images import stated_base
+from targets.base_images import look_up_base
 from targets.target import Target
 
 LEAST_SCRATCH = 64 << 20
@@ -40,7 +40,7 @@ def check_base(target: Target, recipe: Recipe, *, on_devices: bool, progress: Pr
     Without a Docker engine the build context is still written, if the base's Python is known.
     """
     asked = recipe.package.base_image
-    if on_devices and stated_base(target, asked) is not None:
+    if on_devices and look_up_base(target, asked) is not None:
         # The devices pull it themselves.
         return
     if target.gpu is not None and asked is None:
@@ -52,7 +52,7 @@ def check_base(target: Target, recipe: Recipe, *, on_devices: bool, progress: Pr
         base_without_engine(target, asked, str(error))
         return
     with closing(engine):
-        if target.gpu is not None and stated_base(target, asked) is not None:
+        if target.gpu is not None and look_up_base(target, asked) is not None:
             obtain_base(engine, target, asked, progress=progress)
             return
         base = find_base(engine, target, asked, progress=progress)

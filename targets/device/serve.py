@@ -1,4 +1,4 @@
-"""The process that serves: its socket, its signals, and its end."""
+"""The server process: socket, signals and shutdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Optional
 
 from targets.device.server.access import Access
-from targets.device.server.allocator import give_back_large_blocks
+from targets.device.server.allocator import return_large_blocks
 from targets.device.server.application import Application
 from targets.device.server.connection import Connection
 from targets.device.server.connection_pool import Connections
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 BACKLOG = 128
-# What the model runs when nobody waits for it any more may take so long at the end.
+# How long the shutdown waits for a run of the model whose client is gone.
 CLOSE_SECONDS = 1.0
-# Turns of the loop in which what has arrived is accepted, read and begun.
+# Loop iterations in which connections and data that have already arrived are accepted and read.
 TURNS = 8
-# Files and sockets of our own besides the connections.
+# Files and sockets of the server itself, besides the connections.
 SPARE_FILES = 64
-# Of this process's threads: the model's, the watch's, those that compute, gRPC's, and a health check beside them.
+# Threads of the model, the watchdog, the kernels and gRPC, and a health check process.
 LEAST_PROCESSES = 64
 
 
 class Server:
-    """Answers on one socket, within one event loop."""
+    """The server on one socket, in one event loop."""
 
     def __init__(self, service: Service, settings: Settings, access: Access) -> None:
         self._service = service
@@ -50,9 +50,9 @@ class Server:
         self._grpc: Optional[GrpcServer] = _grpc_server()(self.endpoint, access) if settings.grpc_port else None
 
     async def run(self, listener: socket.socket) -> None:
-        """Until `stop`; requests at hand are finished first."""
+        """Serve until `stop`; requests in progress are finished first."""
         loop = asyncio.get_running_loop()
-        # Not asyncio's own TLS server: it counts a connection only once the handshake is done.
+        # Not asyncio's own TLS server: it reports a connection only after the handshake.
         made = lambda: Connection(  # noqa: E731
             self._application, self._connections, self._settings, tls=self._access.tls
         )
@@ -62,7 +62,7 @@ class Server:
         watch = Watch(lambda: self._service.running, self._settings.request_seconds)
         await self._stopping.wait()
         LOG.info("stopping", extra={"fields": {"waiting_requests": self.endpoint.waiting}})
-        # What was sent before the signal is not to be lost with its connection.
+        # Requests sent before the signal must not be lost with their connection.
         for _ in range(TURNS):
             await asyncio.sleep(0)
         self.endpoint.end()
@@ -71,14 +71,14 @@ class Server:
         left = await self._end()
         if left:
             fields = {"connections": left, "seconds": self._settings.grace_seconds}
-            LOG.warning("the time for requests at hand is over (GRACE_SECONDS)", extra={"fields": fields})
+            LOG.warning("requests in progress did not finish in time (GRACE_SECONDS)", extra={"fields": fields})
         watch.stop()
 
     def stop(self) -> None:
         self._stopping.set()
 
     async def _end(self) -> int:
-        """The number of connections whose requests did not finish in time."""
+        """Close all connections and return the number whose requests did not finish in time."""
         seconds = self._settings.grace_seconds
         if self._grpc is None:
             return await self._connections.end(seconds)
@@ -87,27 +87,27 @@ class Server:
 
 
 def serve(settings: Settings) -> None:
-    """Answer until SIGTERM or SIGINT; requests at hand are finished first. Raises `SettingError`."""
+    """Serve until SIGTERM or SIGINT; requests in progress are finished first. Raises `SettingError`."""
     try:
         _serve_until_stopped(settings)
     except RuntimeError as error:
-        # So says Python where the kernel refuses one.
+        # Python's message if the kernel refuses a thread.
         if "start new thread" not in str(error):
             raise
         raise SettingError(
-            f"{error}: this container or user may have too few processes. Allow at least {LEAST_PROCESSES} "
+            f"{error}: the process limit of this container or user is too low. Allow at least {LEAST_PROCESSES} "
             f"(docker run --pids-limit {LEAST_PROCESSES})"
         ) from None
 
 
 def _serve_until_stopped(settings: Settings) -> None:
-    give_back_large_blocks()
-    # gRPC counts its own.
+    return_large_blocks()
+    # gRPC counts its connections separately.
     _allow_files(settings.max_connections, ports=2 if settings.grpc_port else 1)
     access = Access(settings)
     if settings.grpc_port:
         _grpc_server()
-    with _listening(settings) as listener:
+    with _listen(settings) as listener:
         service = Service(settings.model_folder, settings)
         try:
             asyncio.run(_serve(service, settings, access, listener))
@@ -115,7 +115,7 @@ def _serve_until_stopped(settings: Settings) -> None:
             has_ended = service.close(CLOSE_SECONDS)
     LOG.info("stopped")
     if not has_ended:
-        # The interpreter's end under a runtime that computes could crash.
+        # A normal interpreter exit could crash while the runtime is still computing.
         sys.stdout.flush()
         os._exit(0)
 
@@ -133,35 +133,35 @@ async def _serve(service: Service, settings: Settings, access: Access, listener:
 
 
 def _grpc_server() -> "type[GrpcServer]":
-    """Imported here, as most images have no gRPC; raises `SettingError` where this one has none."""
+    """Import and return the gRPC server, which most images lack; raise `SettingError` if this one does."""
     try:
         from targets.device.grpc.server import GrpcServer
     except ImportError as error:
         raise SettingError(
-            f"GRPC_PORT is set, but this image has no gRPC ({error}). Build it with --grpc, or leave GRPC_PORT unset."
+            f"GRPC_PORT is set, but this image has no gRPC ({error}). Build it with --grpc, or unset GRPC_PORT."
         ) from None
     return GrpcServer
 
 
-def _listening(settings: Settings) -> socket.socket:
-    """The socket to listen on; taken before the model is loaded, and with a message of our own where it cannot be."""
+def _listen(settings: Settings) -> socket.socket:
+    """Open the listening socket before the model is loaded; raise `SettingError`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-    # TypeError: a name that cannot be one of a host, as bind() says.
+    # TypeError: bind() does not accept the host name.
     except (OSError, TypeError) as error:
         raise SettingError(
-            f"cannot listen on HOST {settings.host!r}, PORT {settings.port}: {error}. Use another port, or end the "
-            "program that has it; HOST must be an address of this machine."
+            f"cannot listen on HOST {settings.host!r}, PORT {settings.port}: {error}. Use another port, or stop "
+            "the program that uses it; HOST must be an address of this machine."
         ) from None
-    # Connections inherit it. asyncio sets it only on sockets that name TCP as their protocol, which this one does not;
-    # without it the body of an answer waits 40 ms, until the client acknowledges the head.
+    # Connections inherit it. asyncio sets it only on sockets created with protocol TCP, which this one is not;
+    # without it the body of a response waits 40 ms, until the client acknowledges the head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def _allow_files(connections: int, *, ports: int = 1) -> None:
-    """Raise this process's own limit where so many to each port are above it; raises `SettingError`."""
+    """Increase this process's file limit if needed for so many connections per port; raise `SettingError`."""
     wanted = ports * connections + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:

@@ -1,6 +1,6 @@
-"""The integer grids of activations and weights: the one place where a range becomes scale and zero point.
+"""The integer grids of activations and weights. This is the only place where a range becomes scale and zero point.
 
-A range is symmetric and says whether the tensor holds negative values; the grid depends on who runs it:
+A range is symmetric and says whether the tensor holds negative values; the grid depends on the runtime:
 
                     not negative             signed
     onnxruntime     0..255, zero point 0     0..255, zero point 128
@@ -33,7 +33,7 @@ class Grid:
 
 
 def activation_grid(activation: ActivationRange, dialect: Dialect) -> Grid:
-    """The grid of one tensor in one dialect."""
+    """Return the grid of an activation in a dialect; raise `ValueError` for the float dialect."""
     match dialect:
         case Dialect.ONNXRUNTIME if activation.signed:
             return Grid(scale=_scale(activation.amax, 127), zero_point=128, low=0, high=255)
@@ -48,19 +48,19 @@ def activation_grid(activation: ActivationRange, dialect: Dialect) -> Grid:
 
 
 def weight_limit(bits: Literal[7, 8]) -> int:
-    """Largest magnitude of an integer weight: 127 or 63, the same on both sides of zero."""
+    """Return the largest magnitude of an integer weight, 127 or 63; the range is symmetric."""
     return 127 if bits == 8 else 63
 
 
 def integer_weights(weight: NDArray[np.float32], scales: NDArray[np.float32], limit: int) -> NDArray[np.int8]:
-    """Weights [C, ...] on their grid, one scale per output channel [C], rounded half to even."""
+    """Quantize weights [C, ...] with one scale per output channel [C], rounding half to even."""
     per_channel = scales.reshape(-1, *[1] * (weight.ndim - 1))
     integers: NDArray[np.int8] = np.clip(np.rint(weight / per_channel), -limit, limit).astype(np.int8)
     return integers
 
 
 def integer_bias(bias: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Biases [C] on the accumulator's grid: scales = input scale * weight scales [C]."""
+    """Quantize biases [C] to the accumulator's grid: scales = input scale * weight scales [C]."""
     limit = 2.0**31 - 1
     integers: NDArray[np.int32] = np.clip(np.rint(bias / scales).astype(np.float64), -limit, limit).astype(np.int32)
     return integers

@@ -1,12 +1,12 @@
-"""A strided first convolution over pixels, rewritten to read blocks of 2 x 2 pixels as channels; the same sums.
+"""Rewrite a strided first convolution to read blocks of 2 x 2 pixels as channels; the sums stay the same.
 
 ONNX Runtime's int8 convolution copies one run of `kernel width * channels` bytes per kernel row, for every output.
-With the three channels of an image these runs are too short to be copied fast (21 bytes for 7 x 7), so the stem takes
+With the three channels of an image these runs are too short for fast copies (21 bytes for 7 x 7), so the stem takes
 longer than its share of the arithmetic. `SpaceToDepth` turns an image [3, H, W] into [12, H/2, W/2]; a kernel of
 k x k at stride 2 becomes one of ceil(k/2) or so at stride 1 over it, padded with zero weights. Each output is the sum
-of the same integer products, so no answer changes by a bit.
+of the same integer products, so the outputs are bit-identical.
 
-Accelerators' guides advise the same for networks of few channels, such as Qualcomm's for HTP ("Use Space-to-depth
+Vendors' guides recommend the same for layers with few channels, such as Qualcomm's for HTP ("Use Space-to-depth
 transformation where possible").
 """
 
@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 BLOCK = 2
 LONG_ENOUGH = 4
-"""Channels from which on runs are copied fast as they are: four gained nothing, eight lost."""
+"""Number of input channels from which the rewrite does not pay: four gained nothing, eight were slower."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class _Stem:
 
 
 def fold_stem(model: ModelProto) -> None:
-    """Rewrite, in place, the int8 convolution at stride 2 that reads the image, where there is one that gains by it.
+    """Rewrite, in place, the int8 convolution at stride 2 that reads the image, if there is one that gets faster.
 
-    `model` is written for ONNX Runtime: QuantizeLinear, DequantizeLinear, Conv. Other models are left as they are.
+    `model` is of the ONNX Runtime dialect: QuantizeLinear, DequantizeLinear, Conv. Other models are not changed.
     """
     stem = _stem(model)
     if stem is None:
@@ -61,29 +61,29 @@ def fold_stem(model: ModelProto) -> None:
 @dataclass(frozen=True)
 class _Axis:
     shift: int
-    """Zero taps before the kernel's first, so that the padding is a whole number of blocks."""
+    """Number of zero taps before the kernel's first, so that the padding is a whole number of blocks."""
     taps: int
-    """Of the new kernel."""
+    """Size of the new kernel."""
     before: int
     after: int
     """Padding in blocks."""
 
 
 def _axis(size: int, kernel: int, before: int, after: int) -> _Axis | None:
-    """One direction of the kernel over blocks; None where image or padding do not come out in whole blocks."""
+    """Return one axis of the kernel over blocks; None if image or padding are not a whole number of blocks."""
     if size % BLOCK or kernel <= BLOCK:
         return None
     shift = before % BLOCK
     taps = -(-(kernel + shift) // BLOCK)
     outputs = (size + before + after - kernel) // BLOCK + 1
     start = (before + shift) // BLOCK
-    # Of stride 1 over the blocks: size / BLOCK + start + end - taps + 1 outputs.
+    # Stride 1 over the blocks gives size / BLOCK + start + end - taps + 1 outputs.
     end = outputs - size // BLOCK - start + taps - 1
     return _Axis(shift=shift, taps=taps, before=start, after=end) if end >= 0 else None
 
 
 def _fold_weights(weight: NDArray[np.int8], rows: _Axis, columns: _Axis) -> NDArray[np.int8]:
-    """[out, in, kh, kw] → [out, 4 * in, rows, columns]; `SpaceToDepth` has the channels of a block innermost."""
+    """Fold [out, in, kh, kw] to [out, 4 * in, rows, columns]; in `SpaceToDepth` a block's channels are innermost."""
     out, channels, height, width = weight.shape
     padded = np.zeros((out, channels, BLOCK * rows.taps, BLOCK * columns.taps), weight.dtype)
     padded[:, :, rows.shift : rows.shift + height, columns.shift : columns.shift + width] = weight
@@ -93,7 +93,7 @@ def _fold_weights(weight: NDArray[np.int8], rows: _Axis, columns: _Axis) -> NDAr
 
 
 def _stem(model: ModelProto) -> _Stem | None:
-    """The convolution at stride 2 that alone reads the model's only input, on an int8 grid."""
+    """Return the int8 convolution at stride 2 that is the only reader of the model's only input."""
     if len(model.graph.input) != 1:
         return None
     image = model.graph.input[0]

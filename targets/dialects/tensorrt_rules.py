@@ -1,7 +1,7 @@
-"""TensorRT's rules of explicit quantization, checked on a written ONNX file; pure ONNX and NumPy.
+"""Checks of an ONNX file against TensorRT's rules of explicit quantization; needs only ONNX and NumPy.
 
-TensorRT refuses some violations in its parser, on the device, hours after the export; of others it makes slow engines
-without a word. Sources: `NvInfer.h` on IQuantizeLayer, and the developer guide's chapter on explicit quantization.
+TensorRT's parser rejects some violations on the device, long after the export; for others it silently builds a slow
+engine. Sources: `NvInfer.h` on IQuantizeLayer, and the developer guide's chapter on explicit quantization.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -16,7 +16,7 @@ from pipeline.errors import ExportError
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 LAYERS = ("Conv", "ConvTranspose", "Gemm")
 POOLS = ("AveragePool", "GlobalAveragePool")
-# TensorRT moves Q and DQ past these by itself.
+# TensorRT moves Q and DQ across these operators itself.
 PASSING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 NOT_IMPORTED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 MOST_SHOWN = 10
@@ -26,30 +26,30 @@ MOST_SHOWN = 10
 class Violation:
     node: str
     rule: str
-    """Short name of the rule, such as "symmetric"."""
+    """Short name of the rule, e.g. "symmetric"."""
     text: str
 
 
 def check_rules(model: ModelProto, name: str, *, planned: Collection[str] = ()) -> None:
-    """Raise `ExportError` that names node and rule of what TensorRT would refuse or run slowly.
+    """Raise `ExportError` with the nodes that TensorRT would reject or run slowly, and the rules they break.
 
-    `planned` are the Conv and Gemm nodes that have to be quantized.
+    `planned` are the Conv and Gemm nodes that must be quantized.
     """
     found = violations(model, planned=planned)
     if not found:
         return
-    lines = [f"{name} breaks {len(found)} of TensorRT's rules of explicit quantization:"]
+    lines = [f"{name} violates TensorRT's rules of explicit quantization (violations: {len(found)}):"]
     lines += [f"  {violation.node}: {violation.text} (rule: {violation.rule})" for violation in found[:MOST_SHOWN]]
     if len(found) > MOST_SHOWN:
         lines.append(f"  and {len(found) - MOST_SHOWN} more")
     layers = ", ".join(f'"{layer}"' for layer in layers_to_free(model, found, planned=planned))
-    cure = f"To build for TensorRT leave what runs into this in float: keep_float = [{layers}] in [quantize]."
-    lines.append(cure if layers else "This is a bug of ours; please report it.")
+    cure = f"To build for TensorRT, keep the affected layers in float: keep_float = [{layers}] in [quantize]."
+    lines.append(cure if layers else "This is a bug in Edge Deploy; please report it.")
     raise ExportError("\n".join(lines))
 
 
 def layers_to_free(model: ModelProto, found: Iterable[Violation], *, planned: Collection[str]) -> list[str]:
-    """The Conv and Gemm of `planned` that the nodes in `found` are, or feed, or read: `keep_float` takes these."""
+    """Return the Conv and Gemm nodes of `planned` that cause `found`, feed it or read it, for `keep_float`."""
     nodes = {node.name: node for node in model.graph.node}
     graph = _Graph(model)
     wanted: dict[str, None] = {}
@@ -63,7 +63,7 @@ def layers_to_free(model: ModelProto, found: Iterable[Violation], *, planned: Co
 
 
 def _nearest(start: NodeProto, steps: Callable[[NodeProto], list[NodeProto]], planned: Collection[str]) -> list[str]:
-    """Names of the first nodes of `planned` on every way from `start`."""
+    """Return the names of the first nodes of `planned` on every path from `start`."""
     found: list[str] = []
     waiting, seen = steps(start), {start.name}
     while waiting:
@@ -79,7 +79,7 @@ def _nearest(start: NodeProto, steps: Callable[[NodeProto], list[NodeProto]], pl
 
 
 def violations(model: ModelProto, *, planned: Collection[str] = ()) -> list[Violation]:
-    """Every rule that is broken, in the order of the nodes."""
+    """Return all violations, in the order of the nodes."""
     graph = _Graph(model)
     found: list[Violation] = []
     for node in model.graph.node:
@@ -129,18 +129,18 @@ class _Graph:
         return node.op_type in LAYERS and self.is_made_by(node.input[1], DEQUANTIZE)
 
     def origin(self, name: str) -> str:
-        """The tensor that reaches `name` through operations that hand values on."""
+        """Return the tensor that reaches `name` through operations that do not change values."""
         while self.is_made_by(name, *PASSING):
             name = self._made_by[name].input[0]
         return name
 
     def is_split(self, name: str) -> bool:
-        """Whether a dequantized tensor is a layer's own answer, with nothing but Q and DQ behind the layer."""
+        """Return whether a dequantized tensor is a layer's output, with only Q and DQ between."""
         quantize = self.maker(self._made_by[self.origin(name)].input[0])
         return quantize is not None and self.is_made_by(quantize.input[0], *LAYERS)
 
     def is_weight(self, node: NodeProto) -> bool:
-        """Whether a Q or DQ works on a constant."""
+        """Return whether a Q or DQ reads a constant."""
         source = node.input[0]
         return self.is_constant(source) or (
             self.is_made_by(source, QUANTIZE) and self.is_weight(self._made_by[source])
@@ -153,81 +153,84 @@ Found = Iterator[tuple[str, str]]
 def _check_opset(_: _Graph, node: NodeProto) -> Found:
     if node.domain not in ("", "ai.onnx") or node.op_type in NOT_IMPORTED or node.op_type.startswith("QLinear"):
         operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        yield "operators", f"TensorRT does not import {operator}; it takes QuantizeLinear and DequantizeLinear alone"
+        yield "operators", f"TensorRT does not import {operator}; it supports only QuantizeLinear and DequantizeLinear"
 
 
-def _symmetric(graph: _Graph, node: NodeProto) -> Found:
+def _check_symmetric(graph: _Graph, node: NodeProto) -> Found:
     zero_point = graph.constant(node.input[2]) if len(node.input) > 2 else None
     if zero_point is None:
-        yield "symmetric", "its zero point is no constant; int8 zeros are expected"
+        yield "symmetric", "its zero point is not a constant; expected int8 zeros"
     elif zero_point.dtype != np.int8:
-        yield "int8", f"its zero point is {zero_point.dtype}; int8 is expected, in weights and activations"
+        yield "int8", f"its zero point is {zero_point.dtype}; expected int8 for weights and activations"
     elif np.any(zero_point != 0):
         worst = zero_point.reshape(-1)[np.flatnonzero(zero_point)[0]]
-        yield "symmetric", f"its zero point is {worst}; TensorRT quantizes symmetrically, so all must be 0"
+        yield "symmetric", f"its zero point is {worst}; TensorRT quantizes symmetrically, so it must be 0"
 
 
 def _check_scales(graph: _Graph, node: NodeProto) -> Found:
     scale = graph.constant(node.input[1])
     if scale is None:
-        yield "scales", "its scale is computed while the model runs; a constant is expected"
+        yield "scales", "its scale is computed at run time; expected a constant"
     elif not np.all(np.isfinite(scale.astype(np.float64))) or not np.all(scale.astype(np.float64) > 0):
-        yield "scales", f"its scale is {scale.astype(np.float64).min():.3g}; finite and above 0 is expected"
+        yield "scales", f"its scale is {scale.astype(np.float64).min():.3g}; expected a finite value above 0"
 
 
 def _check_placement(graph: _Graph, node: NodeProto) -> Found:
-    """Scales of activations count for the tensor as a whole, those of weights for axis 0."""
+    """Check that activations have one scale per tensor, and weights one per channel of axis 0."""
     scale = graph.constant(node.input[1])
     if scale is None:
         return
     if not graph.is_weight(node):
         if scale.size != 1:
-            yield "per tensor", f"it scales an activation by {scale.size} channels; one scale is expected"
+            yield "per tensor", f"it has {scale.size} scales for an activation; expected one"
         return
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     if scale.size > 1 and axis != 0:
-        yield "axis", f"it scales a weight along axis {axis}; output channels are on axis 0"
+        yield "axis", f"it scales a weight along axis {axis}; expected axis 0, the output channels"
     weight = graph.constant(node.input[0])
     if weight is not None and scale.size > 1 and scale.shape != weight.shape[:1]:
-        yield "axis", f"it has scales {list(scale.shape)} for a weight {list(weight.shape)}; one per output channel"
+        yield (
+            "axis",
+            f"it has scales {list(scale.shape)} for a weight {list(weight.shape)}; expected one per output channel",
+        )
 
 
 def _check_pairs(graph: _Graph, node: NodeProto) -> Found:
-    """A Q is followed by DQs on its own scale, and a DQ follows a Q or a stored int8 weight."""
+    """Check that a Q is followed by DQs of the same scale, and that a DQ follows a Q or a stored int8 weight."""
     if node.op_type == QUANTIZE:
         for consumer in graph.consumers(node.output[0]):
             if consumer.op_type != DEQUANTIZE:
                 yield (
                     "pairs",
-                    f"its integers go to {consumer.op_type} {consumer.name}; only DequantizeLinear takes them",
+                    f"its output goes to {consumer.op_type} {consumer.name}; expected a DequantizeLinear",
                 )
         return
     source = graph.maker(node.input[0])
     if source is None or source.op_type != QUANTIZE:
         stored = graph.constant(node.input[0])
         if stored is None or stored.dtype not in (np.int8, np.int32):
-            yield "pairs", "it does not follow a QuantizeLinear, nor is its input a stored int8 weight"
+            yield "pairs", "its input is neither a QuantizeLinear nor a stored int8 weight"
         return
     scales = [graph.constant(source.input[1]), graph.constant(node.input[1])]
     if all(scale is not None for scale in scales) and not np.array_equal(*scales):  # type: ignore[arg-type]
-        yield "pairs", f"its scale is another one than that of {source.name}"
+        yield "pairs", f"its scale differs from that of {source.name}"
 
 
 def _check_inputs(graph: _Graph, node: NodeProto) -> Found:
-    """Both inputs of an int8 layer are quantized, its bias is not."""
+    """Check that input and weight of an int8 layer are quantized, and that its bias is not."""
     if graph.is_integer_layer(node) and not graph.is_made_by(graph.origin(node.input[0]), DEQUANTIZE):
         yield "inputs", f"its weight is quantized, but its input {node.input[0]} is not"
     if len(node.input) < 3 or not node.input[2]:
         return
     bias = graph.constant(node.input[2])
     if graph.is_made_by(node.input[2], DEQUANTIZE):
-        yield "bias", "its bias is dequantized; TensorRT takes float biases alone"
+        yield "bias", "its bias is dequantized; TensorRT supports only float biases"
     elif bias is not None and bias.dtype.kind != "f":
-        yield "bias", f"its bias is {bias.dtype}; TensorRT takes float biases alone"
+        yield "bias", f"its bias is {bias.dtype}; TensorRT supports only float biases"
 
 
 def _check_additions(graph: _Graph, node: NodeProto) -> Found:
-    """Conv and Add fuse where nothing stands between them and the shortcut is as exact as what comes out."""
+    """Check that Conv and Add can fuse: no node between them, and a quantized shortcut for an int8 Conv."""
     operands = [name for name in node.input if not graph.is_constant(name)]
     if len(operands) != 2:
         return
@@ -235,38 +238,38 @@ def _check_additions(graph: _Graph, node: NodeProto) -> Found:
     integer = [maker is not None and graph.is_integer_layer(maker) for maker in makers]
     dequantized = [graph.is_made_by(graph.origin(name), DEQUANTIZE) for name in operands]
     if all(dequantized) and any(graph.is_split(name) for name in operands):
-        yield "addition", "both its inputs are quantized, which splits it from its Conv; only the shortcut's may be"
+        yield "addition", "both its inputs are quantized, so it cannot fuse with its Conv; quantize only the shortcut"
     elif any(integer) and not any(dequantized):
-        yield "addition", "its shortcut is not quantized, so the Conv that it fuses with cannot answer in int8"
+        yield "addition", "its shortcut is not quantized, so the Conv that it fuses with cannot output int8"
 
 
 def _check_activations(graph: _Graph, node: NodeProto) -> Found:
-    """A ReLU is part of the layer before it."""
+    """Check that a ReLU can fuse with the layer before it."""
     dequantize = graph.maker(node.input[0])
     if dequantize is None or dequantize.op_type != DEQUANTIZE:
         return
     quantize = graph.maker(dequantize.input[0])
     if quantize is not None and graph.is_made_by(quantize.input[0], *LAYERS, "Add", "BatchNormalization"):
-        yield "activation", f"{quantize.name} stands between it and the layer before it, which then cannot fuse"
+        yield "activation", f"{quantize.name} is between it and the layer before it, so they cannot fuse"
 
 
 def _check_pooling(graph: _Graph, node: NodeProto) -> Found:
-    """Averages are no integers of the same scale, so int8 in asks for int8 out."""
+    """Check that pooling is quantized on both sides or on neither: averages need a scale of their own."""
     is_quantized = graph.is_made_by(graph.origin(node.input[0]), DEQUANTIZE)
     ends = list(_ends(graph, node.output[0]))
-    # What only leaves the network is not rounded once more.
+    # The network's outputs need no quantization.
     answers = [end for end in ends if end is not None]
     if not answers:
         return
     if is_quantized and not all(end.op_type == QUANTIZE for end in answers):
         other = next(end for end in answers if end.op_type != QUANTIZE)
-        yield "pooling", f"its input is quantized, but its output goes to {other.op_type} {other.name} as it is"
+        yield "pooling", f"its input is quantized, but its output goes to {other.op_type} {other.name} unquantized"
     elif not is_quantized and any(end.op_type == QUANTIZE for end in answers):
-        yield "pooling", "its output is quantized, but its input is not; int8 pooling asks for both"
+        yield "pooling", "its output is quantized, but its input is not; int8 pooling needs both"
 
 
 def _ends(graph: _Graph, name: str) -> Iterator[NodeProto | None]:
-    """What reads a tensor behind operations that hand it on; None for the network's output."""
+    """Yield the readers of a tensor, skipping operations that do not change values; None for a network output."""
     if name in graph.outputs:
         yield None
     for consumer in graph.consumers(name):
@@ -279,7 +282,7 @@ def _ends(graph: _Graph, name: str) -> Iterator[NodeProto | None]:
 Rule = Callable[[_Graph, NodeProto], Found]
 RULES: tuple[tuple[tuple[str, ...] | None, Rule], ...] = (
     (None, _check_opset),
-    ((QUANTIZE, DEQUANTIZE), _symmetric),
+    ((QUANTIZE, DEQUANTIZE), _check_symmetric),
     ((QUANTIZE, DEQUANTIZE), _check_scales),
     ((QUANTIZE, DEQUANTIZE), _check_placement),
     ((QUANTIZE, DEQUANTIZE), _check_pairs),

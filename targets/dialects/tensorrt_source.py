@@ -1,14 +1,14 @@
-"""The file that one version of TensorRT is given, made from the TensorRT or float dialect.
+"""The ONNX file for one version of TensorRT, made from the TensorRT or float dialect.
 
-    8.5, 8.6         opset 17, the newest that their parser knows; the dialect is written in 20
-    10.0 to 10.11    as it is
-    10.12 and later  fp16, and int8 that keeps layers in float: float16 between a Cast at either end; else as it is
+    8.5, 8.6         opset 17, the newest that their parser supports; the dialect is written in 20
+    10.0 to 10.11    unchanged
+    10.12 and later  fp16, and int8 with layers kept in float: float16 between a Cast at either end; else unchanged
 
-Strongly typed networks run the types of the file. Casting is done here and not on the device, since it needs the onnx
-package, which NVIDIA's images do not have; and in the file, not in TensorRT's network, so that ONNX Runtime can run
-what TensorRT will be given. Scales become float16 with everything else: a DequantizeLinear answers in the type
-of its scale, and a Cast behind it would stand between it and its Conv. That rounds them to 11 bits, so a network that
-is in int8 throughout keeps float32, in which nothing but scaling is left to compute.
+Strongly typed networks run in the types of the file. Casts are inserted here and not on the device, since that needs
+the onnx package, which NVIDIA's images do not have; and in the file, not in TensorRT's network, so that ONNX Runtime
+can run the same file as TensorRT. Scales become float16, too: a DequantizeLinear outputs the type of its scale, and a
+Cast after it would separate it from its Conv. That rounds scales to 11 bits, so a network that is int8 throughout
+stays in float32, in which only scaling is computed.
 """
 
 from collections.abc import MutableSequence
@@ -24,7 +24,7 @@ OPSET_8 = 17
 IR_8 = 8
 FIRST_NEW_PARSER = (10, 0)
 FIRST_STRONG = (10, 12)
-# Newer schemas of these only take more types, or attributes that `_check_old` finds; what they compute is the same.
+# Newer schemas of these only add types, or attributes that `_check_old` finds; the computation is the same.
 UNCHANGED = {
     "AveragePool": ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides"),
     "Cast": ("to",),
@@ -40,7 +40,7 @@ UNCHANGED = {
 
 
 def source_for(model: ModelProto, tensorrt: str, precision: Precision) -> ModelProto:
-    """What TensorRT `tensorrt` (such as "10.3.0.30") builds `precision` from; raises `ExportError`."""
+    """Return the model that TensorRT `tensorrt` (e.g. "10.3.0.30") builds `precision` from; raise `ExportError`."""
     number = tuple(int(part) for part in tensorrt.split(".")[:2])
     if number < FIRST_NEW_PARSER:
         return with_opset_17(model)
@@ -56,7 +56,7 @@ def _computes_floats(model: ModelProto) -> bool:
 
 
 def with_opset_17(model: ModelProto) -> ModelProto:
-    """The same graph for the parser of TensorRT 8; raises `ExportError` for what opset 17 did not have."""
+    """Convert the graph for the parser of TensorRT 8; raise `ExportError` for operators that opset 17 lacks."""
     written = _copy(model)
     current = next(entry.version for entry in model.opset_import if entry.domain == "")
     if current <= OPSET_8:
@@ -69,7 +69,7 @@ def with_opset_17(model: ModelProto) -> ModelProto:
 
 
 def in_half(model: ModelProto) -> ModelProto:
-    """The same network computing in float16; inputs and outputs stay float32. Raises `ExportError`."""
+    """Convert the network to float16; inputs and outputs stay float32. Raises `ExportError`."""
     written = _copy(model)
     graph = written.graph
     for tensor in graph.initializer:
@@ -98,7 +98,7 @@ def _check_old(node: NodeProto, current: int) -> None:
     if old is None or known is None or strange:
         what = f"{node.op_type} with {', '.join(strange)}" if strange else node.op_type
         raise ExportError(
-            f"{node.name}: TensorRT 8 reads ONNX opset {OPSET_8}, in which {what} is not what opset {current} has. "
+            f"{node.name}: TensorRT 8 supports ONNX opset {OPSET_8}, in which {what} differs from opset {current}. "
             "Choose a target with TensorRT 10 or later (JetPack 6.1)."
         )
 
@@ -116,9 +116,11 @@ def _halve(tensor: TensorProto) -> None:
     values = numpy_helper.to_array(tensor)
     largest = float(np.abs(values).max(initial=0.0))
     if not largest <= float(np.finfo(np.float16).max):
-        raise ExportError(f"{tensor.name} holds {largest:.4g}, which float16 cannot; build fp32 for this network.")
+        raise ExportError(
+            f"{tensor.name} contains {largest:.4g}, which is beyond float16; build fp32 for this network."
+        )
     half = values.astype(np.float16)
-    # A scale has to stay above zero; at most 127 steps of it are 8e-6.
+    # A scale must stay above zero; 127 steps of the smallest float16 are only 8e-6.
     lost = (half == 0) & (values != 0)
     if tensor.name.endswith(".scale"):
         half = np.where(lost, np.finfo(np.float16).smallest_subnormal, half).astype(np.float16)
@@ -155,7 +157,7 @@ def _check_model(model: ModelProto, what: str) -> ModelProto:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"the network cannot be written {what}: {error}. This is a bug of ours; please report it."
+            f"the network cannot be written {what}: {error}. This is a bug in Edge Deploy; please report it."
         ) from None
     return model
 

@@ -1,20 +1,20 @@
-"""One marked float graph becomes one file per runtime; pure ONNX and NumPy.
+"""Write a marked float graph as one ONNX file per runtime; needs only ONNX and NumPy.
 
 The graph comes from `quantize.marked_graph`: a float network whose tensors pass through marker nodes of the domain
-`edge_deploy`. `Point` (attributes `name`, `tensorrt`) stands where an activation may be quantized, `Weight`
-(attribute `name`) between a Conv's or Gemm's weight and the node. A dialect replaces or removes them:
+`edge_deploy`. `Point` (attributes `name`, `tensorrt`) marks where an activation may be quantized, `Weight`
+(attribute `name`) lies between a Conv's or Gemm's weight and the node. A dialect replaces or removes them:
 
     float         x ──────────────────────────▶ Conv          markers removed
     onnxruntime   x ─ Q ─ DQ(u8) ─────────────▶ Conv          every point; weights int8 and bias int32, each with
                   w(s8) ─ DQ ─▶  b(s32) ─ DQ ─▶               DQ alone, so that each Conv fuses to QLinearConv;
-                                                              kept in float: Clip before it (see `_kept_float`);
+                                                              kept in float: Clip before it (see `_keep_float`);
                                                               a strided stem over pixels: see `space_to_depth`
     tensorrt      x ─ Q ─ DQ(s8, zero point 0) ▶ Conv         points with tensorrt=1 only: inputs of Conv and Gemm,
                   w(s8) ─ DQ ─▶  b(float) ─────▶              the shortcut of an Add, both sides of pooling
 
-Why they differ: ONNX Runtime fuses Conv and Add only between integer tensors on both sides and drops a ReLU only
-where the zero point is the type's minimum; TensorRT takes no zero points, no int32 DequantizeLinear, and fuses
-Conv + Add only if nothing stands between the two.
+Why they differ: ONNX Runtime fuses Conv and Add only between integer tensors and drops a ReLU only
+if the zero point is the type's minimum; TensorRT supports no zero points, no int32 DequantizeLinear, and fuses
+Conv + Add only if no node is between the two.
 """
 
 from collections.abc import Iterable
@@ -35,9 +35,9 @@ PRODUCER = "edge-deploy"
 
 
 def write_dialect(marked: ModelProto, quantization: Quantization | None, dialect: Dialect) -> ModelProto:
-    """The model in one dialect; the same input gives the same bytes, and nothing in it names the machine.
+    """Return the model in one dialect; output is reproducible and contains nothing of the machine.
 
-    Raises `ExportError` where the graph and `quantization` do not belong together.
+    Raises `ExportError` if `quantization` does not match the graph.
     """
     writer = _Writer(marked.graph, quantization, dialect)
     for node in marked.graph.node:
@@ -49,12 +49,12 @@ def write_dialect(marked: ModelProto, quantization: Quantization | None, dialect
 
 
 def layer_names(model: ModelProto) -> tuple[str, ...]:
-    """Names of the Conv and Gemm nodes, in the order they run."""
+    """Return the names of the Conv and Gemm nodes, in the order they run."""
     return tuple(node.name for node in model.graph.node if node.op_type in LAYERS)
 
 
 class _Writer:
-    """The graph being written: nodes in order, constants by name, and what each marker's output now is called."""
+    """The graph being written: nodes in order, constants by name, and the new name of each marker's output."""
 
     def __init__(self, graph: GraphProto, quantization: Quantization | None, dialect: Dialect) -> None:
         self._dialect = dialect
@@ -64,14 +64,14 @@ class _Writer:
         self._nodes: list[NodeProto] = []
         self._renamed: dict[str, str] = {}
         self._points: dict[str, str] = {}
-        """Tensor name → the point whose grid it lies on."""
+        """Tensor name → the point whose grid it is on."""
         self._layers: dict[str, str] = {}
         """Output of a `Weight` marker → the layer's name."""
         self._written: set[str] = set()
         """Names of the layers written so far."""
 
     def add(self, node: NodeProto) -> None:
-        """Write what becomes of one node of the marked graph."""
+        """Convert one node of the marked graph."""
         if node.domain == DOMAIN and node.op_type == POINT:
             self._add_point(node)
         elif node.domain == DOMAIN:
@@ -83,7 +83,7 @@ class _Writer:
             self._add_plain(node, node.output[0], [self._name_of(name) for name in node.input])
 
     def model(self, marked: ModelProto) -> ModelProto:
-        """What was written, with the constants in use and nothing else."""
+        """Return the written model, with only the constants in use."""
         self._check_complete()
         for output in self._graph.output:
             if output.name in self._renamed:
@@ -93,8 +93,8 @@ class _Writer:
         graph = helper.make_graph(
             self._nodes,
             PRODUCER,
-            [_plain(value) for value in self._graph.input],
-            [_plain(value) for value in self._graph.output],
+            [_strip_notes(value) for value in self._graph.input],
+            [_strip_notes(value) for value in self._graph.output],
             [self._constants[name] for name in sorted(used & self._constants.keys())],
         )
         opsets = [opset for opset in marked.opset_import if opset.domain != DOMAIN]
@@ -139,12 +139,12 @@ class _Writer:
             if bias and self._dialect is Dialect.ONNXRUNTIME:
                 bias = [self._integer_bias(layer, source, bias[0], scales)]
         elif self._dialect is Dialect.ONNXRUNTIME and source in self._points:
-            source = self._kept_float(layer, source)
+            source = self._keep_float(layer, source)
         self._written.add(layer)
         self._add_plain(node, layer, [source, weight, *bias])
 
     def _layer_of(self, node: NodeProto) -> str:
-        """The module's name; it also names the weight of a layer without marker, which stays float."""
+        """Return the module's name; for a layer without marker, which stays float, take it from the weight's name."""
         if node.input[1] in self._layers:
             return self._layers[node.input[1]]
         weight = self._name_of(node.input[1])
@@ -152,11 +152,11 @@ class _Writer:
         is_known = weight in self._constants and layer != weight and layer not in self._written
         return layer if is_known else node.output[0]
 
-    def _kept_float(self, layer: str, source: str) -> str:
-        """The layer's input behind a Clip without bounds, which changes nothing.
+    def _keep_float(self, layer: str, source: str) -> str:
+        """Insert a Clip without bounds, which changes nothing, before a float layer and return its output.
 
-        Where a Conv or Gemm reads a DequantizeLinear, ONNX Runtime (`WeightBiasQuantization`) rounds its float weights
-        to int8 by itself, with one scale for all channels; an operation between the two stops it.
+        If a Conv or Gemm reads a DequantizeLinear, ONNX Runtime (`WeightBiasQuantization`) quantizes its float weights
+        to int8 with one scale for all channels; a node between the two prevents it.
         """
         self._node("Clip", [source], f"{layer}.input", name=f"{layer}.keep_float")
         return f"{layer}.input"
@@ -166,8 +166,8 @@ class _Writer:
         missing = [layer for layer in planned if layer not in self._written]
         if missing:
             raise ExportError(
-                f"{', '.join(missing)}: quantized, but no Conv or Gemm in the exported graph (a Linear becomes a Gemm "
-                "only for inputs [batch, features]). Leave it in float: name it in keep_float of [quantize]."
+                f"{', '.join(missing)}: quantized, but not a Conv or Gemm in the exported graph (a Linear becomes a "
+                "Gemm only for inputs [batch, features]). Keep it in float: add it to keep_float in [quantize]."
             )
 
     def _integer_weight(self, layer: str, weight: str, scales: NDArray[np.float32]) -> str:
@@ -175,11 +175,11 @@ class _Writer:
         return self._dequantize(f"{layer}.weight", integers, scales)
 
     def _integer_bias(self, layer: str, source: str, bias: str, scales: NDArray[np.float32]) -> str:
-        """The bias on the grid of the int32 sums, which is the only one ONNX Runtime fuses."""
+        """Quantize the bias to the grid of the int32 sums, the only one that ONNX Runtime fuses."""
         if source not in self._points:
             raise ExportError(
-                f"{layer} cannot run in int8: an operation of its own ({source}, such as padding with something else "
-                "than zeros) stands between its quantized input and itself. Name it in keep_float of [quantize]."
+                f"{layer} cannot run in int8: another operation ({source}, e.g. padding with a value other than zero) "
+                "is between its quantized input and the layer. Add it to keep_float in [quantize]."
             )
         sums = np.float32(self._grid_of(self._points[source]).scale) * scales
         return self._dequantize(f"{layer}.bias", integer_bias(self._array(bias), sums), sums)
@@ -187,7 +187,7 @@ class _Writer:
     def _dequantize(
         self, name: str, integers: NDArray[np.int8] | NDArray[np.int32], scales: NDArray[np.float32]
     ) -> str:
-        """A constant stored as integers [C, ...] and scaled back per output channel."""
+        """Store a constant as integers [C, ...] and dequantize it per output channel; return the output's name."""
         inputs = [self._constant(f"{name}.integer", integers), self._constant(f"{name}.scale", scales)]
         inputs.append(self._constant(f"{name}.zero_point", np.zeros(scales.shape, integers.dtype)))
         self._node("DequantizeLinear", inputs, f"{name}.value", name=f"{name}.dequantize", axis=0)
@@ -210,25 +210,25 @@ class _Writer:
 
     def _array(self, name: str) -> NDArray[np.float32]:
         if name not in self._constants:
-            raise ExportError(f"{name} is computed while the model runs; only constant weights can be quantized.")
+            raise ExportError(f"{name} is computed at run time; only constant weights can be quantized.")
         return numpy_helper.to_array(self._constants[name])
 
     def _name_of(self, name: str) -> str:
         return self._renamed.get(name, name)
 
     def _unique(self, point: str) -> str:
-        """`point`, then `point.1`, … where the same grid is applied again after pooling or reshaping."""
+        """Return `point`, then `point.1`, … if the same grid is applied again after pooling or reshaping."""
         again = sum(name == point for name in self._points.values())
         return point if again == 0 else f"{point}.{again}"
 
     def _grid_of(self, point: str) -> Grid:
         if point not in self._check_known().activations:
-            raise ExportError(f"quantization.json has no range for {point}; it belongs to another network.")
+            raise ExportError(f"quantization.json has no range for {point}; it is from another network.")
         return activation_grid(self._check_known().activations[point], self._dialect)
 
     def _scales_of(self, layer: str) -> NDArray[np.float32]:
         if layer not in self._check_known().weights:
-            raise ExportError(f"quantization.json has no scales for {layer}; it belongs to another network.")
+            raise ExportError(f"quantization.json has no scales for {layer}; it is from another network.")
         return np.array(self._check_known().weights[layer], np.float32)
 
     def _check_known(self) -> Quantization:
@@ -238,13 +238,13 @@ class _Writer:
 
 
 def _check_layout(node: NodeProto, layer: str) -> None:
-    """Per-channel scales lie on axis 0 of the weight: [out, in, h, w] of a Conv, [out, in] of a Gemm."""
+    """Check that axis 0 of the weight is the output channels: [out, in, h, w] of a Conv, [out, in] of a Gemm."""
     if node.op_type == "Gemm" and _integer(node, "transB") != 1:
-        raise ExportError(f"{layer} is exported as a Gemm with its weight transposed; keep it in float (keep_float).")
+        raise ExportError(f"{layer} is exported as a Gemm with transposed weight; add it to keep_float in [quantize].")
 
 
-def _plain(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    """Name and type without the exporter's notes."""
+def _strip_notes(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """Return name and type without the exporter's metadata."""
     copy = onnx.ValueInfoProto()
     copy.name = value.name
     copy.type.CopyFrom(value.type)

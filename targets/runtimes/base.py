@@ -1,4 +1,4 @@
-"""What a runtime is to the stages."""
+"""The interface of a runtime."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,17 +10,17 @@ from targets.target import Target
 
 
 class Runtime(Protocol):
-    """One way to run a model: how it is compiled, timed and looked into."""
+    """A way to run a model: how to compile, time and audit it."""
 
     @property
     def version(self) -> str:
-        """Of the runtime that is installed here."""
+        """Version of the installed runtime."""
 
     def open(self, model: Path, *, options: Mapping[str, str | int]) -> Inference:
-        """A session of a bare model file; raises `CompileError`."""
+        """Open a model file; raise `CompileError`."""
 
     def session_options(self, target: Target, *, threads: int) -> Mapping[str, str | int]:
-        """The options the artifact is opened with everywhere, stored in its manifest."""
+        """Return the session options of the artifact, which its manifest stores."""
 
     def time(
         self,
@@ -29,10 +29,10 @@ class Runtime(Protocol):
         options: Mapping[str, str | int],
         report: Callable[[float], None] | None = None,
     ) -> list[Latency]:
-        """Latency of each model at batch 1, all interleaved in one run, of which each share that is done is told."""
+        """Return the latency of each model at batch 1, interleaved in one run; `report` gets each finished share."""
 
     def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
-        """Count what the runtime's optimized graph runs in int8; raise `CompileError` where the plan is not met.
+        """Count what the runtime's optimized graph runs in int8; raise `CompileError` if it differs from the plan.
 
-        `platform` is the target's, whose rules the graph is optimized by; this machine's unless given.
+        `platform` selects whose optimization rules apply; the default is this machine's.
         """

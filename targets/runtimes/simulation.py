@@ -1,7 +1,7 @@
-"""Open an artifact on a building machine, where ONNX Runtime stands in for a TensorRT that only its device has.
+"""Open an artifact on the build host, where ONNX Runtime simulates TensorRT.
 
-The file made for TensorRT is run node by node, unoptimized: its Q/DQ pairs are computed as they are written, which is
-the reference of TensorRT's arithmetic and not its speed. What the engine will answer is proven on the device alone.
+The file for TensorRT runs node by node without graph optimization: its Q/DQ pairs are computed as written, which is
+the reference for TensorRT's arithmetic but not its speed. Only a run on the device proves the engine's accuracy.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ UNOPTIMIZED = {"graph_optimization_level": "disable"}
 
 
 def open_here(folder: Path, manifest: Manifest) -> Session:
-    """The session of an artifact folder on this machine; raises `ManifestError` or `SessionError`."""
+    """Open an artifact folder on this machine; raise `ManifestError` or `SessionError`."""
     if manifest.runtime != "tensorrt":
         return open_session(folder, manifest)
     path = manifest.model_path(folder)
@@ -28,7 +28,7 @@ def open_here(folder: Path, manifest: Manifest) -> Session:
     if manifest.precision == Precision.FP16:
         model = onnx.load(path)
         if not _is_in_half(model):
-            # TensorRT before 10.12 is told to use fp16 and given the float file.
+            # TensorRT before 10.12 builds fp16 from the float file.
             with tempfile.TemporaryDirectory(prefix="edge-deploy-") as scratch:
                 half = Path(scratch) / "half.onnx"
                 onnx.save(in_half(model), half)
@@ -37,7 +37,7 @@ def open_here(folder: Path, manifest: Manifest) -> Session:
 
 
 def place_of(manifest: Manifest) -> Place:
-    """Where answers come from that `open_here`'s session gives."""
+    """Return the place of predictions from `open_here`'s session."""
     return Place.SIMULATED if manifest.runtime == "tensorrt" else Place.HOST
 
 

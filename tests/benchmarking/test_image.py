@@ -97,7 +97,7 @@ def test_more_clients_than_the_server_holds_are_told_so(engine: Engine, packaged
     narrow = container.commit(changes="ENV MAX_WAITING=1 BATCH_IMAGES=4 BATCH_DELAY_MS=50")
     container.remove()
     try:
-        with pytest.raises(PackageError, match="requests are being answered already"):
+        with pytest.raises(PackageError, match="requests are already being answered"):
             bench_image(str(narrow.id), clients=16, progress=Silent(), effort=MOMENT)
     finally:
         engine.client.images.remove(str(narrow.id))

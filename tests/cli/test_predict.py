@@ -67,7 +67,7 @@ def test_the_text_has_a_line_for_each_photo(tiny: TinyPackage, photos: list[Path
 
 def test_a_photo_that_cannot_be_used_is_named(tiny: TinyPackage, photos: list[Path], tmp_path: Path) -> None:
     photos[1].write_text("no image")
-    with pytest.raises(DataError, match=r"y\.png cannot be used: .*not an image of a known format"):
+    with pytest.raises(DataError, match=r"y\.png cannot be used: .*not an image of a supported format"):
         predict(str(tiny.folder), photos, top=1, as_json=False)
     with pytest.raises(DataError, match=r"gone\.png cannot be read: No such file"):
         predict(str(tiny.folder), [tmp_path / "gone.png"], top=1, as_json=False)

@@ -68,9 +68,9 @@ def answer_otherwise(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(lose_the_model, "lacks its model model.onnx", id="no-model"),
+        pytest.param(lose_the_model, "has no model file model.onnx", id="no-model"),
         pytest.param(damage_the_model, "not the model its manifest describes", id="damaged"),
-        pytest.param(lambda folder: (folder / "manifest.json").unlink(), "is no artifact", id="no-manifest"),
+        pytest.param(lambda folder: (folder / "manifest.json").unlink(), "is not an artifact", id="no-manifest"),
     ],
 )
 def test_a_damaged_artifact_does_not_answer(tiny: TinyPackage, damage: Callable[[Path], None], message: str) -> None:
@@ -83,7 +83,7 @@ def test_a_damaged_artifact_does_not_answer(tiny: TinyPackage, damage: Callable[
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        pytest.param(lose_the_model, "lacks its model model.onnx", id="no-model"),
+        pytest.param(lose_the_model, "has no model file model.onnx", id="no-model"),
         pytest.param(damage_the_model, "not the model its manifest describes: its SHA-256 is", id="damaged"),
         pytest.param(answer_otherwise, "16 golden images do not match: 100.0% of the classes agree", id="golden"),
     ],

@@ -52,7 +52,7 @@ def test_json_has_every_fact_and_the_aliases(capsys: pytest.CaptureFixture[str])
         (("cpu", "jetson"), "explains one at a time, not cpu jetson: deploy targets show jetson"),
         (("show", "cpu", "jetson"), "one at a time"),
         (("show", "cpv"), r"no target 'cpv'\. Did you mean cpu\?"),
-        (("show", "nano"), "nano cannot be a target: .*Orin Nano"),
+        (("show", "nano"), "nano is not supported: .*Orin Nano"),
     ],
 )
 def test_what_cannot_be_explained_is_said(words: tuple[str, ...], said: str) -> None:

@@ -26,7 +26,7 @@ from pipeline.workspace.store import TIMINGS
 from targets.device.model.golden import check, read_golden
 from targets.device.model.manifest import read_manifest
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession
-from targets.host import check_host, host_platform, standing
+from targets.host import check_host, host_platform, resolve_place
 from targets.runtimes import timing
 from targets.target import Target, find_target
 
@@ -213,16 +213,16 @@ def test_a_host_that_cannot_stand_for_the_target_is_refused() -> None:
     check_host(here)
     with pytest.raises(TargetError, match=rf"is {elsewhere.platform}, this machine is .*provable_at: image, device\)"):
         check_host(replace(elsewhere, provable_at=(Place.IMAGE, Place.DEVICE)))
-    with pytest.raises(TargetError, match="relies on amx_tile; this CPU has only"):
+    with pytest.raises(TargetError, match="needs amx_tile; this CPU has only"):
         check_host(replace(here, instruction_sets=("amx_tile",)))
 
 
 def test_a_host_stands_in_for_a_target_that_is_proven_in_emulation() -> None:
     here, elsewhere = own_and_foreign()
     check_host(elsewhere)
-    assert standing(here) is Place.HOST
-    assert standing(elsewhere) is Place.EMULATED
-    assert standing(find_target("jetson")) is Place.SIMULATED
+    assert resolve_place(here) is Place.HOST
+    assert resolve_place(elsewhere) is Place.EMULATED
+    assert resolve_place(find_target("jetson")) is Place.SIMULATED
     assert host_platform() == here.platform
 
 

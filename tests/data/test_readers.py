@@ -171,7 +171,7 @@ def test_check_images_names_every_bad_file(folder: Path) -> None:
     message = str(caught.value)
     assert "2 of 10 images cannot be used" in message
     assert "val/head/00.png: the PNG file is" in message
-    assert "val/tail/03.png: the file is cut short in its header, or not an image" in message
+    assert "val/tail/03.png: the file is truncated in its header, or not an image" in message
 
 
 def test_a_file_that_vanishes_after_opening_is_named(folder: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_second_server_on_the_port_is_told_so(running: Running, tiny: TinyPack
     assert done.returncode == 2
     assert f"error: cannot listen on HOST '{HOST}', PORT {running.port}: " in done.stderr
     assert "in use" in done.stderr
-    assert "Use another port, or end the program that has it" in done.stderr
+    assert "Use another port, or stop the program that uses it" in done.stderr
     assert "Traceback" not in done.stderr
     assert "listening" not in done.stderr
     assert running.ask(http_request(GOOD))[0] == 200
@@ -115,7 +115,7 @@ def test_selftest_fails_where_the_model_is_not_proven(tmp_path: Path) -> None:
 def test_selftest_says_what_it_cannot_read(tiny: TinyPackage, tmp_path: Path) -> None:
     done = device("selftest", MODEL_FOLDER=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: {tmp_path} is no artifact: it has no manifest.json.\n"
+    assert done.stderr == f"error: {tmp_path} is not an artifact: it has no manifest.json.\n"
     done = device("selftest", str(tmp_path / "none.zip"), MODEL_FOLDER=tiny.folder)
     assert (done.returncode, done.stdout) == (1, "")
     assert "there is no shard" in done.stderr
@@ -201,7 +201,7 @@ def test_its_log_is_one_json_object_per_line(running: Running) -> None:
     assert (listening["host"], listening["port"]) == (HOST, running.port)
     refused, unread = (entry for entry in entries if entry["message"] == "request refused")
     assert (unread["status"], unread["path"]) == (400, None)
-    assert "no valid HTTP" in unread["error"]
+    assert "not valid HTTP" in unread["error"]
     assert (refused["level"], refused["status"], refused["path"]) == ("warning", 400, "/v2/models/tiny/infer")
     assert "not valid JSON" in refused["error"]
     assert [entry["reason"] for entry in entries if entry["message"] == "golden images match"]

@@ -120,7 +120,7 @@ def test_the_precision_that_was_chosen_is_in_every_document(gpu: Device, model: 
     proof = json.loads((out / "proof.json").read_text())
     assert (proof["state"], proof["variant"], proof["precision"]) == ("proven", "fp16", "fp16")
     assert read_passport(out).precision == "fp16"
-    assert "in place of int8" in lines(done)[-1]["reason"]
+    assert "instead of int8" in lines(done)[-1]["reason"]
 
 
 def test_what_was_timed_is_in_every_document_and_the_server_goes_by_it(gpu: Device, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_another_shard_is_asked_about_and_kept_for_no_start(gpu: Device, model: 
         pytest.param({"PYTHONPATH": ""}, "TensorRT cannot be imported", id="no TensorRT"),
         pytest.param({"ENGINE_CACHE": "/dev/null/x"}, "the engine cache /dev/null/x cannot be used", id="no cache"),
         pytest.param({"STAND_IN_BUILD": "signal SIGKILL"}, "was killed", id="no memory"),
-        pytest.param({"MODEL_FOLDER": "/nowhere"}, "/nowhere is no artifact", id="no model"),
+        pytest.param({"MODEL_FOLDER": "/nowhere"}, "/nowhere is not an artifact", id="no model"),
     ],
 )
 def test_where_it_cannot_be_found_out_the_status_is_3(

@@ -47,7 +47,7 @@ def test_without_a_shard_the_golden_images_speak(tiny: TinyPackage) -> None:
         "version": "0.1.0",
         "target": "cpu",
         "variant": "main",
-        "variant_reason": "this CPU adds up its products as the one it was proven on",
+        "variant_reason": "int8 sums on this CPU are the same as on the one it was proven on",
         "model_sha256": tiny.manifest.model_sha256,
         "runtime": f"onnxruntime {onnxruntime.__version__}",
         "instruction_set": instruction_set(),
@@ -121,7 +121,7 @@ def test_the_shard_of_another_model_is_refused(tiny: TinyPackage, tmp_path: Path
 
 def test_a_shard_without_images_is_refused(tiny: TinyPackage, tmp_path: Path) -> None:
     shard = write_shard(tiny, tmp_path / "shard", count=0)
-    with pytest.raises(ShardError, match="holds no image"):
+    with pytest.raises(ShardError, match="contains no images"):
         selftest(tiny.folder, shard)
 
 
@@ -133,7 +133,7 @@ def test_answers_that_are_no_numbers_are_counted_not_judged(tmp_path: Path) -> N
     bias.CopyFrom(numpy_helper.from_array(np.array([0, np.nan, 0, 0], np.float32), bias.name))
     onnx.save(model, tiny.folder / "model.onnx")
     with_manifest(tiny.folder, model_sha256=sha256_of(tiny.folder / "model.onnx"))
-    with pytest.raises(MeasureError, match="answer to 120 of 120 images is no finite number"):
+    with pytest.raises(MeasureError, match="logits for 120 of 120 images are not finite"):
         selftest(tiny.folder, shard)
 
 

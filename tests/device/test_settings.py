@@ -112,12 +112,12 @@ def test_only_known_levels_are_taken(level: str) -> None:
 @pytest.mark.parametrize("name", ["TOKEN_FILE", "TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA"])
 def test_an_empty_file_name_is_no_file(name: str) -> None:
     """As an unset variable in a compose file gives it: access must not be open by mistake."""
-    with pytest.raises(SettingError, match=f"{name} is empty; name a file, or leave it unset"):
+    with pytest.raises(SettingError, match=f"{name} is empty; set it to a path, or unset it"):
         read_settings({name: ""})
 
 
 def test_the_engine_cache_is_where_it_is_said() -> None:
     assert read_settings({}).engine_cache == engine_cache({}) == Path("/var/cache/edge-deploy")
     assert read_settings({"ENGINE_CACHE": "/engines"}).engine_cache == Path("/engines")
-    with pytest.raises(SettingError, match="ENGINE_CACHE is empty; name a file, or leave it unset"):
+    with pytest.raises(SettingError, match="ENGINE_CACHE is empty; set it to a path, or unset it"):
         read_settings({"ENGINE_CACHE": ""})

@@ -225,11 +225,11 @@ def another_scale_behind(model: ModelProto) -> None:
 BROKEN: tuple[tuple[Break, str, str], ...] = (
     (asymmetric, "symmetric", "its zero point is 3"),
     (unsigned, "int8", "its zero point is uint8"),
-    (without_zero_point, "symmetric", "no constant"),
+    (without_zero_point, "symmetric", "not a constant"),
     (negative_scale, "scales", "its scale is -0.5"),
     (scale_of_nothing, "scales", "its scale is 0"),
-    (computed_scale, "scales", "computed while the model runs"),
-    (per_channel_activation, "per tensor", "by 3 channels"),
+    (computed_scale, "scales", "computed at run time"),
+    (per_channel_activation, "per tensor", "3 scales for an activation"),
     (axis_one, "axis", "along axis 1"),
     (axis_left_out, "axis", "along axis 1"),
     (too_few_scales, "axis", r"scales \[4\] for a weight \[8"),
@@ -239,13 +239,13 @@ BROKEN: tuple[tuple[Break, str, str], ...] = (
     (integer_bias, "bias", "its bias is int32"),
     (quantized_both, "addition", "both its inputs are quantized"),
     (float_shortcut, "addition", "its shortcut is not quantized"),
-    (quantized_before_relu, "activation", "more.quantize stands between"),
+    (quantized_before_relu, "activation", "more.quantize is between"),
     (float_pool_input, "pooling", "its input is not"),
     (float_pool_output, "pooling", "its input is quantized, but its output goes to"),
     (operator_of_onnx_runtime, "operators", "does not import QLinearConv"),
     (foreign_domain, "operators", "does not import com.microsoft.Gemm"),
-    (integers_to_a_layer, "pairs", "its integers go to Conv conv1"),
-    (another_scale_behind, "pairs", "another one than that of"),
+    (integers_to_a_layer, "pairs", "its output goes to Conv conv1"),
+    (another_scale_behind, "pairs", "its scale differs from that of"),
 )
 
 
@@ -257,7 +257,9 @@ def test_each_way_to_break_a_graph_is_found_by_its_rule(
     assert violations(good, planned=planned) == []
     broken(good)
     assert rule in {violation.rule for violation in violations(good, planned=planned)}
-    with pytest.raises(ExportError, match=rf"tensorrt\.onnx breaks \d+ of TensorRT's rules[\s\S]*{message}"):
+    with pytest.raises(
+        ExportError, match=rf"tensorrt\.onnx violates TensorRT's rules .*\(violations: \d+\)[\s\S]*{message}"
+    ):
         check_rules(good, "tensorrt.onnx", planned=planned)
 
 

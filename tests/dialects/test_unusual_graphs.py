@@ -119,7 +119,7 @@ def test_padding_between_points_and_layer_is_an_error_that_names_the_cure() -> N
 @pytest.mark.parametrize("dialect", INTEGER)
 def test_a_planned_layer_that_is_no_conv_or_gemm_is_not_passed_over(dialect: Dialect) -> None:
     model, quantization = marked(seeded(Tokens), side=SIDE)
-    with pytest.raises(ExportError, match="mix: quantized, but no Conv or Gemm in the exported graph"):
+    with pytest.raises(ExportError, match="mix: quantized, but not a Conv or Gemm in the exported graph"):
         write_dialect(model, quantization, dialect)
 
 

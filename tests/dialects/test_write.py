@@ -246,7 +246,7 @@ def test_parameters_and_graph_have_to_belong_together(
             write_dialect(model, known, dialect)
     surplus = Quantization.from_json(quantization.to_json())
     surplus.weights["layer9.conv"] = (1.0,)
-    with pytest.raises(ExportError, match=r"layer9\.conv: quantized, but no Conv or Gemm"):
+    with pytest.raises(ExportError, match=r"layer9\.conv: quantized, but not a Conv or Gemm"):
         write_dialect(model, surplus, dialect)
 
 
@@ -255,10 +255,10 @@ def changed(model: ModelProto) -> Iterator[tuple[ModelProto, str]]:
     transposed = ModelProto.FromString(model.SerializeToString())
     gemm = next(node for node in transposed.graph.node if node.op_type == "Gemm")
     next(attribute for attribute in gemm.attribute if attribute.name == "transB").i = 0
-    yield transposed, "fc is exported as a Gemm with its weight transposed"
+    yield transposed, "fc is exported as a Gemm with transposed weight"
     computed = ModelProto.FromString(model.SerializeToString())
     next(node for node in computed.graph.node if node.op_type == "Weight").input[0] = "images"
-    yield computed, "images is computed while the model runs"
+    yield computed, "images is computed at run time"
 
 
 def test_weights_that_are_not_as_expected_are_refused(plain: tuple[ModelProto, Quantization]) -> None:

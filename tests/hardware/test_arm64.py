@@ -148,7 +148,7 @@ def test_a_lesser_cpu_passes_by_the_golden_rule(
     assert (status, report["passed"], report["instruction_set"]) == (0, True, instruction_set)
     assert isinstance(golden, dict)
     assert golden["agreement"] >= 0.995
-    assert f"99.5% are asked for on {instruction_set}, as it was built on" in golden["reason"]
+    assert f"on {instruction_set}, 99.5% must agree, because it was built on" in golden["reason"]
 
 
 def test_the_image_can_be_validated_again(built: TargetSummary, folder: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.containers.engine import Engine
 from pipeline.errors import PackageError, TargetError
 from pipeline.package.base_image import OWN, OWN_OF, QUESTION, find_base, hint
 from pipeline.progress import Silent
-from targets.base_images import BaseImage, known_bases, stated_base, tensorrt_for
+from targets.base_images import BaseImage, known_bases, look_up_base, tensorrt_for
 from targets.target import catalogue, find_target
 
 CPU = find_target("cpu")
@@ -25,7 +25,7 @@ SAYING = ("COPY python3 /fake/", "RUN chmod +x /fake/python3", "ENV PATH=/fake:/
 
 def test_every_target_of_the_catalogue_has_a_base_image_of_its_platform() -> None:
     for target in catalogue():
-        base = stated_base(target, None)
+        base = look_up_base(target, None)
         assert base is not None
         assert base.platform == target.platform
 
@@ -35,15 +35,18 @@ def test_the_base_image_the_script_makes_is_known() -> None:
 
 
 def test_a_base_image_of_the_user_is_known_only_by_tag_and_platform() -> None:
-    stated = stated_base(CPU, OWN)
+    stated = look_up_base(CPU, OWN)
     assert stated == BaseImage(tag=OWN, platform="linux/amd64", python="3.11")
-    assert stated_base(CPU, "python:3.9") is None
-    assert stated_base(replace(CPU, platform="linux/arm64"), OWN) is None
+    assert look_up_base(CPU, "python:3.9") is None
+    assert look_up_base(replace(CPU, platform="linux/arm64"), OWN) is None
 
 
 def test_a_target_with_an_unknown_base_image_names_those_there_are() -> None:
-    with pytest.raises(TargetError, match=r"cpu names the base image 'gone'; docker/images.toml has python-amd64, "):
-        stated_base(replace(CPU, base_image="gone"), None)
+    with pytest.raises(
+        TargetError,
+        match=r"cpu names the base image 'gone', which docker/images.toml does not define\. Known: python-amd64, ",
+    ):
+        look_up_base(replace(CPU, base_image="gone"), None)
 
 
 @pytest.mark.docker
@@ -141,7 +144,7 @@ def test_a_target_with_a_gpu_is_told_of_a_base_image_with_its_tensorrt() -> None
 
 
 def test_base_images_with_tensorrt_are_those_of_the_gpus() -> None:
-    stated = {base.tag for target in catalogue() if target.gpu and (base := stated_base(target, None))}
+    stated = {base.tag for target in catalogue() if target.gpu and (base := look_up_base(target, None))}
     assert stated == {base.tag for base in known_bases().values() if base.tensorrt}
 
 

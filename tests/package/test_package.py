@@ -201,7 +201,7 @@ def prove_with_a_newer_runtime(tiny: TinyPackage) -> TinyPackage:
         pytest.param(take_another_report, "the report is about the model 0000.*Validate this artifact", id="report"),
         pytest.param(take_another_shard, r"predictions .* on the shard .*the report .*0000.*Validate", id="shard"),
         pytest.param(damage_the_model, "cannot be packaged: .*not the model its manifest describes", id="model"),
-        pytest.param(lose_the_manifest, "cannot be packaged: .*is no artifact", id="manifest"),
+        pytest.param(lose_the_manifest, "cannot be packaged: .*is not an artifact", id="manifest"),
         pytest.param(prove_with_a_newer_runtime, r"proven with onnxruntime 9\.0\.0, the image would", id="runtime"),
     ],
 )

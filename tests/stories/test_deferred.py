@@ -187,7 +187,7 @@ def test_a_dla_gets_what_its_tensorrt_lets_it_run(folder: Path, jetson: tuple[Ta
     assert target.context is not None
     manifest = read_manifest(folder / target.context / MODEL)
     assert manifest.session_options["dla_core"] == 0
-    with pytest.raises(AssertionError, match=r"orin-jp72 has no DLA to run on: TensorRT 10\.16"):
+    with pytest.raises(AssertionError, match=r"orin-jp72 has no usable DLA: TensorRT 10\.16"):
         build(folder, "--target", "jetson", "--dla")
 
 

@@ -42,11 +42,11 @@ def test_malformed_requests_are_refused(
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("POST", "/v2/models/other/infer", 404, "no model 'other' here; this server has 'tiny'"),
+        ("POST", "/v2/models/other/infer", 404, "no model 'other'; this server has 'tiny'"),
         ("GET", "/v2/models/other", 404, "no model 'other'"),
         ("GET", "/v2/models/other/ready", 404, "no model 'other'"),
         ("GET", "/v2/models/%ff%00%0a", 404, "no model"),
-        ("POST", "/v2/models/tiny/versions/7/infer", 404, "no version '7' of 'tiny' here; this server has '0.1.0'"),
+        ("POST", "/v2/models/tiny/versions/7/infer", 404, "no version '7' of 'tiny'; this server has '0.1.0'"),
         ("GET", "/v2/models/tiny/versions/7", 404, "no version '7'"),
         ("GET", INFER, 405, "Method Not Allowed"),
         ("DELETE", "/v2/models/tiny", 405, "Method Not Allowed"),
@@ -72,14 +72,14 @@ def test_bodies_beyond_the_limit_are_refused_announced_or_not(client: httpx2.Cli
     for content in (b"x" * (MAX_BODY + 1), chunks()):
         response = client.post(INFER, content=content)
         assert response.status_code == 413
-        assert f"larger than the {MAX_BODY} bytes that are taken (MAX_BODY_MIB)" in response.json()["error"]
+        assert f"larger than the limit of {MAX_BODY} bytes (MAX_BODY_MIB)" in response.json()["error"]
 
 
 def test_more_images_than_a_batch_are_too_large(client: httpx2.Client) -> None:
     response = client.post(INFER, json=json_request(images(5)))
     assert (response.status_code, response.json()) == (
         413,
-        {"error": "5 images in one request; 1 to 4 are taken (MAX_BATCH)"},
+        {"error": "5 images in one request; 1 to 4 are allowed (MAX_BATCH)"},
     )
 
 
@@ -99,7 +99,7 @@ def test_a_compressed_bomb_is_refused_before_it_unfolds(client: httpx2.Client) -
     response = client.post(INFER, content=bomb, headers={"Content-Encoding": "gzip"})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (response.status_code, "once decompressed" in response.json()["error"]) == (413, True)
+    assert (response.status_code, "the decompressed body" in response.json()["error"]) == (413, True)
     assert peak < 8 * MAX_BODY
 
 
@@ -151,7 +151,7 @@ def test_what_is_no_http_is_refused_like_everything_else(listening: Running, sen
 )
 def test_a_head_without_end_is_refused(listening: Running, head: bytes) -> None:
     status, answer = listening.ask(head)
-    assert (status, "more than 65536 bytes or 100 headers" in answer["error"]) == (431, True)
+    assert (status, "larger than 65536 bytes or 100 headers" in answer["error"]) == (431, True)
 
 
 def test_a_body_announced_as_too_large_is_not_waited_for(listening: Running) -> None:

@@ -91,13 +91,13 @@ def test_the_base_image_has_the_python_and_the_tensorrt_that_are_stated(target: 
             '"10.3.0.30"', '"10.x"', r"tensorrt = '10\.x' has another form\. .*such as 10\.3\.0\.30", id="version"
         ),
         pytest.param('l4t = ["36.4", "36.5"]', 'l4t = "36.4"', "l4t = '36.4': Input should be a list", id="one-l4t"),
-        pytest.param('l4t = ["36.4", "36.5"]', "l4t = []", "a Jetson has both, a card neither", id="half-a-jetson"),
+        pytest.param('l4t = ["36.4", "36.5"]', "l4t = []", "a Jetson needs both, a card neither", id="half-a-jetson"),
         pytest.param("[4, 64]", "[64, 4]", r"memory_gib = \[64, 4\] is not \[smallest, largest\]", id="memory"),
         pytest.param("[4, 64]", "8", "memory_gib = 8: Input should be a list", id="memory-number"),
         pytest.param("int8 = true", "int8 = 1", "int8 = 1: Input should be true or false", id="int8"),
         pytest.param("int8 = true", "int8 = false", r'"int8", but \[gpu\] says int8 = false', id="no-int8"),
         pytest.param('driver = ""', 'driver = ">=535"', "a Jetson's driver is part of L4T", id="driver"),
-        pytest.param('["8.7"]', "[]", "must name at least one", id="no-capability"),
+        pytest.param('["8.7"]', "[]", "need at least one entry each", id="no-capability"),
         pytest.param(
             'engine_build = "device"',
             'engine_build = "cloud"',
@@ -107,8 +107,12 @@ def test_the_base_image_has_the_python_and_the_tensorrt_that_are_stated(target: 
         pytest.param(
             "dla_cores = 2", "dla_cores = -1", "dla_cores = -1: Input should be greater than or equal to 0", id="dla"
         ),
-        pytest.param('runtime = "tensorrt"', 'runtime = "onnxruntime"', r"but a table \[gpu\]", id="runtime"),
-        pytest.param('dialect = "tensorrt"', 'dialect = "onnxruntime"', "is not one that the runtime", id="dialect"),
+        pytest.param(
+            'runtime = "tensorrt"', 'runtime = "onnxruntime"', r"but the file has a table \[gpu\]", id="runtime"
+        ),
+        pytest.param(
+            'dialect = "tensorrt"', 'dialect = "onnxruntime"', "is not supported by the runtime", id="dialect"
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_mistake(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -121,7 +125,7 @@ def test_a_wrong_file_is_refused_with_its_mistake(tmp_path: Path, old: str, new:
 
 def test_tensorrt_without_its_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(ORIN.split("[gpu]")[0])
-    with pytest.raises(TargetError, match=r'runtime = "tensorrt", but no table \[gpu\]'):
+    with pytest.raises(TargetError, match=r'runtime = "tensorrt", but the file has no table \[gpu\]'):
         read_target(tmp_path / "own.toml")
     (tmp_path / "own.toml").write_text(ORIN.split("[gpu]")[0].replace("instruction_sets", "gpu = 5\ninstruction_sets"))
     with pytest.raises(TargetError, match="gpu = 5: Input should be a table"):

@@ -226,10 +226,10 @@ def shorten(folder: Path, name: str) -> None:
     ("damage", "error", "message"),
     [
         (lambda folder: remove(folder, "manifest.json"), CompileError, "no artifact"),
-        (lambda folder: remove(folder, "model.onnx"), CompileError, "lacks its model"),
+        (lambda folder: remove(folder, "model.onnx"), CompileError, "has no model file"),
         (lambda folder: shorten(folder, "model.onnx"), CompileError, "not the model its manifest describes"),
         (lambda folder: remove(folder, SHARD), DataError, "no shard"),
-        (lambda folder: shorten(folder, SHARD), DataError, "cut short or damaged"),
+        (lambda folder: shorten(folder, SHARD), DataError, "truncated or damaged"),
     ],
 )
 def test_damaged_artifacts_are_refused(

@@ -125,7 +125,7 @@ def test_labels_and_logits_are_read_without_the_images(shard: Path, tmp_path: Pa
     with Shard(rewritten) as read, Shard(shard) as whole:
         assert (read.logits == whole.logits).all()
         assert (read.labels == whole.labels).all()
-        with pytest.raises(ShardError, match=r"lacks images/0\.png"):
+        with pytest.raises(ShardError, match=r"it has no images/0\.png"):
             read.encoded(0)
 
 
@@ -133,7 +133,7 @@ def test_labels_and_logits_are_read_without_the_images(shard: Path, tmp_path: Pa
 def test_a_shard_cut_short_is_refused(shard: Path, share: float) -> None:
     data = shard.read_bytes()
     shard.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ShardError, match="cut short or damaged"):
+    with pytest.raises(ShardError, match="truncated or damaged"):
         Shard(shard)
 
 
@@ -196,15 +196,15 @@ def edited(members: Members) -> None:
     [
         (other_labels, r"labels\.npy is not what shard\.json says"),
         (labels_out_of_range, "labels from 10 to 10 for 10 classes"),
-        (edited, "does not have the hash that it states"),
-        (lambda members: members.pop(FACTS), r"lacks shard\.json"),
-        (lambda members: members.pop("logits.npy"), r"lacks logits\.npy"),
+        (edited, "does not match its own hash"),
+        (lambda members: members.pop(FACTS), r"it has no shard\.json"),
+        (lambda members: members.pop("logits.npy"), r"it has no logits\.npy"),
         (lambda members: members.update({FACTS: b"{"}), "no JSON"),
         (lambda members: members.update({FACTS: b"[]"}), "no object"),
-        (with_facts(lambda facts: facts.update(schema=2)), "schema 2, this version reads schema 1"),
-        (with_facts(lambda facts: facts.pop("images")), "wrong or missing entry"),
+        (with_facts(lambda facts: facts.update(schema=2)), "schema 2, but this version supports schema 1"),
+        (with_facts(lambda facts: facts.pop("images")), "invalid or missing entry"),
         (with_facts(lambda facts: facts.update(images=[])), "0 images and 10 classes"),
-        (with_facts(lambda facts: facts.update(preprocessing={})), "wrong or missing entry"),
+        (with_facts(lambda facts: facts.update(preprocessing={})), "invalid or missing entry"),
         (with_facts(lambda facts: facts.update(classes=["a", "b"])), "2 classes"),
     ],
 )

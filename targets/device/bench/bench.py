@@ -1,24 +1,24 @@
-"""Measure a model where it runs: latency in a stable window, energy per inference, and under which conditions.
+"""Measure a model on this machine: latency in a stable window, energy per inference, and the conditions.
 
-The machine is first looked at without load for up to 2 s. Then windows of a tenth of the time asked for, with 30 runs
-or more, are measured until ten of them in a row show neither drift nor steps (`steady`), and no change of clocks, cut
-clocks, rising temperature or other programs (`conditions`), or until the time is over. What went before is the
-warm-up, the first window always. The keys of what is found:
+First the idle machine is observed for up to 2 s. Then windows of a tenth of the requested time, with at least 30 runs,
+are measured until ten consecutive ones show neither drift nor steps (`statistics`), and no changed or throttled
+clocks, rising temperature or other programs (`conditions`), or until the time limit. Everything before is the warm-up,
+always including the first window. The keys of the result:
 
-- `schema`: 1. `stable`: false where there are `reasons`; the figures are there all the same.
+- `schema`: 1. `stable`: false if there are `reasons`; the numbers are present anyway.
 - `shape`; `runs` and `seconds` of the ten windows; `warm_up`: `runs` and `seconds` before them.
-- `latency_ms`: `p50`, `p90`, `p99` (null below 299 runs), `mean`, `least` of those runs, copies to a GPU included.
-- `windows_p50_ms`: of each window, in their order. `images_per_second` of one caller.
-- `gpu_ms`: the same as latency, and `runs`, between events on the GPU, without copies, measured after the ten windows;
-  null for a CPU, or where `shape` is not of the engine's least batch.
+- `latency_ms`: `p50`, `p90`, `p99` (null below 299 runs), `mean`, `least` of those runs, including copies to a GPU.
+- `windows_p50_ms`: of each window, in order. `images_per_second` of one caller.
+- `gpu_ms`: like latency, and `runs`, between CUDA events, without copies, measured after the ten windows;
+  null for a CPU, or if `shape` does not have the engine's minimum batch.
 - `energy`: `source`, `covers`, `method` (counter or sampled), `mean_w`, `idle_w`, `joules_per_inference` (one run of
-  `shape`), and `above_idle`, the joules of it beyond idle power, both null where others kept the machine busy; all
-  null where no source can be read.
-  `energy_sources`: the same of all sources, the most telling one first.
+  `shape`), and `above_idle`, its joules above idle power, null if other programs kept the machine busy; all
+  null if no source is readable.
+  `energy_sources`: the same for all sources, the most informative first.
 - `conditions` of the ten windows: `clocks_mhz`, `temperatures_c`, `rails_w`, `throttle_events`, `throttle_states`,
   `cpu_of_others` (0 to 1), `gpu_load_percent`, and `facts` (governor, power mode, names). `idle`: before the load.
-- `missing`: what cannot be read here, each with the reason.
-- `sampling` of the sensors: `hertz` asked for, `readings` in the ten windows, `cpu_share` of one CPU that it took.
+- `missing`: what cannot be read here, with the reasons.
+- `sampling` of the sensors: requested `hertz`, `readings` in the ten windows, `cpu_share` of one CPU that it used.
 """
 
 from __future__ import annotations
@@ -31,27 +31,33 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple, runtime
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.device.bench.conditions import disturbed, occupied, occupied_since, summary, untold
+from targets.device.bench.conditions import (
+    explain_missing,
+    find_disturbances,
+    find_prior_load,
+    find_relevant_load,
+    summary,
+)
 from targets.device.bench.sampler import ROOT, Record, Sampler, find_sensors
-from targets.device.bench.statistics import LEAST_RUNS, WINDOWS, median, quantiles, unsteady
+from targets.device.bench.statistics import LEAST_RUNS, WINDOWS, find_instability, median, quantiles
 from targets.device.model.session import Inference
 from targets.device.sensors.gauge import ENERGY, Source, Unreadable
 
 SCHEMA = 1
 SECONDS = 10.0
-"""Of the stable window, unless another length is asked for."""
+"""Default length of the stable window."""
 LIMIT = 6.0
-"""How many times as long the measurement may take until the window is found."""
+"""Time limit for finding the stable window, as a multiple of its length."""
 IDLE_SECONDS = 2.0
 WINDOW_RUNS = -(-LEAST_RUNS // WINDOWS)
-"""At least, in each of the ten windows: then all of them have enough for the 99th percentile."""
+"""Minimum runs per window, so that ten windows have enough for the 99th percentile."""
 
 Array = NDArray[np.float64]
 
 
 @runtime_checkable
 class GpuTimed(Protocol):
-    """A session that runs on a GPU, and times runs of its least batch by events there."""
+    """A session on a GPU that times runs of its minimum batch with CUDA events."""
 
     @property
     def least_batch(self) -> int: ...
@@ -61,12 +67,12 @@ class GpuTimed(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """Runs one after the other, on `time.perf_counter`."""
+    """Consecutive runs; times are those of `time.perf_counter`."""
 
     start: float
     end: float
     milliseconds: Array
-    """Of each run."""
+    """Latency of each run."""
 
 
 def bench(
@@ -77,11 +83,10 @@ def bench(
     limit: Optional[float] = None,
     root: Path = ROOT,
 ) -> Dict[str, Any]:
-    """Run images of `shape` [N, C, H, W] until latency and conditions stand still for `seconds`; ready for JSON.
+    """Run images of `shape` [N, C, H, W] until results are stable for `seconds`; return a JSON-ready result.
 
-    The keys are described above. `limit`: seconds after which it gives up waiting for that, 6 times `seconds` unless
-    given. `root` stands in for another machine's files. Raises what `session` raises, among it `ValueError` for a
-    shape that it does not take.
+    The keys are described above. `limit`: time limit in seconds, by default 6 times `seconds`. `root` is for another
+    machine's files. Raises what `session` raises, including `ValueError` for an unsupported shape.
     """
     limit = LIMIT * seconds if limit is None else limit
     images = _images(shape)
@@ -94,15 +99,15 @@ def bench(
             time.sleep(min(IDLE_SECONDS, seconds))
             idle = sampler.between(started, time.perf_counter())
             before, block, reasons = _windows(session, images, seconds, limit, sampler, gpu=gpu)
-            timed, unsteady_gpu = _on_gpu(session, shape[0], seconds / 2, missing)
+            timed, unsteady_gpu = _time_on_gpu(session, shape[0], seconds / 2, missing)
         record = sampler.between(block[0].start, block[-1].end)
-        missing.update(untold(record))
-        occupants = occupied(idle, gpu=gpu)
+        missing.update(explain_missing(record))
+        occupants = find_prior_load(idle, gpu=gpu)
         if occupants and sensors.sources:
             missing["idle power"] = f"the machine was not idle: {'; '.join(occupants)}."
         per_run = _busy_seconds(block) / _runs(block)
         energies = _energies(sensors.sources, record, None if occupants else idle, per_run, missing)
-        reasons = [*occupied_since(idle, record, gpu=gpu), *reasons, *unsteady_gpu]
+        reasons = [*find_relevant_load(idle, record, gpu=gpu), *reasons, *unsteady_gpu]
         return {
             "schema": SCHEMA,
             "stable": not reasons,
@@ -126,7 +131,7 @@ def bench(
 
 
 def percentiles(milliseconds: Array) -> Dict[str, Any]:
-    """`p50`, `p90`, `p99`, `mean` and `least`; `p99` is None where too few runs bound it."""
+    """Return `p50`, `p90`, `p99`, `mean` and `least`; `p99` is None for too few runs."""
     half, most, tail = quantiles(milliseconds, (0.5, 0.9, 0.99))
     return {
         "p50": half,
@@ -138,9 +143,9 @@ def percentiles(milliseconds: Array) -> Dict[str, Any]:
 
 
 def _images(shape: Sequence[int]) -> NDArray[np.float32]:
-    """Values in the range of normalized images, none so small that it would be slow to compute with.
+    """Return values in the range of normalized images, without slow denormal numbers.
 
-    Without numpy.random, which our images leave out.
+    It does not use numpy.random, which the container images omit.
     """
     values = 2 * np.sin(np.arange(1, int(np.prod(shape)) + 1, dtype=np.float64) * 0.7)
     return values.reshape(tuple(shape)).astype(np.float32)
@@ -149,12 +154,12 @@ def _images(shape: Sequence[int]) -> NDArray[np.float32]:
 def _windows(
     session: Inference, images: NDArray[np.float32], seconds: float, limit: float, sampler: Sampler, *, gpu: bool
 ) -> Tuple[List[Window], List[Window], List[str]]:
-    """The warm-up, the ten windows that are stable or are the last ones in time, and what is wrong with these then."""
+    """Return the warm-up, the ten stable or last windows, and the reasons if they are not stable."""
     windows: List[Window] = []
     deadline = time.perf_counter() + limit
     while True:
         windows.append(_window(session, images, seconds / WINDOWS, deadline))
-        # The first run of all loads and allocates; where there is no time for more, it has to do.
+        # The first run includes loading and allocation; it counts only if there is no time for more.
         first = max(len(windows) - WINDOWS, min(1, len(windows) - 1))
         before, block = windows[:first], windows[first:]
         reasons = _reasons(block, sampler, gpu=gpu)
@@ -179,23 +184,25 @@ def _window(session: Inference, images: NDArray[np.float32], seconds: float, dea
 def _reasons(block: Sequence[Window], sampler: Sampler, *, gpu: bool) -> List[str]:
     found = []
     if len(block) < WINDOWS:
-        found.append(f"only {len(block)} of {WINDOWS} windows fitted in; give it more seconds")
+        found.append(f"only {len(block)} of {WINDOWS} windows fit into the time; allow more seconds")
     if _runs(block) < LEAST_RUNS:
         found.append(f"{_runs(block)} runs are too few for the 99th percentile, which needs {LEAST_RUNS}")
     if len(block) < WINDOWS // 2:
         return found
     record = sampler.between(block[0].start, block[-1].end)
-    return [*found, *unsteady([window.milliseconds for window in block]), *disturbed(record, gpu=gpu)]
+    return [*found, *find_instability([window.milliseconds for window in block]), *find_disturbances(record, gpu=gpu)]
 
 
-def _on_gpu(
+def _time_on_gpu(
     session: Inference, batch: int, seconds: float, missing: Dict[str, str]
 ) -> Tuple[Optional[Dict[str, Any]], List[str]]:
-    """Times by events of `seconds` or more, and why they do not stand still."""
+    """Time runs with CUDA events for at least `seconds`; return the times and why they are not stable."""
     if not isinstance(session, GpuTimed):
         return None, []
     if batch != session.least_batch:
-        missing["gpu_ms"] = f"events time the engine's least batch, {session.least_batch}; this is {batch}."
+        missing["gpu_ms"] = (
+            f"only the engine's minimum batch, {session.least_batch}, is timed with events; this is {batch}."
+        )
         return None, []
     windows = []
     for _ in range(WINDOWS):
@@ -205,7 +212,8 @@ def _on_gpu(
             times += session.gpu_ms(WINDOW_RUNS)
         windows.append(np.array(times, np.float64))
     every = np.concatenate(windows)
-    return {**percentiles(every), "runs": len(every)}, [f"on the GPU alone, {reason}" for reason in unsteady(windows)]
+    reasons = [f"on the GPU alone, {reason}" for reason in find_instability(windows)]
+    return {**percentiles(every), "runs": len(every)}, reasons
 
 
 def _latency(before: Sequence[Window], block: Sequence[Window], batch: int) -> Dict[str, Any]:
@@ -222,7 +230,7 @@ def _latency(before: Sequence[Window], block: Sequence[Window], batch: int) -> D
 def _energies(
     sources: Sequence[Source], record: Record, idle: Optional[Record], seconds: float, missing: Dict[str, str]
 ) -> List[Dict[str, Any]]:
-    """What each source says of a run of `seconds`; the reason of one that says nothing goes to `missing`."""
+    """Return each source's energy for a run of `seconds`; add the reasons of unreadable ones to `missing`."""
     found = []
     for source in sources:
         try:

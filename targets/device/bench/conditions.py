@@ -1,4 +1,4 @@
-"""Under which conditions figures were measured, and which of these make them unfit to compare."""
+"""The conditions of a measurement, and which of them make its results not comparable."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from targets.device.bench.statistics import median, quantiles
 from targets.device.sensors.gauge import CLOCK, CPU_TIME, EVENTS, GPU_LOAD, POWER, STATE, TEMPERATURE
 
 CLOCK_SPREAD = 0.05
-"""Latency follows the clock, so this is the spread that latencies are allowed, too."""
+"""The same spread as allowed for latencies, which follow the clock."""
 RISE_CELSIUS = 3.0
-"""Leakage, and with it power, grows by a few percent in so many; throttling comes nearer."""
+"""Over this rise, leakage and thus power grow by a few percent, and throttling comes closer."""
 OTHERS_SHARE = 0.1
 GPU_LOAD_PERCENT = 10.0
 LEAST_SECONDS = 0.3
-"""CPU time is counted in ticks of 10 ms; in less than this they are too coarse."""
+"""CPU time is counted in ticks of 10 ms, which is too coarse for shorter spans."""
 
 Array = NDArray[np.float64]
 
 
-def disturbed(record: Record, *, gpu: bool, heat: bool = True) -> List[str]:
-    """Why a run under these conditions is not to be compared, in words; nothing where they were quiet.
+def find_disturbances(record: Record, *, gpu: bool, heat: bool = True) -> List[str]:
+    """Return the reasons why a run under these conditions is not comparable; empty if there are none.
 
-    `gpu`: it ran there, so its clock counts, not the CPU's. `heat`: a rising temperature counts, too.
+    `gpu`: it ran on a GPU, so the GPU's clock counts, not the CPU's. `heat`: a rising temperature counts, too.
     """
     warming = _warming(record) if heat else []
     return [*_throttled(record), *_clocks(record, gpu=gpu), *warming, *_crowded(record, "")]
 
 
-def occupied(record: Record, *, gpu: bool) -> List[str]:
-    """Why the machine was not idle before the run, in words; nothing where it was."""
+def find_prior_load(record: Record, *, gpu: bool) -> List[str]:
+    """Return the reasons why the machine was not idle before the run; empty if it was."""
     return [*_busy_gpu(record, gpu), *_crowded(record, " before the start")]
 
 
-def occupied_since(before: Record, run: Record, *, gpu: bool) -> List[str]:
-    """What of that counts against the run: on a GPU nobody tells whose load it is once the run has begun.
+def find_relevant_load(before: Record, run: Record, *, gpu: bool) -> List[str]:
+    """Return the prior load that counts against the run: a GPU's load cannot be attributed once the run has begun.
 
-    The CPU's is known during the run, too, and what ended before it did no harm.
+    The CPU's load is also known during the run, and load that ended before has no effect.
     """
-    return occupied(before, gpu=gpu) if others_share(run) is None else _busy_gpu(before, gpu)
+    return find_prior_load(before, gpu=gpu) if others_share(run) is None else _busy_gpu(before, gpu)
 
 
 def _busy_gpu(record: Record, gpu: bool) -> List[str]:
@@ -55,16 +55,16 @@ def _busy_gpu(record: Record, gpu: bool) -> List[str]:
     ]
 
 
-def untold(record: Record) -> Dict[str, str]:
-    """What sensors that are there left open, with the reason."""
+def explain_missing(record: Record) -> Dict[str, str]:
+    """Return what the available sensors did not report, with the reason."""
     found = record.silent()
     if {"all", "own"} <= set(record.of(CPU_TIME)) and others_share(record) is None:
-        found["load of the CPU"] = f"it takes {LEAST_SECONDS} s to tell; make the window longer."
+        found["load of the CPU"] = f"measuring it takes {LEAST_SECONDS} s; make the window longer."
     return found
 
 
 def summary(record: Record) -> Dict[str, Any]:
-    """Clocks, temperatures, rails, throttling and load of the span, ready for JSON."""
+    """Return clocks, temperatures, rails, throttling and load, ready for JSON."""
     share = others_share(record)
     return {
         "clocks_mhz": {name: _range(values) for name, values in record.of(CLOCK).items()},
@@ -81,7 +81,7 @@ def summary(record: Record) -> Dict[str, Any]:
 
 
 def others_share(record: Record) -> Optional[float]:
-    """What other programs, and a hypervisor, took of all CPUs: 0 to 1; None where the span is too short to tell."""
+    """Return the fraction of all CPUs used by other programs and a hypervisor; None if the span is too short."""
     times = record.of(CPU_TIME)
     if not {"all", "own"} <= set(times) or len(times["all"]) < 2:
         return None
@@ -94,16 +94,16 @@ def others_share(record: Record) -> Optional[float]:
 
 def _throttled(record: Record) -> List[str]:
     events = [
-        f"clocks were cut: {name} counted {values[-1] - values[0]:.0f} events"
+        f"clocks were throttled: {name} counted {values[-1] - values[0]:.0f} events"
         for name, values in record.of(EVENTS).items()
         if values[-1] > values[0]
     ]
-    states = [f"clocks were cut: {name}" for name, values in record.of(STATE).items() if values.max() > 0]
+    states = [f"clocks were throttled: {name}" for name, values in record.of(STATE).items() if values.max() > 0]
     return [*events, *states]
 
 
 def _clocks(record: Record, *, gpu: bool) -> List[str]:
-    """Of the GPU, or of the fastest CPU at each moment: idle ones may do as they like."""
+    """Check the clock of the GPU, or of the fastest CPU core at each moment; idle cores do not count."""
     clocks = record.of(CLOCK)
     watched = [values for name, values in clocks.items() if (name == "gpu" if gpu else name.startswith("cpu"))]
     if not watched or len({len(values) for values in watched}) != 1:
@@ -113,7 +113,7 @@ def _clocks(record: Record, *, gpu: bool) -> List[str]:
     if most <= least * (1 + CLOCK_SPREAD):
         return []
     what, cure = (
-        ("GPU", "lock it (jetson_clocks, nvidia-smi -lgc)") if gpu else ("CPU", "set the governor performance")
+        ("GPU", "lock it (jetson_clocks, nvidia-smi -lgc)") if gpu else ("CPU", "set the governor to performance")
     )
     return [
         f"the clock of the {what} changed between {least:.0f} and {most:.0f} MHz (at most {CLOCK_SPREAD:.0%}); {cure}"
@@ -127,7 +127,7 @@ def _warming(record: Record) -> List[str]:
     name = max(rises, key=lambda key: rises[key])
     if rises[name] <= RISE_CELSIUS:
         return []
-    return [f"the temperature {name} rose by {rises[name]:.1f} K (at most {RISE_CELSIUS:.0f} K)"]
+    return [f"the temperature of {name} rose by {rises[name]:.1f} K (at most {RISE_CELSIUS:.0f} K)"]
 
 
 def _rise(values: Array) -> float:
@@ -139,7 +139,7 @@ def _crowded(record: Record, when: str) -> List[str]:
     share = others_share(record)
     if share is None or share <= OTHERS_SHARE:
         return []
-    return [f"other programs took {share:.0%} of the CPUs{when} (at most {OTHERS_SHARE:.0%})"]
+    return [f"other programs used {share:.0%} of the CPUs{when} (at most {OTHERS_SHARE:.0%})"]
 
 
 def _range(values: Array) -> Dict[str, float]:

@@ -1,7 +1,4 @@
-"""Read all sensors again and again beside a run, and keep what they said, with times.
-
-Everything that this machine tells of its power, clocks, heat and load.
-"""
+"""Sample this machine's sensors during a run: power, clocks, temperatures and load."""
 
 from __future__ import annotations
 
@@ -30,53 +27,53 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Record:
-    """What the sensors said in some span of time."""
+    """Sensor readings of a time span."""
 
     seconds: Array
-    """On `time.perf_counter`, [T]."""
+    """Times [T] of `time.perf_counter`."""
     values: Dict[Tuple[str, str], Array]
-    """By kind and name, [T]; NaN where a sensor did not answer."""
+    """Readings [T] by kind and name; NaN if the sensor could not be read."""
 
     def of(self, kind: str) -> Dict[str, Array]:
-        """Every sensor of a kind that answered at all, by name; only its answers."""
+        """Return the valid readings of each sensor of a kind, by name; sensors without any are omitted."""
         found = {name: values[~np.isnan(values)] for (which, name), values in self.values.items() if which == kind}
         return {name: values for name, values in found.items() if len(values) > 0}
 
     def silent(self) -> Dict[str, str]:
-        """The sensors that never answered, with the reason."""
+        """Return the sensors without any valid reading, with the reason."""
         return {
-            f"{kind} of {name}": "the sensor gave no figure in the whole window."
+            f"{kind} of {name}": "the sensor had no reading in the whole window."
             for (kind, name), values in self.values.items()
             if np.isnan(values).all()
         }
 
     def watts(self, source: Source) -> float:
-        """Mean power of the source; raises `Unreadable` where there is too little to tell."""
+        """Return the mean power of the source in watts; raise `Unreadable` for too few readings."""
         wanted = [self.values.get((source.kind, name)) for name in source.gauges]
         known = [values for values in wanted if values is not None]
         if len(known) < len(wanted) or len(self.seconds) < 2:
-            raise Unreadable(f"{source.name} was read {len(self.seconds)} times; two are the least.")
+            raise Unreadable(f"{source.name} was read {len(self.seconds)} times; at least two are needed.")
         total = np.sum(known, axis=0)
         answered = ~np.isnan(total)
         times, values = self.seconds[answered], total[answered]
         if len(times) < 2:
-            raise Unreadable(f"{source.name} answered {len(times)} times; two are the least.")
+            raise Unreadable(f"{source.name} had {len(times)} valid readings; at least two are needed.")
         span = float(times[-1] - times[0])
         if source.kind == ENERGY:
             if values[-1] <= values[0]:
-                raise Unreadable(f"the counter of {source.name} did not move in {span:.1f} s.")
+                raise Unreadable(f"the counter of {source.name} did not change in {span:.1f} s.")
             return float(values[-1] - values[0]) / span
         return float(np.sum((values[1:] + values[:-1]) / 2 * np.diff(times))) / span
 
 
 class Sampler:
-    """A thread that reads; a context manager."""
+    """A thread that samples the sensors; a context manager."""
 
     def __init__(self, sensors: Sensors, hertz: float = HERTZ) -> None:
         self.sensors = sensors
         self.hertz = hertz
         self.reading_seconds = 0.0
-        """CPU time of the readings so far: what they take from the run."""
+        """CPU time of the readings so far, which the run loses."""
         self._started = 0.0
         self._rows: List[Tuple[float, List[float]]] = []
         self._stop = threading.Event()
@@ -84,11 +81,11 @@ class Sampler:
 
     @property
     def seconds(self) -> float:
-        """Since the first reading began."""
+        """Seconds since the first reading began."""
         return time.perf_counter() - self._started
 
     def between(self, start: float, end: float) -> Record:
-        """Readings of that span, on `time.perf_counter`."""
+        """Return the readings of a span of `time.perf_counter`."""
         rows = [row for row in list(self._rows) if start <= row[0] <= end]
         table = np.array([values for _, values in rows], np.float64).reshape(len(rows), len(self.sensors.gauges))
         keys = [(gauge.kind, gauge.name) for gauge in self.sensors.gauges]
@@ -112,10 +109,10 @@ class Sampler:
         due = time.perf_counter()
         is_last = False
         while not is_last:
-            # Once more when it is stopped, so that the shortest run has a reading at its end.
+            # One more reading after the stop, so that even the shortest run has one at its end.
             is_last = self._stop.is_set()
             self._read()
-            # After a long one the next waits its time, too, instead of catching up.
+            # After a slow reading, the next one is not early to catch up.
             due = max(due + 1 / self.hertz, time.perf_counter())
             if not is_last:
                 self._stop.wait(due - time.perf_counter())
@@ -124,7 +121,7 @@ class Sampler:
         before = time.thread_time()
         started = time.perf_counter()
         values = [_value(gauge.read) for gauge in self.sensors.gauges]
-        # In the middle: that is what a row of readings one after the other stands for.
+        # The middle of the sequential readings.
         self._rows.append(((started + time.perf_counter()) / 2, values))
         self.reading_seconds += time.thread_time() - before
 
@@ -140,7 +137,7 @@ ROOT = Path("/")
 
 
 def find_sensors(root: Path = ROOT, *, gpu: bool) -> Sensors:
-    """What can be read below `root`; with `gpu` NVML is asked, too. Close it after use."""
+    """Return the sensors readable below `root`, and with `gpu` those of NVML. Close it after use."""
     sensors = Sensors()
     find_processor(root, sensors)
     find_thermal(root, sensors)
@@ -148,7 +145,7 @@ def find_sensors(root: Path = ROOT, *, gpu: bool) -> Sensors:
         find_rails(root, sensors)
         find_jetson(root, sensors)
     if gpu:
-        # An image of ONNX Runtime runs nothing on a GPU, and has no code for it.
+        # An image with ONNX Runtime has no GPU code.
         from targets.device.sensors.nvml import find_nvml
 
         find_nvml(sensors)

@@ -1,4 +1,4 @@
-"""The files that prove a model on a device, beside its engine or wherever they are asked for."""
+"""Write the files of a proof on a device, next to its engine or into any folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from targets.device.gate.started import Started
 
 
 def write_whole(file: Path, write: Callable[[Path], None]) -> None:
-    """`write` a file beside `file` and put it in its place: a reader finds the old one or the new one."""
-    # A name of its own for each writer: in two containers each process may be number 1.
+    """Replace `file` atomically with what `write` writes: a reader finds the old file or the new one."""
+    # A unique name per writer: processes in two containers may both have PID 1.
     handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=file.suffix, dir=str(file.parent))
     os.close(handle)
     try:
@@ -29,7 +29,7 @@ def write_whole(file: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_evidence(folder: Path, found: Started) -> None:
-    """`report.json`, `measurements.json` and `predictions.npz` of a start; raises `OSError`."""
+    """Write `report.json`, `measurements.json` and `predictions.npz` of a start; raise `OSError`."""
     for name, document in ((proof.FILE, found.report), (MEASUREMENTS, found.measurements)):
         if document is not None:
             text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -39,7 +39,7 @@ def write_evidence(folder: Path, found: Started) -> None:
 
 
 def kept_measurements(entry: Path) -> Optional[Dict[str, Any]]:
-    """Of an earlier start."""
+    """Return the measurements of an earlier start; None if there are none."""
     try:
         raw = json.loads((entry / MEASUREMENTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -48,5 +48,5 @@ def kept_measurements(entry: Path) -> Optional[Dict[str, Any]]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """For `write_whole`."""
+    """Write UTF-8 text, for `write_whole`."""
     file.write_text(text, encoding="utf-8")

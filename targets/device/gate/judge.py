@@ -1,6 +1,6 @@
-"""The gate: an artifact's answers against the float baseline's on the same images, judged in an instant.
+"""The gate: compare an artifact's predictions with the float baseline's on the same images.
 
-On the building host and on the device it is this code that judges, so that both come to the same report.
+The build host and the device run the same code, so both get the same report.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from targets.device.gate.judgement import Judgement
 from targets.device.gate.tango import CONFIDENCE, drop_bounds, drop_interval, images_needed
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
-# With up to this many classes, being among the first five says little.
+# With up to this many classes, top-5 accuracy means little.
 FEW_CLASSES = 10
 TOP = 5
 
@@ -58,7 +58,7 @@ def judge(
 
 
 def top5_of(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> Optional[float]:
-    """Share of images whose label is among the five largest logits; equal ones count in the order of the classes."""
+    """Return the fraction of images with the label among the five largest logits; ties go by class order."""
     if logits.shape[1] <= FEW_CLASSES:
         return None
     of_label = np.take_along_axis(logits, labels[:, None], axis=1)
@@ -76,15 +76,15 @@ def _verdict(lower: float, upper: float, margin: float) -> str:
 def _advice(lost: int, won: int, images: int, margin: float, confidence: float) -> str:
     needed = images_needed(lost, won, images, margin=margin, confidence=confidence)
     if needed is not None:
-        return f"At the rates seen, about {needed:,} images would give an even chance to prove it."
+        return f"At the observed rates, about {needed:,} images would give a 50 % chance of a pass."
     reached = "reaches" if (lost - won) / images >= margin else "is too close to"
-    return f"More images cannot be expected to help: the drop seen {reached} the {100 * margin:g} allowed."
+    return f"More images are unlikely to help: the observed drop {reached} the {100 * margin:g} allowed."
 
 
 def _worst_class(
     labels: NDArray[np.int64], float_right: NDArray[np.bool_], right: NDArray[np.bool_], classes: Sequence[str]
 ) -> Tuple[str, float]:
-    """Name and drop in points of the class that loses the largest share of its own images."""
+    """Return name and drop in points of the class that loses the largest fraction of its images."""
     size = len(classes)
     counts = np.bincount(labels, minlength=size)
     losses = np.bincount(labels[float_right], minlength=size) - np.bincount(labels[right], minlength=size)

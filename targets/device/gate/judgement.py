@@ -21,21 +21,21 @@ class Judgement:
     float_top5: Optional[float]
     artifact_top5: Optional[float]
     lost: int
-    """Images the float model has right and the artifact wrong."""
+    """Images that the float model classifies correctly and the artifact does not."""
     won: int
-    """Images the artifact has right and the float model wrong."""
+    """Images that the artifact classifies correctly and the float model does not."""
     drop_points: float
-    """Loss of top-1 in points; a loss is positive."""
+    """Drop of top-1 in points; a loss is positive."""
     drop_interval_points: Tuple[float, float]
     """Two-sided 95 % interval of the drop."""
     drop_bounds_points: Tuple[float, float]
     """One-sided bounds of `confidence`; the verdict compares them with the margin."""
     confidence: float
-    """0.95, or more where several artifacts have been judged by the same images and that was to be corrected."""
+    """0.95, or more to correct for several artifacts judged on the same images."""
     max_drop_points: float
     flip_rate: float
     """Share of images whose predicted class changed."""
     worst_class: str
     worst_class_drop_points: float
     advice: str
-    """For `undecided`: how many images would decide, or that more cannot be expected to."""
+    """For `undecided`: how many images are needed, or that more images would not help."""

@@ -1,6 +1,6 @@
-"""`predictions.npz`: what an artifact answered to a shard, and where; with the shard, all that judging it again needs.
+"""`predictions.npz`: an artifact's logits on a shard; with the shard, they are enough to judge it again.
 
-The format is that of the building host (`pipeline.validate.predictions`).
+The format is the same as the build host's (`pipeline.validate.predictions`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Predictions:
     """[N, C], in the order of the shard's images."""
     shard_sha256: str
     artifact_sha256: str
-    """Of the model file; of an engine, the ONNX file that it was built from."""
+    """SHA-256 of the model file; for an engine, of the ONNX file it was built from."""
     instruction_set: str
     runtime: str
 
@@ -37,9 +37,9 @@ class Predictions:
 
 
 def read_predictions(folder: Path) -> Optional[Predictions]:
-    """What was kept in `folder`; None where there is nothing that can be read: it is asked for again then."""
+    """Return the predictions in `folder`; None if they are missing or unreadable, and must be computed again."""
     try:
-        # Opened here, since NumPy leaves its own handle open on a damaged file.
+        # Opened here, because NumPy does not close its own handle on a damaged file.
         with (folder / PREDICTIONS).open("rb") as stream:
             raw = np.load(stream, allow_pickle=False)
             logits: NDArray[np.float32] = raw["logits"]

@@ -1,4 +1,4 @@
-"""`report.json`: what the gate said of this very model when its image was built; it travels in the image."""
+"""`report.json`: the gate's report on this model from the build; it is part of the image."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ FILE = "report.json"
 
 
 class ProofError(ValueError):
-    """The report cannot be read, or is about another model than the one beside it."""
+    """The report cannot be read, or is about another model."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The gate's report, as far as a device tells of it; the meanings are those of `gate.judge.Judgement`."""
+    """The part of the gate's report that a device shows; for the fields see `gate.judge.Judgement`."""
 
     verdict: str
     place: str
-    """Where the artifact answered: `host` is the building host."""
+    """Where the artifact ran: `host` is the build host."""
     images: int
     float_top1: float
     artifact_top1: float
@@ -39,17 +39,17 @@ class Proof:
     instruction_set: str
     runtime: str
     gate_looks: Optional[int] = None
-    """The how-manieth artifact of this model it is that the gate's images judged; None where a device judged."""
+    """How many artifacts of this model the gate's images have judged, including this one; None from a device."""
 
 
 def read_proof(folder: Path, manifest: Manifest) -> Optional[Proof]:
-    """The report in a model folder, or None where there is none; raises `ProofError` for one not to be believed."""
+    """Return the report in a model folder, or None if there is none; raise `ProofError` if it is invalid."""
     raw = read_report(folder, manifest)
     return None if raw is None else proof_from(raw)
 
 
 def read_report(folder: Path, manifest: Manifest) -> Optional[Dict[str, Any]]:
-    """All that the file says, as it is, once `read_proof` believes it."""
+    """Return the report as raw JSON after validation; None if there is none, raise `ProofError` if it is invalid."""
     path = folder / FILE
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -58,23 +58,23 @@ def read_report(folder: Path, manifest: Manifest) -> Optional[Dict[str, Any]]:
     except (OSError, ValueError, RecursionError) as error:
         raise ProofError(f"{path} cannot be read: {error}. Build the image again.") from None
     if not isinstance(raw, dict):
-        raise ProofError(f"{path} holds no JSON object. Build the image again.")
+        raise ProofError(f"{path} is not a JSON object. Build the image again.")
     try:
         proof = proof_from(raw)
     except KeyError as error:
-        raise ProofError(f"{path} lacks {error.args[0]}. Build the image again.") from None
+        raise ProofError(f"{path} has no entry {error.args[0]}. Build the image again.") from None
     except ValueError as error:
-        raise ProofError(f"{path} has a wrong value: {error}. Build the image again.") from None
+        raise ProofError(f"{path} has an invalid value: {error}. Build the image again.") from None
     if proof.artifact_sha256 != manifest.model_sha256:
         raise ProofError(
-            f"{path} is about the model {proof.artifact_sha256[:16]}..., the manifest beside it describes "
+            f"{path} is about the model {proof.artifact_sha256[:16]}..., but the manifest describes "
             f"{manifest.model_sha256[:16]}.... Build the image again."
         )
     return raw
 
 
 def proof_from(raw: Dict[str, Any]) -> Proof:
-    """Of a report as JSON has it; raises `KeyError` or `ValueError` for one that is none."""
+    """Parse a report from JSON; raise `KeyError` or `ValueError` if it is invalid."""
     if raw["verdict"] not in (PASS, FAIL, UNDECIDED):
         raise ValueError(f"verdict is {raw['verdict']!r}, not {PASS}, {FAIL} or {UNDECIDED}")
     return Proof(
@@ -100,14 +100,14 @@ def proof_from(raw: Dict[str, Any]) -> Proof:
 def _text(raw: Dict[str, Any], name: str) -> str:
     value = raw[name]
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}, not a text")
+        raise ValueError(f"{name} is {value!r}, not a string")
     return value
 
 
 def _count(raw: Dict[str, Any], name: str) -> int:
     value = raw[name]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} is {value!r}, not a whole number from 1")
+        raise ValueError(f"{name} is {value!r}, not an integer of at least 1")
     return value
 
 
@@ -118,7 +118,7 @@ def _number(raw: Dict[str, Any], name: str) -> float:
 def _share(raw: Dict[str, Any], name: str) -> float:
     value = _number(raw, name)
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value!r}, not a share from 0 to 1")
+        raise ValueError(f"{name} is {value!r}, not a fraction from 0 to 1")
     return value
 
 
@@ -128,12 +128,12 @@ def _interval(raw: Dict[str, Any], name: str) -> Tuple[float, float]:
         raise ValueError(f"{name} is {value!r}, not two numbers")
     low, high = (_finite(each, name) for each in value)
     if low > high:
-        raise ValueError(f"{name} is {value!r}, whose ends are the wrong way round")
+        raise ValueError(f"{name} is {value!r}, whose lower end is above the upper one")
     return low, high
 
 
 def _finite(value: object, name: str) -> float:
-    # True is a number to Python, and what it reads as JSON may be NaN or an integer that no float can hold.
+    # bool is a subclass of int, and Python's JSON may contain NaN or integers too large for a float.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} is {value!r}, not a number")
     try:

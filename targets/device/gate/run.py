@@ -1,6 +1,6 @@
-"""Ask a model about a shard's images, and judge its answers: the gate, in every place but the building host's own.
+"""Run a model on a shard's images and judge its predictions: the gate, outside the build host.
 
-Run images through any session: the same reading, decoding and preprocessing in every place.
+Reading, decoding and preprocessing are the same in every place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from targets.device.model.manifest import Manifest
 from targets.device.model.preprocess import Preprocessing, preprocess
 from targets.device.model.session import Inference, Session
 
-# Images held decoded at a time: bounds the memory, however many there are.
+# Images decoded at a time, which limits memory.
 BATCH = 32
 
 
@@ -30,11 +30,11 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def encoded(self, index: int) -> bytes:
-        """The original file's bytes of one image."""
+        """Return the bytes of one image's file."""
 
 
 class MeasureError(RuntimeError):
-    """The session answered something else than one row of logits per image."""
+    """The session did not return one row of finite logits per image."""
 
 
 def measure(
@@ -46,9 +46,9 @@ def measure(
     batch: int = BATCH,
     advance: Optional[Callable[[int], None]] = None,
 ) -> NDArray[np.float32]:
-    """The session's logits [N, C] of the images, in their order; `advance` hears of every finished batch.
+    """Return the session's logits [N, C] of the images, in order; call `advance` with the size of each finished batch.
 
-    Raises `ImageError` for an image that cannot be decoded here, and `MeasureError`.
+    Raises `ImageError` for an image that cannot be decoded, and `MeasureError`.
     """
     logits = np.empty((len(images), classes), np.float32)
     for start in range(0, len(images), batch):
@@ -57,8 +57,8 @@ def measure(
         answer = session.infer(inputs)
         if answer.shape != (stop - start, classes):
             raise MeasureError(
-                f"asked about {stop - start} images of {classes} classes, the model answered an array of "
-                f"shape {list(answer.shape)}."
+                f"for {stop - start} images of {classes} classes, the model returned an array of shape "
+                f"{list(answer.shape)}."
             )
         logits[start:stop] = answer
         if advance is not None:
@@ -76,15 +76,15 @@ def _input(images: Images, index: int, preprocessing: Preprocessing) -> NDArray[
 PLACE = "device"
 
 
-def ask(
+def predict(
     shard: Shard, session: Session, manifest: Manifest, advance: Optional[Callable[[int], None]] = None
 ) -> Predictions:
-    """Raises `ShardError` for another model's shard, `ImageError`, and `MeasureError` for answers that are none."""
+    """Run the model on the shard; raise `ShardError` for another model's shard, `ImageError` and `MeasureError`."""
     check_belongs(shard, manifest)
     logits = measure(shard, session, preprocessing=shard.preprocessing, classes=len(shard.classes), advance=advance)
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
-        raise MeasureError(f"the model's answer to {bad} of {len(shard)} images is no finite number.")
+        raise MeasureError(f"the model's logits for {bad} of {len(shard)} images are not finite.")
     return Predictions(
         logits=logits,
         shard_sha256=shard.sha256,
@@ -94,10 +94,10 @@ def ask(
     )
 
 
-def report_of(
+def make_report(
     shard: Shard, predictions: Predictions, manifest: Manifest, *, max_drop: float, confidence: float = CONFIDENCE
 ) -> Dict[str, Any]:
-    """The gate's report, ready for JSON, as the building host makes it of the same answers."""
+    """Return the gate's report, ready for JSON, as the build host makes it from the same predictions."""
     judgement = judge(
         shard.labels,
         shard.logits,
@@ -118,7 +118,7 @@ def report_of(
 
 
 def belongs(predictions: Predictions, shard: Shard, session: Session, manifest: Manifest) -> bool:
-    """Whether these are the answers of this model, on this machine, to this shard."""
+    """Return whether the predictions are of this model, on this machine, for this shard."""
     return predictions.logits.shape == shard.logits.shape and (
         predictions.shard_sha256,
         predictions.artifact_sha256,
@@ -128,11 +128,11 @@ def belongs(predictions: Predictions, shard: Shard, session: Session, manifest: 
 
 
 def check_belongs(shard: Shard, manifest: Manifest) -> None:
-    """Raise `ShardError` where the float baseline saw other classes or inputs than the artifact, or nothing at all."""
+    """Raise `ShardError` if the shard is empty, or made for other classes or another preprocessing."""
     if len(shard) == 0:
-        raise ShardError(f"the shard {shard.path} holds no image.")
+        raise ShardError(f"the shard {shard.path} contains no images.")
     if shard.classes != manifest.classes or shard.preprocessing != manifest.preprocessing:
         raise ShardError(
             f"the shard {shard.path} was made for other classes or another preprocessing than the artifact "
-            f"{manifest.name} {manifest.version}. Use the shard written beside the artifact."
+            f"{manifest.name} {manifest.version}. Use the shard next to the artifact."
         )

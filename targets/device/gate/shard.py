@@ -1,8 +1,8 @@
-"""A shard: the gate's images, labels and float logits in one file, so that any place can make the same report.
+"""A shard: the gate's images, labels and float logits in one file, so that every place makes the same report.
 
-`shard.zip`, stored without compression: `images/<i>.<ext>` as they came, `labels.npy` int64 [N], `logits.npy`
+`shard.zip`, without compression: the original files `images/<i>.<ext>`, `labels.npy` int64 [N], `logits.npy`
 float32 [N, C] of the float baseline, `shard.json` with schema, classes, preprocessing, the SHA-256 of every file
-and, over all of that, the shard's own. Where the data set has them, `groups` names each image's.
+and, over all of that, the shard's own. If the dataset has groups, `groups` has each image's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCHEMA = 1
 FACTS = "shard.json"
 LABELS = "labels.npy"
 LOGITS = "logits.npy"
-CURE = "Copy it again, or let `deploy build` write it anew."
+CURE = "Copy it again, or write it again with `deploy build`."
 
 
 class ShardError(ValueError):
@@ -33,16 +33,16 @@ class ShardError(ValueError):
 
 
 class Shard:
-    """An opened shard; labels and logits are read and verified at once, images one by one as they are asked for."""
+    """An open shard; labels and logits are read and verified on opening, images on access."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._archive = zipfile.ZipFile(path)
         except FileNotFoundError:
-            raise ShardError(f"there is no shard {path}. `deploy build` writes it beside the artifact.") from None
+            raise ShardError(f"there is no shard {path}. `deploy build` writes it next to the artifact.") from None
         except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise ShardError(f"the shard {path} is cut short or damaged: {error}. {CURE}") from None
+            raise ShardError(f"the shard {path} is truncated or damaged: {error}. {CURE}") from None
         try:
             self._read_facts()
         except BaseException:
@@ -53,7 +53,7 @@ class Shard:
         return len(self.labels)
 
     def encoded(self, index: int) -> bytes:
-        """The original file's bytes of one image."""
+        """Return the bytes of one image's file."""
         name, sha256 = self._images[index]
         return self._verify(name, sha256)
 
@@ -78,7 +78,7 @@ class Shard:
             self.groups: Tuple[str, ...] = tuple(str(name) for name in raw.get("groups", ()))
             of_labels, of_logits = raw["files"][LABELS], raw["files"][LOGITS]
         except (KeyError, TypeError, ValueError) as error:
-            raise self._damage_error(f"{FACTS} has a wrong or missing entry ({error})") from None
+            raise self._damage_error(f"{FACTS} has an invalid or missing entry ({error})") from None
         self.labels: NDArray[np.int64] = self._array(LABELS, of_labels, np.dtype(np.int64))
         self.logits: NDArray[np.float32] = self._array(LOGITS, of_logits, np.dtype(np.float32))
         self._check_shapes()
@@ -87,16 +87,16 @@ class Shard:
         try:
             raw = json.loads(data)
         except ValueError as error:
-            raise self._damage_error(f"{FACTS} is no JSON ({error})") from None
+            raise self._damage_error(f"{FACTS} is not valid JSON ({error})") from None
         if not isinstance(raw, dict):
-            raise self._damage_error(f"{FACTS} holds no object")
+            raise self._damage_error(f"{FACTS} is not a JSON object")
         if raw.get("schema") != SCHEMA:
             raise ShardError(
-                f"the shard {self.path} has schema {raw.get('schema')!r}, this version reads schema {SCHEMA}. "
-                "Use the version that wrote it, or let `deploy build` write it anew."
+                f"the shard {self.path} has schema {raw.get('schema')!r}, but this version supports schema {SCHEMA}. "
+                "Use the version that wrote it, or write it again with `deploy build`."
             )
         if raw.get("sha256") != shard_sha256(raw):
-            raise self._damage_error(f"{FACTS} does not have the hash that it states")
+            raise self._damage_error(f"{FACTS} does not match its own hash")
         return raw
 
     def _check_shapes(self) -> None:
@@ -117,7 +117,7 @@ class Shard:
         except (ValueError, EOFError, OSError) as error:
             if isinstance(error, ShardError):
                 raise
-            raise self._damage_error(f"{name} is no array ({error})") from None
+            raise self._damage_error(f"{name} is not an array ({error})") from None
         if array.dtype != dtype:
             raise self._damage_error(f"{name} is {array.dtype}, not {dtype}")
         return array
@@ -125,14 +125,14 @@ class Shard:
     def _verify(self, name: str, sha256: str) -> bytes:
         data = self._bytes_of(name)
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise self._damage_error(f"{name} is not what {FACTS} says")
+            raise self._damage_error(f"{name} does not match its hash in {FACTS}")
         return data
 
     def _bytes_of(self, name: str) -> bytes:
         try:
             return self._archive.read(name)
         except KeyError:
-            raise self._damage_error(f"it lacks {name}") from None
+            raise self._damage_error(f"it has no {name}") from None
         except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             raise self._damage_error(f"{name} cannot be read ({error})") from None
 
@@ -141,7 +141,7 @@ class Shard:
 
 
 def shard_sha256(facts: Mapping[str, object]) -> str:
-    """Hex SHA-256 of a shard's facts without their own hash; they hold the hash of every file, so it covers all."""
+    """Return the hex SHA-256 of a shard's facts without `sha256`; they contain every file's hash, so it covers all."""
     rest = {name: value for name, value in facts.items() if name != "sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

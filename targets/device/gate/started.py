@@ -1,4 +1,4 @@
-"""A model that is open on this device, and what is known of it there."""
+"""An open model on this device, with the results of its checks."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Started:
     session: Session
     golden: GoldenResult
     report: Optional[Dict[str, Any]]
-    """The gate's: made here, or for a CPU the one that came with the model; None where none did."""
+    """The gate's report: made here, or for a CPU the model's own; None if there is none."""
     is_proven: bool
-    """The golden images match, and the report says pass."""
+    """Whether the golden images match and the verdict is pass."""
     refusal: str
-    """Why it may not be served; empty where it may."""
+    """Why it must not be served; empty if it may."""
     remark: str = ""
-    """Why it is served although it is not proven, or not the main model."""
+    """Why it is served although it is not proven, or is not the main model."""
     predictions: Optional[Predictions] = None
-    """What the report was made of, where it was made here."""
+    """The predictions behind the report, if it was made here."""
     measurements: Optional[Dict[str, Any]] = None
     folder: Optional[Path] = None
-    """Where engine, passport and proof of a GPU are kept."""
+    """Folder with engine, passport and proof on a GPU."""
     comparison: Optional[Dict[str, Any]] = None
-    """Of engines in several precisions, see `trt_comparison`; None where there was nothing to compare."""
+    """Comparison of engines in several precisions, see `tensorrt.fastest`; None if there was nothing to compare."""
 
     @property
     def place(self) -> str:
-        """What runs the model here, as `onnxruntime 1.22.0 on avx2`."""
+        """Runtime and instruction set, e.g. `onnxruntime 1.22.0 on avx2`."""
         return f"{self.session.runtime} on {self.session.instruction_set}"
 
     @property
     def reason(self) -> str:
-        """Why it is not proven, or what is to be known of a proof."""
+        """Why it is not proven, or remarks on the proof."""
         return " ".join(text for text in (self.refusal, self.remark) if text)

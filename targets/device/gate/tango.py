@@ -1,8 +1,8 @@
-"""How sure a measured loss of accuracy is: Tango's score method for the difference of paired proportions.
+"""Confidence of a measured accuracy drop: Tango's score method for the difference of paired proportions.
 
 T. Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design",
-Statistics in Medicine 17:891-908, 1998. Of `images` images, `lost` are right with the float model and wrong with the
-artifact, `won` the reverse; the drop estimated is (lost - won) / images, a fraction, a loss positive.
+Statistics in Medicine 17:891-908, 1998. Of `images` images, `lost` are correct with the float model and wrong with
+the artifact, `won` the reverse; the estimated drop is (lost - won) / images, a fraction, positive for a loss.
 
 The bounds hold asymptotically. Exact enumeration (tests/test_tango.py): at a true drop equal to a margin of one
 point, 4 to 5 % pass wherever wins accompany losses; where nearly every changed image is a loss, counts are few and
@@ -16,12 +16,12 @@ from statistics import NormalDist
 from typing import Optional, Tuple
 
 CONFIDENCE = 0.95
-# Beyond this many images nobody would collect them.
+# More images than anyone would collect.
 MOST_IMAGES = 1_000_000
 
 
 def score(lost: float, won: float, images: float, drop: float) -> float:
-    """Tango's Z of the hypothesis that the true drop is `drop`; it falls as `drop` rises. -1 < drop < 1."""
+    """Return Tango's Z for the hypothesis that the true drop is `drop`, -1 < drop < 1; Z decreases with `drop`."""
     if drop < 0:
         return -score(won, lost, images, -drop)
     q = _restricted_win_rate(lost, won, images, drop)
@@ -33,21 +33,21 @@ def score(lost: float, won: float, images: float, drop: float) -> float:
 
 
 def drop_bounds(lost: int, won: int, images: int, confidence: float = CONFIDENCE) -> Tuple[float, float]:
-    """One-sided bounds of the drop: with that confidence it is above the first; so, too, below the second."""
+    """Return one-sided bounds of the drop: with `confidence` it is above the first, and likewise below the second."""
     return _limits(lost, won, images, NormalDist().inv_cdf(confidence))
 
 
 def drop_interval(lost: int, won: int, images: int) -> Tuple[float, float]:
-    """Two-sided 95 % confidence interval of the drop."""
+    """Return the two-sided 95 % confidence interval of the drop."""
     return _limits(lost, won, images, NormalDist().inv_cdf((1 + CONFIDENCE) / 2))
 
 
 def images_needed(
     lost: float, won: float, images: float, *, margin: float, confidence: float = CONFIDENCE
 ) -> Optional[int]:
-    """How many images would give an even chance to prove a drop of at most `margin`, were all rates as seen.
+    """Return how many images give a 50 % chance to prove a drop of at most `margin`, at the observed rates.
 
-    None where more images cannot be expected to prove it: the drop seen reaches the margin, or is so close below it
+    None if more images are unlikely to prove it: the observed drop reaches the margin, or is so close below it
     that more than a million would be needed. For fixed rates the score grows with the root of the images.
     """
     if margin >= 1:
@@ -61,9 +61,9 @@ def images_needed(
 
 
 def _restricted_win_rate(lost: float, won: float, images: float, drop: float) -> float:
-    """Most likely probability of a win, given that a loss is more probable by `drop` >= 0: Tango's q21.
+    """Return the most likely probability of a win if a loss is more likely by `drop` >= 0: Tango's q21.
 
-    The positive root of 2 n q^2 - B q - won drop (1 - drop) = 0, in the form that does not cancel.
+    The positive root of 2 n q^2 - B q - won drop (1 - drop) = 0, in the form without cancellation.
     """
     b = lost + won - drop * (2 * images - lost + won)
     k = won * drop * (1 - drop)
@@ -80,7 +80,7 @@ def _limits(lost: int, won: int, images: int, z: float) -> Tuple[float, float]:
 
 
 def _upper_limit(lost: int, won: int, images: int, z: float) -> float:
-    """The drop at which the score is -z, by bisection down to neighboring floats."""
+    """Return the drop at which the score is -z, by bisection down to adjacent floats."""
     low, high = (lost - won) / images, 1.0
     while low < (middle := (low + high) / 2) < high:
         if score(lost, won, images, middle) > -z:

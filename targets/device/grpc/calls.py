@@ -1,7 +1,7 @@
-"""The Open Inference Protocol v2 over gRPC, for the one model of this device: calls, statuses, messages.
+"""The Open Inference Protocol v2 over gRPC for this device's model: calls, statuses, messages.
 
-Every call reads its only message itself, so that those on their way are bounded: how much of one has come cannot be
-told, so it counts as the largest that may come, and where there is no room for more, the oldest is sent away.
+Every call reads its only message itself, to limit the memory of incoming messages. gRPC does not report how much of a
+message has arrived, so each counts with the maximum size; if there is no room for more, the oldest is cancelled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from targets.device.server.tensors import BUG, RequestError
 LOG = logging.getLogger(__name__)
 SERVICE = "inference.GRPCInferenceService"
 INFER = "ModelInfer"
-# gRPC's status for what HTTP says.
+# gRPC's status for each HTTP status.
 CODES: Dict[int, grpc.StatusCode] = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -44,22 +44,22 @@ CODES: Dict[int, grpc.StatusCode] = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 CANCEL_SECONDS = 0.1
-# Messages on their way that ask for no answer of the model; more of them, and the oldest is sent away.
+# Incoming messages of calls other than inference; above it, the oldest is cancelled.
 LOOKS = 4
-# Answers that are not taken, besides one for each place.
+# Responses that clients have not read, in addition to one per place.
 UNSENT = 8
-# An answer that is taken is gone after some turns of the loop.
+# A response that is read is sent within a few iterations of the loop.
 TURN_SECONDS = 0.05
 Result = TypeVar("Result")
 Context = Any
-"""`grpc.aio.ServicerContext`, which has no types."""
+"""`grpc.aio.ServicerContext`, which has no type stubs."""
 Call = Callable[[Context], Awaitable[bytes]]
 Answer = Tuple[bytes, int]
 """A ModelInferResponse, and its number of images."""
 
 
 class Calls:
-    """The protocol's answers; one of it serves one `Endpoint`."""
+    """Handler of the protocol's calls for one `Endpoint`."""
 
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         self._endpoint = endpoint
@@ -70,10 +70,10 @@ class Calls:
         self._throttle = Throttle()
         self._looks = Budget(LOOKS * endpoint.settings.max_body_bytes)
         self._unsent = Budget(self._settings.max_waiting + UNSENT, patience=TURN_SECONDS)
-        """Counts calls; their bytes are counted together with those of HTTP."""
+        """Counts calls; their bytes count together with those of HTTP."""
 
     def handler(self) -> Any:
-        """What a gRPC server asks for the calls of the protocol."""
+        """Return gRPC's handler for the protocol's calls."""
         calls: Dict[str, Call] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -82,14 +82,14 @@ class Calls:
             "ModelMetadata": self._model_metadata,
             INFER: self._model_infer,
         }
-        # On the wire a stream of one message is that message.
+        # On the wire, a stream of one message is the same as the message.
         methods = {
             name: grpc.stream_stream_rpc_method_handler(self._answer(name, call)) for name, call in calls.items()
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def _answer(self, name: str, call: Call) -> Callable[[Any, Context], Awaitable[None]]:
-        """The call, with whatever it raises as its status."""
+        """Wrap a call: every exception becomes a status."""
 
         async def answer(_messages: Any, context: Context) -> None:
             loop = asyncio.get_running_loop()
@@ -98,7 +98,7 @@ class Calls:
                 written = await call(context)
                 await self._write(context, written)
                 return
-            except Exception as error:  # noqa: BLE001 - a bug of ours is logged, and costs one answer
+            except Exception as error:  # noqa: BLE001 - a bug is logged, and fails only this call
                 refusal = self._refusal(name, error)
             if name == INFER:
                 self._metrics.answered_request("grpc", refusal.status, loop.time() - since, 0)
@@ -108,7 +108,7 @@ class Calls:
         return answer
 
     def _refusal(self, name: str, error: Exception) -> RequestError:
-        """What its client hears, once it is counted and logged."""
+        """Return the error for the client after counting and logging it."""
         path = f"/{SERVICE}/{name}"
         if isinstance(error, NotReady):
             error = RequestError(str(error), status=503)
@@ -130,22 +130,22 @@ class Calls:
             share.close()
 
     async def _message(self, context: Context, share: Share) -> bytes:
-        """The bytes of the call's message, which `share` is of."""
+        """Read the bytes of the call's message, which `share` accounts for."""
         seconds, reading = self._settings.body_seconds, asyncio.ensure_future(context.read())
-        share.send_away = lambda: _give_up(share, reading)
+        share.evict = lambda: _give_up(share, reading)
         share.hold(self._settings.max_body_bytes)
         try:
             await asyncio.wait({reading}, timeout=seconds)
             if not reading.done():
                 raise RequestError(f"the body did not arrive within {seconds} s (BODY_SECONDS)", status=408)
             if reading.cancelled():
-                raise RequestError("too many messages are on their way (MAX_WAITING); try again", status=429)
+                raise RequestError("too many messages are being received (MAX_WAITING); try again", status=429)
             read = reading.result()
         finally:
-            share.send_away = None
+            share.evict = None
             reading.cancel()
         if read is grpc.aio.EOF:
-            # So ends a call, too, whose message is too large for gRPC or whose client is gone: it is about to be
+            # EOF also if the message is too large for gRPC or the client disconnected: then the call is about to be
             # cancelled here.
             await asyncio.sleep(CANCEL_SECONDS)
             raise RequestError("the call has no message")
@@ -156,31 +156,31 @@ class Calls:
         return data
 
     async def _write(self, context: Context, written: bytes) -> None:
-        """Hand the answer over; who does not take it is cut off, as no status would reach it either."""
+        """Send the response; disconnect a client that does not read it, since no status would reach it either."""
         writing = asyncio.ensure_future(context.write(written))
-        # Else one that ends after its call would be a line in the log.
+        # Otherwise an exception after the call has ended would be logged.
         writing.add_done_callback(lambda done: done.cancelled() or done.exception())
         shares = [self._unsent.open(), self._endpoint.held.open()]
         peer, port, gone = context.peer(), self._settings.grpc_port, asyncio.Event()
 
-        def send_away() -> None:
+        def evict() -> None:
             for share in shares:
                 share.close()
             cut(peer, port)
             gone.set()
 
-        # Held before it can be sent away: who comes with many others is not the one who does not read.
+        # Held before it can be evicted: a new call among many is not one that does not read.
         shares[0].hold(1)
         shares[1].hold(len(written))
         for share in shares:
-            share.send_away = send_away
+            share.evict = evict
         try:
             await asyncio.wait({writing}, timeout=self._settings.idle_seconds)
             if not writing.done():
-                send_away()
-                # gRPC's own task: cancelled, it would leave the answer where it is.
+                evict()
+                # gRPC's own task: cancelling it would not free the response.
                 await asyncio.wait({writing}, timeout=CANCEL_SECONDS)
-            # gRPC fails to write where the connection has ended, and for nothing else.
+            # Writing fails in gRPC only if the connection has ended.
             if gone.is_set() or writing.exception() is not None:
                 raise asyncio.CancelledError
         finally:
@@ -206,7 +206,7 @@ class Calls:
         await self._read(messages.ServerMetadataRequest, context)
         manifest = self._service.manifest
         version = manifest.version if manifest is not None else ""
-        # The one that HTTP has, binary tensors, is no extension here.
+        # HTTP's extension for binary tensors does not apply to gRPC.
         return _serialize(messages.ServerMetadataResponse(name="edge-deploy", version=version))
 
     async def _model_metadata(self, context: Context) -> bytes:
@@ -234,12 +234,12 @@ class Calls:
         return written
 
     async def _in_time(self, answer: "asyncio.Future[Answer]") -> Answer:
-        """What is not there in time, or whose client is gone, need not be done."""
+        """Wait for the answer; cancel it on timeout or if the client disconnects."""
         seconds = self._settings.request_seconds
         try:
             return await _within(seconds, answer)
         except asyncio.TimeoutError:
-            message = f"there was no answer within {seconds} s (REQUEST_SECONDS); try again later"
+            message = f"there was no response within {seconds} s (REQUEST_SECONDS); try again later"
             raise RequestError(message, status=503) from None
 
     def _infer(self, data: bytes) -> Union[Answer, "asyncio.Future[Answer]"]:
@@ -259,9 +259,9 @@ class Calls:
 
 
 async def _within(seconds: float, awaited: Awaitable[Result]) -> Result:
-    """Its result; raises `asyncio.TimeoutError`, and cancels it where it is too late or this is cancelled.
+    """Return the result; raise `asyncio.TimeoutError`; cancel `awaited` on timeout or if this is cancelled.
 
-    `asyncio.wait_for` of Python 3.11 forgets that it was cancelled where the result came at the same time.
+    `asyncio.wait_for` of Python 3.11 loses a cancellation that coincides with the result.
     """
     task = asyncio.ensure_future(awaited)
     try:
@@ -284,7 +284,7 @@ def _serialize(message: Any) -> bytes:
 
 
 def _authorization(context: Context) -> Optional[str]:
-    # What is no text is no token.
+    # Binary metadata is not a token.
     found = [value for name, value in context.invocation_metadata() if name == "authorization"]
     if len(found) > 1:
         raise RequestError("the request has several authorization headers; send one")

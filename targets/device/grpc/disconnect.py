@@ -1,4 +1,4 @@
-"""The end of one gRPC connection; gRPC's asyncio has none, and keeps what is not taken until the client goes."""
+"""Close a single gRPC connection, which grpc.aio cannot do: it keeps unread data until the client disconnects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Address = Tuple[str, int]
 
 
 def cut(peer: str, port: int) -> bool:
-    """Shut down the connection to our `port` of what gRPC calls `peer`: ipv4:127.0.0.1:4242; False: there is none."""
+    """Shut down the connection of `peer`, e.g. ipv4:127.0.0.1:4242, to our `port`; return False if there is none."""
     wanted = _address(*unquote(peer).partition(":")[2].rpartition(":")[::2])
     found = False
     for file in Path("/proc/self/fd").iterdir():
@@ -29,13 +29,13 @@ def cut(peer: str, port: int) -> bool:
                     connection.shutdown(socket.SHUT_RDWR)
                     found = True
             except OSError:
-                # It listens, or has gone meanwhile.
+                # A listening socket, or closed meanwhile.
                 continue
     return found
 
 
 def _socket(file: int) -> Optional[socket.socket]:
-    """What the file is, if it is a socket, under a number of its own."""
+    """Return a duplicate of the file descriptor as a socket; None if it is not one."""
     try:
         number = os.dup(file)
     except OSError:

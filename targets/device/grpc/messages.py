@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's gRPC messages: requests from bytes, answers as bytes; tensors typed or raw."""
+"""The Open Inference Protocol's gRPC messages: parse requests and serialize responses; tensors are typed or raw."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from targets.device.model.manifest import Manifest
 from targets.device.server.protocol import InferRequest, check_id, dtype_of, flag, requested_outputs, shape_of
 from targets.device.server.tensors import DATATYPES, RequestError, from_bytes, from_values, shown
 
-# Where a tensor's contents are by its datatype.
+# Field with a tensor's contents, by datatype.
 FIELDS = {"FP32": "fp32_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
 
 
 def decode_message(kind: Any, data: bytes) -> Any:
-    """The message of this kind; raises `RequestError`."""
+    """Parse a message of this kind; raise `RequestError`."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
-        raise RequestError(f"the message is no valid {kind.DESCRIPTOR.name}: {error}") from None
+        raise RequestError(f"the message is not a valid {kind.DESCRIPTOR.name}: {error}") from None
 
 
 def infer_request(message: Any) -> InferRequest:
-    """What a ModelInferRequest asks for; its answer is raw where it was, unless it says otherwise."""
+    """Convert a ModelInferRequest; by default, outputs are raw if its inputs are."""
     check_id(message.id)
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
@@ -44,7 +44,7 @@ def infer_request(message: Any) -> InferRequest:
 def infer_response(
     manifest: Manifest, request: InferRequest, output: str, values: NDArray[np.float32], *, binary: bool
 ) -> bytes:
-    """The ModelInferResponse with the one output of the model."""
+    """Serialize the ModelInferResponse with the model's output."""
     tensor = messages.ModelInferResponse.InferOutputTensor(name=output, datatype="FP32", shape=values.shape)
     answer = messages.ModelInferResponse(
         model_name=manifest.name, model_version=manifest.version, id=request.id or "", outputs=[tensor]
@@ -60,7 +60,7 @@ def infer_response(
 def model_metadata(
     manifest: Manifest, platform: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
 ) -> bytes:
-    """The ModelMetadataResponse; tensors are given as name, datatype and shape."""
+    """Serialize the ModelMetadataResponse; tensors are given as name, datatype and shape."""
     tensor = messages.ModelMetadataResponse.TensorMetadata
     answer = messages.ModelMetadataResponse(
         name=manifest.name,
@@ -101,7 +101,7 @@ def _typed_array(tensor: Any, filled: List[str], shape: Tuple[int, ...], dtype: 
     if filled != [field]:
         given = ", ".join(filled)
         raise RequestError(
-            f"the input {shown(tensor.name)} of the datatype {tensor.datatype} has {given}; fill {field} alone"
+            f"the input {shown(tensor.name)} of the datatype {tensor.datatype} has {given}; fill only {field}"
         )
     return from_values(getattr(tensor.contents, field), tensor.name, shape, dtype)
 

@@ -1,10 +1,10 @@
-"""The gRPC server: its port, its limits, TLS, and its end; imported only where GRPC_PORT asks for it."""
+"""The gRPC server: port, limits, TLS and shutdown; imported only if GRPC_PORT is set."""
 
 from __future__ import annotations
 
 import os
 
-# Its own lines would be no JSON; what it refuses reaches the client as a status. Must be set before it is imported.
+# gRPC's log lines are not JSON; clients get refusals as a status. Must be set before the import.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
@@ -16,15 +16,15 @@ from targets.device.settings import SettingError, Settings
 
 # gRPC counts bytes in an int of 32 bits.
 MOST_BYTES = 2**31 - 1
-# Besides requests on their way, those that hold a place and those whose answer is not taken yet: calls that ask for
-# metadata, or are about to be refused. gRPC turns away more by itself, so nobody may hold one for long.
+# Calls for metadata or about to be refused, in addition to requests that are arriving, hold a place, or whose response
+# is not read yet. gRPC rejects calls above the limit, so no client may hold one for long.
 MORE_CALLS = 96
-# As a mask of algorithms: none. A compressed message is measured only once it is decompressed, so it has no limit.
+# Bit mask of algorithms: none. Message sizes are checked only after decompression, so there would be no limit.
 NO_COMPRESSION = 1
 
 
 class GrpcServer:
-    """Made within the loop that serves it; raises `SettingError` where it cannot listen."""
+    """The gRPC server; created in the loop that serves it. Raises `SettingError` if it cannot listen."""
 
     def __init__(self, endpoint: Endpoint, access: Access) -> None:
         settings = endpoint.settings
@@ -42,14 +42,14 @@ class GrpcServer:
         except RuntimeError as error:
             raise SettingError(
                 f"cannot listen on HOST {settings.host!r}, GRPC_PORT {settings.grpc_port}: {error}. Use another port, "
-                "or end the program that has it; HOST must be an address of this machine."
+                "or stop the program that uses it; HOST must be an address of this machine."
             ) from None
 
     async def start(self) -> None:
         await self._server.start()
 
     async def end(self, seconds: float) -> None:
-        """Take no more calls, and let those at hand finish; those that have not within `seconds` are cancelled."""
+        """Reject new calls and let current ones finish; after `seconds`, cancel the rest."""
         await self._server.stop(seconds)
 
 
@@ -61,13 +61,13 @@ def _options(settings: Settings) -> "list[tuple[str, int]]":
         ("grpc.max_connection_idle_ms", settings.idle_seconds * 1000),
         ("grpc.server_handshake_timeout_ms", settings.head_seconds * 1000),
         ("grpc.compression_enabled_algorithms_bitset", NO_COMPRESSION),
-        # Else a second server could listen on the same port, and get half of the connections.
+        # Otherwise a second server could listen on the same port and get half of the connections.
         ("grpc.so_reuseport", 0),
     ]
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    """The files that `Access` has checked; gRPC asks for a client's certificate of all or of none."""
+    """Return credentials from the files that `Access` has checked; gRPC requires or ignores client certificates."""
     assert settings.tls_key is not None
     assert settings.tls_certificate is not None
     authorities = None if settings.tls_client_ca is None else settings.tls_client_ca.read_bytes()

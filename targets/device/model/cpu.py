@@ -1,4 +1,4 @@
-"""Which instruction sets of this CPU matter to a network's kernels."""
+"""The instruction sets of this CPU that matter for a network's kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Dict, Optional, Tuple
 
 CPUINFO = Path("/proc/cpuinfo")
-# Keys of the auxiliary vector, in which the kernel tells every program what the CPU can do (linux/auxvec.h).
+# Keys of the auxiliary vector, in which the kernel passes the CPU's features to each process (linux/auxvec.h).
 AT_HWCAP, AT_HWCAP2 = 16, 26
 
 # (our name, the kernel's flag), best first. Float kernels differ by instruction set too, hence the older ones.
@@ -32,9 +32,9 @@ VNNI = ("avx512_vnni", "avx_vnni")
 def instruction_sets(
     cpuinfo: Optional[str] = None, machine: Optional[str] = None, hwcaps: Optional[Tuple[int, int]] = None
 ) -> Tuple[str, ...]:
-    """What this CPU offers, best first; `cpuinfo`, `machine` and `hwcaps` stand in for another CPU.
+    """Return this CPU's instruction sets, best first; `cpuinfo`, `machine` and `hwcaps` describe another CPU.
 
-    On ARM the auxiliary vector is asked first: in a container that is emulated, /proc/cpuinfo may be the host's.
+    On ARM the auxiliary vector comes first: in an emulated container, /proc/cpuinfo may be the host's.
     """
     if hwcaps is None and cpuinfo is None and machine is None:
         hwcaps = _auxiliary_vector()
@@ -44,7 +44,7 @@ def instruction_sets(
     else:
         flags = _flags(_read() if cpuinfo is None else cpuinfo)
     if machine in X86_MACHINES:
-        # Every 64-bit x86 has SSE2, every 64-bit ARM has NEON; emulators may show another CPU's flags, or none.
+        # Every 64-bit x86 has SSE2, every 64-bit ARM has NEON; emulators may report another CPU's flags, or none.
         return tuple(name for name, flag in X86 if flag in flags or name == "sse")
     if machine in ARM_MACHINES:
         return tuple(name for name, flag in ARM if flag in flags or name == "neon")
@@ -52,12 +52,12 @@ def instruction_sets(
 
 
 def instruction_set(cpuinfo: Optional[str] = None, machine: Optional[str] = None) -> str:
-    """The best instruction set of this CPU."""
+    """Return the best instruction set of this CPU."""
     return instruction_sets(cpuinfo, machine)[0]
 
 
 def processor_name(cpuinfo: Optional[str] = None) -> str:
-    """The CPU by its maker's name, or on ARM by its part number; "unknown" where the kernel does not tell."""
+    """Return the CPU's model name, or on ARM its part number; "unknown" if the kernel does not report it."""
     text = _read() if cpuinfo is None else cpuinfo
     found: Dict[str, str] = {}
     for line in text.splitlines():
@@ -71,7 +71,7 @@ def processor_name(cpuinfo: Optional[str] = None) -> str:
 
 
 def saturates_8bit(cpuinfo: Optional[str] = None, machine: Optional[str] = None) -> bool:
-    """Whether int8 products are added in 16 bits that can saturate: x86 without VNNI (`vpmaddubsw`).
+    """Return whether int8 products are summed in 16 bits, which can saturate: x86 without VNNI (`vpmaddubsw`).
 
     Two products of an unsigned 8-bit and a signed 8-bit number reach 2 x 255 x 127 = 64,770, beyond 32,767;
     with 7-bit weights (at most 63) they stay at 32,130.
@@ -81,13 +81,13 @@ def saturates_8bit(cpuinfo: Optional[str] = None, machine: Optional[str] = None)
 
 
 def arm_flags(hwcaps: Tuple[int, int]) -> Tuple[str, ...]:
-    """The kernel's names of what AT_HWCAP and AT_HWCAP2 say of an aarch64 CPU, so far as they matter here."""
+    """Return the kernel's names of the relevant flags in AT_HWCAP and AT_HWCAP2 of an aarch64 CPU."""
     first, second = hwcaps
     return (*(name for name, bit in HWCAP if first & bit), *(name for name, bit in HWCAP2 if second & bit))
 
 
 def _auxiliary_vector() -> Optional[Tuple[int, int]]:
-    """AT_HWCAP and AT_HWCAP2 of this process; None where the C library has no `getauxval`, or knows nothing."""
+    """Return AT_HWCAP and AT_HWCAP2 of this process; None if `getauxval` is missing or returns nothing."""
     try:
         getauxval = ctypes.CDLL(None).getauxval
     except (AttributeError, OSError, TypeError):

@@ -1,10 +1,10 @@
-"""From an image file's bytes to upright RGB pixels, within bounds of memory and work that are known before it begins.
+"""Decode image files to upright RGB pixels, with limits on memory and work that are checked before decoding.
 
-Choices, where files leave room:
-- transparent pixels are laid over black, the color that augmentation pads with;
+Conventions:
+- transparent pixels are composited over black, the padding color of augmentation;
 - 16-bit grayscale is scaled to 8 bits (v * 255 / 65535, rounded), not clipped as Pillow's `convert` does;
-- CMYK is converted by Pillow's plain formula; color profiles are not applied (nor does torchvision);
-- of an animation the first frame counts; EXIF rotation is applied, an unreadable EXIF block means none.
+- CMYK is converted by Pillow's simple formula; color profiles are not applied (torchvision does the same);
+- of an animation only the first frame is used; EXIF rotation is applied, and an unreadable EXIF block is ignored.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from PIL import Image, UnidentifiedImageError
 from targets.device.model.jpeg import frame_of
 
 MAX_PIXELS = 2**26
-"""Of the largest image that is decoded, at 4 bytes a pixel: 256 MiB; a 64-megapixel photo still fits."""
+"""Pixels of the largest decodable image; at 4 bytes each 256 MiB. A 64-megapixel photo still fits."""
 BYTES_PER_PIXEL = 4
-"""What Pillow keeps of an RGB image; others are counted by what decoding them takes."""
+"""Pillow's memory per pixel of an RGB image; other modes count by what decoding them takes."""
 ROW_PIXELS = 16
-"""What a row counts as at least: Pillow keeps a pointer for each, so those of one pixel would take six times it."""
+"""Minimum pixels that a row counts as: Pillow keeps a pointer per row, so rows of one pixel take six times as much."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""No format that starts another program or draws vectors."""
+"""No vector formats, and none that start another program."""
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -39,17 +39,17 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-"""Bytes of a pixel in memory, where it is not `BYTES_PER_PIXEL`."""
+"""Bytes per pixel in memory of modes that differ from `BYTES_PER_PIXEL`."""
 _DECODER_BYTES = {"WEBP": 16, "GIF": 4, "TIFF": 8, "PPM": 4}
-"""Of a pixel, taken by the format's decoder beside the image: canvases, strips."""
+"""Extra bytes per pixel of the format's decoder: canvases, strips."""
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 WORK = 4
-"""How many times the pixels of the largest image one request's images may take together, see `Effort.work`."""
+"""Limit of the work of one request's images, as a multiple of the largest image's pixels; see `Effort.work`."""
 _WEBP_WORK, _SEVERAL_SCANS_WORK, _SCANS = 3, 3, 16
 # Pillow decodes these value by value in Python.
 _SLOW_DECODERS, _SLOW_WORK = ("ppm_plain", "ppm", "bmp_rle"), 32
 _STRIP_PIXELS = 1 << 17
-# What Pillow's readers raise on bytes that are not what their header promises.
+# Exceptions of Pillow's readers for files that do not match their header.
 _MALFORMED = (
     OSError,
     SyntaxError,
@@ -68,20 +68,20 @@ _MALFORMED = (
 
 
 class ImageError(ValueError):
-    """The bytes cannot be used as an image; the message gives the reason, the caller the file's name."""
+    """The bytes are not a usable image; the message has the reason, and the caller adds the file's name."""
 
 
 class Effort(NamedTuple):
-    """What decoding an image takes at most, told from its header and, of a JPEG, its markers."""
+    """Upper limits of the cost of decoding an image, from its header and, for a JPEG, its markers."""
 
     memory: int
-    """Bytes, beside those of the file."""
+    """Bytes, in addition to the file's."""
     work: int
-    """In pixels of an ordinary JPEG: about 30 ns each on x86-64 at worst."""
+    """In pixels of an ordinary JPEG, at most about 30 ns each on x86-64."""
 
 
 class Opened(NamedTuple):
-    """An image of which only the header is read."""
+    """An image whose header is read and whose pixels are not."""
 
     image: Image.Image
     effort: Effort
@@ -90,10 +90,10 @@ class Opened(NamedTuple):
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS, *, shorter_side: Optional[int] = None) -> Opened:
-    """Read the header; raises `ImageError` for what is no image, or takes more than an RGB image of `max_pixels`.
+    """Read the header; raise `ImageError` if it is not an image, or costs more than an RGB image of `max_pixels`.
 
-    A JPEG will be decoded at 1/2, 1/4 or 1/8 of its size where its shorter side keeps `shorter_side` pixels or more:
-    what a resize would average away again is then not computed. None: at its full size.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if its shorter side keeps at least `shorter_side` pixels, which
+    skips detail that a later resize removes. None: decode at full size.
     """
     image = _open(data, max_pixels)
     full = image.size
@@ -105,14 +105,14 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, *, shorter_side: Optio
 
 
 def load_image(opened: Opened) -> Image.Image:
-    """The upright RGB image; `opened` cannot be used again. Raises `ImageError`."""
+    """Decode to an upright RGB image; `opened` cannot be used again. Raises `ImageError`."""
     image = opened.image
     try:
         image.load()
         method = _rotation(image)
         if method is not None and _memory(image, is_turned=True) > opened.most_memory:
-            # Of a PNG that says so behind its pixels alone; it was counted as upright.
-            raise ImageError("the image has too many pixels to be turned as its EXIF block says")
+            # A PNG with its EXIF block after the pixels, which was counted as upright.
+            raise ImageError("the image has too many pixels to be rotated as its EXIF block specifies")
         rgb = _rgb(image)
         if rgb is not image:
             image.close()
@@ -125,18 +125,18 @@ def load_image(opened: Opened) -> Image.Image:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, *, shorter_side: Optional[int] = None) -> Image.Image:
-    """The upright RGB image of a file's bytes; see `open_image`. Raises `ImageError`."""
+    """Decode a file's bytes to an upright RGB image; see `open_image`. Raises `ImageError`."""
     return load_image(open_image(data, max_pixels, shorter_side=shorter_side))
 
 
 def check_decodable(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise `ImageError` where `decode` would. All bytes of a JPEG are read, but few of its pixels are computed."""
+    """Raise `ImageError` if `decode` would. Reads all bytes of a JPEG, but computes only few of its pixels."""
     open_image(data, max_pixels)
     load_image(open_image(data, max_pixels, shorter_side=1))
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Refuses sizes that must not be decoded before anything is allocated for them."""
+    """Read the header and reject images that are too large before allocating memory."""
     if not data:
         raise ImageError("the file is empty (0 bytes)")
     try:
@@ -145,9 +145,11 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(f"the image has too many pixels ({error}); at most {max_pixels} are decoded") from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise ImageError(f"the file is cut short in its header, or not an image of a known format ({known})") from None
+        raise ImageError(
+            f"the file is truncated in its header, or not an image of a supported format ({known})"
+        ) from None
     except _MALFORMED as error:
-        raise ImageError(f"the file's header is damaged: {error}") from None
+        raise ImageError(f"the file's header is corrupt: {error}") from None
     if max(image.width, ROW_PIXELS) * image.height > max_pixels:
         wide = "" if image.width >= ROW_PIXELS else f", where a row counts as {ROW_PIXELS} or more"
         raise ImageError(f"the image has too many pixels ({image.width} x {image.height}; at most {max_pixels}{wide})")
@@ -157,12 +159,12 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _is_jpeg(image: Image.Image) -> bool:
-    # MPO: a JPEG with further images behind it, as phones write it.
+    # MPO: a JPEG with additional images appended, as phones write it.
     return image.format in ("JPEG", "MPO")
 
 
 def _effort(image: Image.Image, data: bytes, full_pixels: int) -> Effort:
-    """`full_pixels`: before the scale of a JPEG."""
+    """Return the cost of decoding; `full_pixels` is the size before scaling a JPEG."""
     memory = _memory(image, is_turned=_rotation(image) is not None)
     decoder, work = _DECODER_BYTES.get(str(image.format), 0) * full_pixels, full_pixels
     if _is_jpeg(image):
@@ -189,20 +191,20 @@ def _check(effort: Effort, image: Image.Image, full: "tuple[int, int]", max_pixe
     most = BYTES_PER_PIXEL * max_pixels
     if effort.memory > most:
         raise ImageError(
-            f"the image ({what}) has too many pixels of its kind: decoding it takes {effort.memory >> 20} MiB, at "
-            f"most {most >> 20} are given"
+            f"the image ({what}) has too many pixels for its format: decoding it takes {effort.memory >> 20} MiB; at "
+            f"most {most >> 20} are allowed"
         )
     if effort.work > WORK * max_pixels:
         raise ImageError(
-            f"the image ({what}) takes too long to decode: as long as an ordinary JPEG of {effort.work} pixels, at "
-            f"most {WORK * max_pixels} are done"
+            f"the image ({what}) takes too long to decode: as long as an ordinary JPEG of {effort.work} pixels; at "
+            f"most {WORK * max_pixels} are allowed"
         )
 
 
 def _rotation(image: Image.Image) -> Optional[Image.Transpose]:
-    """As far as it is known without loading the image."""
+    """Return the EXIF rotation, as far as it is known without loading the image."""
     if image.format == "PNG" and "exif" not in image.info:
-        # Pillow would load the image to look behind it.
+        # Pillow would load the image to find one after the pixels.
         return None
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
@@ -220,14 +222,16 @@ def _rgb(image: Image.Image) -> Image.Image:
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         return _by_strips(image, _from_16_bits)
     if mode in ("I", "F"):
-        raise ImageError(f"the image has 32 bits per pixel (mode {mode}) and no stated range; save it with 8 or 16")
+        raise ImageError(
+            f"the image has 32 bits per pixel (mode {mode}) and no known value range; save it with 8 or 16"
+        )
     if _has_alpha(image):
         return _by_strips(image, _over_black)
     return image if mode == "RGB" else image.convert("RGB")
 
 
 def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """`convert` some rows at a time: its copies of the whole image would take several times its memory."""
+    """Apply `convert` to some rows at a time: copies of the whole image would take several times its memory."""
     out = Image.new("RGB", image.size)
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
@@ -244,5 +248,5 @@ def _over_black(image: Image.Image) -> Image.Image:
 def _from_16_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.uint32)
     if values.max() > 65535:
-        raise ImageError(f"the grayscale image has values up to {values.max()}; at most 65535 are understood")
+        raise ImageError(f"the grayscale image has values up to {values.max()}; at most 65535 is supported")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")

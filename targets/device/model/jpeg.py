@@ -1,4 +1,4 @@
-"""What decoding a JPEG file will take, told from its markers (ITU-T T.81, annex B)."""
+"""The cost of decoding a JPEG file, from its markers (ITU-T T.81, annex B)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Start of frame; the three others are tables."""
+"""Start-of-frame markers; the three excluded ones are tables."""
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _BLOCK = 8
 _COEFFICIENT_BYTES = 2
@@ -16,21 +16,21 @@ _COEFFICIENT_BYTES = 2
 
 @dataclass(frozen=True)
 class Frame:
-    """Of the first image in the file."""
+    """The frame of the first image in the file."""
 
     width: int
     height: int
     sampling: Tuple[Tuple[int, int], ...]
-    """Of each component: blocks across and down in the smallest unit."""
+    """Horizontal and vertical sampling factors of each component."""
     is_progressive: bool
     scans: int
-    """Each goes over all blocks of its components; a file may have any number."""
+    """Number of scans; each covers all blocks of its components."""
     is_interleaved: bool
-    """The first scan holds all components."""
+    """Whether the first scan contains all components."""
 
     @property
     def is_kept(self) -> bool:
-        """The decoder keeps all coefficients of the full size, however few pixels are asked for."""
+        """Whether the decoder keeps all coefficients at full size, even if it outputs fewer pixels."""
         return self.is_progressive or not self.is_interleaved
 
     @property
@@ -43,7 +43,7 @@ class Frame:
 
 
 def frame_of(data: bytes) -> Optional[Frame]:
-    """None where the markers are damaged, which the decoder will say."""
+    """Return the frame; None if the markers are corrupt, which the decoder reports later."""
     try:
         return _frame(data)
     except (struct.error, IndexError, ValueError):
@@ -83,7 +83,7 @@ def _read(data: bytes, first_scan: int, header: bytes, kind: int) -> Optional[Fr
         height=height,
         sampling=sampling,
         is_progressive=kind in _PROGRESSIVE,
-        # Within a scan's own data 0xFF is followed by 0 or a restart marker. Phones append further images.
+        # In a scan's data 0xFF is followed by 0 or a restart marker. Phones append more images.
         scans=data.count(_START_OF_SCAN, first_scan, end if end >= 0 else len(data)),
         is_interleaved=data[first_scan + 4] == components,
     )

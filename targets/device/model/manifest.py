@@ -1,4 +1,4 @@
-"""`manifest.json`: what an artifact is, what it expects and where it was proven."""
+"""`manifest.json`: the description of an artifact, its inputs and its runtime."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ SCHEMA = 1
 FILE = "manifest.json"
 CHUNK = 1 << 20
 ONNXRUNTIME, TENSORRT = "onnxruntime", "tensorrt"
-"""What may be named as the runtime."""
+"""Valid names of a runtime."""
 
 Option = Union[str, int]
 
 
 class ManifestError(ValueError):
-    """The manifest is missing, damaged, of another schema, or does not describe the model beside it."""
+    """The manifest is missing, damaged, of another schema, or does not match its model."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One artifact folder's own description."""
+    """The description of an artifact folder."""
 
     schema: int
     name: str
@@ -33,13 +33,13 @@ class Manifest:
     target: str
     runtime: str
     runtime_version: str
-    """Of the runtime it was compiled, audited and measured with."""
+    """Version of the runtime it was compiled, audited and measured with."""
     model_file: str
     """Relative to the folder."""
     model_sha256: str
     precision: str
     weight_bits: Optional[int]
-    """7 or 8 for int8, else None."""
+    """7 or 8 for int8, otherwise None."""
     input_shape: Tuple[int, int, int]
     """Channels, height, width."""
     classes: Tuple[str, ...]
@@ -47,9 +47,9 @@ class Manifest:
     preprocessing: Preprocessing
     session_options: Dict[str, Option]
     instruction_set: str
-    """Best one of the CPU that computed the golden logits."""
+    """Best instruction set of the CPU that computed the golden logits."""
     tolerance: float
-    """Largest difference from a golden logit on a CPU of the same instruction set, as a share of their range."""
+    """Largest allowed difference from a golden logit on the same instruction set, as a fraction of their range."""
 
     def to_json(self) -> str:
         raw = asdict(self)
@@ -60,10 +60,10 @@ class Manifest:
         (folder / FILE).write_text(self.to_json(), encoding="utf-8")
 
     def model_path(self, folder: Path) -> Path:
-        """The model's path, once its contents have been compared with the manifest."""
+        """Return the model's path after checking its SHA-256; raise `ManifestError`."""
         path = folder / self.model_file
         if not path.is_file():
-            raise ManifestError(f"the artifact {folder} lacks its model {self.model_file}. Copy it again.")
+            raise ManifestError(f"the artifact {folder} has no model file {self.model_file}. Copy it again.")
         found = sha256_of(path)
         if found != self.model_sha256:
             raise ManifestError(
@@ -74,26 +74,26 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `manifest.json` of an artifact folder; raise `ManifestError` where it cannot be trusted."""
+    """Read `manifest.json` of an artifact folder; raise `ManifestError` if it is missing or invalid."""
     path = folder / FILE
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ManifestError(f"{folder} is no artifact: it has no {FILE}.") from None
+        raise ManifestError(f"{folder} is not an artifact: it has no {FILE}.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path} cannot be read: {error}. Copy the artifact again.") from None
     if not isinstance(raw, dict):
-        raise ManifestError(f"{path} holds no JSON object. Copy the artifact again.")
+        raise ManifestError(f"{path} is not a JSON object. Copy the artifact again.")
     if raw.get("schema") != SCHEMA:
         raise ManifestError(
-            f"{path} has schema {raw.get('schema')!r}, this version reads schema {SCHEMA}. "
+            f"{path} has schema {raw.get('schema')!r}, but this version supports schema {SCHEMA}. "
             "Build the artifact again, or use the version that wrote it."
         )
     return _from_json(path, raw)
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file."""
+    """Return the hex SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for chunk in iter(lambda: file.read(CHUNK), b""):
@@ -108,7 +108,7 @@ def _from_json(path: Path, raw: Dict[str, Any]) -> Manifest:
         raise ManifestError(f"{path} has unknown or missing entries: {wrong}. Copy the artifact again.")
     model_file = raw["model_file"]
     if not isinstance(model_file, str) or Path(model_file).name != model_file or "\\" in model_file:
-        raise ManifestError(f"{path} names the model file {model_file!r}, which is no name in its own folder.")
+        raise ManifestError(f"{path} names the model file {model_file!r}, which is not a file name without a path.")
     try:
         channels, height, width = raw["input_shape"]
         parsed = {
@@ -118,5 +118,5 @@ def _from_json(path: Path, raw: Dict[str, Any]) -> Manifest:
             "tolerance": float(raw["tolerance"]),
         }
     except (ValueError, TypeError, KeyError) as error:
-        raise ManifestError(f"{path} has a wrong value: {error}. Copy the artifact again.") from None
+        raise ManifestError(f"{path} has an invalid value: {error}. Copy the artifact again.") from None
     return Manifest(**{**raw, **parsed})

@@ -1,4 +1,4 @@
-"""Run an ONNX file with ONNX Runtime on a CPU: the same code on the device, in the image and on the building host."""
+"""Run an ONNX file with ONNX Runtime on a CPU: the same code on the device, in the image and on the build host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from targets.device.model.cpu import instruction_set
 from targets.device.model.manifest import Option
 
 PROVIDER = "CPUExecutionProvider"
-# Images of one run: bounds the memory of activations, far above where larger batches stop paying on a CPU.
+# Maximum images per run, which limits activation memory; on a CPU even smaller batches reach full throughput.
 BATCH = 32
 LEVELS = {
     "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -45,10 +45,10 @@ ORT_ERRORS = (
 
 
 class OnnxRuntimeSession:
-    """One model, opened; safe to call from several threads."""
+    """An open model; safe to call from several threads."""
 
     def __init__(self, model: Path, options: Mapping[str, Option], *, write_optimized: Optional[Path] = None) -> None:
-        """Open an ONNX file; `write_optimized` receives the graph as the runtime will run it, to be looked into."""
+        """Open an ONNX file; write the optimized graph to `write_optimized` for inspection."""
         made = ort_options(options)
         if write_optimized is not None:
             made.optimized_model_filepath = str(write_optimized)
@@ -59,9 +59,7 @@ class OnnxRuntimeSession:
         session.disable_fallback()
         inputs, outputs = session.get_inputs(), session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
-            raise SessionError(
-                f"{model} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected."
-            )
+            raise SessionError(f"{model} has {len(inputs)} inputs and {len(outputs)} outputs; expected one of each.")
         self._session: Optional[ort.InferenceSession] = session
         self._input = inputs[0].name
         self._output = outputs[0].name
@@ -75,16 +73,16 @@ class OnnxRuntimeSession:
 
     @property
     def instruction_set(self) -> str:
-        """Best one of this CPU."""
+        """Best instruction set of this CPU."""
         return instruction_set()
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [N, C] of preprocessed images [N, 3, H, W]."""
+        """Return the logits [N, C] of preprocessed images [N, 3, H, W]."""
         if self._session is None:
             raise SessionError("the session is closed.")
         if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self.input_shape:
             wanted = ", ".join(str(size) for size in self.input_shape)
-            raise ValueError(f"the model takes float32 [N, {wanted}]; got {images.dtype} {list(images.shape)}.")
+            raise ValueError(f"the model's input is float32 [N, {wanted}]; got {images.dtype} {list(images.shape)}.")
         logits = np.empty((len(images), self.classes), np.float32)
         for start in range(0, len(images), BATCH):
             chunk = np.ascontiguousarray(images[start : start + BATCH])
@@ -108,15 +106,15 @@ class OnnxRuntimeSession:
 
 
 def ort_options(options: Mapping[str, Option]) -> ort.SessionOptions:
-    """ONNX Runtime's options from the manifest's; names with a dot are its configuration entries."""
+    """Convert the manifest's options to ONNX Runtime's; names with a dot become session config entries."""
     made = ort.SessionOptions()
-    # Fatal ones alone: errors come as exceptions, too, and the log is for lines of JSON.
+    # Fatal only: errors are also raised as exceptions, and the log contains only JSON lines.
     made.log_severity_level = 4
     for name, value in options.items():
         try:
             _set(made, name, value)
         except KeyError:
-            raise SessionError(f"the session option {name!r} = {value!r} is unknown to this version.") from None
+            raise SessionError(f"the session option {name!r} = {value!r} is not supported by this version.") from None
     return made
 
 
@@ -135,7 +133,7 @@ def _fixed_shape(model: Path, shape: Sequence[Union[int, str, None]]) -> Tuple[i
     sizes = [size for size in shape[1:] if isinstance(size, int)]
     if len(shape) != 4 or len(sizes) != 3:
         raise SessionError(
-            f"{model} takes {list(shape)}; images [N, channels, height, width] of a fixed size are expected."
+            f"the input of {model} is {list(shape)}; expected images [N, channels, height, width] of a fixed size."
         )
     return (sizes[0], sizes[1], sizes[2])
 
@@ -143,5 +141,5 @@ def _fixed_shape(model: Path, shape: Sequence[Union[int, str, None]]) -> Tuple[i
 def _class_count(model: Path, shape: Sequence[Union[int, str, None]]) -> int:
     count = shape[1] if len(shape) == 2 else None
     if not isinstance(count, int):
-        raise SessionError(f"{model} answers {list(shape)}; logits [N, classes] are expected.")
+        raise SessionError(f"the output of {model} is {list(shape)}; expected logits [N, classes].")
     return count

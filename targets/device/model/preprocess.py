@@ -1,4 +1,4 @@
-"""From an RGB image to the network's input: the one preprocessing of training, gate and device."""
+"""Preprocess RGB images to the network's input: the same code in training, gate and device."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _INTERPOLATIONS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, centre crop, color order and normalization, in this order."""
+    """The settings of resize, center crop, color order and normalization, applied in this order."""
 
     resize: Optional[int]
-    """Shorter side in pixels before the crop; None: left as it is."""
+    """Shorter side in pixels before the crop; None: no resize."""
     crop: Optional[Tuple[int, int]]
-    """Height and width of the centre crop; None: the whole image."""
+    """Height and width of the center crop; None: the whole image."""
     mean: Tuple[float, float, float]
     """Per channel in the network's color order, for values in 0..1."""
     std: Tuple[float, float, float]
     color: str = "rgb"
     interpolation: str = "bilinear"
     reduced_jpeg: bool = False
-    """JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that leaves `resize` pixels or more."""
+    """Whether JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that leaves at least `resize` pixels."""
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.resize < 1:
@@ -40,7 +40,7 @@ class Preprocessing:
         if self.crop is not None and min(self.crop) < 1:
             raise ValueError(f"preprocessing: crop = {self.crop} is not a positive height and width")
         if not np.isfinite([*self.mean, *self.std]).all():
-            raise ValueError(f"preprocessing: mean = {self.mean}, std = {self.std}: not all are finite")
+            raise ValueError(f"preprocessing: mean = {self.mean}, std = {self.std}: not all values are finite")
         if min(self.std) <= 0:
             raise ValueError(f"preprocessing: std = {self.std} has a value that is not above 0")
         if self.color not in ("rgb", "bgr"):
@@ -54,30 +54,30 @@ class Preprocessing:
 
     @property
     def shorter_side(self) -> Optional[int]:
-        """What decoding has to leave of an image, see `decoding.open_image`."""
+        """Minimum shorter side after decoding, see `image_files.open_image`."""
         return self.resize if self.reduced_jpeg else None
 
     def to_dict(self) -> Dict[str, object]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, object]) -> Preprocessing:
-        """The inverse of `to_dict`; raises ValueError for values that no preprocessing has."""
+        """Return the inverse of `to_dict`; raise ValueError for invalid values."""
         values: Dict[str, Any] = dict(raw)
         try:
             for name, length in (("crop", 2), ("mean", 3), ("std", 3)):
                 if values[name] is not None:
                     values[name] = tuple(values[name])
                     if len(values[name]) != length:
-                        raise ValueError(f"preprocessing: {name} = {values[name]} has not {length} values")
+                        raise ValueError(f"preprocessing: {name} = {values[name]} does not have {length} values")
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"preprocessing: {error} (in {values})") from None
 
 
 def crop_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Resize and centre crop of an RGB image -> uint8 [H, W, 3], RGB.
+    """Resize and center-crop an RGB image to uint8 [H, W, 3], RGB.
 
     The same arithmetic as torchvision's `Resize` and `CenterCrop`: the longer side is rounded down, an image
     smaller than the crop is padded with black.
@@ -89,8 +89,8 @@ def crop_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.
 
 
 def normalize(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """RGB pixels uint8 [N, H, W, 3] -> the network's input float32 [N, 3, H, W]."""
-    # One table of 256 values per channel: every place that runs this gets the same bits, and it is quick.
+    """Convert RGB pixels uint8 [N, H, W, 3] to the network's input float32 [N, 3, H, W]."""
+    # One table of 256 values per channel gives bit-identical results everywhere, and it is fast.
     mean = np.array(preprocessing.mean, dtype=np.float32)[:, None]
     std = np.array(preprocessing.std, dtype=np.float32)[:, None]
     table: NDArray[np.float32] = (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std
@@ -103,23 +103,23 @@ def normalize(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
 
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """An RGB image -> the network's input float32 [3, H, W]."""
+    """Convert an RGB image to the network's input float32 [3, H, W]."""
     pixels = crop_pixels(image, preprocessing)
     return normalize(pixels[None], preprocessing).reshape(3, *pixels.shape[:2])
 
 
 def resize_bytes(size: Tuple[int, int], preprocessing: Preprocessing) -> int:
-    """What an RGB image of `size` takes while it is resized: itself, half resized, and resized."""
+    """Return the bytes for resizing an RGB image of `size`: source, intermediate and result."""
     (width, height), (new_width, new_height) = size, _resized_size(size, preprocessing)
     if size == (new_width, new_height):
         return BYTES_PER_PIXEL * width * height
-    # Pillow goes across first; of an image that is yet to be turned that is down.
+    # Pillow resizes horizontally first, which is vertical for an image that is rotated later.
     half = max(new_width * height, new_height * width)
     return BYTES_PER_PIXEL * (width * height + half + new_width * new_height)
 
 
 def _resized_size(size: Tuple[int, int], preprocessing: Preprocessing) -> Tuple[int, int]:
-    """Width and height after the resize of an image of `size`; raises `ImageError` for far too many pixels."""
+    """Return width and height of an image of `size` after the resize; raise `ImageError` for too many pixels."""
     shorter = preprocessing.resize
     if shorter is None:
         return size
@@ -139,11 +139,11 @@ def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
 
 def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     left, top = _offset(image.width, width), _offset(image.height, height)
-    # What lies outside the image is black.
+    # Pillow fills pixels outside the image with black.
     return image.crop((left, top, left + width, top + height))
 
 
 def _offset(size: int, wanted: int) -> int:
-    """Where the centre begins; negative where the image is smaller, which torchvision pads first."""
-    # Python's rounding to even, as torchvision does.
+    """Return the start of the crop; negative if the image is smaller, which torchvision pads first."""
+    # Rounds half to even, like torchvision.
     return -((wanted - size) // 2) if size < wanted else round((size - wanted) / 2)

@@ -1,4 +1,4 @@
-"""A model that is open, whatever runs it."""
+"""Interfaces of an open model, for any runtime."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from targets.device.model.manifest import Manifest
 
 
 class Inference(Protocol):
-    """Whatever answers: a model opened here, or one behind a container's port."""
+    """A model that can be run: opened here, or served by a container."""
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [N, C] of preprocessed images [N, 3, H, W]."""
 
 
 class Session(Protocol):
-    """A model that is open here; a context manager that closes it."""
+    """A model that is open here; as a context manager, closes it."""
 
     @property
     def runtime(self) -> str:
-        """Name and version, as `onnxruntime 1.22.0`."""
+        """Name and version, e.g. `onnxruntime 1.22.0`."""
 
     @property
     def instruction_set(self) -> str:
-        """What it computes with: of a CPU as `avx2`, of a GPU as `sm_87`."""
+        """Instruction set of the CPU, e.g. `avx2`, or architecture of the GPU, e.g. `sm_87`."""
 
     @property
     def input_shape(self) -> Tuple[int, int, int]:
@@ -52,10 +52,10 @@ class Session(Protocol):
 
 
 def check_shape(session: Session, folder: Path, manifest: Manifest) -> None:
-    """Close the session and raise `SessionError` where it is of another network than the manifest."""
+    """Close the session and raise `SessionError` if its shapes do not match the manifest."""
     if session.input_shape != manifest.input_shape or session.classes != len(manifest.classes):
         session.close()
         raise SessionError(
-            f"the model of {folder} takes {list(session.input_shape)} and knows {session.classes} classes; "
+            f"the model of {folder} has the input {list(session.input_shape)} and {session.classes} classes; "
             f"its manifest says {list(manifest.input_shape)} and {len(manifest.classes)}."
         )

@@ -1,7 +1,7 @@
-"""Which of an artifact's models runs here.
+"""Choose which of an artifact's models runs here.
 
-The main one; or the variant whose int8 sums cannot saturate on any CPU; or, as the recipe allows, one in another
-precision: where an engine of the main one is not proven on this GPU, or where its own is the faster one.
+It is the main one, or the variant whose int8 sums cannot saturate on any CPU. If the recipe allows it, it is one in
+another precision: if the main engine is not proven on this GPU, or if the other engine is faster.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from targets.device.model.seal import check_seal, stated_for
 LOG = logging.getLogger(__name__)
 MAIN, SATURATION_SAFE, FP16 = "main", "saturation_safe", "fp16"
 PRECISIONS = ("int8", FP16, "fp32")
-"""The smallest first."""
+"""Smallest first."""
 FOLDER = SATURATION_SAFE
-"""Of the variant, an artifact of its own, in the folder of the main one; another precision lies there by its name."""
+"""Subfolder with the variant, itself an artifact; other precisions are in subfolders with their names."""
 ALIKE = ("name", "version", "target", "classes", "input_shape", "preprocessing")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What runs here, and why."""
+    """The model that runs here, with the reason."""
 
     variant: str
-    """`main`, `saturation_safe`, or the precision that takes the main one's place."""
+    """`main`, `saturation_safe`, or the precision that replaces the main one."""
     folder: Path
     manifest: Manifest
     reason: str
@@ -37,27 +37,28 @@ class Chosen:
 
 
 def choose(folder: Path) -> Chosen:
-    """The main model of `folder`, unless this CPU would saturate its sums and the variant lies beside it.
+    """Choose the main model of `folder`, or its variant if the main model's sums saturate on this CPU.
 
-    Without a variant it is the main one all the same, which the check of its golden images then refuses with the
-    reason. Raises `ManifestError` where the one to run cannot be trusted, where the variant is of another model, or
-    where any file of a packaged folder is not what was packaged.
+    Without a variant it is still the main one, which then fails the check of its golden images. Raises `ManifestError`
+    if a manifest is invalid, if the variant is of another model, or if a packaged folder does not match its seal.
     """
-    # Here, as whatever serves, proves or measures asks this first; and before a file is parsed that may be damaged.
+    # Checked here, because serve, prove and bench all call this first, before any damaged file could be parsed.
     check_seal(folder, stated_for(folder))
     main = read_manifest(folder)
     if main.runtime == TENSORRT:
         chosen = Chosen(MAIN, folder, main, "it is proven on this GPU before it is served")
     elif not saturates_here(main):
-        chosen = Chosen(MAIN, folder, main, "this CPU adds up its products as the one it was proven on")
+        chosen = Chosen(MAIN, folder, main, "int8 sums on this CPU are the same as on the one it was proven on")
     elif not (folder / FOLDER).is_dir():
-        chosen = Chosen(MAIN, folder, main, "this CPU saturates 8-bit sums, and no variant for it is in the image")
+        chosen = Chosen(
+            MAIN, folder, main, "sums of 8-bit weights saturate on this CPU, and the image has no variant for it"
+        )
     else:
         safe = read_manifest(folder / FOLDER)
         _check_saturation_safe(safe, main, folder / FOLDER)
         reason = (
-            f"this CPU saturates the sums of the main model's 8-bit weights, proven on {main.instruction_set}; "
-            f"the variant with {safe.weight_bits}-bit weights cannot saturate"
+            f"sums of the main model's 8-bit weights, proven on {main.instruction_set}, saturate on this CPU; "
+            f"those of the variant with {safe.weight_bits}-bit weights do not"
         )
         chosen = Chosen(SATURATION_SAFE, folder / FOLDER, safe, reason)
     log(chosen)
@@ -65,23 +66,26 @@ def choose(folder: Path) -> Chosen:
 
 
 def fallback(folder: Path, main: Manifest, reason: str) -> Optional[Chosen]:
-    """The fp16 model to build in place of `main`, for this `reason`; None where there is none.
+    """Return the fp16 model to build instead of `main`, for this `reason`; None if there is none.
 
-    Raises `ManifestError` where it cannot be trusted, or is of another model.
+    Raises `ManifestError` if it is invalid, or of another model.
     """
     if not (folder / FP16).is_dir():
         return None
-    half = _beside(folder, main, FP16)
-    chosen = Chosen(FP16, folder / FP16, half, f"in place of {main.precision}, as the recipe allows: {reason}")
+    half = _read_precision(folder, main, FP16)
+    chosen = Chosen(FP16, folder / FP16, half, f"instead of {main.precision}, as the recipe allows: {reason}")
     log(chosen, logging.WARNING)
     return chosen
 
 
 def rivals(folder: Path, main: Manifest) -> List[Chosen]:
-    """The models in other precisions beside `main`, the smallest first; raises `ManifestError` as `fallback` does."""
+    """Return the models in other precisions, smallest first; raise `ManifestError` as `fallback` does."""
     return [
         Chosen(
-            precision, folder / precision, _beside(folder, main, precision), f"to be compared with {main.precision}"
+            precision,
+            folder / precision,
+            _read_precision(folder, main, precision),
+            f"to be compared with {main.precision}",
         )
         for precision in PRECISIONS
         if precision != main.precision and (folder / precision).is_dir()
@@ -89,12 +93,12 @@ def rivals(folder: Path, main: Manifest) -> List[Chosen]:
 
 
 def log(chosen: Chosen, level: int = logging.INFO) -> None:
-    """Say what runs here, and why."""
+    """Log the chosen model and the reason."""
     fields = {"variant": chosen.variant, "model_sha256": chosen.manifest.model_sha256, "reason": chosen.reason}
     LOG.log(level, "model chosen", extra={"fields": fields})
 
 
-def _beside(folder: Path, main: Manifest, precision: str) -> Manifest:
+def _read_precision(folder: Path, main: Manifest, precision: str) -> Manifest:
     found = read_manifest(folder / precision)
     _check_belongs(found, main, folder / precision)
     if (found.runtime, found.precision) != (TENSORRT, precision):
@@ -109,7 +113,7 @@ def _check_saturation_safe(safe: Manifest, main: Manifest, folder: Path) -> None
     _check_belongs(safe, main, folder)
     if safe.weight_bits != 7:
         raise ManifestError(
-            f"the variant {folder} has weight_bits {safe.weight_bits}, not 7, so its sums may saturate as well. "
+            f"the variant {folder} has weight_bits {safe.weight_bits}, not 7, so its sums may saturate, too. "
             "Build the artifact again."
         )
 
@@ -118,6 +122,6 @@ def _check_belongs(other: Manifest, main: Manifest, folder: Path) -> None:
     differing = [name for name in ALIKE if getattr(other, name) != getattr(main, name)]
     if differing:
         raise ManifestError(
-            f"the variant {folder} is of another model than the one beside it: {', '.join(differing)} differ. "
+            f"the variant {folder} does not belong to the main model: {', '.join(differing)} differ. "
             "Copy the artifact again."
         )

@@ -1,8 +1,8 @@
-"""The few functions of the CUDA runtime that inference needs, called through ctypes.
+"""The functions of the CUDA runtime that inference needs, called through ctypes.
 
-Neither pycuda nor cuda-python is in NVIDIA's base images, and both would add a version to keep in step. Struct layouts
-differ between CUDA 11, 12 and 13, so properties are asked for one by one; only the name is taken from a struct, whose
-first field it has always been.
+NVIDIA's base images have neither pycuda nor cuda-python, and both would add a version to keep in sync. Struct layouts
+differ between CUDA 11, 12 and 13, so properties are queried one by one; only the name is read from a struct, of which
+it is always the first field.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcuda
 TOOLKIT = Path("/usr/local/cuda/lib64")
 TO_DEVICE, TO_HOST = 1, 2
 MULTIPROCESSORS, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 75, 76
-# Far larger than cudaDeviceProp of any version (about 1 KiB), since the library writes all of it.
+# Much larger than cudaDeviceProp of any version (about 1 KiB), since the library writes the whole struct.
 PROPERTIES_BYTES, NAME_BYTES, BUS_ID_BYTES = 16384, 256, 32
 CURES = {
-    2: "Stop what else uses the GPU's memory, or build with a smaller max_batch.",
-    35: "Update the NVIDIA driver, or use an image of an older CUDA; in a container, see that it was started with "
+    2: "Stop other programs that use the GPU's memory, or build with a smaller max_batch.",
+    35: "Update the NVIDIA driver, or use an image with an older CUDA; in a container, check that it was started with "
     "the NVIDIA runtime (--gpus all, on Jetson --runtime nvidia).",
-    100: "Start the container with the NVIDIA runtime (--gpus all, on Jetson --runtime nvidia), and see that the "
-    "user may read /dev/nvidia* (on Jetson: /dev/nvhost*, group video).",
+    100: "Start the container with the NVIDIA runtime (--gpus all, on Jetson --runtime nvidia), and check that the "
+    "user can read /dev/nvidia* (on Jetson: /dev/nvhost*, group video).",
 }
 
 
 class CudaError(ModelError):
-    """CUDA is not there, or a call of it failed."""
+    """CUDA is not available, or a CUDA call failed."""
 
 
 class Cuda:
-    """One loaded libcudart and the current device 0."""
+    """The loaded libcudart, with device 0."""
 
     def __init__(self, library: Optional[Path] = None) -> None:
         self._library = _load(library)
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
 
     def runtime_version(self) -> str:
-        """Of the library, such as "12.6"."""
+        """Return the library's version, e.g. "12.6"."""
         return self._version("cudaRuntimeGetVersion")
 
     def driver_version(self) -> str:
-        """The newest CUDA that the installed driver serves; "0.0" where there is no driver."""
+        """Return the newest CUDA version that the driver supports; "0.0" without a driver."""
         return self._version("cudaDriverGetVersion")
 
     def name(self, device: int = 0) -> str:
@@ -64,19 +64,19 @@ class Cuda:
         return self._attribute(MULTIPROCESSORS, device)
 
     def bus_id(self, device: int = 0) -> str:
-        """Where the GPU is on the PCI bus, such as "0000:01:00.0": the one name that other libraries know it by."""
+        """Return the GPU's PCI bus ID, e.g. "0000:01:00.0", by which other libraries identify it."""
         text = ctypes.create_string_buffer(BUS_ID_BYTES)
         self._call("cudaDeviceGetPCIBusId", text, ctypes.c_int(BUS_ID_BYTES), ctypes.c_int(device))
         return text.value.decode(errors="replace")
 
     def memory(self) -> Tuple[int, int]:
-        """Bytes free and in all; on a Jetson the memory that CPU and GPU share."""
+        """Return free and total bytes; on a Jetson, of the memory that CPU and GPU share."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
 
     def allocate(self, size: int) -> int:
-        """Address of `size` bytes on the device."""
+        """Allocate `size` bytes on the device and return the address."""
         address = ctypes.c_void_p()
         self._call("cudaMalloc", ctypes.byref(address), ctypes.c_size_t(size))
         return address.value or 0
@@ -97,11 +97,11 @@ class Cuda:
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
 
     def copy_to_device(self, address: int, array: NDArray[np.float32], stream: int) -> None:
-        """Queue a copy of a contiguous array, which must live on until the stream is synchronized."""
+        """Queue a copy of a contiguous array, which must stay alive until the stream is synchronized."""
         self._copy(address, array.ctypes.data, array, TO_DEVICE, stream)
 
     def copy_to_host(self, array: NDArray[np.float32], address: int, stream: int) -> None:
-        """Queue a copy into a contiguous array; it is there once the stream is synchronized."""
+        """Queue a copy into a contiguous array, which is complete after the stream is synchronized."""
         self._copy(array.ctypes.data, address, array, TO_HOST, stream)
 
     def create_event(self) -> int:
@@ -116,7 +116,7 @@ class Cuda:
         self._call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(stream))
 
     def elapsed_ms(self, first: int, second: int) -> float:
-        """Milliseconds between two recorded events, the second of which has happened."""
+        """Return the milliseconds between two recorded events; the second one must have completed."""
         elapsed = ctypes.c_float()
         self._call("cudaEventElapsedTime", ctypes.byref(elapsed), ctypes.c_void_p(first), ctypes.c_void_p(second))
         return float(elapsed.value)
@@ -141,15 +141,15 @@ class Cuda:
     def _call(self, function: str, *arguments: object) -> None:
         code = getattr(self._library, function)(*arguments)
         if code != 0:
-            # Forget it, or the next call that asks for the last error is blamed for this one.
+            # Clear it, so that a later cudaGetLastError does not return this error.
             self._library.cudaGetLastError()
             text = self._library.cudaGetErrorString(ctypes.c_int(code)).decode(errors="replace")
-            cure = CURES.get(code, "Restart the program; if it comes again, restart the device.")
+            cure = CURES.get(code, "Restart the program; if the error recurs, restart the device.")
             raise CudaError(f"{function} failed with CUDA error {code}, {text}. {cure}")
 
 
 class Buffers:
-    """Device memory of one model and the stream it is used on; a context manager."""
+    """The device memory and stream of a model; a context manager."""
 
     def __init__(self, cuda: Cuda, sizes: Tuple[int, ...]) -> None:
         self._cuda = cuda
@@ -167,7 +167,7 @@ class Buffers:
         return iter(self._addresses)
 
     def close(self) -> None:
-        """Free everything; a second time does nothing."""
+        """Free everything; a second call does nothing."""
         addresses, self._addresses = self._addresses, []
         stream, self._stream = self._stream, None
         for address in addresses:

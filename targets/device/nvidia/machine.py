@@ -1,4 +1,4 @@
-"""What an engine is tied to, read from this machine: TensorRT to its fourth part, CUDA, GPU, L4T, driver."""
+"""The properties of this machine that engines depend on: TensorRT with all four parts, CUDA, GPU, L4T, driver."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ PARTS = ("Major", "Minor", "Patch", "Build")
 
 
 class MachineError(ModelError):
-    """Something that an engine depends on cannot be read here."""
+    """A property that engines depend on cannot be read here."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One place where an engine may be built or run."""
+    """The properties of a machine that engines depend on."""
 
     tensorrt: str
-    """Four parts, such as "10.3.0.30": NVIDIA asks for all four to be equal."""
+    """Four parts, e.g. "10.3.0.30": NVIDIA requires all four to be equal."""
     cuda: str
     compute_capability: str
     gpu_name: str
     multiprocessors: int
     platform: str
     l4t: str
-    """Such as "36.4.3"; empty where this is no Jetson."""
+    """E.g. "36.4.3"; empty if this is not a Jetson."""
     driver: str
-    """Of the kernel module; empty on a JetPack 5, whose driver is part of L4T."""
+    """Version of the kernel module; empty on JetPack 5, whose driver is part of L4T."""
     memory_bytes: int
-    """In all; on a Jetson shared with the CPU."""
+    """Total memory; on a Jetson shared with the CPU."""
 
     @property
     def instruction_set(self) -> str:
-        """What an engine of this GPU computes with, as NVIDIA's tools call it: `sm_87`."""
+        """The GPU's architecture as in NVIDIA's tools, e.g. `sm_87`."""
         return f"sm_{self.compute_capability.replace('.', '')}"
 
 
 def here(cuda: Optional[Cuda] = None) -> Machine:
-    """This machine; raises `CudaError` without a GPU and `MachineError` without TensorRT."""
+    """Return this machine's properties; raise `CudaError` without a GPU and `MachineError` without TensorRT."""
     try:
         import tensorrt
     except ImportError as error:
         raise MachineError(
             f"TensorRT cannot be imported: {error}. Use one of NVIDIA's images that contain it; in a container on a "
-            "Jetson, see that it was started with --runtime nvidia."
+            "Jetson, check that it was started with --runtime nvidia."
         ) from None
     asked = Cuda() if cuda is None else cuda
     return Machine(
@@ -72,7 +72,7 @@ def here(cuda: Optional[Cuda] = None) -> Machine:
 
 
 def l4t_version(root: Path = Path("/")) -> str:
-    """From the first line of /etc/nv_tegra_release, else from the package nvidia-l4t-core; empty on other machines."""
+    """Return L4T's version from /etc/nv_tegra_release or the package nvidia-l4t-core; empty on other machines."""
     file = root / L4T_FILE
     if file.is_file():
         found = re.match(r"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", file.read_text(errors="replace"))
@@ -84,20 +84,20 @@ def l4t_version(root: Path = Path("/")) -> str:
 
 
 def driver_version(root: Path = Path("/")) -> str:
-    """Of the NVIDIA kernel module; empty where it does not say (JetPack 5, or no driver)."""
+    """Return the version of the NVIDIA kernel module; empty if it does not report one (JetPack 5, or no driver)."""
     file = root / DRIVER_FILE
     if not file.is_file():
         return ""
     found = re.search(r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", file.read_text(errors="replace"))
     if found is None:
-        raise MachineError(f"{file} does not name the version of the kernel module.")
+        raise MachineError(f"{file} does not contain the version of the kernel module.")
     return found[1]
 
 
 def tensorrt_version(reported: str, root: Path = Path("/"), library: Optional[Path] = None) -> str:
-    """All four parts: Python's own figure where it has them, else the library's, else the package's.
+    """Return all four parts of the version, from Python if it has them, or else from the library or the package.
 
-    TensorRT 10 reports three in Python ("10.3.0"), while 10.3.0.26 and 10.3.0.30 do not read each other's engines.
+    TensorRT 10 reports three in Python ("10.3.0"), but 10.3.0.26 and 10.3.0.30 cannot load each other's engines.
     """
     if re.fullmatch(r"\d+\.\d+\.\d+\.\d+", reported):
         return reported
@@ -109,18 +109,18 @@ def tensorrt_version(reported: str, root: Path = Path("/"), library: Optional[Pa
         found = match[0] if match is not None else None
     if found is None:
         raise MachineError(
-            f"TensorRT {reported} does not tell the fourth part of its version, on which engines depend: neither its "
-            f"library nor a package libnvinfer{major} says it. Install TensorRT from NVIDIA's packages or image."
+            f"the fourth part of the version of TensorRT {reported}, on which engines depend, is unknown: neither its "
+            f"library nor a package libnvinfer{major} has it. Install TensorRT from NVIDIA's packages or image."
         )
     if not found.startswith(f"{reported}."):
         raise MachineError(
-            f"Python's TensorRT is {reported}, but the installed library is {found}. Install both of one version."
+            f"Python's TensorRT is {reported}, but the installed library is {found}. Install the same version of both."
         )
     return found
 
 
 def package_version(package: str, root: Path = Path("/")) -> Optional[str]:
-    """Of an installed Debian package, read from dpkg's own list; None where it is not installed."""
+    """Return the version of a Debian package from dpkg's status file; None if it is not installed."""
     file = root / PACKAGES_FILE
     if not file.is_file():
         return None
@@ -132,7 +132,7 @@ def package_version(package: str, root: Path = Path("/")) -> Optional[str]:
 
 
 def _library_version(name: str) -> Optional[str]:
-    """From the functions that TensorRT 10 and later have for it; the library is loaded already, or not there."""
+    """Return the version from the functions of TensorRT 10 and later; None if they are missing."""
     try:
         library = ctypes.CDLL(name, mode=os.RTLD_LAZY)
         numbers = [getattr(library, f"getInferLib{part}Version")() for part in PARTS]

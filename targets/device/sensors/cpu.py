@@ -1,4 +1,4 @@
-"""Clocks of the CPU, how much of it is taken, and its energy by RAPL (x86)."""
+"""Clocks, load and RAPL energy (x86) of the CPU."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from targets.device.sensors.gauge import (
 
 CPU = Path("sys/devices/system/cpu")
 POWERCAP = Path("sys/class/powercap")
-# Fields of the first line of /proc/stat that are idle time: idle, iowait. What the hypervisor took (steal) is busy.
+# Idle fields of the first line of /proc/stat: idle, iowait. The hypervisor's time (steal) counts as busy.
 IDLE_FIELDS, COUNTED_FIELDS = (3, 4), 8
 
 
 def find_processor(root: Path, sensors: Sensors) -> None:
-    """Add clocks, governor, and time of the CPU."""
+    """Add the CPU's clocks, governor and busy time."""
     policies = sorted((root / CPU / "cpufreq").glob("policy*"), key=by_number)
     if not policies:
         sensors.missing["clock of the CPU"] = (
-            f"{root / CPU / 'cpufreq'} has no policies: a virtual machine, or no driver for its clocks."
+            f"{root / CPU / 'cpufreq'} has no policies: a virtual machine, or no cpufreq driver."
         )
     for policy in policies:
         name = f"cpu{by_number(policy)[0]}"
@@ -56,7 +56,7 @@ def find_processor(root: Path, sensors: Sensors) -> None:
 
 
 def busy_seconds(root: Path) -> float:
-    """What all CPUs together have worked for anyone since the machine started; raises `Unreadable`."""
+    """Return the busy seconds of all CPUs since boot; raise `Unreadable`."""
     path = root / "proc/stat"
     fields = text(path).split("\n", 1)[0].split()
     try:
@@ -70,7 +70,7 @@ def busy_seconds(root: Path) -> float:
 
 
 def find_rapl(root: Path, sensors: Sensors) -> None:
-    """Add the energy of every CPU package (Intel and AMD) and of its memory, where the kernel counts it."""
+    """Add the energy of every CPU package (Intel and AMD) and its memory, if the kernel counts it."""
     packages = []
     for zone in sorted((root / POWERCAP).glob("intel-rapl:*"), key=lambda path: path.name):
         try:
@@ -84,17 +84,17 @@ def find_rapl(root: Path, sensors: Sensors) -> None:
         if sensors.add(ENERGY, label, Unwrapped(zone), missing=f"energy of {label}") and name != "dram":
             packages.append(label)
     if packages:
-        covers = "the CPU's packages; neither memory nor anything else of the machine"
+        covers = "the CPU packages; neither memory nor other parts of the machine"
         sensors.sources.append(Source("cpu", covers, ENERGY, tuple(packages)))
     elif not any(key.startswith("energy of ") for key in sensors.missing):
         sensors.missing["energy of the CPU"] = (
-            f"no zone of RAPL is below {root / POWERCAP}: not an x86 with a kernel that counts it, a virtual machine, "
+            f"there is no RAPL zone in {root / POWERCAP}: not an x86 CPU with kernel support, a virtual machine, "
             "or a container (Docker hides it; measure outside)."
         )
 
 
 class Unwrapped:
-    """A RAPL counter in joules that goes on where the kernel's starts again at 0."""
+    """A RAPL counter in joules, with the kernel counter's wraparounds removed."""
 
     def __init__(self, zone: Path) -> None:
         self._zone = zone
@@ -110,7 +110,7 @@ class Unwrapped:
 
 
 def _common(policies: List[Path], file: str) -> Callable[[], str]:
-    """One text for all that agree, such as "schedutil", or "performance (cpu0), powersave (cpu4)"."""
+    """Return a reader of one text for all policies: "schedutil", or "performance (cpu0), powersave (cpu4)"."""
 
     def read() -> str:
         groups: Dict[str, List[str]] = {}

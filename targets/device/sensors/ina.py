@@ -1,7 +1,8 @@
 """Power of a Jetson from its INA3221 and INA238 monitors, by the kernel's hwmon files (JetPack 5 and later).
 
-`tegrastats` reads the same chips; it is not in containers, these files are. Channels 1 to 3 of an INA3221 are rails;
-what else it shows (in4 to in7, curr4) are shunt voltages and sums (kernel, Documentation/hwmon/ina3221.rst).
+`tegrastats` reads the same chips, but unlike these files it is not available in containers. Channels 1 to 3 of an
+INA3221 are rails; the others (in4 to in7, curr4) are shunt voltages and sums (kernel,
+Documentation/hwmon/ina3221.rst).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from targets.device.sensors.gauge import POWER, Sensors, Source, Unreadable, num
 
 DRIVERS = ("ina3221", "ina238")
 CHANNELS = (1, 2, 3)
-# (rails that add up to it, what it covers), the first that is there whole. NVIDIA's Jetson Linux Developer Guide,
+# (rails whose sum it is, what it covers); the first complete one is used. NVIDIA's Jetson Linux Developer Guide,
 # "Platform Power and Performance", names the rails of each module. AGX Orin's fourth, VDDQ_VDD2_1V8AO, is fed from
 # VIN_SYS_5V0 and would be counted twice.
 TOTALS: Tuple[Tuple[Tuple[str, ...], str], ...] = (
@@ -35,7 +36,7 @@ TOTALS: Tuple[Tuple[Tuple[str, ...], str], ...] = (
 
 
 def find_rails(root: Path, sensors: Sensors) -> None:
-    """Add every rail in watts, and the source `module` that adds up to the whole."""
+    """Add every rail in watts, and the source `module` as their sum."""
     found = []
     for name, read in _rails(root):
         if sensors.add(POWER, name, read, missing=f"power of {name}"):
@@ -46,11 +47,11 @@ def find_rails(root: Path, sensors: Sensors) -> None:
             return
     if found:
         sensors.missing["power of the module"] = (
-            f"the rails here ({', '.join(found)}) are none that are known to add up to the module's power."
+            f"the rails here ({', '.join(found)}) are not a known set whose sum is the module's power."
         )
     else:
         sensors.missing["power of the module"] = (
-            f"no rail of an INA3221 or INA238 is below {root / 'sys/bus/i2c/drivers'}."
+            f"there is no rail of an INA3221 or INA238 in {root / 'sys/bus/i2c/drivers'}."
         )
 
 
@@ -62,7 +63,7 @@ def _rails(root: Path) -> Iterator[Tuple[str, Callable[[], float]]]:
 
 
 def _triple(chip: Path) -> Iterator[Tuple[str, Callable[[], float]]]:
-    """An INA3221 has volts and amperes only, in mV and mA."""
+    """Yield the rails of an INA3221, which has only voltage and current, in mV and mA."""
     for channel in CHANNELS:
         try:
             label = text(chip / f"in{channel}_label")
@@ -73,7 +74,7 @@ def _triple(chip: Path) -> Iterator[Tuple[str, Callable[[], float]]]:
 
 
 def _single(chip: Path) -> Iterator[Tuple[str, Callable[[], float]]]:
-    """An INA238 has one channel and its power in microwatts; the label is the chip's."""
+    """Yield the only channel of an INA238, whose power is in microwatts and whose label is the chip's."""
     for name in ("label", "in1_label", "power1_label"):
         try:
             label = text(chip / name)

@@ -1,4 +1,4 @@
-"""What only a Jetson has: power mode, the clock and load of its GPU, the memory's clock, over-current events."""
+"""Sensors of a Jetson: power mode, clock and load of the GPU, memory clock, over-current events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OC_EVENTS = ("under-voltage", "average over-current", "instantaneous over-curren
 
 
 def is_jetson(root: Path) -> bool:
-    """By what the SoC calls itself; a container sees neither the device tree nor /etc of the device."""
+    """Detect a Jetson by the SoC's name; a container has neither the device tree nor the device's /etc."""
     for file, sign in ((SOC_FILE, "Tegra"), (TREE_FILE, "nvidia,tegra")):
         try:
             if sign in text(root / file):
@@ -30,7 +30,7 @@ def is_jetson(root: Path) -> bool:
 
 
 def find_jetson(root: Path, sensors: Sensors) -> None:
-    """Add what this Jetson shows."""
+    """Add the sensors of this Jetson."""
     sensors.fact("power mode", lambda: power_mode(root))
     _find_gpu(root, sensors)
     sensors.add(CLOCK, "emc", reader(root / EMC_FILE, 1e-6), missing="clock of the memory (emc)")
@@ -38,7 +38,7 @@ def find_jetson(root: Path, sensors: Sensors) -> None:
 
 
 def power_mode(root: Path) -> str:
-    """Such as "2 (MODE_30W)": the number nvpmodel keeps, and its name; raises `Unreadable`."""
+    """Return nvpmodel's mode number and name, e.g. "2 (MODE_30W)"; raise `Unreadable`."""
     try:
         kept = text(root / MODE_FILE)
     except Unreadable as reason:
@@ -47,7 +47,7 @@ def power_mode(root: Path) -> str:
         ) from None
     found = re.fullmatch(r"pmode:(\d+)(?:\s.*)?", kept, re.DOTALL)
     if found is None:
-        raise Unreadable(f"{root / MODE_FILE} says {kept[:40]!r}, not pmode: and a number.")
+        raise Unreadable(f"{root / MODE_FILE} contains {kept[:40]!r}, not pmode: and a number.")
     mode = int(found[1])
     try:
         names = text(root / MODES_FILE)
@@ -60,13 +60,13 @@ def power_mode(root: Path) -> str:
 def _find_gpu(root: Path, sensors: Sensors) -> None:
     folder = _gpu_folder(root / DEVFREQ)
     if folder is None:
-        sensors.missing["clock of the GPU"] = f"no GPU is below {root / DEVFREQ}."
+        sensors.missing["clock of the GPU"] = f"there is no GPU in {root / DEVFREQ}."
         return
     sensors.add(CLOCK, "gpu", reader(folder / "cur_freq", 1e-6), missing="clock of the GPU")
     for fact, name in (("GPU least clock", "min_freq"), ("GPU most clock", "max_freq")):
         sensors.fact(fact, _megahertz(folder / name))
     sensors.fact("GPU governor", lambda: text(folder / "governor"))
-    # In tenths of a percent; on Thor there is none, and NVML is asked.
+    # In tenths of a percent; Thor does not have it and uses NVML.
     for load in (folder / "device/load", folder / "load"):
         if sensors.add(GPU_LOAD, "gpu", reader(load, 0.1), missing="load of the GPU"):
             sensors.missing.pop("load of the GPU", None)
@@ -85,11 +85,11 @@ def _megahertz(path: Path) -> Callable[[], str]:
 
 
 def _find_over_current(root: Path, sensors: Sensors) -> None:
-    """Counters of the driver tegra234-oc-event (Orin, Thor); Xavier writes to the kernel's log only."""
+    """Add the counters of the driver tegra234-oc-event (Orin, Thor); Xavier only writes to the kernel's log."""
     folder = root / "sys/devices/platform/soctherm-oc-event"
     counters = sorted(folder.glob("hwmon/hwmon*/oc*_event_cnt"), key=by_number)
     if not counters:
-        sensors.missing["over-current events"] = f"no counter is below {folder}."
+        sensors.missing["over-current events"] = f"there is no counter in {folder}."
     for index, counter in enumerate(counters):
         what = OC_EVENTS[index] if index < len(OC_EVENTS) else counter.name
         sensors.add(EVENTS, f"oc{index + 1} ({what})", reader(counter), missing=f"events of oc{index + 1}")

@@ -1,8 +1,8 @@
-"""A GPU's power, energy, clocks, temperature and reasons for cut clocks, by NVIDIA's management library (NVML).
+"""A GPU's power, energy, clocks, temperature and throttling reasons, by NVIDIA's management library (NVML).
 
-Called through ctypes: no image has Python bindings, and the functions asked here have kept their signatures in every
-driver that TensorRT 8.5 and later run on (nvml.h). On a Jetson before Thor most of them answer that they are not
-supported; hwmon and devfreq have the figures there.
+Called through ctypes: the images have no Python bindings, and the functions used here have the same signatures in
+every driver that TensorRT 8.5 and later run on (nvml.h). On a Jetson before Thor most of them are not supported; use
+hwmon and devfreq there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from targets.device.sensors.gauge import (
 LIBRARY = "libnvidia-ml.so.1"
 NAME_BYTES = 96
 CLOCK_SM, CLOCK_MEMORY, TEMPERATURE_GPU = 1, 2, 0
-# nvmlClocksEventReasons: bits of what cuts the clocks; the others (idle, clocks set by the user, display) do not.
+# nvmlClocksEventReasons: bits of throttling; the others (idle, clocks set by the user, display) are not.
 CUTS = (
     (0x04, "power cap"),
     (0x08, "hardware slowdown"),
@@ -38,13 +38,13 @@ CUTS = (
 
 
 class Utilization(ctypes.Structure):
-    """nvmlUtilization_t: percent of the last sample period in which kernels ran, memory was used."""
+    """nvmlUtilization_t: percent of the last sample period with kernels running, and with memory accesses."""
 
     _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
 
 
 class Nvml:
-    """The library and one GPU of it; raises `Unreadable` where there is none."""
+    """The library and one of its GPUs; raises `Unreadable` if there is none."""
 
     def __init__(self, library: Optional[Path] = None, bus_id: Optional[str] = None) -> None:
         name = LIBRARY if library is None else str(library)
@@ -68,7 +68,7 @@ class Nvml:
         return buffer.value.decode(errors="replace")
 
     def persistence(self) -> str:
-        """Whether the driver stays loaded while nobody uses the GPU; without it the first run waits for it."""
+        """Return whether the driver stays loaded while the GPU is unused; otherwise the first run waits for it."""
         return "on" if self._number("nvmlDeviceGetPersistenceMode") else "off"
 
     def power_limit(self) -> str:
@@ -78,17 +78,17 @@ class Nvml:
         return f"{self._number('nvmlDeviceGetMaxClockInfo', CLOCK_SM)} MHz"
 
     def watts(self) -> float:
-        """Of the whole card; the mean of the last second on Ampere and later, except A100 (nvml.h)."""
+        """Return the power of the whole card; on Ampere and later, except A100, the mean of a second (nvml.h)."""
         return self._number("nvmlDeviceGetPowerUsage") / 1000
 
     def joules(self) -> float:
-        """Since the driver was loaded."""
+        """Return the energy since the driver was loaded."""
         value = ctypes.c_ulonglong()
         self._call("nvmlDeviceGetTotalEnergyConsumption", self._gpu, ctypes.byref(value))
         return value.value / 1000
 
     def clock_mhz(self) -> float:
-        """Of the multiprocessors."""
+        """Return the clock of the multiprocessors."""
         return float(self._number("nvmlDeviceGetClockInfo", CLOCK_SM))
 
     def memory_clock_mhz(self) -> float:
@@ -103,7 +103,7 @@ class Nvml:
         return float(value.gpu)
 
     def cuts(self) -> int:
-        """The bits of CUTS that hold now."""
+        """Return the bits of CUTS that are active now."""
         value = ctypes.c_ulonglong()
         try:
             self._call("nvmlDeviceGetCurrentClocksEventReasons", self._gpu, ctypes.byref(value))
@@ -113,12 +113,12 @@ class Nvml:
         return value.value & sum(bit for bit, _ in CUTS)
 
     def cut(self, bit: int) -> float:
-        """1 while clocks are cut for this reason, else 0."""
+        """Return 1 while clocks are throttled for this reason, otherwise 0."""
         return float(bool(self.cuts() & bit))
 
     def _find_device(self, bus_id: Optional[str]) -> ctypes.c_void_p:
         gpu = ctypes.c_void_p()
-        why = "CUDA does not say which it is."
+        why = "CUDA does not report its bus ID."
         if bus_id is not None:
             try:
                 self._call("nvmlDeviceGetHandleByPciBusId_v2", bus_id.encode(), ctypes.byref(gpu))
@@ -128,7 +128,7 @@ class Nvml:
         count = ctypes.c_uint()
         self._call("nvmlDeviceGetCount_v2", ctypes.byref(count))
         if count.value != 1:
-            raise Unreadable(f"NVML has {count.value} GPUs, and the one that CUDA uses is not found: {why}")
+            raise Unreadable(f"NVML has {count.value} GPUs, and the one that CUDA uses was not found: {why}")
         self._call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(0), ctypes.byref(gpu))
         return gpu
 
@@ -143,7 +143,7 @@ class Nvml:
         except AttributeError:
             raise Unreadable(f"this driver's NVML has no {function}.") from None
         if code != 0:
-            raise Unreadable(f"{function} says: {self._error(code)} (NVML error {code}).")
+            raise Unreadable(f"{function} failed: {self._error(code)} (NVML error {code}).")
 
     def _error(self, code: int) -> str:
         describe = self._library.nvmlErrorString
@@ -152,7 +152,7 @@ class Nvml:
 
 
 def find_nvml(sensors: Sensors, library: Optional[Path] = None, bus_id: Optional[str] = None) -> None:
-    """Add what NVML says of the GPU that CUDA uses, or of the one with `bus_id`."""
+    """Add NVML's sensors of the GPU that CUDA uses, or of the one with `bus_id`."""
     try:
         nvml = Nvml(library, _bus_id() if bus_id is None else bus_id)
     except Unreadable as reason:
@@ -181,7 +181,7 @@ def find_nvml(sensors: Sensors, library: Optional[Path] = None, bus_id: Optional
 
 
 def _find_energy(nvml: Nvml, sensors: Sensors) -> None:
-    covers = "the whole graphics card; neither CPU nor anything else of the machine"
+    covers = "the whole graphics card; neither CPU nor other parts of the machine"
     has_power = sensors.add(POWER, "gpu", nvml.watts, missing="power of the GPU")
     if sensors.add(ENERGY, "gpu counter", nvml.joules, missing="energy counter of the GPU"):
         sensors.sources.append(Source("gpu", covers, ENERGY, ("gpu counter",)))
@@ -194,7 +194,7 @@ def _cut(nvml: Nvml, bit: int) -> Callable[[], float]:
 
 
 def _bus_id() -> Optional[str]:
-    """Of CUDA's first GPU, whose number may be another one in NVML."""
+    """Return the PCI bus ID of CUDA's first GPU, whose index may differ in NVML."""
     try:
         return Cuda().bus_id()
     except CudaError:

@@ -1,4 +1,4 @@
-"""Temperatures, and whether clocks were cut because of them: Linux's thermal zones, x86's counters, Raspberry Pi."""
+"""Temperatures and thermal throttling: Linux's thermal zones, x86's counters, Raspberry Pi."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from targets.device.sensors.gauge import (
     text,
 )
 
-# Sensors of the CPU on x86, where few machines have a thermal zone for it.
+# CPU sensors on x86, where few machines have a thermal zone for the CPU.
 CHIPS = ("coretemp", "k10temp", "zenpower")
-# Cooling devices that cut clocks; the others are fans, backlights, radios.
+# Cooling devices that throttle clocks; the others are fans, backlights, radios.
 CUTS = ("cpufreq-", "thermal-cpufreq", "devfreq-", "thermal-devfreq", "Processor", "intel_powerclamp")
 ALERT = "-throttle-alert"
-"""A Jetson's cooling devices that say so directly."""
+"""A Jetson's cooling devices that report throttling directly."""
 FIRMWARE = Path("sys/devices/platform/soc/soc:firmware/get_throttled")
 NOW_BITS = 0b1111
-"""Of a Raspberry Pi: under-voltage, capped, throttled, soft limit; the same 16 bits higher since it started."""
+"""Raspberry Pi: under-voltage, capped, throttled, soft limit; 16 bits higher are the same since boot."""
 
 
 def find_thermal(root: Path, sensors: Sensors) -> None:
-    """Add temperatures, and counters and states of clocks that are cut."""
+    """Add temperatures, and throttling counters and states."""
     _find_zones(root, sensors)
     _find_chips(root, sensors)
     _find_cooling(root, sensors)
@@ -39,9 +39,9 @@ def find_thermal(root: Path, sensors: Sensors) -> None:
     kinds = {gauge.kind for gauge in sensors.gauges}
     if TEMPERATURE not in kinds:
         where = f"{root / 'sys/class/thermal'} and {root / 'sys/class/hwmon'}"
-        sensors.missing.setdefault("temperature", f"there is no sensor of one in {where}.")
+        sensors.missing.setdefault("temperature", f"there is no temperature sensor in {where}.")
     if not kinds & {STATE, EVENTS}:
-        sensors.missing["throttling"] = "nothing here tells of it: no cooling device that cuts clocks, no counter."
+        sensors.missing["throttling"] = "there is neither a cooling device that throttles clocks nor a counter."
 
 
 def _find_zones(root: Path, sensors: Sensors) -> None:
@@ -65,7 +65,7 @@ def _find_chips(root: Path, sensors: Sensors) -> None:
             continue
         if name not in CHIPS:
             continue
-        # temp1 is the package, the others are its cores.
+        # temp1 is the package, the others are the cores.
         label = f"{name} ({chip.name})" if any(g.name == name for g in sensors.gauges) else name
         sensors.add(TEMPERATURE, label, reader(chip / "temp1_input", 1e-3), missing=f"temperature of {label}")
 
@@ -82,7 +82,7 @@ def _find_cooling(root: Path, sensors: Sensors) -> None:
 
 
 def _find_counters(root: Path, sensors: Sensors) -> None:
-    """Cores of one package share its counter; Docker hides the folder."""
+    """Add the throttling counters; cores of a package share its counter, and Docker hides the folder."""
     counters = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle"), key=_by_parent)
     cores = [folder / "core_throttle_count" for folder in counters]
     packages = [folder / "package_throttle_count" for folder in counters]

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 over HTTP, for the one model of this device: paths, statuses, bodies."""
+"""The Open Inference Protocol v2 over HTTP for this device's model: paths, statuses, bodies."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ MODELS = "/v2/models/"
 LENGTH = LENGTH_HEADER.lower()
 UNSTORED = [("Cache-Control", "no-store")]
 Handler = Callable[[Request], Response]
-# Of a path, which may have as many as a head.
+# Longest part of a path in messages; a path may be as long as a head.
 SHOWN_LETTERS = 200
-# Asks for what infer asks for.
+# Paths with the same access rules as inference.
 GUARDED = ("/metrics", "/status.json", "/proof", "/proof/predictions.npz")
 
 
 class Application:
-    """The protocol's answers; one of it serves one `Endpoint`."""
+    """Handler of the protocol's requests for one `Endpoint`."""
 
     def __init__(self, endpoint: Endpoint, access: Access, connections: Connections) -> None:
         self._endpoint = endpoint
@@ -81,7 +81,7 @@ class Application:
         }
 
     def admit(self, request: Request) -> None:
-        """As `connection.Application` asks; only requests to infer have a body that is wanted."""
+        """Implement `connection.Application`; only inference requests have a body that is read."""
         try:
             self._admit(request)
         except NotReady as error:
@@ -105,12 +105,12 @@ class Application:
             self._endpoint.leave()
 
     def answer(self, request: Request) -> Answer:
-        """As `connection.Application` asks: whatever is raised becomes a response here."""
+        """Implement `connection.Application`: every exception becomes a response."""
         try:
             if not request.is_admitted:
                 return self._handler(request)(request)
             answer = self._infer(request)
-        except Exception as error:  # noqa: BLE001 - a bug of ours is logged, and costs one answer
+        except Exception as error:  # noqa: BLE001 - a bug is logged, and fails only this request
             return self._failure(request, error)
         if isinstance(answer, Response):
             return answer
@@ -124,7 +124,7 @@ class Application:
 
         computed = answer
         answer.add_done_callback(done)
-        # Its client is gone or has waited for too long: what has not begun need not be done.
+        # The client is gone or the request timed out: cancel work that has not begun.
         response.add_done_callback(lambda ended: computed.cancel() if ended.cancelled() else None)
         return response
 
@@ -176,7 +176,7 @@ class Application:
         request.max_body_bytes = self._settings.max_body_bytes
 
     def _handler(self, request: Request) -> Handler:
-        """What answers all but requests to infer; raises `RequestError`."""
+        """Return the handler of all requests but inference; raise `RequestError`."""
         handler = self._paths.get(request.path)
         if handler is None and request.path.startswith(MODELS):
             is_ready = request.path.endswith("/ready")
@@ -193,7 +193,7 @@ class Application:
         return handler
 
     def _model(self, path: str) -> Manifest:
-        """Of `/v2/models/NAME` or `/v2/models/NAME/versions/VERSION`; raises `RequestError` or `NotReady`."""
+        """Return the model at `/v2/models/NAME` or `.../NAME/versions/VERSION`; raise `RequestError` or `NotReady`."""
         parts = path[len(MODELS) :].split("/")
         if len(parts) == 3 and parts[1] == "versions":
             return self._endpoint.model(unquote(parts[0]), unquote(parts[2]))
@@ -225,7 +225,7 @@ class Application:
             )
             return _infer_response(content, length, coding, len(logits))
 
-        # A body that is compressed may become much larger.
+        # A compressed body may become much larger.
         size = len(body) if headers.get("content-encoding", IDENTITY) == IDENTITY else limit
         return self._endpoint.answer(parse, render, size=size)
 
@@ -280,7 +280,7 @@ class Application:
     def _predictions(self, _request: Request) -> Response:
         content = predictions_of(self._service)
         if content is None:
-            return error_response("no answers of this device are kept here, or not yet; see /proof", 404)
+            return error_response("there are no predictions of this device, or not yet; see /proof", 404)
         return Response(200, content, BINARY, UNSTORED)
 
 
@@ -300,11 +300,11 @@ def _is_binary(request: InferRequest) -> bool:
 
 def _not_found_error(path: str) -> RequestError:
     return RequestError(
-        f"Not Found: there is nothing at {path[:SHOWN_LETTERS]!r}; the protocol's paths begin with /v2", 404
+        f"Not Found: there is no resource {path[:SHOWN_LETTERS]!r}; the protocol's paths begin with /v2", 404
     )
 
 
 def _wrong_method(request: Request) -> RequestError:
     return RequestError(
-        f"Method Not Allowed: {request.path[:SHOWN_LETTERS]!r} does not take {request.method}", status=405
+        f"Method Not Allowed: {request.path[:SHOWN_LETTERS]!r} does not support {request.method}", status=405
     )

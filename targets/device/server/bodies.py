@@ -1,8 +1,7 @@
-"""Bodies that come or go compressed: gzip and deflate, never more than was allowed.
+"""Limits on request bodies, and compression with gzip and deflate.
 
-How much a request's JSON may hold, counted before it is read: as objects it takes up to 40 times its size.
-
-A compressed body of 64 kB would else be enough to fill two gigabytes.
+Decompression is limited: without that, a compressed body of 64 kB could fill two gigabytes. JSON elements are counted
+before parsing, because as Python objects they take up to 40 times the size of the text.
 """
 
 from __future__ import annotations
@@ -15,42 +14,42 @@ from targets.device.server.tensors import RequestError, shown
 GZIP, DEFLATE, IDENTITY = "gzip", "deflate", "identity"
 # zlib's window bits: 15 is zlib's own format, which HTTP calls deflate (RFC 9110, section 8.4.1.2); 16 more is gzip.
 _WINDOW_BITS: Dict[str, int] = {GZIP: zlib.MAX_WBITS | 16, DEFLATE: zlib.MAX_WBITS}
-# Smaller answers fit into one packet as they are.
+# Smaller responses fit into one packet uncompressed.
 LEAST_BYTES = 1024
-# Level 1: floats hardly shrink, however long one tries.
+# Level 1: floats hardly compress better at higher levels.
 LEVEL = 1
 
 
 def content_encoding(header: Optional[str]) -> str:
-    """The coding of a request's body; raises `RequestError` (415) for one that is not known here."""
+    """Return the coding of a request's body; raise `RequestError` (415) if it is not supported."""
     name = (header or IDENTITY).strip().lower()
     if name not in (IDENTITY, *_WINDOW_BITS):
-        message = f"Content-Encoding {shown(name)} is not supported; use gzip or deflate, or send the body as it is"
+        message = f"Content-Encoding {shown(name)} is not supported; use gzip or deflate, or no compression"
         raise RequestError(message, status=415)
     return name
 
 
 def decompress_body(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body as it was; raises `RequestError` for one that is damaged, or larger than `limit` bytes (413)."""
+    """Decompress the body; raise `RequestError` if it is invalid, or larger than `limit` bytes (413)."""
     if encoding == IDENTITY:
         return body
     inflating = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         plain = inflating.decompress(body, limit + 1)
     except zlib.error as error:
-        raise RequestError(f"the body is no valid {encoding}: {error}") from None
+        raise RequestError(f"the body is not valid {encoding}: {error}") from None
     if len(plain) > limit:
-        message = f"the body is larger than the {limit} bytes that are taken (MAX_BODY_MIB) once decompressed"
+        message = f"the decompressed body is larger than the limit of {limit} bytes (MAX_BODY_MIB)"
         raise RequestError(message, status=413)
     if not inflating.eof:
-        raise RequestError(f"the body is no valid {encoding}: it ends too early")
+        raise RequestError(f"the body is not valid {encoding}: it is truncated")
     if inflating.unused_data:
         raise RequestError(f"{len(inflating.unused_data)} bytes follow the {encoding} body")
     return plain
 
 
 def accepted_encoding(header: Optional[str]) -> str:
-    """What an answer may be compressed with by the request's Accept-Encoding: gzip where the client takes both."""
+    """Return the response's coding by the request's Accept-Encoding; gzip if the client accepts both."""
     if not header:
         return IDENTITY
     weights = dict(map(_weight, header.lower().split(",")))
@@ -61,7 +60,7 @@ def accepted_encoding(header: Optional[str]) -> str:
 
 
 def compress_body(body: bytes, encoding: str) -> bytes:
-    """The body in the coding."""
+    """Compress the body."""
     deflating = zlib.compressobj(LEVEL, zlib.DEFLATED, _WINDOW_BITS[encoding])
     return deflating.compress(body) + deflating.flush()
 
@@ -77,14 +76,14 @@ def _weight(part: str) -> Tuple[str, float]:
         return name.strip(), 0.0
 
 
-# For what is no data: names, parameters, identifiers.
+# Allowance for elements besides data: names, parameters, identifiers.
 SPARE_OBJECTS = 1_000
 SPARE_LISTS = 1_000
 SPARE_VALUES = 10_000
 
 
 def check_amounts(text: bytes, input_shape: Tuple[int, int, int], max_batch: int) -> None:
-    """Raise `RequestError` (413) for JSON with more than `max_batch` images of [C, H, W] need, nested or flat."""
+    """Raise `RequestError` (413) if the JSON has more elements than `max_batch` images [C, H, W], nested or flat."""
     channels, height, width = input_shape
     # `pixels` is nested as [N, H, W, C], `images` as [N, C, H, W].
     lists = max_batch * (1 + max(height * (1 + width), channels * (1 + height)))
@@ -94,10 +93,10 @@ def check_amounts(text: bytes, input_shape: Tuple[int, int, int], max_batch: int
         (b"[", SPARE_LISTS + lists, "lists"),
         (b",", SPARE_VALUES + values, "values"),
     ):
-        # Each takes a byte at least: most texts need not be counted.
+        # Each takes at least one byte, so short texts need no counting.
         found = text.count(mark) if len(text) > most else 0
         if found > most:
             raise RequestError(
-                f"the JSON has about {found} {what}; at most {most} are taken for {max_batch} images (MAX_BATCH)",
+                f"the JSON has about {found} {what}; at most {most} are allowed for {max_batch} images (MAX_BATCH)",
                 status=413,
             )

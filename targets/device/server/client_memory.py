@@ -1,7 +1,7 @@
-"""Bytes that are held for clients: bounded in all. Where they become too many, whoever has cost the most is sent away.
+"""A budget for the bytes held for all clients. Above it, the most expensive client is evicted.
 
-What a share costs is its bytes times the seconds for which it has been open: at one pace the larger body, of one size
-the slower one. A bound on each client by itself would have to be small, as there may be a thousand of them.
+The cost of a share is its bytes times the seconds it has been open, so at equal speed the larger body is evicted, and
+at equal size the slower one. A limit per client would have to be small, because there may be a thousand of them.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 import time
 from typing import Callable, Optional, Set
 
-# Whoever has come just now is not judged: of a burst of good requests the last are asked to come again.
+# Shares younger than this are not evicted for others: in a burst of good requests, the last ones must retry.
 PATIENCE_SECONDS = 0.25
 
 
 class Share:
-    """What one client holds; whoever sets `send_away` closes the share in it, or holds less."""
+    """The bytes held for one client; the `evict` callback must close the share or reduce it."""
 
-    __slots__ = ("_budget", "held", "send_away", "since")
+    __slots__ = ("_budget", "held", "evict", "since")
 
     def __init__(self, budget: "Budget", since: float) -> None:
         self._budget = budget
         self.since = since
         self.held = 0
-        self.send_away: Optional[Callable[[], None]] = None
-        """None: it stays, whatever it costs."""
+        self.evict: Optional[Callable[[], None]] = None
+        """None: cannot be evicted."""
 
     def hold(self, size: int) -> None:
-        """So much from now on; sends away others for it, or this one where nobody else is old enough."""
+        """Set the size; if the budget is exceeded, evict others, or this share if no other is old enough."""
         self._budget.hold(self, size)
 
     def close(self) -> None:
@@ -34,7 +34,7 @@ class Share:
 
 
 class Budget:
-    """At most `limit`, but for what cannot be sent away, and for one share that is alone."""
+    """A limit on all shares, except those that cannot be evicted and a share that is the only one."""
 
     def __init__(
         self, limit: int, clock: Callable[[], float] = time.monotonic, *, patience: float = PATIENCE_SECONDS
@@ -45,11 +45,11 @@ class Budget:
         self._clock = clock
         self._shares: Set[Share] = set()
         self._holding = 0
-        """Shares of more than nothing."""
+        """Number of shares above zero bytes."""
 
-    def open(self, send_away: Optional[Callable[[], None]] = None) -> Share:
+    def open(self, evict: Optional[Callable[[], None]] = None) -> Share:
         share = Share(self, self._clock())
-        share.send_away = send_away
+        share.evict = evict
         self._shares.add(share)
         return share
 
@@ -61,8 +61,8 @@ class Budget:
             self._make_room(share)
 
     def close(self, share: Share) -> None:
-        # Without the circle of references the client's memory is free at once.
-        share.send_away = None
+        # Breaks the reference cycle, so that the client's memory is freed at once.
+        share.evict = None
         if share in self._shares:
             self._set(share, 0)
             self._shares.discard(share)
@@ -72,9 +72,9 @@ class Budget:
         judged = [each for each in self._shares if each.held and now - each.since >= self._patience]
         judged.sort(key=lambda each: each.held * (now - each.since))
         while judged and self._is_exceeded():
-            _send_away(judged.pop())
+            _evict(judged.pop())
         if self._is_exceeded():
-            _send_away(growing)
+            _evict(growing)
 
     def _is_exceeded(self) -> bool:
         return self.total > self.limit and self._holding > 1
@@ -85,6 +85,6 @@ class Budget:
         share.held = size
 
 
-def _send_away(share: Share) -> None:
-    if share.send_away is not None:
-        share.send_away()
+def _evict(share: Share) -> None:
+    if share.evict is not None:
+        share.evict()

@@ -1,7 +1,7 @@
-"""One client's connection: requests answered in order, and a limit on every time that a client can make us wait.
+"""A client's connection: requests are answered in order, and every wait for the client has a timeout.
 
-A general server was measured first: the protocol's cost at batch 1 halves without one, and none of those at hand
-bounds the time that a head may take, or makes room when idle connections take all places.
+Written instead of using a general HTTP server: in measurements that halved the protocol's overhead at batch 1, and no
+available server limits the time for a head, or closes idle connections when all places are taken.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from targets.device.settings import Settings
 
 Answer = Union[Response, "asyncio.Future[Response]"]
 LINGER_SECONDS = 2.0
-# How long a connection that is kept alive may still bring a request once the server stops.
+# How long a keep-alive connection may still send a request after the server begins to stop.
 DRAIN_SECONDS = 1.0
 HANDSHAKE_SECONDS = 10.0
-# By itself asyncio keeps 256 KiB for what each TLS connection may receive; a record has 16.
+# By default asyncio allocates a receive buffer of 256 KiB per TLS connection; a record has 16.
 TLS_BUFFER_BYTES = 32 << 10
-# Requests that may follow on a connection while one is being answered; beyond it nothing more is read.
+# Pipelined requests that may wait on a connection; reading pauses above it.
 AHEAD = 4
-# So many may be within what was read already; the connection ends after them.
+# Pipelined requests that may be in data already read; the connection ends after them.
 MOST_AHEAD = 100
-# A body's pace is looked at once it has been on its way for so long.
+# The pace of a body is checked after this time.
 PACE_SECONDS = 5.0
 SHAKING, IDLE, HEAD, BODY, ANSWERING, LINGERING = "shaking", "idle", "head", "body", "answering", "lingering"
 
 
 class Application(Protocol):
-    """What answers; the connection knows nothing of models."""
+    """The handler of a connection's requests."""
 
     def admit(self, request: Request) -> None:
-        """Look at the head, before the body is read; raises `RequestError` where it says enough to refuse."""
+        """Check the head before the body is read; raise `RequestError` to refuse the request."""
 
     def enter(self, request: Request) -> None:
-        """It is to be answered, its body is here; raises `RequestError` where too many wait already."""
+        """Accept a complete request; raise `RequestError` if too many are waiting."""
 
     def release(self, request: Request) -> None:
-        """The request is answered or given up, or its client gone."""
+        """Release the request's resources: it was answered or dropped, or its client disconnected."""
 
     def answer(self, request: Request) -> Answer:
-        """At once, or later; never raises."""
+        """Return the response or a future; never raise."""
 
     def refusal(self, request: Optional[Request], error: RequestError) -> Response:
-        """The answer to a request that is refused; None where it was not even understood."""
+        """Return the response to a refused request; `request` is None if it could not be parsed."""
 
     def sent(self, request: Request, response: Response, seconds: float) -> None:
-        """An answer has gone, so long after the request was complete."""
+        """Record a sent response and the seconds since the request was complete."""
 
 
 class Connection(asyncio.Protocol):
-    """What `asyncio` calls for one client; made anew for each."""
+    """The `asyncio` protocol of one client."""
 
     def __init__(
         self,
@@ -75,41 +75,41 @@ class Connection(asyncio.Protocol):
         self._tls = tls
         self._handshake: Optional[asyncio.Task[None]] = None
         self._early = b""
-        """What came with the end of the handshake."""
+        """Data received together with the end of the handshake."""
         self._socket = cast(asyncio.Transport, None)
         self._transport = cast(asyncio.Transport, None)
-        """The socket's own, or that of TLS on top of it."""
+        """The socket's transport, or the TLS transport on top of it."""
         self._reader = Reader(self)
         self._state = IDLE
         self.deadline = 0.0
-        """By the loop's clock, which no change of the date moves; the connections' sweep acts on it."""
+        """In the loop's monotonic time; checked by the connections' sweep."""
         self.arriving_since = 0.0
-        """When the head, then the body that is on its way has begun."""
+        """When the incoming head or body began."""
         self._waiting: Deque[Tuple[Request, Optional[RequestError], bool]] = deque()
         self._waiting_bytes = 0
-        """What their heads take; bodies are counted by themselves."""
+        """Memory of their heads; bodies are counted separately."""
         self._share: Optional[Share] = None
-        """Of what is held for clients; None: this one has nothing there."""
+        """Share of the memory held for clients; None: this client holds nothing."""
         self._answering: Optional[Tuple[Request, bool, float]] = None
         self._pending: Optional[asyncio.Future[Response]] = None
         self._is_last = False
-        """No request after the one at hand is answered."""
+        """No more requests are answered after the current one."""
         self._has_ended = False
-        """The client sends no more."""
+        """The client has closed its sending side."""
         self._is_full = False
-        """The client does not take its answers as fast as they are made."""
+        """The client does not read its responses as fast as they are sent."""
         self._is_scheduled = False
         self._has_answered = False
-        """One request of what has just arrived was answered at once; the others let other clients go first."""
+        """One request of the latest data was answered at once; the others wait so that other clients get a turn."""
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = self._socket = cast(asyncio.Transport, transport)
-        # Told of whatever the kernel does not take: meanwhile nothing more is answered. TLS takes 0 as always full.
+        # Pause as soon as the kernel's buffer is full. TLS treats 0 as always full.
         self._transport.set_write_buffer_limits(high=1)
         if self._tls is not None:
-            # Counted from its first moment: what has not begun to speak takes memory, too.
+            # Counted from the start: a connection that has not sent anything takes memory, too.
             self.arriving_since = self._loop.time()
             self._wait(SHAKING, HANDSHAKE_SECONDS)
             if self._connections.add(self):
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             message = f"{self._settings.max_connections} connections are open and busy (MAX_CONNECTIONS); try again"
             self._reader.give_up()
             self._send(error_response(message, 503, [("Retry-After", "1")], closes=True), None)
-            if not self._connections.see_out(self):
+            if not self._connections.let_read(self):
                 self._transport.close()
 
     def connection_lost(self, _error: Optional[Exception]) -> None:
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         self._count()
 
     def eof_received(self) -> bool:
-        # A client may close its half and still wait for its answer; TLS knows no such half.
+        # A client may close its sending side and still wait for its response; TLS has no half-close.
         self._is_last = self._has_ended = True
         return self._tls is None and not self._is_free
 
@@ -168,12 +168,12 @@ class Connection(asyncio.Protocol):
     async def _shake_hands(self, tls: ssl.SSLContext) -> None:
         sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # type: ignore[misc, unused-ignore]
         try:
-            # The sweep is earlier, unless the process was stopped meanwhile.
+            # The sweep's timeout is earlier, unless the process was stopped meanwhile.
             transport = await self._loop.start_tls(
                 self._socket, self, tls, server_side=True, ssl_handshake_timeout=2 * HANDSHAKE_SECONDS
             )
             if transport is None:
-                raise ConnectionResetError("the client has gone")
+                raise ConnectionResetError("the client disconnected")
         except (OSError, asyncio.TimeoutError) as error:
             self._connections.handshake_failed(str(error) or type(error).__name__)
             self._handshake = None
@@ -190,13 +190,13 @@ class Connection(asyncio.Protocol):
 
     def _end_handshake(self) -> None:
         assert self._handshake is not None
-        self._connections.handshake_failed(f"it takes more than {self._loop.time() - self.arriving_since:.0f} s")
+        self._connections.handshake_failed(f"timeout after {self._loop.time() - self.arriving_since:.0f} s")
         self._handshake.cancel()
         self._handshake = None
         self._connections.discard(self)
         self._socket.abort()
 
-    # What the reader finds
+    # Callbacks of the reader
 
     def on_begin(self) -> None:
         if self._is_free:
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
             self._begin_body()
         self._application.admit(request)
         if request.share is not None:
-            request.share.send_away = self._send_away_body
+            request.share.evict = self._evict_body
 
     def on_continue(self) -> None:
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -220,8 +220,8 @@ class Connection(asyncio.Protocol):
         self._waiting.append((request, refusal, keeps))
         self._waiting_bytes += request.head_bytes
         if request.share is not None:
-            # Behind answers that its client does not take it might wait for long.
-            request.share.send_away = self._send_away
+            # It might wait for long behind responses that its client does not read.
+            request.share.evict = self._evict
             request.share.hold(len(request.body))
             if not self._waiting:
                 return
@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
 
     def on_refused(self, request: Optional[Request], error: RequestError) -> None:
         if not self._is_free:
-            # What came before it is answered first, and nothing after it.
+            # Earlier requests are answered first, and nothing after this one.
             self._is_last = True
             if request is not None:
                 self._application.release(request)
@@ -250,10 +250,10 @@ class Connection(asyncio.Protocol):
             self._application.release(request)
         self._send(response, request)
 
-    # What the connections' sweep and the server's end ask for
+    # Called by the connections' sweep and at the server's shutdown
 
     def on_deadline(self) -> None:
-        """What was waited for has not happened in time."""
+        """Handle the timeout of the current state."""
         if self._handshake is not None:
             self._end_handshake()
             return
@@ -265,19 +265,19 @@ class Connection(asyncio.Protocol):
             self._time_out(
                 f"the body did not arrive within {settings.body_seconds} s (BODY_SECONDS)"
                 if is_over
-                else f"the body comes with less than {settings.body_pace} bytes a second (BODY_PACE)"
+                else f"the body arrives at less than {settings.body_pace} bytes per second (BODY_PACE)"
             )
         elif self._state == ANSWERING and self._answering is not None:
             if self._pending is not None:
                 self._pending.cancel()
-            message = f"there was no answer within {settings.request_seconds} s (REQUEST_SECONDS); try again later"
+            message = f"there was no response within {settings.request_seconds} s (REQUEST_SECONDS); try again later"
             self._finish(self._application.refusal(self._answering[0], RequestError(message, status=503)))
             self._go_on()
         elif self._state == IDLE and self._is_last and not self._transport.get_write_buffer_size():
-            # Not aborted: a client that has just sent something would see a reset.
+            # Not aborted: a client that has just sent data would see a reset.
             self._linger()
         else:
-            # Idle for long, or its client does not take what was sent.
+            # Idle too long, or the client does not read its response.
             self._transport.abort()
 
     def postpone(self, seconds: float) -> None:
@@ -285,18 +285,18 @@ class Connection(asyncio.Protocol):
         self.arriving_since += seconds
 
     def end(self) -> None:
-        """The server stops: end now where nothing is at hand, else with the answer."""
+        """Close at the server's shutdown: now if idle, otherwise after the response."""
         self._is_last = True
         if self._handshake is not None:
             self._end_handshake()
         elif self.is_idle:
-            # A request may be on its way by now: it is answered, and told that it was the last.
+            # A request may be arriving: it is answered with `Connection: close`.
             self.deadline = min(self.deadline, self._loop.time() + DRAIN_SECONDS)
         elif not self._is_free:
             self._stop_reading()
 
     def make_room(self) -> None:
-        """Another connection gets this one's place; what its client has not taken by now is lost."""
+        """Close to make room for another connection; data that the client has not read is lost."""
         if self._handshake is not None:
             self._end_handshake()
         elif self._transport.get_write_buffer_size():
@@ -319,11 +319,11 @@ class Connection(asyncio.Protocol):
     # Answers
 
     def _go_on(self) -> None:
-        """Answer what waits and read what comes, as far as that is in order."""
+        """Answer waiting requests and resume reading, if allowed."""
         if self._state == LINGERING:
             return
         if self._waiting and self._answering is None and not self._is_full and not self._is_scheduled:
-            # In the loop's next turn, so that other clients have theirs.
+            # In the loop's next iteration, so that other clients get a turn.
             self._is_scheduled = True
             self._loop.call_soon(self._answer_next)
         if len(self._waiting) < AHEAD and not self._is_full:
@@ -353,7 +353,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def _finish(self, response: Response) -> None:
-        """The answer to the request at hand."""
+        """Send the response to the current request."""
         assert self._answering is not None
         request, keeps, since = self._answering
         self._answering = self._pending = None
@@ -378,11 +378,11 @@ class Connection(asyncio.Protocol):
             self._begin_body()
         else:
             self._wait(IDLE, self._settings.idle_seconds)
-        # Last, as it may end the connection.
+        # Last, because it may end the connection.
         self._count()
 
     def _linger(self) -> None:
-        """Close our half and read on for a while: closed at once, unread bytes would destroy the answer on its way."""
+        """Close the sending side and keep reading: with an immediate close, unread data would reset the response."""
         has_gone = not self._transport.get_write_buffer_size()
         self._wait(LINGERING, LINGER_SECONDS if has_gone else self._settings.idle_seconds)
         self._drop_unanswered()
@@ -393,7 +393,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _stop_reading(self) -> None:
-        """Answer what is complete; the request of which only a part has come is given up."""
+        """Stop reading and drop the incomplete request; complete ones are still answered."""
         self._is_last = True
         unread = self._reader.give_up()
         if unread is not None:
@@ -410,21 +410,21 @@ class Connection(asyncio.Protocol):
         error = self._reader.refusal or RequestError(message, status=408)
         self.on_refused(self._reader.give_up(), error)
 
-    # What is held for the client
+    # Memory held for the client
 
     def _enter(self, request: Request) -> Optional[RequestError]:
-        """It is to be answered: its body stays until it is, or there is no place for it."""
+        """Accept the request, whose body is kept until it is answered; return the error if there is no place."""
         if request.share is not None:
-            request.share.send_away = None
+            request.share.evict = None
         try:
             self._application.enter(request)
         except RequestError as error:
             return error
         return None
 
-    def _send_away_body(self) -> None:
-        """The bodies on their way have filled the memory that there is for all, and this one has cost the most."""
-        message = "bodies fill the memory (MAX_WAITING times MAX_BODY_MIB), and this one comes slowly; try again"
+    def _evict_body(self) -> None:
+        """Refuse the incoming body: bodies exceed the memory limit, and this one costs the most."""
+        message = "the memory for bodies is full (MAX_WAITING times MAX_BODY_MIB), and this one is slow; try again"
         self.on_refused(self._reader.give_up(), RequestError(message, status=429))
 
     def _count(self) -> None:
@@ -432,7 +432,7 @@ class Connection(asyncio.Protocol):
         if self._share is None:
             if not size:
                 return
-            self._share = self._connections.held.open(self._send_away)
+            self._share = self._connections.held.open(self._evict)
         if size:
             self._share.hold(size)
         else:
@@ -449,8 +449,8 @@ class Connection(asyncio.Protocol):
             size += self._reader.request.head_bytes
         return size
 
-    def _send_away(self) -> None:
-        """What is held for all clients is too much, and this one has held the most for long."""
+    def _evict(self) -> None:
+        """Close the connection: memory held for clients exceeds the limit, and this client costs the most."""
         self._transport.abort()
         self._drop_unanswered()
         if self._share is not None:

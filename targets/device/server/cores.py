@@ -1,4 +1,4 @@
-"""How many cores this process may use: by its affinity, and by the quota of its control group."""
+"""The number of cores this process may use, by CPU affinity and cgroup quota."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ QUOTA_1, PERIOD_1 = Path("sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("sys/fs/cgr
 
 
 def cores_allowed(root: Path = Path("/")) -> int:
-    """At least 1; a quota of two and a half cores counts as two."""
+    """Return the number of cores, at least 1; a quota of 2.5 cores counts as 2."""
     by_affinity = len(os.sched_getaffinity(0))
     quota = _quota(root)
     return by_affinity if quota is None else max(1, min(by_affinity, int(quota)))
 
 
 def _quota(root: Path) -> Optional[float]:
-    """Cores; None where there is no limit, or none that can be read."""
+    """Return the cgroup quota in cores; None if there is none or it cannot be read."""
     try:
         if (root / CGROUP_2).is_file():
             text, period = (root / CGROUP_2).read_text(encoding="ascii").split()

@@ -1,4 +1,4 @@
-"""One model's answers to requests of any protocol: where they are computed, and how many may wait."""
+"""Inference requests of any protocol: where they are computed, and how many may wait."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ from targets.device.settings import Settings
 
 OUTPUT = "logits"
 Answer = TypeVar("Answer")
-# What is done in the loop's own thread keeps others waiting, so long at most; handing it over costs 0.1 ms.
+# Longest work in the loop's own thread, which blocks other requests; handing over to a thread costs 0.1 ms.
 INLINE_SECONDS = 0.002
 INLINE_BYTES = 256 << 10
 
 
 class Endpoint:
-    """What HTTP and gRPC share; one of it serves one `Service`."""
+    """The part that HTTP and gRPC share, for one `Service`."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self.service = service
         self.settings = settings
         self.waiting = 0
         self._limits = ImageLimits(settings.max_image_pixels)
-        # JSON becomes many times its size while it is read, and is read by one thread at a time anyway.
+        # Parsing JSON takes many times its size, and the GIL allows only one thread at a time anyway.
         self._reading = threading.Lock()
         self._answers_to_the_end = False
         self.bodies = Budget(settings.max_waiting * settings.max_body_bytes)
-        """Of requests to infer, from their first byte to their answer."""
+        """Memory of inference requests, from their first byte to their response."""
         self.held = Budget(settings.max_held_bytes, patience=0.0)
-        """Everything else that waits for a client to go on: heads, and answers that are not taken.
+        """Other memory held for clients: heads, and responses that are not read.
 
-        Of these a good client's are gone in a moment, so the newest is never the one to go."""
+        A good client's are gone quickly, so the newest is not protected from eviction."""
 
     def open(self) -> Share:
-        """A share for the body of a request that may come; raises as `enter` does.
+        """Return a share for the body of an incoming request; raise as `enter` does.
 
-        No place yet, or whoever sends slowly would hold it.
+        It takes no place yet, so that slow clients do not occupy places.
         """
         self._check()
         return self.bodies.open()
 
     def enter(self) -> None:
-        """Take a place for a request whose body is here.
+        """Take a place for a complete request.
 
-        Raises `NotReady`, or `RequestError` (429) where all are taken.
+        Raises `NotReady`, or `RequestError` (429) if all are taken.
         """
         self._check()
         self.waiting += 1
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Release the place."""
         self.waiting -= 1
 
     def end(self) -> None:
-        """The server stops, and says so: what comes all the same is answered, if it would have been until now."""
+        """Begin the shutdown: readiness is off, but requests are still answered if they were before."""
         self._answers_to_the_end = self.service.readiness.ready
 
     def _check(self) -> None:
@@ -73,19 +73,19 @@ class Endpoint:
         if not readiness.ready and not self._answers_to_the_end:
             raise NotReady(readiness.reason)
         if self.waiting >= self.settings.max_waiting:
-            message = f"{self.waiting} requests are being answered already (MAX_WAITING); try again"
+            message = f"{self.waiting} requests are already being answered (MAX_WAITING); try again"
             raise RequestError(message, status=429)
 
     def model(self, name: str, version: Optional[str]) -> Manifest:
-        """The model by its name, and its version where one is given; raises `RequestError` (404) or `NotReady`."""
+        """Return the model by name and optional version; raise `RequestError` (404) or `NotReady`."""
         manifest = self.service.manifest
         if manifest is None:
             raise NotReady(self.service.readiness.reason)
         if name != manifest.name:
-            raise RequestError(f"there is no model {shown(name)} here; this server has {manifest.name!r}", status=404)
+            raise RequestError(f"there is no model {shown(name)}; this server has {manifest.name!r}", status=404)
         if version and version != manifest.version:
             raise RequestError(
-                f"there is no version {shown(version)} of {name!r} here; this server has {manifest.version!r}",
+                f"there is no version {shown(version)} of {name!r}; this server has {manifest.version!r}",
                 status=404,
             )
         return manifest
@@ -97,7 +97,7 @@ class Endpoint:
         *,
         size: int,
     ) -> Union[Answer, "asyncio.Future[Answer]"]:
-        """The answer to a request of `size` bytes: at once where that is short, else later.
+        """Answer a request of `size` bytes: at once if that is fast, otherwise in a future.
 
         Raises, now or in the future, `RequestError`, `NotReady` or `SessionError`.
         """
@@ -122,16 +122,16 @@ class Endpoint:
         if size > INLINE_BYTES or settings.batch_images > 1 or not self.service.is_idle:
             return _awaitable(self.service.submit(lambda: as_input(*checked()), finish))
         name, values = checked()
-        # How long a file takes to decode is not known from its size.
+        # The decoding time of an encoded image is not known from its size.
         if name != ENCODED and len(values) * self.service.seconds_per_image <= INLINE_SECONDS:
             return finish(self.service.infer(as_input(name, values)))
         return _awaitable(self.service.submit(lambda: as_input(name, values), finish))
 
 
 def _awaitable(computed: Future[Answer]) -> "asyncio.Future[Answer]":
-    """`computed` for the loop at hand; cancelled with it.
+    """Wrap `computed` for the running loop; cancelling it cancels `computed`.
 
-    asyncio.wrap_future() makes a circle of both, in which every body of a refused request stays until it is collected.
+    asyncio.wrap_future() makes a reference cycle, which keeps the body of a refused request until garbage collection.
     """
     loop = asyncio.get_running_loop()
     awaited: asyncio.Future[Answer] = loop.create_future()
@@ -147,7 +147,7 @@ def _awaitable(computed: Future[Answer]) -> "asyncio.Future[Answer]":
             del error
 
     def wake(done: Future[Answer]) -> None:
-        # The loop may have ended by now, and with it whoever waited.
+        # The loop may have ended by now.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(hand_over, done)
 
@@ -157,7 +157,7 @@ def _awaitable(computed: Future[Answer]) -> "asyncio.Future[Answer]":
 
 
 def check_outputs(request: InferRequest) -> None:
-    """Raise `RequestError` for an output that the model has not."""
+    """Raise `RequestError` for an output that the model does not have."""
     for output in request.outputs or ():
         if output.name != OUTPUT:
             raise RequestError(f"there is no output {shown(output.name)}; the model has {OUTPUT!r}")

@@ -1,4 +1,4 @@
-"""What proves the model of this device: as a document for those who collect it, and as files."""
+"""The evidence that the model is proven on this device, as a JSON document and as files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA = 1
 
 
 def document_of(service: Service) -> Dict[str, Any]:
-    """The answer to `GET /proof`."""
+    """Return the response to `GET /proof`."""
     started, readiness = service.started, service.readiness
     if started is None:
         return _document(PENDING if readiness.loading else FAILED, readiness.reason, None)
@@ -23,10 +23,9 @@ def document_of(service: Service) -> Dict[str, Any]:
 
 
 def document(started: Started) -> Dict[str, Any]:
-    """What is known of a model that has been started.
+    """Return the proof document of a started model.
 
-    `failed` is whatever was judged and is not proven, also where it is served all the same; `pending` what nobody has
-    judged.
+    `failed`: judged and not proven, even if it is served anyway; `pending`: not judged yet.
     """
     is_judged = started.refusal != "" or started.report is not None
     state = PROVEN if started.is_proven else FAILED if is_judged else PENDING
@@ -34,7 +33,7 @@ def document(started: Started) -> Dict[str, Any]:
 
 
 def predictions_of(service: Service) -> Optional[bytes]:
-    """The file with the answers that the proof was made of; None where there is none yet, or none at all."""
+    """Return the bytes of `predictions.npz`; None if there is none."""
     started = service.started
     if started is None or started.folder is None:
         return None
@@ -45,8 +44,8 @@ def predictions_of(service: Service) -> Optional[bytes]:
 
 
 def write_to(folder: Path, started: Started) -> None:
-    """All of it as files; of a GPU engine, passport and layer report, too. Raises `OSError`."""
-    # Here alone, as no server needs them.
+    """Write all evidence into `folder`; for a GPU also engine, passport and layer report. Raises `OSError`."""
+    # Imported only here, because the server does not need them.
     import shutil
 
     from targets.device.gate.evidence_files import write_evidence

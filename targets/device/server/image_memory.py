@@ -1,4 +1,4 @@
-"""Memory that several threads share, so that together they take no more than one alone may."""
+"""A memory limit that several threads share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Iterator
 
 
 class Allowance:
-    """So many bytes; who wants more than are left waits, and so do those who come after."""
+    """A number of bytes; a thread that needs more than are left waits, and so do later ones."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -20,7 +20,7 @@ class Allowance:
     def taken(self, size: int) -> Iterator[None]:
         """Hold `size` bytes, at most `total`; a thread holds one share at a time."""
         assert size <= self.total
-        # One after the other, lest many small ones keep a large one waiting for ever.
+        # In order, so that many small requests cannot starve a large one.
         with self._turn, self._changed:
             self._changed.wait_for(lambda: self._taken + size <= self.total)
             self._taken += size

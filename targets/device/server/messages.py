@@ -1,4 +1,4 @@
-"""HTTP requests and responses as the server's parts hand them to each other."""
+"""HTTP requests and responses inside the server."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ JSON = "application/json"
 HTML = "text/html; charset=utf-8"
 BINARY = "application/octet-stream"
 SMALL_BODY_BYTES = 64 << 10
-# An error repeats what the client has sent: no browser shall take it for a page.
+# An error may echo client input, which no browser must interpret as HTML.
 NOSNIFF = b"X-Content-Type-Options: nosniff\r\n"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 class Request:
-    """One request; `headers` have lower-case names, and the last of several of one name."""
+    """A request; names in `headers` are lower-case, and of repeated ones the last is kept."""
 
     __slots__ = (
         "body",
@@ -37,26 +37,26 @@ class Request:
     def __init__(self, method: str, path: str, headers: Dict[str, str]) -> None:
         self.method = method
         self.path = path
-        """Without the query, percent signs as they came."""
+        """Without the query, still percent-encoded."""
         self.headers = headers
         self.body = b""
         self.has_certificate = False
-        """Whether the client has shown a certificate that the server's authority signed."""
+        """Whether the client has presented a certificate signed by the server's CA."""
         self.head_bytes = 0
-        """What its head takes here, roughly."""
+        """Approximate memory of its head."""
         self.is_admitted = False
-        """Whether its body is wanted."""
+        """Whether its body is read."""
         self.share: Optional[Share] = None
-        """Of the memory for bodies; only of one that is admitted."""
+        """Share of the memory for bodies; only for an admitted request."""
         self.has_place = False
-        """Whether it is one of those that wait for the model."""
+        """Whether it has a place among the requests waiting for the model."""
         self.is_http_1_0 = False
         self.max_body_bytes = SMALL_BODY_BYTES
-        """More only for requests that have a share of the memory."""
+        """Larger only for requests that have a share of the memory."""
 
 
 class Response:
-    """One answer, whole."""
+    """A complete response."""
 
     __slots__ = ("body", "closes", "content_type", "headers", "images", "status")
 
@@ -74,12 +74,12 @@ class Response:
         self.content_type = content_type
         self.headers = headers
         self.closes = closes
-        """Whether the connection ends with it."""
+        """Whether the connection closes after it."""
         self.images = 0
-        """Of an answer to a request to infer."""
+        """Number of images, for a response to an inference request."""
 
     def head(self, *, keeps: bool, is_http_1_0: bool, date: bytes) -> bytes:
-        """Status line and headers, up to the body; `date` is a whole header line."""
+        """Return status line and headers; `date` is a complete header line."""
         parts: List[bytes] = [_STATUS_LINES[self.status], date, NOSNIFF]
         parts.append(f"Content-Type: {self.content_type}\r\nContent-Length: {len(self.body)}\r\n".encode())
         parts += [f"{name}: {value}\r\n".encode("latin-1", "replace") for name, value in self.headers]
@@ -92,14 +92,14 @@ class Response:
 
 
 def json_response(raw: object, status: int = 200, headers: Sequence[Tuple[str, str]] = ()) -> Response:
-    """`raw` as the body."""
+    """Return a response with `raw` as JSON body."""
     return Response(status, json.dumps(raw, separators=(",", ":")).encode(), headers=headers)
 
 
 def error_response(
     message: str, status: int, headers: Sequence[Tuple[str, str]] = (), *, closes: bool = False
 ) -> Response:
-    """The protocol's form of every refusal: `{"error": …}`."""
-    # A name that came in may hold half a surrogate pair, which is no UTF-8.
+    """Return the protocol's error response: `{"error": …}`."""
+    # A client's name may contain a lone surrogate, which is not valid UTF-8.
     body = json.dumps({"error": message}).encode()
     return Response(status, body, headers=headers, closes=closes)

@@ -1,4 +1,4 @@
-"""What the server counts, in Prometheus' text format, and the recent latencies for the status page.
+"""The server's metrics in Prometheus' text format, and recent latencies for the status page.
 
 Names follow https://prometheus.io/docs/practices/naming/: base units, `_total` for counters.
 """
@@ -23,11 +23,11 @@ from prometheus_client import (
 
 from targets.device.model.manifest import Manifest
 
-# When each counter was made is known from the server's own start, and would double the answer.
+# Creation times of the counters equal the server's start time, and would double the size of the output.
 disable_created_metrics()  # type: ignore[no-untyped-call]
-# Of the text format, which the library for Python 3.8 has no name for.
+# Of the text format; the library's version for Python 3.8 has no constant for it.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# From a tiny network on a fast CPU to ResNet-152 on a slow one, and what waits behind it.
+# From a tiny network on a fast CPU to ResNet-152 on a slow one, with queueing.
 SECONDS_BUCKETS = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0),
@@ -35,7 +35,7 @@ SECONDS_BUCKETS = (
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 RECENT = 1000
 STATM = Path("/proc/self/statm")
-# What a refusal's status means here.
+# Error kinds by HTTP status.
 KINDS = {
     400: "bad_request",
     401: "no_token",
@@ -53,7 +53,7 @@ KINDS = {
 
 
 class Metrics:
-    """One server's; every one has a registry of its own."""
+    """The metrics of one server, with its own registry."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
@@ -102,7 +102,7 @@ class Metrics:
         self.refused = 0
 
     def describe(self, manifest: Manifest, place: str) -> None:
-        """Which model this is, and what runs it; both may change while a GPU's engine is being proven."""
+        """Set the model and its runtime; both may change while a GPU's engine is being proven."""
         facts = {
             "model": manifest.name,
             "version": manifest.version,
@@ -120,17 +120,17 @@ class Metrics:
         self._info.labels(**facts).set(1)
 
     def starting(self, seconds_by_phase: Mapping[str, float]) -> None:
-        """How long a first start has taken."""
+        """Set the seconds of each phase of a first start."""
         for phase, seconds in seconds_by_phase.items():
             self._starting.labels(phase).set(seconds)
 
     def inferred(self, images: int, seconds: float) -> None:
-        """One run of the model; called in whichever thread ran it."""
+        """Count one run of the model; called from any of the model's threads."""
         self._inference.observe(seconds)
         self._batch.observe(images)
 
     def answered_request(self, protocol: str, status: int, seconds: float, images: int) -> None:
-        """An inference request has its answer; `images` is 0 where it was refused."""
+        """Count an answered inference request; `images` is 0 if it was refused."""
         key = (protocol, status)
         counter = self._by_status.get(key)
         if counter is None:
@@ -143,7 +143,7 @@ class Metrics:
             self._images.inc(images)
 
     def refused_request(self, status: int) -> None:
-        """A request of any path was refused with this HTTP status."""
+        """Count a refused request of any path by its HTTP status."""
         self.refused += 1
         self._errors.labels(KINDS.get(status, "other")).inc()
 
@@ -152,7 +152,7 @@ class Metrics:
         return time.monotonic() - self._since
 
     def latency_ms(self) -> Optional[Dict[str, float]]:
-        """p50, p90 and p99 of the last thousand answers; None before the first."""
+        """Return p50, p90 and p99 of the last thousand responses; None before the first."""
         recent = sorted(self._recent)
         if not recent:
             return None
@@ -162,7 +162,7 @@ class Metrics:
         return {**figures, "count": len(recent)}
 
     def text(self, *, waiting: int, connections: int, ready: bool) -> bytes:
-        """Everything, as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         self._waiting.set(waiting)
         self._connections.set(connections)
         self._ready.set(float(ready))
@@ -170,7 +170,7 @@ class Metrics:
 
 
 def resident_mib() -> float:
-    """What this process holds in memory by the kernel's count; 0 where there is no /proc."""
+    """Return the resident memory of this process in MiB; 0 without /proc."""
     try:
         pages = int(STATM.read_text(encoding="ascii").split()[1])
     except OSError:

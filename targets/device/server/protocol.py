@@ -1,7 +1,7 @@
-"""Open Inference Protocol v2 over HTTP: requests and responses as bytes, with the binary tensor extension.
+"""Open Inference Protocol v2 over HTTP: parsing requests and rendering responses, with the binary tensor extension.
 
-A body is JSON, or JSON followed by the tensors' raw bytes (little-endian, in the order of the JSON); then a header
-gives the length of the JSON. Knows nothing of HTTP servers and models.
+A body is JSON, or JSON followed by the tensors' raw bytes (little-endian, in the order of the JSON); in that case a
+header gives the length of the JSON. Independent of HTTP servers and models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from targets.device.server.tensors import from_bytes, from_json, shown
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 BINARY_EXTENSION = "binary_tensor_data"
-# The answer repeats it.
+# The response repeats it.
 MAX_ID_BYTES = 1024
 
 
@@ -36,17 +36,17 @@ class InferRequest:
     id: Optional[str]
     inputs: Mapping[str, NDArray[Any]]
     outputs: Optional[Tuple[RequestedOutput, ...]]
-    """None: all of them."""
+    """None: all outputs."""
     binary: bool
-    """How outputs are written whose request does not say it."""
+    """Whether outputs are binary unless the request specifies it per output."""
 
 
 def parse_request(
     body: bytes, json_length: Optional[str] = None, check: Optional[Callable[[bytes], None]] = None
 ) -> InferRequest:
-    """The request in `body`; `json_length` is the value of the length header where there is one.
+    """Parse a request; `json_length` is the value of the length header, if present.
 
-    `check` may look at the JSON before it is read, and raise `RequestError`.
+    `check` receives the JSON text before parsing, and may raise `RequestError`.
     """
     header, tail = _split(body, None if json_length is None else byte_count(LENGTH_HEADER, json_length))
     if check is not None:
@@ -66,10 +66,10 @@ def parse_request(
 
 
 def check_id(text: str) -> None:
-    """Raise `RequestError` where it is too long."""
-    # Its letters first: megabytes are not encoded to be counted.
+    """Raise `RequestError` if the ID is too long."""
+    # Characters first, so that megabytes are not encoded only to be counted.
     if len(text) > MAX_ID_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
-        raise RequestError(f"'id' has more than {MAX_ID_BYTES} bytes, the most that are taken")
+        raise RequestError(f"'id' is longer than {MAX_ID_BYTES} bytes, the maximum")
 
 
 def render_response(
@@ -79,7 +79,7 @@ def render_response(
     request_id: Optional[str],
     outputs: Sequence[Tuple[str, NDArray[np.float32], bool]],
 ) -> Tuple[bytes, Optional[int]]:
-    """The body, and the length of its JSON where binary tensors follow it; an output is (name, values, binary)."""
+    """Return the body, and the JSON's length if binary tensors follow; an output is (name, values, binary)."""
     described: List[Dict[str, Any]] = []
     tail: List[bytes] = []
     for name, values, binary in outputs:
@@ -89,8 +89,8 @@ def render_response(
             entry["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
             if not np.isfinite(values).all():
-                # JSON has no word for it, and null would be no number to any client.
-                raise ValueError("the model's answer holds values that are not finite")
+                # JSON cannot represent them, and clients do not expect null.
+                raise ValueError("the model's output contains values that are not finite")
             entry["data"] = np.ascontiguousarray(values).ravel()
         described.append(entry)
     raw: Dict[str, Any] = {"model_name": model_name, "model_version": model_version, "outputs": described}
@@ -101,7 +101,7 @@ def render_response(
 
 
 def byte_count(header: str, text: str) -> int:
-    """The number in a header's `text`."""
+    """Parse the number of bytes in a header; raise `RequestError`."""
     # isdecimal() accepts digits of other scripts, too.
     if not (text.isascii() and text.isdecimal()) or len(text) > 12:
         raise RequestError(f"{header} must be a number of bytes, not {shown(text)}")
@@ -147,12 +147,14 @@ def _inputs(raw: Any, tail: memoryview) -> Dict[str, NDArray[Any]]:
 
 
 def shape_of(entry: Mapping[str, Any], name: str) -> Tuple[int, ...]:
-    """The sizes in an input's description; raises `RequestError`."""
+    """Return the shape in an input's description; raise `RequestError`."""
     shape = entry.get("shape")
     if not isinstance(shape, list):
         raise RequestError(f"the shape of the input {shown(name)} must be a list of sizes, not {shown(shape)}")
     if len(shape) > MAX_DIMENSIONS:
-        raise RequestError(f"the input {shown(name)} has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are taken")
+        raise RequestError(
+            f"the input {shown(name)} has {len(shape)} dimensions; at most {MAX_DIMENSIONS} are supported"
+        )
     for size in shape:
         # A bool is an int for isinstance().
         if type(size) is not int or not 1 <= size <= MAX_SIZE:
@@ -163,7 +165,7 @@ def shape_of(entry: Mapping[str, Any], name: str) -> Tuple[int, ...]:
 
 
 def dtype_of(entry: Mapping[str, Any], name: str) -> np.dtype[Any]:
-    """The type in an input's description; raises `RequestError`."""
+    """Return the dtype in an input's description; raise `RequestError`."""
     datatype = entry.get("datatype")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         known = " or ".join(DATATYPES)
@@ -172,7 +174,7 @@ def dtype_of(entry: Mapping[str, Any], name: str) -> np.dtype[Any]:
 
 
 def requested_outputs(raw: Any, binary: bool) -> Optional[Tuple[RequestedOutput, ...]]:
-    """What is asked for, `binary` where its description does not say how; raises `RequestError`."""
+    """Return the requested outputs, with `binary` as the default of each; raise `RequestError`."""
     if raw is None or raw == []:
         return None
     found: Dict[str, RequestedOutput] = {}
@@ -180,9 +182,9 @@ def requested_outputs(raw: Any, binary: bool) -> Optional[Tuple[RequestedOutput,
         name = _name(entry, "an output")
         parameters = _parameters(entry, f"the output {shown(name)}")
         if "classification" in parameters:
-            raise RequestError("the parameter 'classification' is not supported: ask for the logits")
+            raise RequestError("the parameter 'classification' is not supported; request the logits")
         if name in found:
-            raise RequestError(f"the output {shown(name)} is asked for twice")
+            raise RequestError(f"the output {shown(name)} is requested twice")
         found[name] = RequestedOutput(name, flag(parameters, "binary_data", binary))
     return tuple(found.values())
 
@@ -210,7 +212,7 @@ def _parameters(raw: Mapping[str, Any], what: str) -> Dict[str, Any]:
 
 
 def flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
-    """The parameter of this name; raises `RequestError` where it is no bool."""
+    """Return the boolean parameter `name`; raise `RequestError` if it is not a bool."""
     value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise RequestError(f"the parameter '{name}' must be true or false, not {shown(value)}")

@@ -1,4 +1,4 @@
-"""The one model of a device: loaded and proven in the background, then answering one request after the other."""
+"""The model of a device: loaded and proven in the background, then run for each request."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from targets.device.settings import Settings
 LOG = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 STOP_SECONDS = 60.0
-# Of a new measurement in the running mean: a device that gets hot and slow is noticed within some requests.
+# Weight of a new measurement in the running mean: throttling shows within a few requests.
 NEW_SHARE = 0.1
-# What keeps a model from being served, with a message for whoever looks after the device.
+# Errors that keep a model from being served, with a message for the operator.
 REFUSALS = (ModelError, ManifestError, ProofError, ShardError, ImageError, MeasureError)
 
 
 class NotReady(RuntimeError):
-    """The model cannot be asked yet, or never will be; the message says why."""
+    """The model is not ready yet, or cannot be served; the message says why."""
 
 
 @dataclass(frozen=True)
 class Readiness:
     ready: bool
     loading: bool
-    """False once the outcome is known."""
+    """False after loading succeeded or failed."""
     reason: str
-    """What is being waited for, or why the model will not answer; empty once it is ready."""
+    """The current step of loading, or why the model is not served; empty if it is ready."""
 
 
 class Service:
-    """Loads the artifact in `folder` as soon as it is made; `close` frees it."""
+    """The artifact in `folder`, loaded on construction; `close` frees it."""
 
     def __init__(self, folder: Path, settings: Optional[Settings] = None, metrics: Optional[Metrics] = None) -> None:
         self._settings = settings = Settings() if settings is None else settings
@@ -61,27 +61,27 @@ class Service:
         self.metrics = Metrics() if metrics is None else metrics
         self.manifest: Optional[Manifest] = None
         self.variant = MAIN
-        """Which of the image's models runs here."""
+        """The variant of the image's model that runs here."""
         self.variant_reason = ""
         self.golden: Optional[GoldenResult] = None
         self.proof: Optional[Proof] = None
-        """The gate's report that came with the model, where one did; of a GPU, once it is there, the one made here."""
+        """The gate's report that came with the model, if any; on a GPU later the one made here."""
         self.started: Optional[Started] = None
-        """What was found out of the model here, also where it is not served for that."""
+        """Results of the start, even if the model is not served because of them."""
         self.seconds_per_image = float("inf")
-        """Running mean of what was measured here; infinite before the first request."""
+        """Running mean of the measured time; infinite before the first request."""
         self.progress = Progress(lambda: self._is_stopping)
         self._session: Optional[Session] = None
         self._is_stopping = False
         chosen, reason = None, ""
         try:
             chosen = choose(folder)
-            self._take(chosen)
+            self._set_chosen(chosen)
         except ManifestError as error:
-            # No reason to stop: an unready server that names the reason is found more easily than a dead one.
+            # The server keeps running: an unready server that reports the reason is easier to find than a dead one.
             reason = str(error)
         self._worker = Worker(
-            lambda: self._loaded(chosen, reason),
+            lambda: self._load_and_log(chosen, reason),
             threads=1 if chosen is None else _instances(chosen.manifest, settings),
             batch_images=settings.batch_images,
             batch_delay_seconds=settings.batch_delay_ms / 1e3,
@@ -101,44 +101,44 @@ class Service:
 
     @property
     def place(self) -> str:
-        """What runs the model here, as `onnxruntime 1.22.0 on avx2`; the runtime's name until that is known."""
+        """Runtime and instruction set, e.g. `onnxruntime 1.22.0 on avx2`; only the runtime's name until known."""
         if self.started is not None:
             return self.started.place
         return "nothing" if self.manifest is None else self.manifest.runtime
 
     @property
     def comparison(self) -> str:
-        """In one sentence, why this precision is the fastest here; empty where none were compared."""
+        """Why this precision is the fastest here, in one sentence; empty if none were compared."""
         found = None if self.started is None else self.started.comparison
         return "" if found is None else str(found["text"])
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is run in the model's threads, and nothing waits for them."""
+        """Whether the model's threads run nothing and nothing is queued."""
         return self._worker.is_idle
 
     @property
     def running(self) -> Tuple[int, ...]:
-        """A number for everything that the model's threads run, another one for every run."""
+        """Serial numbers of the runs in progress in the model's threads."""
         return self._worker.running
 
     def loaded(self, seconds: float) -> None:
-        """Wait until it is known whether the model will answer."""
+        """Wait until loading has succeeded or failed."""
         self._worker.loading.exception(seconds)
 
     @property
     def instances(self) -> int:
-        """Requests that are run at a time."""
+        """Number of requests that run in parallel."""
         return self._worker.threads
 
     def submit(
         self, prepare: Callable[[], NDArray[np.float32]], finish: Callable[[NDArray[np.float32]], Answer]
     ) -> Future[Answer]:
-        """In one of the model's threads: `prepare`, the model, `finish` on its logits."""
+        """Run `prepare`, the model, and `finish` on its logits in one of the model's threads."""
         return self._worker.submit(Job(prepare, finish))
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [N, C] of preprocessed images [N, 3, H, W]; raises `NotReady`."""
+        """Return the logits [N, C] of preprocessed images [N, 3, H, W]; raise `NotReady`."""
         session = self._session
         if session is None:
             raise NotReady(self.readiness.reason)
@@ -151,11 +151,11 @@ class Service:
         return logits
 
     def stop(self) -> None:
-        """Say from now on that it is not ready; what comes all the same is answered."""
+        """Report not ready from now on; requests are still answered."""
         self._is_stopping = True
 
     def close(self, seconds: float = STOP_SECONDS) -> bool:
-        """Free the model once the requests that came before are answered; False: they were not within `seconds`."""
+        """Free the model after earlier requests are answered; return False if they were not within `seconds`."""
         self.stop()
         if not self._worker.close(seconds):
             return False
@@ -164,8 +164,8 @@ class Service:
             session.close()
         return True
 
-    def _loaded(self, chosen: Optional[Chosen], reason: str) -> Service:
-        """Itself, ready; the outcome is in the log, whatever it is."""
+    def _load_and_log(self, chosen: Optional[Chosen], reason: str) -> Service:
+        """Load the model, log the outcome, and return this service."""
         try:
             self._load(chosen, reason)
         except Stopped:
@@ -183,11 +183,11 @@ class Service:
         return self
 
     def _load(self, chosen: Optional[Chosen], reason: str) -> None:
-        """Open the model and have it proven; raises `NotReady` or `Stopped`."""
+        """Open and prove the model; raise `NotReady` or `Stopped`."""
         if chosen is None:
             raise NotReady(reason)
         if chosen.manifest.runtime == TENSORRT and self._settings.instances > 1:
-            raise NotReady(f"INSTANCES is {self._settings.instances}, but a GPU runs one at a time; leave it unset")
+            raise NotReady(f"INSTANCES is {self._settings.instances}, but a GPU runs one request at a time; unset it")
         try:
             self.proof = read_proof(chosen.folder, chosen.manifest)
             started = self._start(chosen)
@@ -195,7 +195,7 @@ class Service:
             raise
         except REFUSALS as error:
             raise NotReady(str(error)) from None
-        self._take(started.chosen)
+        self._set_chosen(started.chosen)
         self.golden = started.golden
         self.proof = None if started.report is None else proof_from(started.report)
         self.started = started
@@ -208,7 +208,7 @@ class Service:
     def _start(self, chosen: Chosen) -> Started:
         if chosen.manifest.runtime != TENSORRT:
             return ort_start.start(chosen)
-        # Here alone: an image of ONNX Runtime does not need all of this.
+        # Imported only here, because an image with ONNX Runtime does not need it.
         from targets.device.tensorrt.engines import Engines
         from targets.device.tensorrt.start import TensorRtStart
         from targets.device.tensorrt.terms import read_terms
@@ -218,13 +218,13 @@ class Service:
         seconds = self._settings.measure_seconds
         return TensorRtStart(engines, chosen.folder / SHARD, terms, measure_seconds=seconds).start(chosen)
 
-    def _take(self, chosen: Chosen) -> None:
+    def _set_chosen(self, chosen: Chosen) -> None:
         self.folder, self.manifest = chosen.folder, chosen.manifest
         self.variant, self.variant_reason = chosen.variant, chosen.reason
 
 
 def _instances(manifest: Manifest, settings: Settings) -> int:
-    """Of the model: what INSTANCES says, else as many as this process's cores run side by side."""
+    """Return the number of instances: INSTANCES, or as many as this process's cores can run in parallel."""
     if manifest.runtime == TENSORRT:
         return 1
     threads = int(manifest.session_options.get("intra_op_num_threads", 1)) or cores_allowed()

@@ -1,4 +1,4 @@
-"""Start a model on a CPU: open it, and let it repeat the golden answers; the gate judged it before it was packed."""
+"""Start a model on a CPU: open it and check its golden images; the gate judged it before packaging."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from targets.device.open_session import open_session
 
 
 def start(chosen: Chosen) -> Started:
-    """Raises `ManifestError`, `ProofError` or `SessionError`."""
+    """Open and check the model; raise `ManifestError`, `ProofError` or `SessionError`."""
     report = read_report(chosen.folder, chosen.manifest)
     session = open_session(chosen.folder, chosen.manifest)
     golden = check(session, chosen.folder, chosen.manifest)
@@ -30,6 +30,6 @@ def start(chosen: Chosen) -> Started:
 
 def _remark(report: Optional[Dict[str, Any]]) -> str:
     if report is None:
-        return "no gate report came with this model."
+        return "this model has no gate report."
     verdict = report["verdict"]
-    return "" if verdict == PASS else f"the gate's report that came with this model says {verdict}."
+    return "" if verdict == PASS else f"the verdict of this model's gate report is {verdict}."

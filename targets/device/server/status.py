@@ -1,7 +1,4 @@
-"""What the server says of itself: all that the status page shows, and the model's metadata.
-
-The status page of a device: one file that needs nothing else, and what a browser may do with it.
-"""
+"""The server's status as JSON, the model's metadata, and the status page with its Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from targets.device.server.service import Service
 
 
 def status_of(service: Service, *, waiting: int, connections: int) -> Dict[str, Any]:
-    """The server's state, ready for JSON."""
+    """Return the server's state, ready for JSON."""
     readiness, metrics = service.readiness, service.metrics
     return {
         "server": "edge-deploy",
@@ -45,7 +42,7 @@ def status_of(service: Service, *, waiting: int, connections: int) -> Dict[str, 
 
 
 def metadata_of(service: Service, manifest: Manifest) -> Dict[str, Any]:
-    """The protocol's metadata of the model, ready for JSON."""
+    """Return the protocol's model metadata, ready for JSON."""
     return {
         "name": manifest.name,
         "versions": [manifest.version],
@@ -65,7 +62,7 @@ def metadata_of(service: Service, manifest: Manifest) -> Dict[str, Any]:
 
 
 def platform_of(manifest: Manifest) -> str:
-    """What serves it, by the names that the protocol's documents use."""
+    """Return the platform's name in the protocol's terms."""
     return "tensorrt_plan" if manifest.runtime == TENSORRT else "onnx_onnxv1"
 
 
@@ -96,7 +93,7 @@ def _golden(service: Service) -> Optional[Dict[str, Any]]:
     return {
         "images": result.images,
         "agreement": result.agreement,
-        # JSON knows no infinity.
+        # JSON has no infinity.
         "max_difference": result.max_difference if result.max_difference < float("inf") else None,
         "reason": result.reason,
     }
@@ -108,10 +105,10 @@ SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 def page() -> Tuple[bytes, str]:
-    """The page, to be sent as `text/html; charset=utf-8`, and the value of its Content-Security-Policy.
+    """Return the page, of type `text/html; charset=utf-8`, and the value of its Content-Security-Policy.
 
-    It runs no style and no script but its own and asks no server but the one it came from, so that a name which
-    holds markup does nothing even if it should get into the page as such.
+    The policy allows only the page's own style and script, and only requests to its own server, so that markup in a
+    model's name has no effect even if it gets into the page unescaped.
     """
     content = (Path(__file__).parent / FILE).read_bytes()
     directives = (
@@ -128,6 +125,6 @@ def page() -> Tuple[bytes, str]:
 
 
 def _source(element: "re.Pattern[bytes]", content: bytes) -> str:
-    """The hash that allows the page's one element of this kind."""
+    """Return the policy's hash of the page's only element of this kind."""
     (text,) = element.findall(content)
     return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"

@@ -1,7 +1,7 @@
-"""The values of a request's inputs, from JSON or from raw bytes: nothing is allocated that was only announced.
+"""Values of a request's inputs, from JSON or raw bytes; allocates only for received data, not for announced sizes.
 
-In JSON an element of BYTES is base64 text (the protocol leaves open how binary values are written there); behind the
-JSON it is its length as a little-endian uint32, then its bytes.
+In JSON an element of BYTES is base64 text (the protocol does not define binary values there); after the
+JSON it is a little-endian uint32 length, then the bytes.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-# An array of BYTES holds Python's bytes.
+# An array of BYTES contains Python bytes objects.
 DATATYPES: Dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1"), "BYTES": np.dtype("O")}
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
-# What a client hears of a fault of ours.
+# The client's message for a bug in the server.
 BUG = "internal error; the server's log has the details"
 MAX_DIMENSIONS = 8
-# Keeps the product of a shape, and a message about it, from having thousands of digits.
+# Limits the product of a shape, which could otherwise have thousands of digits.
 MAX_SIZE = 2**31 - 1
-# Elements of BYTES: an object each, however short; as many as the largest MAX_BATCH.
+# Limit on elements of BYTES, each of which is an object; equals the largest MAX_BATCH.
 MAX_ELEMENTS = 4096
 
 
 class RequestError(ValueError):
-    """The request cannot be answered; `status` is the HTTP status that says so."""
+    """The request cannot be answered; `status` is the HTTP status."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -35,30 +35,30 @@ class RequestError(ValueError):
 
 
 def from_json(entry: Mapping[str, Any], name: str, shape: Tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The input's `data`, flat or nested like its shape."""
+    """Return the input's `data`, flat or nested like its shape."""
     if "data" not in entry:
         raise RequestError(f"the input {shown(name)} has neither 'data' nor the parameter 'binary_data_size'")
     kind, known = _ELEMENTS[NAMES[dtype]]
     sizes, values = _flatten(entry["data"])
-    # NumPy would take "1" and true for 1.
+    # NumPy would convert "1" and true to 1.
     if sizes is None or not set(map(type, values)) <= known:
-        raise RequestError(f"the data of the input {shown(name)} is no array of {kind}, all nested equally deep")
+        raise RequestError(f"the data of the input {shown(name)} is not an array of {kind}, all nested equally deep")
     _check_count(len(values), name, shape)
     if len(sizes) > 1 and sizes != shape:
         raise RequestError(
-            f"the data of the input {shown(name)} is nested as {list(sizes)}, its shape is {list(shape)}"
+            f"the data of the input {shown(name)} is nested as {list(sizes)}, but its shape is {list(shape)}"
         )
     return _convert(values, name, dtype).reshape(shape)
 
 
 def _flatten(data: object) -> Tuple[Optional[Tuple[int, ...]], List[Any]]:
-    """Sizes and values of lists that are nested equally deep; no sizes where they are not."""
+    """Return sizes and values of lists nested equally deep; the sizes are None if they are not."""
     if type(data) is not list:
         return None, []
     sizes = [len(data)]
     values: List[Any] = data
     while values and type(values[0]) is list:
-        # Only then can lengths be asked for: strings have one, too.
+        # Checked before lengths, because strings have lengths, too.
         if len(sizes) == MAX_DIMENSIONS or set(map(type, values)) != {list}:
             return None, []
         lengths = set(map(len, values))
@@ -72,7 +72,7 @@ def _flatten(data: object) -> Tuple[Optional[Tuple[int, ...]], List[Any]]:
 def from_bytes(
     tail: memoryview, name: str, shape: Tuple[int, ...], dtype: np.dtype[Any], size: object
 ) -> NDArray[Any]:
-    """The first `size` bytes of `tail`."""
+    """Return an array of the first `size` bytes of `tail`."""
     if type(size) is not int or size < 0:
         raise RequestError(f"binary_data_size of the input {shown(name)} must be a number of bytes")
     if size > len(tail):
@@ -80,27 +80,27 @@ def from_bytes(
     if dtype.hasobject:
         return _elements(tail[:size], name, shape)
     if size % dtype.itemsize:
-        raise RequestError(f"the input {shown(name)} has {size} binary bytes, no multiple of {dtype.itemsize}")
+        raise RequestError(f"the input {shown(name)} has {size} binary bytes, not a multiple of {dtype.itemsize}")
     _check_count(size // dtype.itemsize, name, shape)
-    # The JSON before it may have any length, but kernels may ask for addresses that are multiples of the item size.
+    # The JSON before it may have any length, but kernels may need aligned addresses.
     return np.require(np.frombuffer(tail[:size], dtype), requirements=["ALIGNED"]).reshape(shape)
 
 
 def from_values(values: Sequence[Any], name: str, shape: Tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Numbers or bytes that have a type already, flat."""
+    """Return an array of typed, flat numbers or bytes."""
     if dtype.hasobject:
         _check_elements(len(values), name)
     _check_count(len(values), name, shape)
     if dtype.hasobject:
         return _array(list(values)).reshape(shape)
-    # Of the numbers' own type first: a smaller one would take them modulo its size.
+    # In the values' own type first: a smaller one would wrap around.
     wide = np.fromiter(values, np.uint32 if dtype.kind == "u" else dtype, len(values))
     _check_range(wide, name, dtype)
     return wide.astype(dtype, copy=False).reshape(shape)
 
 
 def shown(value: object) -> str:
-    """A foreign value in a message, cut short."""
+    """Return a client's value for a message, truncated."""
     text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -130,7 +130,7 @@ def _decode(text: str, name: str, index: int) -> bytes:
 
 
 def _elements(data: memoryview, name: str, shape: Tuple[int, ...]) -> NDArray[Any]:
-    """BYTES: each is a length and as many bytes."""
+    """Return the elements of BYTES, each stored as length and bytes."""
     wanted = _count(shape)
     _check_elements(wanted, name)
     found: List[bytes] = []
@@ -153,7 +153,7 @@ def _elements(data: memoryview, name: str, shape: Tuple[int, ...]) -> NDArray[An
 
 
 def _array(elements: List[bytes]) -> NDArray[Any]:
-    # np.array() would make one fixed-size type of them, without the zero bytes at their ends.
+    # np.array() would use a fixed-size type, which drops trailing zero bytes.
     made = np.empty(len(elements), object)
     made[:] = elements
     return made
@@ -161,12 +161,14 @@ def _array(elements: List[bytes]) -> NDArray[Any]:
 
 def _check_range(values: NDArray[Any], name: str, dtype: np.dtype[Any]) -> None:
     if dtype.kind == "u" and not (values.min() >= 0 and values.max() <= 255):
-        raise RequestError(f"the data of the input {shown(name)} must be from 0 to 255, as UINT8 is")
+        raise RequestError(f"the data of the input {shown(name)} must be from 0 to 255 for UINT8")
 
 
 def _check_elements(count: int, name: str) -> None:
     if count > MAX_ELEMENTS:
-        raise RequestError(f"the input {shown(name)} has {count} elements of BYTES; at most {MAX_ELEMENTS} are taken")
+        raise RequestError(
+            f"the input {shown(name)} has {count} elements of BYTES; at most {MAX_ELEMENTS} are allowed"
+        )
 
 
 def _check_count(found: int, name: str, shape: Tuple[int, ...]) -> None:

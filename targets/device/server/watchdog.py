@@ -1,4 +1,4 @@
-"""A thread that ends the process where the model or the loop hangs: whoever looks after it starts it anew."""
+"""A watchdog thread that ends the process if the model or the loop hangs, so that it is restarted from outside."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Callable, Dict, Tuple
 
 LOG = logging.getLogger(__name__)
 WATCH_SECONDS = 1.0
-# A run that takes so many times as long as a request may wait will never end.
+# A run longer than this multiple of the request timeout is considered hung.
 STUCK_FACTOR = 4
 STUCK_STATUS = 70
-"""EX_SOFTWARE of sysexits.h."""
+"""EX_SOFTWARE in sysexits.h."""
 
 
 class Watch:
-    """Looks once a second; made in the loop that it watches.
+    """A check once a second; created in the loop that it watches.
 
-    Time is counted in own looks, so that a machine or a container that was asleep is not taken for one that hangs.
+    Time is counted in checks, so that a suspended machine or container is not mistaken for a hang.
     """
 
     def __init__(self, running: Callable[[], Tuple[int, ...]], request_seconds: float) -> None:
-        """`running`: a number for everything that the model's threads run, another one for every run."""
+        """Watch `running`, which returns the serial numbers of the runs in progress."""
         self._loop = asyncio.get_running_loop()
         self._running = running
         self._limit = STUCK_FACTOR * request_seconds
         self._loop_looks = 0
         self._looks: Dict[int, int] = {}
-        """In a row, at what is still being run."""
+        """Consecutive checks in which each run was in progress."""
         self._is_over = threading.Event()
-        # Not in the loop: a short run of the model is made there, and would take the watch with it.
+        # Not in the loop: short runs of the model happen there, and a hang would block the watchdog, too.
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def stop(self) -> None:
@@ -47,16 +47,16 @@ class Watch:
                 # The loop has ended.
                 return
             if max(self._looks.values(), default=0) * WATCH_SECONDS >= self._limit:
-                self._end("the model has not answered for long; ending")
+                self._end("the model hangs; exiting")
             if self._loop_looks * WATCH_SECONDS >= self._limit:
-                self._end("the server's loop has done nothing for long; ending")
+                self._end("the server's event loop hangs; exiting")
 
     def _beat(self) -> None:
         self._loop_looks = 0
 
     def _end(self, message: str) -> None:
         fields = {"fields": {"seconds": self._limit}}
-        # In a thread, as it may be the log that hangs.
+        # In a thread, because logging itself may hang.
         telling = threading.Thread(target=LOG.critical, args=(message,), kwargs={"extra": fields}, daemon=True)
         telling.start()
         telling.join(WATCH_SECONDS)

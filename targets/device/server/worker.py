@@ -1,4 +1,4 @@
-"""The model's threads: the first loads the model; each runs one request after the other, or several in one batch."""
+"""The model's threads: the first loads the model; each runs requests one by one, or several in a batch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Logits = NDArray[np.float32]
 
 
 class Runs(Protocol):
-    """A session, as far as it is used here."""
+    """The interface of a session that a worker needs."""
 
     def infer(self, images: NDArray[np.float32]) -> Logits:
-        """Logits [N, C] of images [N, 3, H, W]."""
+        """Return the logits [N, C] of images [N, 3, H, W]."""
 
 
 class Job(Generic[Answer]):
-    """One request: `prepare` gives its images [N, 3, H, W], `finish` the answer of their logits [N, C]."""
+    """A request: `prepare` returns its images [N, 3, H, W], `finish` makes the response from their logits [N, C]."""
 
     def __init__(self, prepare: Callable[[], NDArray[np.float32]], finish: Callable[[Logits], Answer]) -> None:
         self.prepare = prepare
@@ -37,9 +37,9 @@ Prepared = Tuple[Job[Any], NDArray[np.float32]]
 
 
 class Worker:
-    """`load` makes the session in the first thread; jobs that come before it is done wait.
+    """Threads that run jobs; the first creates the session with `load`, while jobs wait.
 
-    All `threads` run the one session, so it must be safe to call from several where there are several.
+    All `threads` use one session, so it must be thread-safe if there are several.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Worker:
         serials = itertools.count(1)
         self._runners = [_Runner(self._jobs, serials, batch_images, batch_delay_seconds) for _ in range(threads)]
         self.loading: Future[Runs] = Future()
-        """The session, or why there is none."""
+        """The session, or the error of loading it."""
         self._threads = [threading.Thread(target=self._run, args=(load,), name="model", daemon=True)]
         self._threads[0].start()
 
@@ -64,21 +64,21 @@ class Worker:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is run here, and nothing waits: a short piece of work may as well be done where it came in."""
+        """Whether nothing is running or queued, so that short work can be done in the caller's thread."""
         return not self.running and self._jobs.empty()
 
     @property
     def running(self) -> Tuple[int, ...]:
-        """A number for everything that is being run, another one for every run."""
+        """Serial numbers of the runs in progress."""
         return tuple(serial for each in self._runners if (serial := each.serial))
 
     def submit(self, job: Job[Answer]) -> Future[Answer]:
-        """Its answer, once a thread has come to it."""
+        """Queue a job and return the future of its response."""
         self._jobs.put(job)
         return job.future
 
     def close(self, seconds: float) -> bool:
-        """End once the jobs at hand are done; False: what has not ended by then is left to the process's end."""
+        """Stop after the current jobs; return False if threads are still running after `seconds`."""
         self.loading.cancel()
         self._jobs.put(None)
         deadline = time.monotonic() + seconds
@@ -95,7 +95,7 @@ class Worker:
             for each in others:
                 self._threads.append(threading.Thread(target=each.run, args=(session,), name="model", daemon=True))
                 self._threads[-1].start()
-        except BaseException as error:  # noqa: BLE001 - whoever asks for the session gets it
+        except BaseException as error:  # noqa: BLE001 - reported through the future
             self.loading.set_exception(error)
             self._refuse_all(error)
             return
@@ -113,7 +113,7 @@ class Worker:
 
 
 class _Runner:
-    """What one thread does: it takes jobs of the queue that all share."""
+    """The loop of one thread, which takes jobs from the shared queue."""
 
     def __init__(
         self, jobs: "queue.Queue[Optional[Job[Any]]]", serials: Iterator[int], batch_images: int, delay: float
@@ -124,19 +124,19 @@ class _Runner:
         self._delay = delay
         self._carried: Optional[Prepared] = None
         self.serial = 0
-        """A number for what is being run; 0: nothing is."""
+        """Serial number of the run in progress; 0: idle."""
 
     def run(self, session: Runs) -> None:
-        """Until the end is in the queue."""
+        """Run jobs until the queue's end marker."""
         while True:
             batch = self._batch()
             if not batch:
                 return
-            with self._at_work():
-                _answer(batch, session)
+            with self._track_run():
+                _run_batch(batch, session)
 
     def _batch(self) -> List[Prepared]:
-        """The next job with its images, and those that are run with it; empty at the end."""
+        """Return the next job with its images, and the jobs batched with it; empty at the end."""
         batch: List[Prepared] = []
         count, deadline = 0, 0.0
         while count < self._batch_images:
@@ -153,7 +153,7 @@ class _Runner:
         return batch
 
     def _take(self, deadline: Optional[float]) -> Optional[Prepared]:
-        """The next job that can be run; None where there is none before `deadline`, or at the end."""
+        """Return the next prepared job; None if there is none before `deadline`, or at the end."""
         taken, self._carried = self._carried, None
         while taken is None:
             try:
@@ -161,15 +161,15 @@ class _Runner:
             except queue.Empty:
                 return None
             if job is None:
-                # Put back: it is seen again once the batch at hand is done, and by the other threads.
+                # Put back for the other threads, and for this one after the current batch.
                 self._jobs.put(None)
                 return None
-            with self._at_work():
+            with self._track_run():
                 taken = _prepare(job)
         return taken
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def _track_run(self) -> Iterator[None]:
         self.serial = next(self._serials)
         try:
             yield
@@ -182,19 +182,19 @@ class _Runner:
 
 
 def _prepare(job: Job[Any]) -> Optional[Prepared]:
-    """The job with its images; None where its client is gone, or it had to be refused."""
+    """Return the job with its images; None if its client is gone, or preparing it failed."""
     if not job.future.set_running_or_notify_cancel():
         return None
     try:
         return job, job.prepare()
-    except BaseException as error:  # noqa: BLE001 - whoever waits for the answer gets it
+    except BaseException as error:  # noqa: BLE001 - reported through the future
         job.future.set_exception(error)
-        # The error knows this frame: without the circle, the request's body is free as soon as it is answered.
+        # The error references this frame; breaking the cycle frees the request's body as soon as it is answered.
         del job
         return None
 
 
-def _answer(batch: List[Prepared], session: Runs) -> None:
+def _run_batch(batch: List[Prepared], session: Runs) -> None:
     try:
         images = batch[0][1] if len(batch) == 1 else np.concatenate([each for _, each in batch])
         logits = session.infer(images)

@@ -1,7 +1,7 @@
-"""Build an engine from an ONNX file of the TensorRT dialect, with the TensorRT that is installed here.
+"""Build an engine from an ONNX file of the TensorRT dialect with the installed TensorRT.
 
-What differs between versions is in `trt_weak` and `trt_strong`; what is here exists in 8.5, 8.6, 10 and 11 alike,
-which `tests/test_trt_api.py` checks against the bindings of each.
+Differences between versions are in `weakly_typed` and `strongly_typed`; the API used here is the same in 8.5, 8.6, 10
+and 11, which `tests/device/tensorrt/test_api.py` checks against the bindings of each.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ LEAST_WORKSPACE, MOST_WORKSPACE = 64 * MEBIBYTE, 4096 * MEBIBYTE
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be built, and within what."""
+    """The input and the limits of a build."""
 
     onnx: Path
     precision: str
-    """fp32, fp16 or int8; the file has to be written for it, since nothing is changed to something similar."""
+    """fp32, fp16 or int8; the file must be written for exactly this precision."""
     max_batch: int
     memory_bytes: int
-    """Of the whole device (`Machine.memory_bytes`); a quarter of it may be scratch space."""
+    """Total memory of the device (`Machine.memory_bytes`); a quarter of it may be workspace."""
     best_batch: int = 1
-    """The batch that kernels are chosen for."""
+    """The batch size that kernels are optimized for."""
     dla_core: Optional[int] = None
-    """Layers that the DLA cannot run go to the GPU."""
+    """Layers that the DLA does not support run on the GPU."""
     timing_cache: Optional[Path] = None
-    """Read where it exists and written after the build (`timing_cache_file`)."""
+    """Read if it exists, and written after the build (`timing_cache_file`)."""
 
 
 @dataclass(frozen=True)
 class Built:
     engine: bytes
     warnings: Tuple[str, ...]
-    """What TensorRT warned of, and where the timing cache was of no use."""
+    """TensorRT's warnings, and whether the timing cache was unusable."""
 
 
 class Generation(Protocol):
-    """One way to say the same thing to TensorRT."""
+    """The part of the build that differs between TensorRT versions."""
 
     def network(self, builder: trt.Builder) -> trt.INetworkDefinition: ...
 
@@ -64,7 +64,7 @@ class Generation(Protocol):
 
 
 def build(order: Order) -> Built:
-    """The engine's bytes; raises `BuildError`. Takes seconds to many minutes, most of it timing kernels."""
+    """Build the engine; raise `BuildError`. Takes seconds to many minutes, most of it for timing kernels."""
     _check_order(order)
     generation = generation_of(trt.__version__)
     log = Log()
@@ -96,12 +96,10 @@ def build(order: Order) -> Built:
 
 
 def generation_of(version: str) -> Generation:
-    """How this version is spoken to; raises `BuildError` for one that is too old."""
+    """Return the `Generation` of a TensorRT version; raise `BuildError` if it is too old."""
     number = tuple(int(part) for part in version.split(".")[:2])
     if number < OLDEST:
-        raise BuildError(
-            f"TensorRT {version} is too old: 8.5 (JetPack 5.1) is the oldest that engines are built with."
-        )
+        raise BuildError(f"TensorRT {version} is too old: the oldest supported version is 8.5 (JetPack 5.1).")
     if number < FIRST_STRONG:
         from targets.device.tensorrt.weakly_typed import Weak8, Weak10
 
@@ -112,14 +110,14 @@ def generation_of(version: str) -> Generation:
 
 
 def timing_cache_file(folder: Path, machine: Machine) -> Path:
-    """One file for each TensorRT and GPU: TensorRT refuses another one's figures."""
+    """Return the timing cache's file; each TensorRT version and GPU model needs its own."""
     gpu = re.sub(r"[^A-Za-z0-9]+", "-", machine.gpu_name).strip("-").lower()
     capability = machine.compute_capability.replace(".", "")
     return folder / f"timing-{machine.tensorrt}-{gpu}-sm{capability}x{machine.multiprocessors}.cache"
 
 
 def workspace_bytes(memory_bytes: int) -> int:
-    """Scratch space a kernel may ask for: a quarter of the memory, which on a Jetson holds the system, too."""
+    """Return the workspace limit: a quarter of the memory, which on a Jetson is shared with the system."""
     return min(max(memory_bytes // 4, LEAST_WORKSPACE), MOST_WORKSPACE)
 
 
@@ -145,7 +143,7 @@ def _parse(network: trt.INetworkDefinition, order: Order, log: Log) -> None:
 
 
 def _types(network: trt.INetworkDefinition) -> Tuple[bool, bool]:
-    """Whether the network quantizes, and whether it computes in fp16."""
+    """Return whether the network has Q nodes, and whether it computes in fp16."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     quantized = any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
     computing = (trt.LayerType.CONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
@@ -156,12 +154,12 @@ def _types(network: trt.INetworkDefinition) -> Tuple[bool, bool]:
 def _config(builder: trt.Builder, network: trt.INetworkDefinition, order: Order) -> trt.IBuilderConfig:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes(order.memory_bytes))
-    # Else the engine inspector knows names alone, and nothing can be audited.
+    # Otherwise the engine inspector reports only names, which cannot be audited.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     least, best = 1, order.best_batch
     if order.dla_core is not None:
         _use_dla(builder, config, order)
-        # A DLA takes one shape only; the session fills smaller batches up.
+        # A DLA supports only one shape; the session pads smaller batches.
         least = best = order.max_batch
     _add_profile(builder, config, network, order, (least, best, order.max_batch))
     return config
@@ -171,8 +169,8 @@ def _use_dla(builder: trt.Builder, config: trt.IBuilderConfig, order: Order) -> 
     core = order.dla_core
     if core is None or not 0 <= core < builder.num_DLA_cores:
         raise BuildError(
-            f"dla_core is {core}, but TensorRT {trt.__version__} finds {builder.num_DLA_cores} DLA cores here (Orin "
-            "Nano and Thor have none, and TensorRT 10.8 to 11.3 serve none). Build for the GPU, without dla_core."
+            f"dla_core is {core}, but TensorRT {trt.__version__} reports {builder.num_DLA_cores} DLA cores here (Orin "
+            "Nano and Thor have none, and TensorRT 10.8 to 11.3 support none). Build for the GPU, without dla_core."
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
@@ -187,20 +185,20 @@ def _add_profile(
     batches: Tuple[int, int, int],
 ) -> None:
     if network.num_inputs != 1:
-        raise BuildError(f"{order.onnx} has {network.num_inputs} inputs; one, images [N, 3, H, W], is expected.")
+        raise BuildError(f"{order.onnx} has {network.num_inputs} inputs; expected one, images [N, 3, H, W].")
     images = network.get_input(0)
     shape = [images.shape[index] for index in range(len(images.shape))]
     if len(shape) != 4 or shape[0] != -1 or min(shape[1:]) < 1:
-        raise BuildError(f"{order.onnx} takes {shape}; images [-1, channels, height, width] are expected.")
+        raise BuildError(f"the input of {order.onnx} is {shape}; expected images [-1, channels, height, width].")
     profile = builder.create_optimization_profile()
     least, best, most = (trt.Dims([batch, *shape[1:]]) for batch in batches)
     profile.set_shape(images.name, least, best, most)
     if config.add_optimization_profile(profile) < 0:
-        raise BuildError(f"TensorRT {trt.__version__} does not take the batches {batches} of {order.onnx}.")
+        raise BuildError(f"TensorRT {trt.__version__} rejects the batch sizes {batches} for {order.onnx}.")
 
 
 def _load_timing_cache(config: trt.IBuilderConfig, file: Optional[Path]) -> Tuple[str, ...]:
-    """Kernels timed before are not timed again. A cache that is refused costs time only, so the build goes on."""
+    """Load the timing cache, so that known kernels are not timed again; ignore an unusable one with a warning."""
     if file is None:
         return ()
     stored = file.read_bytes() if file.is_file() else b""
@@ -209,12 +207,12 @@ def _load_timing_cache(config: trt.IBuilderConfig, file: Optional[Path]) -> Tupl
         return ()
     empty = config.create_timing_cache(b"")
     if not stored or empty is None or not config.set_timing_cache(empty, False):
-        raise BuildError(f"TensorRT {trt.__version__} takes no timing cache; build without one.")
-    return (f"the timing cache {file} is damaged or of another machine; every kernel was timed anew",)
+        raise BuildError(f"TensorRT {trt.__version__} does not accept a timing cache; build without one.")
+    return (f"the timing cache {file} is damaged or from another machine; all kernels were timed again",)
 
 
 def _save_timing_cache(config: trt.IBuilderConfig, file: Optional[Path]) -> None:
-    """Written beside and renamed, so that a build that is killed leaves the former one."""
+    """Save the timing cache atomically, so that a killed build leaves the previous one."""
     if file is None:
         return
     serialized = config.get_timing_cache().serialize()

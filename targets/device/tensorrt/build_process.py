@@ -1,4 +1,4 @@
-"""Have an engine built by a process of its own (`trt_make`), which may crash, be killed or be stopped without us."""
+"""Build an engine in a separate process (`build_worker`), which may crash or be killed without affecting this one."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MEMORY = Path("/proc/meminfo")
 POLL_SECONDS = 0.2
 TAIL_LETTERS = 2000
 REFUSED = 3
-"""Exit status of a builder that says itself what is wrong; Python ends with 1 where a bug ends it."""
+"""Exit status of a builder that reports an error; 1 is an uncaught Python exception."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the process is to build; `folder` is filled with engine, passport and layer report."""
+    """The builder's input; it writes engine, passport and layer report into `folder`."""
 
     onnx: str
     folder: str
@@ -41,11 +41,11 @@ class Assignment:
 
 
 def run_builder(assignment: Assignment, machine: Machine, progress: Progress) -> None:
-    """Wait for the engine, telling how it goes; raises `BuildError`, `CacheError` or, with nothing left, `Stopped`."""
+    """Build the engine and report progress; raise `BuildError`, `CacheError` or, after killing it, `Stopped`."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     what = (
         f"building the {assignment.precision} engine with TensorRT {machine.tensorrt} for {machine.gpu_name}, which "
-        "takes minutes where nothing was timed before"
+        "takes minutes without a timing cache"
     )
     progress.enter("build", what)
     process = subprocess.Popen(
@@ -65,7 +65,7 @@ def run_builder(assignment: Assignment, machine: Machine, progress: Progress) ->
         raise BuildError(_death_text(process.returncode, said, machine))
     result: Dict[str, Any] = json.loads(answer)
     if process.returncode == REFUSED:
-        # Its words name what happened and the cure; the kind decides what becomes of it.
+        # The message has the reason and the cure; the kind decides the error class.
         raise (CacheError if result["kind"] == "cache" else BuildError)(_with_memory(str(result["reason"]), machine))
     LOG.info(
         "the engine is built", extra={"fields": {name: result[name] for name in ("warnings", "layers", "seconds")}}
@@ -73,12 +73,12 @@ def run_builder(assignment: Assignment, machine: Machine, progress: Progress) ->
 
 
 def free_memory() -> str:
-    """Of the machine, in words: a Jetson's GPU has no other."""
+    """Return the machine's free memory in words; a Jetson's GPU shares it."""
     try:
         lines = dict(line.split(":", 1) for line in MEMORY.read_text(encoding="ascii").splitlines())
         total, free = (int(lines[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
     except (OSError, KeyError, ValueError):
-        return "how much memory is free is not known"
+        return "the amount of free memory is unknown"
     return f"{free} of {total} MiB of memory are free"
 
 
@@ -96,14 +96,14 @@ def _death_text(status: int, said: str, machine: Machine) -> str:
     tail = said.strip()[-TAIL_LETTERS:]
     if status == -signal.SIGKILL:
         return (
-            "the process that builds the engine was killed, as the kernel does where memory runs out: "
-            f"{free_memory()} now, the GPU has {machine.memory_bytes // MEBIBYTE} MiB. Stop what else runs, give the "
+            "the build process of the engine was killed, probably by the kernel because memory ran out: "
+            f"{free_memory()} now, the GPU has {machine.memory_bytes // MEBIBYTE} MiB. Stop other programs, give the "
             "container more memory (--memory), or add swap; then start again."
         )
     how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
     return (
-        f"the process that builds the engine ended {how}; TensorRT {machine.tensorrt} said: {tail or 'nothing'}. "
-        "See that driver and image belong together, and start again."
+        f"the build process of the engine ended {how}; TensorRT {machine.tensorrt} reported: {tail or 'nothing'}. "
+        "Check that the driver matches the image, and start again."
     )
 
 
@@ -112,5 +112,5 @@ def _with_memory(reason: str, machine: Machine) -> str:
         return reason
     return (
         f"{reason} Now {free_memory()}, the GPU has {machine.memory_bytes // MEBIBYTE} MiB in all. "
-        "Stop what else uses them, and start again."
+        "Stop other programs that use it, and start again."
     )

@@ -16,17 +16,17 @@ from targets.device.files import LAYERS
 from targets.device.tensorrt import passport as passports
 from targets.device.tensorrt.build import Order, build, timing_cache_file
 from targets.device.tensorrt.build_process import REFUSED, Assignment
-from targets.device.tensorrt.cache import explained
+from targets.device.tensorrt.cache import cache_errors
 from targets.device.tensorrt.session import TensorRtSession
 
-# prctl(2): a signal for this process once its parent is gone.
+# prctl(2): signal this process when its parent exits.
 PR_SET_PDEATHSIG = 1
 
 
 def make(assignment: Assignment) -> Tuple[Tuple[str, ...], Dict[str, int]]:
-    """Write `model.engine`, `passport.json` and `layers.json`; raises `ModelError`.
+    """Build and write `model.engine`, `passport.json` and `layers.json`; raise `ModelError`.
 
-    Returns TensorRT's warnings, and how many layers compute in each precision.
+    Returns TensorRT's warnings, and the number of computing layers by precision.
     """
     machine, folder, source = passports.here(), Path(assignment.folder), Path(assignment.onnx)
     cache, engine = timing_cache_file(Path(assignment.timing_caches), machine), folder / passports.ENGINE
@@ -38,7 +38,7 @@ def make(assignment: Assignment) -> Tuple[Tuple[str, ...], Dict[str, int]]:
         dla_core=assignment.dla_core,
         timing_cache=cache,
     )
-    with explained(folder.parent):
+    with cache_errors(folder.parent):
         built = build(order)
         engine.write_bytes(built.engine)
         passports.issue(
@@ -58,7 +58,7 @@ def make(assignment: Assignment) -> Tuple[Tuple[str, ...], Dict[str, int]]:
 
 
 def main(arguments: List[str]) -> int:
-    """Answers with one line of JSON on stdout; what libraries print there goes to stderr."""
+    """Write the result as one line of JSON to stdout; output of libraries is redirected to stderr."""
     _die_with(int(arguments[1]))
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -78,10 +78,10 @@ def main(arguments: List[str]) -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Not to go on, unseen and without the cache's lock, once the process that waits for the engine was killed."""
+    """End this process if the parent is killed, since it would continue without the cache's lock."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    # It may have been while this one was starting.
+    # The parent may have been killed while this process was starting.
     if os.getppid() != parent:
         os._exit(REFUSED)
 

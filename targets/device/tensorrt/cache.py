@@ -1,4 +1,4 @@
-"""The folder that engines are kept in, a volume that several containers may share: written, locked, and explained."""
+"""The engine cache: a folder on a volume that several containers may share, with locking and atomic writes."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from targets.device.settings import MEBIBYTE
 
 LOCK = ".lock"
 TEMPORARY = ".building-"
-"""What a folder that is being written is called; nobody takes it for a finished one."""
+"""Name prefix of a folder that is being written."""
 POLL_SECONDS = 0.2
-# Engine, timing cache and report of the smallest networks; a model's own size is added twice.
+# Engine, timing cache and report of the smallest networks; twice the model's size is added.
 SPARE_BYTES = 16 * MEBIBYTE
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Cache:
-    """One folder; every failure to use it is a `CacheError` with the cure."""
+    """The cache's folder; every failure to use it is a `CacheError` with the cure."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def prepare(self, model_bytes: int) -> None:
-        """See that it is there, can be written, and has room for the engine of a model of so many bytes."""
-        with explained(self.folder):
+        """Create the folder and check that it is writable with enough space for the engine of a model of this size."""
+        with cache_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=str(self.folder)):
                 pass
             free = shutil.disk_usage(str(self.folder)).free
-        # An engine holds the weights and what kernels add to them.
+        # An engine contains the weights and data that kernels add.
         wanted = 2 * model_bytes + SPARE_BYTES
         if free < wanted:
             raise CacheError(
-                f"the engine cache {self.folder} has {free // MEBIBYTE} MiB left, and an engine of this model may "
-                f"need {-(-wanted // MEBIBYTE)}. Free some, or set ENGINE_CACHE to a larger volume."
+                f"the engine cache {self.folder} has {free // MEBIBYTE} MiB free, and an engine of this model may "
+                f"need {-(-wanted // MEBIBYTE)}. Free some space, or set ENGINE_CACHE to a larger volume."
             )
 
     @contextmanager
     def locked(self, *, waiting: Callable[[], None]) -> Iterator[None]:
-        """Alone among all processes that use this folder; `waiting` is called while another one has it.
+        """Hold the folder's lock among all processes; `waiting` is called while another one has it.
 
-        One at a time: builds beside each other would spoil the times that each chooses its kernels by. The kernel
-        frees the lock of a process that was killed.
+        Parallel builds would distort the timings by which each selects its kernels. The operating system releases the
+        lock of a killed process.
         """
-        with explained(self.folder):
+        with cache_errors(self.folder):
             file = (self.folder / LOCK).open("ab")
         with file:
             while not _try_lock(file.fileno(), self.folder):
@@ -61,19 +61,19 @@ class Cache:
             yield
 
     def sweep(self) -> None:
-        """Remove what killed builds have left; only under the lock, so that it is nobody's work."""
+        """Remove leftovers of killed builds; call it only with the lock, since otherwise a build may be running."""
         for left in self.folder.glob(f"{TEMPORARY}*"):
             shutil.rmtree(str(left), ignore_errors=True)
 
     @contextmanager
     def beside(self, final: Path) -> Iterator[Path]:
-        """An empty folder that becomes `final` as a whole, or is removed where what fills it raises."""
-        with explained(self.folder):
+        """Yield an empty folder that is renamed to `final` at the end, or removed on an exception."""
+        with cache_errors(self.folder):
             made = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=str(self.folder)))
         try:
             yield made
-            with explained(self.folder):
-                # For whoever collects it from the volume; mkdtemp() lets nobody else in.
+            with cache_errors(self.folder):
+                # For other users who collect the files; mkdtemp() allows only the owner.
                 made.chmod(0o755)
                 _replace(made, final)
         finally:
@@ -81,8 +81,8 @@ class Cache:
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """What the operating system says of the cache, as a `CacheError` with the cure."""
+def cache_errors(folder: Path) -> Iterator[None]:
+    """Convert an `OSError` of the cache to a `CacheError` with the cure."""
     try:
         yield
     except OSError as error:
@@ -96,14 +96,14 @@ def _try_lock(number: int, folder: Path) -> bool:
         return False
     except OSError as error:
         raise CacheError(
-            f"the engine cache {folder} lies where files cannot be locked ({error}). Set ENGINE_CACHE to a "
+            f"the engine cache {folder} is on a file system without file locks ({error}). Set ENGINE_CACHE to a "
             "local volume."
         ) from None
     return True
 
 
 def _replace(made: Path, final: Path) -> None:
-    """A folder cannot be renamed onto another that holds something, so the old one is renamed away first."""
+    """Move `made` to `final`; a non-empty folder cannot be overwritten, so it is renamed away first."""
     if final.exists():
         old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=str(final.parent)))
         final.rename(old / final.name)
@@ -116,8 +116,9 @@ def _cure(error: OSError) -> str:
         return "The disk is full: free some space, or set ENGINE_CACHE to a larger volume."
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
-            f"User {os.getuid()} may not write there: let it (chown -R {os.getuid()} FOLDER), or mount another volume."
+            f"User {os.getuid()} cannot write to it: change the owner (chown -R {os.getuid()} FOLDER), or mount "
+            "another volume."
         )
     if error.errno == errno.EROFS:
         return "Mount a volume there (docker run -v engines:/var/cache/edge-deploy), or set ENGINE_CACHE to one."
-    return "Mount a volume that can be written, and set ENGINE_CACHE to its folder."
+    return "Mount a writable volume, and set ENGINE_CACHE to its folder."

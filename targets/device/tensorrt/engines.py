@@ -1,4 +1,4 @@
-"""Engines of this machine, found in the cache or built into it; never one that was built for another place."""
+"""Engines for this machine, opened from the cache or built into it; never one that was built for another machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from targets.device.progress import Progress
 from targets.device.settings import engine_cache
 from targets.device.tensorrt import passport as passports
 from targets.device.tensorrt.build_process import Assignment, run_builder
-from targets.device.tensorrt.cache import Cache, explained
+from targets.device.tensorrt.cache import Cache, cache_errors
 from targets.device.tensorrt.passport import PassportError
 
 if TYPE_CHECKING:
@@ -29,35 +29,35 @@ MAX_BATCH = 32
 
 
 class Engines:
-    """The cache as this machine sees it; raises `MachineError` or `CudaError` where there is no TensorRT or no GPU."""
+    """This machine's engines in the cache; raises `MachineError` without TensorRT, or `CudaError` without a GPU."""
 
     def __init__(self, cache: Optional[Path] = None, progress: Optional[Progress] = None) -> None:
-        """`cache` is ENGINE_CACHE unless it is given."""
+        """Use `cache`, by default ENGINE_CACHE."""
         self.machine = _machine()
         self.cache = Cache(engine_cache() if cache is None else cache)
         self.progress = Progress() if progress is None else progress
-        self._told = ""
+        self._logged_reason = ""
 
     def entry(self, manifest: Manifest) -> Path:
-        """The folder of a model's engine, whether it is there or not."""
+        """Return the folder of a model's engine, which may not exist yet."""
         return self.cache.folder / key_of(manifest, self.machine)
 
     def open_or_build(self, folder: Path, manifest: Manifest) -> TensorRtSession:
-        """A session of the engine of an artifact folder; raises `ModelError` or `ManifestError`."""
-        session = self.opened(folder, manifest)
+        """Open the engine of an artifact folder, or build it first; raise `ModelError` or `ManifestError`."""
+        session = self.open_cached(folder, manifest)
         if session is not None:
             return session
         self.cache.prepare(model_bytes(folder, manifest))
         with self.cache.locked(waiting=self.wait):
-            return self.opened_or_built_alone(folder, manifest)
+            return self.open_or_build_locked(folder, manifest)
 
-    def opened_or_built_alone(self, folder: Path, manifest: Manifest) -> TensorRtSession:
-        """The same for whoever holds the cache's lock; another process may have built it while this one waited."""
-        return self.opened(folder, manifest) or self._build(folder, manifest)
+    def open_or_build_locked(self, folder: Path, manifest: Manifest) -> TensorRtSession:
+        """Do the same while holding the cache's lock; another process may have built the engine in the meantime."""
+        return self.open_cached(folder, manifest) or self._build(folder, manifest)
 
-    def opened(self, folder: Path, manifest: Manifest) -> Optional[TensorRtSession]:
-        """A session of the engine in the cache; None where there is none that fits, with the reason in the log."""
-        # Imported late, as it imports TensorRT.
+    def open_cached(self, folder: Path, manifest: Manifest) -> Optional[TensorRtSession]:
+        """Open the engine in the cache; None, with the reason in the log, if there is none that fits."""
+        # Imported late, because it imports TensorRT.
         from targets.device.tensorrt.session import TensorRtSession, UnreadableEngine
 
         manifest.model_path(folder)
@@ -65,26 +65,26 @@ class Engines:
         if not entry.is_dir():
             return None
         try:
-            with explained(self.cache.folder):
+            with cache_errors(self.cache.folder):
                 passport = passports.read(entry)
                 _check_asked(passport, manifest)
                 return TensorRtSession(entry / passports.ENGINE, here=self.machine)
         except (PassportError, UnreadableEngine) as error:
-            # It is looked at again under the lock.
-            if str(error) != self._told:
-                self._told = str(error)
-                LOG.warning("the engine is built anew", extra={"fields": {"engine": str(entry), "reason": self._told}})
+            # Logged once: the engine is checked again under the lock.
+            if str(error) != self._logged_reason:
+                self._logged_reason = str(error)
+                LOG.warning("the engine is rebuilt", extra={"fields": {"engine": str(entry), "reason": str(error)}})
             return None
 
     def wait(self) -> None:
-        """Said while another process has the cache; raises `Stopped`."""
+        """Report that another process holds the cache; raise `Stopped`."""
         self.progress.note(
-            f"another process builds or proves an engine in {self.cache.folder}; this one waits for it, as builds "
-            "beside each other spoil each other's timing"
+            f"waiting for another process that builds or proves an engine in {self.cache.folder}, because parallel "
+            "builds distort each other's timings"
         )
 
     def _build(self, folder: Path, manifest: Manifest) -> TensorRtSession:
-        """Seconds to many minutes."""
+        """Build the engine, which takes seconds to many minutes."""
         source, entry = manifest.model_path(folder), self.entry(manifest)
         _check_generation(manifest)
         self.cache.sweep()
@@ -99,19 +99,19 @@ class Engines:
                 tool=f"first start of {manifest.name} {manifest.version}",
             )
             run_builder(assignment, self.machine, self.progress)
-        session = self.opened(folder, manifest)
+        session = self.open_cached(folder, manifest)
         if session is None:
             raise BuildError(
-                f"the engine {entry} was built and cannot be opened; the log says why. See that the disk is "
-                "sound, and start again."
+                f"the engine {entry} was built but cannot be opened; the log has the reason. Check the disk for "
+                "errors, and start again."
             )
         return session
 
 
 def key_of(manifest: Manifest, machine: Machine) -> str:
-    """Of everything that an engine depends on: the model's file, what was asked for, and the machine.
+    """Return a hash over everything an engine depends on: the model's file, the build settings, and the machine.
 
-    Its memory is left out, as it decides how a build goes, not where its engine runs.
+    The memory is excluded, because it affects the build but not where the engine runs.
     """
     facts: Dict[str, Any] = asdict(machine)
     del facts["memory_bytes"]
@@ -130,17 +130,17 @@ def model_bytes(folder: Path, manifest: Manifest) -> int:
 
 
 def max_batch_of(manifest: Manifest) -> int:
-    """Images of one run of the engine; the session cuts more into parts."""
+    """Return the maximum images per run of the engine; the session splits larger batches."""
     value = manifest.session_options.get("max_batch", MAX_BATCH)
     if not isinstance(value, int) or value < 1:
-        raise SessionError(f"the session option max_batch is {value!r}; a whole number from 1 is expected.")
+        raise SessionError(f"the session option max_batch is {value!r}; expected an integer of at least 1.")
     return value
 
 
 def dla_core_of(manifest: Manifest) -> Optional[int]:
     value = manifest.session_options.get("dla_core")
     if value is not None and not isinstance(value, int):
-        raise SessionError(f"the session option dla_core is {value!r}; a whole number is expected.")
+        raise SessionError(f"the session option dla_core is {value!r}; expected an integer.")
     return value
 
 
@@ -148,11 +148,11 @@ def _machine() -> Machine:
     try:
         return here()
     except MachineError as error:
-        # One start should tell all that is missing.
+        # Report everything that is missing at once.
         try:
             Cuda().name()
         except CudaError as other:
-            raise MachineError(f"{error} Besides, {other}") from None
+            raise MachineError(f"{error} In addition, {other}") from None
         raise
 
 
@@ -166,7 +166,7 @@ def _check_asked(passport: passports.Passport, manifest: Manifest) -> None:
 
 
 def _check_generation(manifest: Manifest) -> None:
-    """The file is written for a range of TensorRT's versions (`targets.dialects.tensorrt_source`)."""
+    """Check that the file was written for the installed TensorRT (see `targets.dialects.tensorrt_source`)."""
     import tensorrt
 
     from targets.device.tensorrt.build import generation_of
@@ -174,6 +174,6 @@ def _check_generation(manifest: Manifest) -> None:
     found, wanted = str(tensorrt.__version__), manifest.runtime_version
     if type(generation_of(found)) is not type(generation_of(wanted)):
         raise BuildError(
-            f"TensorRT {found} is here, but the model's file was written for {wanted}, which reads another dialect. "
-            f"Use the base image of the target {manifest.target}, or build the image for the target that has {found}."
+            f"TensorRT {found} is installed, but the model's file was written for {wanted}, which differs in format. "
+            f"Use the base image of the target {manifest.target}, or build the image for a target with {found}."
         )

@@ -1,6 +1,7 @@
-"""Serve the fastest of an image's proven engines: each is built and proven, those that pass are timed in turn.
+"""Serve the fastest of an image's engines in several precisions.
 
-Proven engines in several precisions, timed in turn on the GPU: which one is served, and how that is kept.
+Each engine is built and proven; those that pass are timed interleaved on the GPU, and the result is stored in the
+cache.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from targets.device.gate.started import Started
 from targets.device.model import variant
 from targets.device.model.variant import PRECISIONS, Chosen
 from targets.device.tensorrt import passport as passports
-from targets.device.tensorrt.cache import explained
+from targets.device.tensorrt.cache import cache_errors
 from targets.device.tensorrt.engines import Engines
 from targets.device.tensorrt.passport import PassportError
 from targets.device.tensorrt.terms import Terms
@@ -36,51 +37,51 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 TIE = 0.05
-"""A smaller precision may be this much slower than the fastest: less than that is within the noise."""
+"""A smaller precision may be slower than the fastest by this fraction, which is within the noise."""
 BLOCK_RUNS = 20
 WARM_UP_ROUNDS, ROUNDS, LEAST_ROUNDS = 10, 30, 5
-"""The first rounds are not counted: a GPU that idled raises its clocks meanwhile."""
+"""The first rounds do not count: an idle GPU raises its clocks meanwhile."""
 MOST_SECONDS = 20.0
-"""Of the rounds that count; large engines get fewer of them, and the least number whatever they take."""
+"""Time limit of the counted rounds; large engines get fewer, but at least `LEAST_ROUNDS`."""
 KEY_LETTERS = 32
 
 
 @dataclass(frozen=True)
 class Rival:
-    """One precision's engine, as far as it came."""
+    """The result for one precision's engine."""
 
     precision: str
     engine_sha256: str
-    """Empty where it could not be built."""
+    """Empty if it could not be built."""
     median_ms: Optional[float]
-    """Between CUDA events, of the engine's least batch; None where it was not timed."""
+    """Between CUDA events, at the engine's minimum batch; None if it was not timed."""
     left_out: str
-    """Why it does not take part; empty where it does."""
+    """Why it is excluded; empty if it is not."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was timed, what was chosen, and by which terms the engines had been judged."""
+    """The timings, the choice, and the terms by which the engines were judged."""
 
     chosen: str
-    """A precision."""
+    """The chosen precision."""
     place: str
-    """Such as `Orin with TensorRT 10.3.0.30`."""
+    """GPU and TensorRT, e.g. `Orin with TensorRT 10.3.0.30`."""
     batch: int
-    """Of each run that was timed; 1 but on a DLA, which takes one shape only."""
+    """Batch of each timed run; 1 except on a DLA, which supports only one shape."""
     runs: int
-    """Of each engine, that its median is of; 0 where only one was left, and none was timed."""
+    """Timed runs per engine; 0 if only one engine was left, which is not timed."""
     rivals: Sequence[Rival]
     terms: Mapping[str, Any]
-    """Hash of the shard, margin, and what becomes of an undecided one."""
+    """Hash of the shard, margin, and treatment of an undecided verdict."""
 
     @property
     def text(self) -> str:
-        """`fp16: 0.31 ms against 0.35 ms of int8, timed in turn on Orin with TensorRT 10.3.0.30`."""
+        """The result in a sentence: `fp16: 0.31 ms against 0.35 ms of int8, timed in turn on Orin with TensorRT …`."""
         others = [rival for rival in self.rivals if rival.median_ms is not None and rival.precision != self.chosen]
         own = next(rival.median_ms for rival in self.rivals if rival.precision == self.chosen)
         if own is None or not others:
-            return f"{self.chosen}: the only engine that is proven on {self.place}, so none was timed"
+            return f"{self.chosen}: the only engine proven on {self.place}, so none was timed"
         against = " and ".join(f"{rival.median_ms:.3g} ms of {rival.precision}" for rival in others)
         is_tie = any(rival.median_ms is not None and rival.median_ms < own for rival in others)
         tie = f" (as fast within {TIE * 100:.0f} %, and smaller)" if is_tie else ""
@@ -89,15 +90,15 @@ class Comparison:
 
     @property
     def left_out(self) -> str:
-        """Every reason, as sentences; empty where all engines were compared."""
-        return " ".join(f"Out of the comparison: {rival.left_out}" for rival in self.rivals if rival.left_out)
+        """All reasons of exclusion, as sentences; empty if all engines were compared."""
+        return " ".join(f"Excluded from the comparison: {rival.left_out}" for rival in self.rivals if rival.left_out)
 
     def as_json(self) -> Dict[str, Any]:
         return {"schema": SCHEMA, "text": self.text, **asdict(self)}
 
 
 def time_in_turn(sessions: Sequence[GpuTimed], note: Callable[[int, int], None]) -> List[List[float]]:
-    """Milliseconds of every run of each session, block by block; `note` hears of each round and of how many."""
+    """Return the milliseconds of each session's runs, timed in turn; call `note` with each round and their number."""
     times: List[List[float]] = [[] for _ in sessions]
     every = WARM_UP_ROUNDS + ROUNDS
     end = float("inf")
@@ -108,7 +109,7 @@ def time_in_turn(sessions: Sequence[GpuTimed], note: Callable[[int, int], None])
         if number >= WARM_UP_ROUNDS + LEAST_ROUNDS and time.monotonic() > end:
             break
         for place in range(len(sessions)):
-            # Every engine follows every other one, so none always finds the caches of the same predecessor.
+            # The order rotates, so that no engine always runs after the same predecessor's caches.
             index = (place + number) % len(sessions)
             block = sessions[index].gpu_ms(BLOCK_RUNS)
             if number >= WARM_UP_ROUNDS:
@@ -117,7 +118,7 @@ def time_in_turn(sessions: Sequence[GpuTimed], note: Callable[[int, int], None])
 
 
 def fastest(medians: Mapping[str, float]) -> str:
-    """The precision with the least of these milliseconds; within `TIE` of it, the smallest one."""
+    """Return the fastest precision, or the smallest one within `TIE` of it."""
     limit = min(medians.values()) * (1 + TIE)
     return next(precision for precision in PRECISIONS if medians.get(precision, float("inf")) <= limit)
 
@@ -127,13 +128,13 @@ def medians_of(times: Mapping[str, Sequence[float]]) -> Dict[str, float]:
 
 
 def file_of(cache: Path, engines: Mapping[str, str]) -> Path:
-    """Where a comparison of these engines, hashes by precision, is kept."""
+    """Return the file for the comparison of these engines, given as hashes by precision."""
     text = json.dumps(dict(engines), sort_keys=True)
     return cache / f"comparison-{hashlib.sha256(text.encode()).hexdigest()[:KEY_LETTERS]}.json"
 
 
 def read_comparison(file: Path, engines: Mapping[str, str]) -> Optional[Comparison]:
-    """What an earlier start has kept of just these engines; None where that is nothing, or damaged."""
+    """Return an earlier start's comparison of exactly these engines; None if there is none, or it is damaged."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         if raw.pop("schema") != SCHEMA:
@@ -141,7 +142,7 @@ def read_comparison(file: Path, engines: Mapping[str, str]) -> Optional[Comparis
         del raw["text"]
         found = Comparison(**{**raw, "rivals": [Rival(**each) for each in raw["rivals"]]})
         known = {rival.precision: rival.engine_sha256 for rival in found.rivals if rival.engine_sha256}
-        # A figure that is none, or a choice that is not among them, shows here.
+        # Detects invalid numbers, and a choice that is not among the engines.
         return found if known == dict(engines) and found.text and found.chosen in known else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return None
@@ -152,12 +153,12 @@ COMPARE = "compare"
 
 
 class Fastest:
-    """One start's candidates; only while they are being compared is more than one of them open."""
+    """The candidates of a start; more than one is open only while they are compared."""
 
     def __init__(
         self, engines: Engines, shard: Path, terms: Terms, prove: Callable[[Chosen], Started], *, keeps: bool
     ) -> None:
-        """`prove` builds, or finds, and judges one engine; `keeps` as in `TensorRtStart`."""
+        """`prove` opens or builds one engine and judges it; `keeps` is as in `TensorRtStart`."""
         self._engines = engines
         self._shard = shard
         self._terms = terms
@@ -166,25 +167,25 @@ class Fastest:
         self._left_out: Dict[str, str] = {}
 
     def start(self, main: Chosen) -> Started:
-        """The fastest one; where none may be served, one of them with every reason as its refusal.
+        """Return the fastest engine; if none may be served, return one with all reasons as its refusal.
 
-        Raises what `prove` raises, but for a build that fails and answers that are no numbers: such an engine is out
-        of the comparison.
+        Raises what `prove` raises, except for a failed build or logits that are not finite, which exclude the engine
+        from the comparison.
         """
         candidates = [main, *variant.rivals(main.folder, main.manifest)]
         known = self._decide(candidates)
         if known is not None:
             return known
-        judged = [found for found in map(self._candidate, candidates) if found is not None]
-        passing = self._proven_first([each for each in judged if not each.refusal])
+        judged = [found for found in map(self._prove_candidate, candidates) if found is not None]
+        passing = self._prefer_proven([each for each in judged if not each.refusal])
         if not passing:
             return self._refuse(judged)
         comparison = self._compare(candidates, passing)
         winner = next(each for each in passing if _precision(each) == comparison.chosen)
         return _with_remark(replace(winner, session=self._open(winner)), comparison)
 
-    def _candidate(self, candidate: Chosen) -> Optional[Started]:
-        """Its proof; closed, lest the next build lack the memory. None where there is no engine to judge."""
+    def _prove_candidate(self, candidate: Chosen) -> Optional[Started]:
+        """Prove an engine and close it, to free memory for the next build; None if there is no engine to judge."""
         precision = candidate.manifest.precision
         try:
             found = self._prove(candidate)
@@ -201,10 +202,10 @@ class Fastest:
 
     def _leave_out(self, precision: str, reason: str) -> None:
         self._left_out[precision] = reason
-        LOG.warning("out of the comparison", extra={"fields": {"precision": precision, "reason": reason}})
+        LOG.warning("excluded from the comparison", extra={"fields": {"precision": precision, "reason": reason}})
 
-    def _proven_first(self, passing: List[Started]) -> List[Started]:
-        """One that the gate could not decide on is served, where the recipe says so, if none is proven."""
+    def _prefer_proven(self, passing: List[Started]) -> List[Started]:
+        """Return the proven engines; undecided ones, if the recipe allows them, only if none is proven."""
         proven = [each for each in passing if each.is_proven]
         if not proven:
             return passing
@@ -212,7 +213,7 @@ class Fastest:
             if not each.is_proven:
                 advice = "" if each.report is None else f": {each.report['advice']}"
                 self._leave_out(
-                    _precision(each), f"the {_precision(each)} engine is not proven, the gate could not decide{advice}"
+                    _precision(each), f"the {_precision(each)} engine is not proven, the gate is undecided{advice}"
                 )
         return proven
 
@@ -223,7 +224,7 @@ class Fastest:
         return replace(judged[0], refusal=why)
 
     def _decide(self, candidates: List[Chosen]) -> Optional[Started]:
-        """What an earlier start chose among these very engines by these terms; None where there is none to go by."""
+        """Return an earlier start's choice among exactly these engines and terms; None if there is no usable one."""
         hashes = self._hashes(candidates)
         found = read_comparison(file_of(self._engines.cache.folder, hashes), hashes)
         if found is None or len(hashes) < len(candidates) or found.terms != self._terms_now():
@@ -232,22 +233,22 @@ class Fastest:
         try:
             started = self._prove(chosen)
         except (BuildError, MeasureError):
-            # Damaged since, and not to be had anew; the others may be.
+            # Damaged since, and cannot be rebuilt; the others may be usable.
             return None
-        # It may have been built anew meanwhile.
+        # It may have been rebuilt meanwhile.
         if started.refusal or self._hashes([chosen]).get(found.chosen) != hashes[found.chosen]:
             started.session.close()
             return None
         return _with_remark(started, found)
 
     def _compare(self, candidates: List[Chosen], passing: List[Started]) -> Comparison:
-        """Under the cache's lock: a build beside it would spoil the times."""
+        """Compare with the cache's lock held: a parallel build would distort the times."""
         engines = self._engines
         hashes = self._hashes(candidates)
         file = file_of(engines.cache.folder, hashes)
         precisions = [_precision(each) for each in passing]
         with engines.cache.locked(waiting=engines.wait):
-            # Judged by other terms, or by a process that this one has waited for.
+            # A comparison under other terms, or by the process that held the lock before.
             earlier = read_comparison(file, hashes)
             if earlier is not None and _time_engines(earlier) == sorted(precisions):
                 medians = {rival.precision: rival.median_ms for rival in earlier.rivals}
@@ -271,12 +272,12 @@ class Fastest:
             )
             if self._keeps or earlier is None:
                 text = json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n"
-                with explained(engines.cache.folder):
+                with cache_errors(engines.cache.folder):
                     write_whole(file, partial(write_text, text=text))
         return found
 
     def _times(self, passing: List[Started]) -> Tuple[Dict[str, List[float]], int]:
-        """Milliseconds by precision, and the batch; nothing where only one is left."""
+        """Return milliseconds by precision, and the batch; nothing if only one engine is left."""
         if len(passing) == 1:
             return {}, 0
         progress, names = self._engines.progress, list(map(_precision, passing))
@@ -288,16 +289,16 @@ class Fastest:
         return {name: times[index] for index, name in enumerate(names)}, max(each.least_batch for each in sessions)
 
     def _open(self, proven: Started) -> TensorRtSession:
-        session = self._engines.opened(proven.chosen.folder, proven.chosen.manifest)
+        session = self._engines.open_cached(proven.chosen.folder, proven.chosen.manifest)
         if session is None:
             raise SessionError(
-                f"the {_precision(proven)} engine was proven a moment ago and cannot be opened any more; the log says "
-                "why. See that nothing else changes the engine cache, and start again."
+                f"the {_precision(proven)} engine was just proven but cannot be opened any more; the log has the "
+                "reason. Check that nothing else changes the engine cache, and start again."
             )
         return session
 
     def _hashes(self, candidates: List[Chosen]) -> Dict[str, str]:
-        """Of the engines that are in the cache, by precision."""
+        """Return the hashes of the engines in the cache, by precision."""
         found = {}
         for each in candidates:
             try:
@@ -316,7 +317,7 @@ def _precision(started: Started) -> str:
 
 
 def _time_engines(comparison: Comparison) -> List[str]:
-    """The precisions that were timed, or the only one that there was."""
+    """Return the timed precisions, or the only one."""
     names = [rival.precision for rival in comparison.rivals if rival.median_ms is not None]
     return sorted(names) or [comparison.chosen]
 

@@ -1,7 +1,7 @@
-"""What an engine really runs, read from TensorRT's engine inspector and held against the plan.
+"""The layers an engine really runs, read from TensorRT's engine inspector, and their audit against the plan.
 
 The inspector's JSON of an engine built with detailed profiling: `Layers`, each with `Name`, `LayerType`, `Inputs`,
-`Outputs`, often `Weights`, and from 8.6 on `Metadata`, the ONNX nodes that it computes. A tensor's type is told in
+`Outputs`, often `Weights`, and from 8.6 on `Metadata`, the ONNX nodes that it computes. A tensor's type is in
 `Format/Datatype` up to TensorRT 10 and in `DataType` beside `Format` from 11 on. Sources: the developer guide on the
 inspector, and its page "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x".
 """
@@ -17,7 +17,7 @@ from typing import Any, Dict, FrozenSet, List, Mapping, Sequence, Tuple
 from targets.device.errors import ModelError
 
 UNKNOWN = "unknown"
-# Move or rename data, and compute nothing.
+# Layers that move or rename data and compute nothing.
 MOVING = ("reformat", "noop", "constant", "shuffle", "identity", "cast", "signal", "wait")
 TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")
 TYPES = (("int8", ("int8",)), ("fp16", ("fp16", "half", "float16")), ("fp32", ("fp32", "float32", "float")))
@@ -26,7 +26,7 @@ SEPARATOR = " + "
 
 
 class LayerError(ModelError):
-    """The engine does not run what was planned, or does not say what it runs."""
+    """The engine does not run as planned, or its inspector gives no usable information."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class EngineLayer:
     name: str
     kind: str
     precision: str
-    """int8, fp16, fp32, or unknown where the inspector does not say."""
+    """int8, fp16, fp32, or unknown if the inspector does not report it."""
     nodes: FrozenSet[str]
-    """ONNX nodes that it computes, as far as it names them."""
+    """ONNX nodes that it computes, as far as they are named."""
 
     @property
     def computes(self) -> bool:
@@ -51,17 +51,17 @@ class EngineLayer:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Every layer of an engine, in the order they run."""
+    """The layers of an engine, in execution order."""
 
     layers: Tuple[EngineLayer, ...]
 
     @property
     def reformats(self) -> int:
-        """Copies that only change format or type: many of them mean int8 layers among float ones."""
+        """Number of copies that only change format or type; many of them indicate int8 layers among float ones."""
         return sum(layer.is_reformat for layer in self.layers)
 
     def by_precision(self) -> Dict[str, int]:
-        """Computing layers of each precision."""
+        """Return the number of computing layers by precision."""
         return dict(sorted(Counter(layer.precision for layer in self.layers if layer.computes).items()))
 
     def by_kind(self) -> Dict[str, int]:
@@ -79,25 +79,25 @@ class LayerReport:
 
 
 def read_report(text: str) -> LayerReport:
-    """The inspector's answer; raises `LayerError` where it is no detailed report."""
+    """Parse the inspector's output; raise `LayerError` if it is not a detailed report."""
     try:
         raw: Any = json.loads(text)
     except ValueError as error:
-        raise LayerError(f"the engine inspector's answer is no JSON: {error}.") from None
+        raise LayerError(f"the engine inspector's output is not valid JSON: {error}.") from None
     layers: Any = raw.get("Layers") if isinstance(raw, dict) else None
     if not isinstance(layers, list) or not layers:
-        raise LayerError("the engine inspector names no layers, so nothing is known of what the engine runs.")
+        raise LayerError("the engine inspector reports no layers, so the engine cannot be audited.")
     if not all(isinstance(layer, dict) for layer in layers):
         raise LayerError(
-            "the engine inspector knows names alone: the engine was built without detailed profiling. Build it again."
+            "the engine inspector reports only names: the engine was built without detailed profiling. Build it again."
         )
     return LayerReport(tuple(_layer(layer) for layer in layers))
 
 
 def audit(report: LayerReport, *, int8: Sequence[str], kept_float: Sequence[str] = ()) -> None:
-    """Hold the report against the plan; raises `LayerError` with the names and what they run in instead.
+    """Compare the report with the plan; raise `LayerError` with the layers that differ and their precisions.
 
-    `int8` are the Conv and Gemm that the plan has in int8, `kept_float` those it keeps in float, by ONNX node name.
+    `int8` are the Conv and Gemm planned in int8, `kept_float` those planned in float, by ONNX node name.
     """
     wrong = []
     for node in int8:
@@ -107,8 +107,8 @@ def audit(report: LayerReport, *, int8: Sequence[str], kept_float: Sequence[str]
     if wrong:
         shown = "; ".join(wrong[:10]) + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else "")
         raise LayerError(
-            f"TensorRT does not run {len(wrong)} of the {len(int8)} layers planned in int8 so: {shown}. Leave them in "
-            "float on purpose (keep_float in [quantize]), or build fp16."
+            f"TensorRT does not run {len(wrong)} of the {len(int8)} layers planned in int8 as int8: {shown}. Keep "
+            "them in float (keep_float in [quantize]), or build fp16."
         )
     rounded = [node for node in kept_float if "int8" in precisions_of(report, node)]
     if rounded:
@@ -116,15 +116,15 @@ def audit(report: LayerReport, *, int8: Sequence[str], kept_float: Sequence[str]
 
 
 def precisions_of(report: LayerReport, node: str) -> FrozenSet[str]:
-    """What the computing layers that name an ONNX node run in; empty where none does."""
+    """Return the precisions of the computing layers that contain an ONNX node; empty if there are none."""
     return frozenset(layer.precision for layer in report.layers if layer.computes and node in layer.nodes)
 
 
 def _text_of(found: FrozenSet[str]) -> str:
     if not found:
-        return "no layer of the engine names it"
+        return "no layer of the engine contains it"
     if found == {UNKNOWN}:
-        return "the inspector does not tell its type"
+        return "the inspector does not report its type"
     return f"runs in {' and '.join(sorted(found))}"
 
 
@@ -135,12 +135,12 @@ def _layer(raw: Mapping[str, Any]) -> EngineLayer:
 
 
 def _layer_names(name: str) -> List[str]:
-    """Before 8.6 a layer's name is all there is: the fused nodes' names with a plus between them."""
+    """Split a layer's name into its fused nodes' names, separated by plus; before 8.6 there is no metadata."""
     return [part.strip() for part in re.sub(r"\|\|", SEPARATOR, name).split(SEPARATOR)]
 
 
 def _precision(raw: Mapping[str, Any]) -> str:
-    """Of the weights where the layer has some, since those decide which kernel multiplies; else of its first input."""
+    """Return the precision of the weights, which decide the kernel, or without weights of the first input."""
     weights = raw.get("Weights")
     if isinstance(weights, dict) and int(weights.get("Count", 0)) > 0:
         found = _type_of(str(weights.get("Type", "")))

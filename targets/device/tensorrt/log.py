@@ -1,4 +1,4 @@
-"""What TensorRT says while it works; its exceptions and return values say only that something failed."""
+"""TensorRT's log messages; its exceptions and return values only indicate that something failed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ MOST_LINES = 12
 
 
 class Log(trt.ILogger):  # type: ignore[misc, unused-ignore]
-    """Keeps errors and warnings, in order; they go into the exception, or into the build's report."""
+    """A logger that keeps errors and warnings in order, for the exception or the build's report."""
 
     def __init__(self) -> None:
-        # As TensorRT's binding asks for: super() would not construct the part in C++.
+        # TensorRT's binding requires this: super() would not construct the C++ part.
         trt.ILogger.__init__(self)
         self.errors: List[str] = []
         self.warnings: List[str] = []
 
     def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-        """Called by TensorRT, from threads of its own, too."""
+        """Record a message; TensorRT also calls it from its own threads."""
         if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
             self.errors.append(msg.strip())
         elif severity == trt.ILogger.Severity.WARNING:
             self.warnings.append(msg.strip())
 
     def reason(self) -> str:
-        """The errors as one text; the first is the cause, the last ones what came of it."""
+        """Return the errors as one text; the first is the cause, later ones are consequences."""
         if not self.errors:
             return "TensorRT gives no reason"
         said = [line.rstrip(".") for line in self.errors]

@@ -1,20 +1,20 @@
-"""The passport beside every engine: what it was built with and for, checked before TensorRT is given the engine.
+"""The passport of an engine: what it was built with and for, checked before TensorRT loads the engine.
 
-An engine is tied to the exact TensorRT, the GPU and the platform, and TensorRT itself says so only by failing, or by
-crashing. What follows from each field:
+An engine depends on the exact TensorRT, GPU and platform, and on a mismatch TensorRT only fails or crashes. The rules
+for each field:
 
-    schema               another one: refused
+    schema               must be supported
     tensorrt             equal to the fourth part
     cuda                 equal
     compute_capability   equal
     gpu_name             equal: modules of one capability differ in shared memory and clocks
-    multiprocessors      equal: the same name is sold with different numbers of them
+    multiprocessors      equal: GPUs of the same name have different numbers of them
     platform, l4t        equal, L4T in its first two parts (36.4.3 and 36.4.7 have the same libraries)
     driver               at least the one it was built with
-    precision, dla_core  as asked for
-    engine_sha256        of the engine's file; a damaged one is never given to TensorRT
-    onnx_sha256          of the model beside it, where there is one
-    timing_cache_sha256, built_at_place, tool   told, never compared: they do not change what the engine can run on
+    precision, dla_core  equal to the manifest's
+    engine_sha256        of the engine's file; TensorRT never loads a damaged one
+    onnx_sha256          of the ONNX file, if it is present
+    timing_cache_sha256, built_at_place, tool   informative, not compared: they do not affect where the engine runs
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ __all__ = [
 SCHEMA = 1
 PRECISIONS = ("fp32", "fp16", "int8")
 PLACES = ("device", "host")
-REBUILD = "Build the engine again on this device; an image that builds its own does so once {file} is removed."
+REBUILD = "Build the engine again on this device; an image that builds its own engine does so after removing {file}."
 
 
 class PassportError(ModelError):
-    """The engine does not belong here; the message names the field, both values and the cure."""
+    """The engine does not fit this machine; the message has the field, both values and the cure."""
 
 
 @dataclass(frozen=True)
 class Passport:
-    """One engine's origin; see the module for what follows from each field."""
+    """The origin of an engine; see the module for the rules of each field."""
 
     schema: int
     tensorrt: str
@@ -90,7 +90,7 @@ def issue(
     built_at_place: str,
     tool: str,
 ) -> Passport:
-    """The passport of an engine that was just built on `machine` from `onnx`."""
+    """Return the passport of an engine that was just built on `machine` from `onnx`."""
     has_cache = timing_cache is not None and timing_cache.is_file()
     return Passport(
         schema=SCHEMA,
@@ -113,7 +113,7 @@ def issue(
 
 
 def read(folder: Path) -> Passport:
-    """The passport of an artifact folder; raises `PassportError` where there is none or it is damaged."""
+    """Read the passport of an artifact folder; raise `PassportError` if it is missing or damaged."""
     file = folder / FILE
     try:
         raw: Any = json.loads(file.read_text())
@@ -123,17 +123,17 @@ def read(folder: Path) -> Passport:
         raise PassportError(f"{file} is damaged: {error}. {_rebuild()}") from None
     if not isinstance(raw, dict):
         raise PassportError(f"{file} is damaged: {type(raw).__name__} instead of an object. {_rebuild()}")
-    # Before anything else, since another schema may have other fields.
+    # Checked first, since another schema may have other fields.
     if raw.get("schema") != SCHEMA:
         raise PassportError(
-            f"{file}: schema is {raw.get('schema')!r}, this version reads {SCHEMA}. Use the version of the tool that "
-            f"built it ({raw.get('tool', 'unknown')}), or build the engine again."
+            f"{file}: schema is {raw.get('schema')!r}, but this version supports {SCHEMA}. Use the version of "
+            f"the tool that built it ({raw.get('tool', 'unknown')}), or build the engine again."
         )
     return _parse(file, raw)
 
 
 def check(passport: Passport, here: Machine) -> None:
-    """Raise `PassportError` where the engine was built for another place than this one."""
+    """Raise `PassportError` if the engine was built for another machine."""
     for field, is_met, cure in RULES:
         built, found = getattr(passport, field), getattr(here, field)
         if not is_met(built, found):
@@ -143,7 +143,7 @@ def check(passport: Passport, here: Machine) -> None:
 
 
 def check_asked(passport: Passport, *, precision: str, dla_core: Optional[int]) -> None:
-    """Raise `PassportError` where the engine is another one than was asked for."""
+    """Raise `PassportError` if the engine's precision or DLA core differ from the manifest's."""
     if passport.precision != precision:
         raise PassportError(
             f"precision is {precision!r} in the manifest, but the engine was built in {passport.precision!r}. "
@@ -157,17 +157,17 @@ def check_asked(passport: Passport, *, precision: str, dla_core: Optional[int]) 
 
 
 def check_files(passport: Passport, engine: Path, onnx: Optional[Path] = None) -> None:
-    """Raise `PassportError` where the files are not those that the passport was issued for."""
+    """Raise `PassportError` if the files are not those that the passport was issued for."""
     for field, file in (("engine_sha256", engine), ("onnx_sha256", onnx)):
         if file is None:
             continue
         if not file.is_file():
-            raise PassportError(f"{file} is missing, which the passport names as {field}. {_rebuild()}")
+            raise PassportError(f"{file} is missing, for which the passport has {field}. {_rebuild()}")
         issued, found = getattr(passport, field), sha256(file)
         if issued != found:
             raise PassportError(
                 f"{field} of {file} is {found[:16]}…, but the passport says {issued[:16]}…: the file was changed or "
-                f"damaged since. Copy the artifact again, or build it again."
+                f"damaged. Copy the artifact again, or build it again."
             )
 
 
@@ -203,8 +203,8 @@ def _core(core: Optional[int]) -> str:
     return "none" if core is None else str(core)
 
 
-IMAGE = "Run it in the image it was built in, or build it again in this one."
-DEVICE = "Engines do not move between modules, not even of one family: build it again on this device."
+IMAGE = "Run it in the image in which it was built, or build it again in this one."
+DEVICE = "Engines are not portable between modules, even of one family: build it again on this device."
 RULES: Tuple[Tuple[str, Callable[[Any, Any], bool], str], ...] = (
     ("tensorrt", _equal, IMAGE),
     ("cuda", _equal, IMAGE),
@@ -212,7 +212,7 @@ RULES: Tuple[Tuple[str, Callable[[Any, Any], bool], str], ...] = (
     ("compute_capability", _equal, DEVICE),
     ("gpu_name", _equal, DEVICE),
     ("multiprocessors", _equal, DEVICE),
-    ("l4t", _same_release, "Build the engine again after the JetPack was changed, or go back to that L4T."),
+    ("l4t", _same_release, "After a JetPack change, build the engine again, or go back to that L4T."),
     ("driver", _not_older, "Update the NVIDIA driver to that version or a newer one, or build the engine again."),
 )
 
@@ -221,18 +221,18 @@ def _parse(file: Path, raw: Dict[str, Any]) -> Passport:
     known = {field.name for field in fields(Passport)}
     strange = sorted(known.symmetric_difference(raw))
     if strange:
-        raise PassportError(f"{file} lacks or has too many of: {', '.join(strange)}. {_rebuild()}")
+        raise PassportError(f"{file} has missing or unknown fields: {', '.join(strange)}. {_rebuild()}")
     passport = Passport(**raw)
     for name in known - {"schema", "multiprocessors", "dla_core"}:
         if not isinstance(raw[name], str):
-            raise PassportError(f"{file}: {name} is {raw[name]!r} instead of a text. {_rebuild()}")
+            raise PassportError(f"{file}: {name} is {raw[name]!r} instead of a string. {_rebuild()}")
     core = passport.dla_core
     if type(passport.multiprocessors) is not int or not (core is None or type(core) is int):
         raise PassportError(
-            f"{file}: multiprocessors is {passport.multiprocessors!r} and dla_core {core!r}; whole numbers are "
-            f"expected. {_rebuild()}"
+            f"{file}: multiprocessors is {passport.multiprocessors!r} and dla_core {core!r}; expected "
+            f"integers. {_rebuild()}"
         )
     for name, allowed in (("precision", PRECISIONS), ("built_at_place", PLACES)):
         if raw[name] not in allowed:
-            raise PassportError(f"{file}: {name} is {raw[name]!r}, none of {', '.join(allowed)}. {_rebuild()}")
+            raise PassportError(f"{file}: {name} is {raw[name]!r}, not one of {', '.join(allowed)}. {_rebuild()}")
     return passport

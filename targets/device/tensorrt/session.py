@@ -1,4 +1,4 @@
-"""Run an engine: passport first, then TensorRT 8.5's and later's interface of named tensors with addresses."""
+"""Run an engine after checking its passport, with the named-tensor API of TensorRT 8.5 and later."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FLOAT_BYTES = 4
 
 
 class UnreadableEngine(SessionError):
-    """TensorRT refuses an engine whose passport fits: another one has to be built."""
+    """TensorRT cannot load an engine although its passport fits; it must be built again."""
 
 
 class TensorRtSession:
-    """One engine with its buffers; calls of several threads are run one after the other."""
+    """An engine with its buffers; calls from several threads are serialized."""
 
     def __init__(self, engine: Path, *, cuda: Optional[Cuda] = None, here: Optional[Machine] = None) -> None:
-        """Open `engine`, whose passport lies beside it; raises `PassportError`, `SessionError` or `CudaError`."""
+        """Open `engine`, whose passport is in the same folder; raise `PassportError`, `SessionError`, `CudaError`."""
         self._cuda = Cuda() if cuda is None else cuda
         self.passport = passports.read(engine.parent)
         machine = passports.here(self._cuda) if here is None else here
@@ -55,13 +55,13 @@ class TensorRtSession:
         for name, address in ((self._input, source), (self._output, target)):
             if not self._context.set_tensor_address(name, address):
                 self.close()
-                raise SessionError(f"TensorRT takes no memory for {name} of {engine}: {self._log.reason()}.")
+                raise SessionError(f"TensorRT rejects the memory for {name} of {engine}: {self._log.reason()}.")
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits [N, C] of preprocessed images [N, 3, H, W]."""
+        """Return the logits [N, C] of preprocessed images [N, 3, H, W]."""
         if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != self.input_shape:
             wanted = ", ".join(str(size) for size in self.input_shape)
-            raise ValueError(f"the model takes float32 [N, {wanted}]; got {images.dtype} {list(images.shape)}.")
+            raise ValueError(f"the model's input is float32 [N, {wanted}]; got {images.dtype} {list(images.shape)}.")
         logits = np.empty((len(images), self.classes), np.float32)
         with self._lock:
             for start in range(0, len(images), self.max_batch):
@@ -70,7 +70,7 @@ class TensorRtSession:
         return logits
 
     def gpu_ms(self, runs: int) -> List[float]:
-        """Milliseconds between CUDA events around each run of the least batch; without copies, unlike `infer`."""
+        """Return the milliseconds of runs at the minimum batch between CUDA events; unlike `infer`, without copies."""
         image = np.zeros((self.least_batch, *self.input_shape), np.float32)
         with self._lock:
             self._run(image)
@@ -83,12 +83,12 @@ class TensorRtSession:
                     self._cuda.destroy_event(event)
 
     def layers(self) -> LayerReport:
-        """What the engine inspector says of every layer, for the least batch."""
+        """Return the engine inspector's report, for the minimum batch."""
         with self._lock:
             self._open_buffers()
             self._set_batch(self.least_batch)
             inspector: trt.EngineInspector = self._engine.create_engine_inspector()
-            # Types of engines with a free batch are known for a context with a shape alone.
+            # For engines with a dynamic batch, types are known only for a context with a shape.
             inspector.execution_context = self._context
             return read_report(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
@@ -98,7 +98,7 @@ class TensorRtSession:
             buffers, self._buffers = self._buffers, None
             if buffers is not None:
                 buffers.close()
-                # The context before the engine that it belongs to.
+                # The context must be deleted before its engine.
                 del self._context, self._engine
 
     def __enter__(self) -> TensorRtSession:
@@ -110,7 +110,7 @@ class TensorRtSession:
         self.close()
 
     def _run(self, chunk: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits of at most `max_batch` images; fewer than `least_batch` are filled up with zeros."""
+        """Return the logits of at most `max_batch` images; batches below `least_batch` are padded with zeros."""
         buffers = self._open_buffers()
         batch = max(len(chunk), self.least_batch)
         images = np.zeros((batch, *self.input_shape), np.float32)
@@ -138,7 +138,7 @@ class TensorRtSession:
 
     def _set_batch(self, batch: int) -> None:
         if not self._context.set_input_shape(self._input, trt.Dims([batch, *self.input_shape])):
-            raise SessionError(f"the engine takes no batch of {batch}: {self._log.reason()}.")
+            raise SessionError(f"the engine rejects the batch size {batch}: {self._log.reason()}.")
 
     def _open_buffers(self) -> Buffers:
         if self._buffers is None:
@@ -156,7 +156,7 @@ class TensorRtSession:
                 f"TensorRT {trt.__version__} cannot read {engine}, although its passport fits this machine: "
                 f"{self._log.reason()}. Build the engine again here."
             )
-        # The engine needs it for as long as it lives.
+        # The engine needs it for its whole lifetime.
         self._runtime = runtime
         return loaded
 
@@ -165,18 +165,16 @@ class TensorRtSession:
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
         if len(inputs) != 1 or len(outputs) != 1:
-            raise SessionError(
-                f"{engine} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected."
-            )
+            raise SessionError(f"{engine} has {len(inputs)} inputs and {len(outputs)} outputs; expected one of each.")
         for name in names:
             kind = self._engine.get_tensor_dtype(name)
             if kind != trt.DataType.FLOAT:
-                raise SessionError(f"{name} of {engine} is {kind}; float32 is expected. Build the engine again.")
+                raise SessionError(f"{name} of {engine} is {kind}; expected float32. Build the engine again.")
         return inputs[0], outputs[0]
 
     def _class_count(self, engine: Path) -> int:
         shape = self._engine.get_tensor_shape(self._output)
         if len(shape) != 2 or shape[1] < 1:
             sizes = [shape[index] for index in range(len(shape))]
-            raise SessionError(f"{engine} answers {sizes}; logits [N, classes] are expected.")
+            raise SessionError(f"the output of {engine} is {sizes}; expected logits [N, classes].")
         return int(shape[1])

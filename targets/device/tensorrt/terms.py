@@ -1,4 +1,4 @@
-"""`first_start.json`: which engines an image's first start builds, and by what it judges them."""
+"""`first_start.json`: which engines an image's first start builds, and how it judges them."""
 
 from __future__ import annotations
 
@@ -22,43 +22,45 @@ KEYS = {"schema", "max_drop", "confidence", "undecided", "fallback"}
 @dataclass(frozen=True)
 class Terms:
     max_drop: float
-    """Points of top-1 that may be lost."""
+    """Allowed drop of top-1 in points."""
     undecided: str
-    """What becomes of an engine that is neither proven nor refuted: `stop`, or `package`: it is served."""
+    """Treatment of an undecided engine: `stop` refuses it, `package` serves it."""
     fallback: str = NONE
-    """What else is built: nothing, `fp16` where the main model's engine does not pass, or, for the `fastest`, all."""
+    """Other engines: none, `fp16` if the main model's engine does not pass, or all for the `fastest`."""
     confidence: float = CONFIDENCE
-    """Of the gate's bounds."""
+    """Confidence of the gate's bounds."""
 
     def serves(self, verdict: str) -> bool:
         return verdict == PASS or (verdict != FAIL and self.undecided == PACKAGE)
 
 
 def read_terms(folder: Path) -> Terms:
-    """Raises `ManifestError` for a file that is missing, damaged or of another schema."""
+    """Read the terms; raise `ManifestError` if the file is missing, damaged or of another schema."""
     path = folder / FIRST_START
     try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ManifestError(
-            f"{folder} lacks {FIRST_START}, by which its engine is judged. Build the image again."
+            f"{folder} has no {FIRST_START}, by which its engine is judged. Build the image again."
         ) from None
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path} cannot be read: {error}. Build the image again.") from None
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or set(raw) != KEYS:
-        raise ManifestError(f"{path} is not of schema {SCHEMA} with {', '.join(sorted(KEYS))}. Build the image again.")
+        raise ManifestError(
+            f"{path} does not have schema {SCHEMA} with {', '.join(sorted(KEYS))}. Build the image again."
+        )
     drop, undecided, fallback = raw["max_drop"], raw["undecided"], raw["fallback"]
     is_number = isinstance(drop, (int, float)) and not isinstance(drop, bool) and math.isfinite(drop)
     if not is_number or not 0 <= drop <= 100 or undecided not in (STOP, PACKAGE):
         raise ManifestError(
-            f"{path} has max_drop {drop!r} and undecided {undecided!r}; points from 0 to 100, and {STOP} or "
-            f"{PACKAGE}, are expected. Build the image again."
+            f"{path} has max_drop {drop!r} and undecided {undecided!r}; expected points from 0 to 100, and {STOP} or "
+            f"{PACKAGE}. Build the image again."
         )
     confidence = raw["confidence"]
     if not isinstance(confidence, float) or not 0.5 < confidence < 1:
-        raise ManifestError(f"{path} has confidence {confidence!r}; 0.95 is usual. Build the image again.")
+        raise ManifestError(f"{path} has confidence {confidence!r}; the usual value is 0.95. Build the image again.")
     if fallback not in (NONE, FP16, FASTEST):
         raise ManifestError(
-            f"{path} has fallback {fallback!r}; {NONE}, {FP16} or {FASTEST} is expected. Build the image again."
+            f"{path} has fallback {fallback!r}; expected {NONE}, {FP16} or {FASTEST}. Build the image again."
         )
     return Terms(max_drop=float(drop), undecided=undecided, fallback=fallback, confidence=confidence)

@@ -1,12 +1,12 @@
-"""What ONNX Runtime's own optimized graph runs in int8, held against the plan.
+"""Compare what ONNX Runtime's optimized graph runs in int8 with the plan.
 
-Why ONNX Runtime may have left a quantized Conv or Gemm in float: its fusion rules, read off the graph.
+ONNX Runtime leaves a quantized Conv or Gemm in float if the graph does not match its fusion rules.
 
 The rules (`qdq_selector_action_transformer.cc`, `relu_quantizelinear.cc` of ONNX Runtime 1.32):
 
     DQ(x) ─┐
     DQ(w) ─┼─ Conv ─ [Relu] ─ Q        every input dequantized, the one output quantized;
-    DQ(b) ─┘                           a Relu goes only where Q's zero point is its type's smallest value
+    DQ(b) ─┘                           a Relu is removed only if Q's zero point is its type's minimum
 """
 
 import re
@@ -25,7 +25,7 @@ UNKNOWN = "ONNX Runtime gives no reason"
 
 
 def why_float(model: ModelProto, layer: str) -> str:
-    """The likely reason in plain words."""
+    """Return the likely reason in words."""
     graph = _Graph(model)
     node = next((node for node in model.graph.node if node.name == layer), None)
     if node is None:
@@ -61,7 +61,7 @@ class _Graph:
             output = relu.output[0]
             following = self._consumers.get(output, [])
         if output in self._outputs:
-            return f"its output {output} is the model's own and not quantized"
+            return f"its output {output} is a model output and not quantized"
         for consumer in following:
             if consumer.op_type != "QuantizeLinear":
                 return f"its output goes to {consumer.op_type} {consumer.name} without being quantized"
@@ -74,15 +74,15 @@ class _Graph:
         x, w, b = (scale for scale in scales if scale is not None)
         if np.allclose(b, x * w, rtol=1e-3):
             return None
-        return "its bias does not lie on the grid of input scale times weight scale"
+        return "the scale of its bias is not input scale times weight scale"
 
     def _relu_reason(self, relu: NodeProto, quantize: NodeProto) -> str | None:
         zero_point = self._constant(quantize.input[2]) if len(quantize.input) > 2 else None
         if zero_point is None or zero_point.item() == np.iinfo(zero_point.dtype).min:
             return None
         return (
-            f"the Relu {relu.name} after it stays, as the zero point {zero_point.item()} of {zero_point.dtype} "
-            f"is not that type's smallest value"
+            f"the Relu {relu.name} after it cannot be removed, because the {zero_point.dtype} zero point "
+            f"{zero_point.item()} is not that type's minimum"
         )
 
     def _constant(self, name: str) -> np.ndarray | None:
@@ -109,7 +109,7 @@ SUFFIX = re.compile(r"(_token_\d+|_nhwc|_nchwc)+$")
 
 
 def audit_graph(model: OnnxModel, optimized: Path, *, runtime: str) -> Audit:
-    """Count the Conv and Gemm of an optimized graph; raise `CompileError` where planned int8 runs in float."""
+    """Count the Conv and Gemm of an optimized graph; raise `CompileError` if a layer does not run as planned."""
     source = onnx.load(model.path)
     graph = onnx.load(optimized).graph
     int8 = [node for node in graph.node if node.op_type in INT8_OPERATORS]
@@ -133,7 +133,7 @@ def audit_graph(model: OnnxModel, optimized: Path, *, runtime: str) -> Audit:
 
 
 def _layers_of(nodes: Iterable[NodeProto], layers_by_constant: Mapping[str, str]) -> set[str]:
-    """The layers that integer nodes compute; a node is known by its weight, else by its name."""
+    """Return the layers that integer nodes compute, identified by weight, or else by name."""
     found: set[str] = set()
     for node in nodes:
         weight = node.input[INT8_OPERATORS[node.op_type]]
@@ -142,7 +142,7 @@ def _layers_of(nodes: Iterable[NodeProto], layers_by_constant: Mapping[str, str]
 
 
 def _layers_by_constant(model: ModelProto) -> dict[str, str]:
-    """The name of each layer's weight, as stored and as dequantized → the layer's node name."""
+    """Return the layer's node name by the name of its weight, as stored and as dequantized."""
     made_by = {output: node for node in model.graph.node for output in node.output}
     names: dict[str, str] = {}
     shared: set[str] = set()
@@ -163,5 +163,5 @@ def _explain(path: Path, source: ModelProto, missing: list[str], planned: int, r
     lines += [f"  {layer}: {why_float(source, layer)}" for layer in missing[:10]]
     if len(missing) > 10:
         lines.append(f"  and {len(missing) - 10} more")
-    lines.append("Leave them in float on purpose (`keep_float` in [quantize]), or report this as a bug.")
+    lines.append("Keep them in float (`keep_float` in [quantize]), or report this as a bug.")
     return "\n".join(lines)

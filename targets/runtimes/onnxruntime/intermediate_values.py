@@ -1,4 +1,4 @@
-"""Run an ONNX file and look at the integers between its layers, which the file itself does not hand out."""
+"""Run an ONNX file and return the integer tensors between its layers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class Exposed:
     logits: NDArray[np.float32]
     """[N, C]"""
     integers: Mapping[str, Integers]
-    """What each QuantizeLinear puts out, by the node's name without `.quantize`, in the order of the graph."""
+    """Output of each QuantizeLinear, by the node's name without `.quantize`, in graph order."""
     is_undisturbed: bool
-    """Whether the file as it is gives the same logits to the bit, so that nothing was fused otherwise."""
+    """Whether the unmodified file gives bit-identical logits, so that the extra outputs changed no fusion."""
 
 
 def run_exposed(path: Path, images: NDArray[np.float32], options: Mapping[str, Option]) -> Exposed:
-    """Answer `images` [N, 3, H, W] with the file at `path`; raises `SessionError` where it does not open or run."""
+    """Run `images` [N, 3, H, W] through the file at `path`; raise `SessionError` if it does not open or run."""
     with OnnxRuntimeSession(path, options) as session:
         undisturbed = session.infer(images)
     model = onnx.load(path)
@@ -42,7 +42,9 @@ def run_exposed(path: Path, images: NDArray[np.float32], options: Mapping[str, O
         wanted = [output, *(node.output[0] for node in nodes)]
         logits, *tensors = opened.run(wanted, {opened.get_inputs()[0].name: images})
     except ORT_ERRORS as error:
-        raise SessionError(f"ONNX Runtime {ort.__version__} cannot show the tensors inside {path}: {error}") from None
+        raise SessionError(
+            f"ONNX Runtime {ort.__version__} cannot output the inner tensors of {path}: {error}"
+        ) from None
     integers = {
         node.name.removesuffix(".quantize"): _in_pixels(model, node, tensor)
         for node, tensor in zip(nodes, tensors, strict=True)
@@ -51,7 +53,7 @@ def run_exposed(path: Path, images: NDArray[np.float32], options: Mapping[str, O
 
 
 def _in_pixels(model: ModelProto, quantize: NodeProto, tensor: Integers) -> Integers:
-    """[N, 4 C, H / 2, W / 2] behind a SpaceToDepth as [N, C, H, W]; anything else as it is."""
+    """Undo a SpaceToDepth: [N, 4 C, H / 2, W / 2] to [N, C, H, W]; return other tensors unchanged."""
     maker = next((node for node in model.graph.node if node.output[0] == quantize.input[0]), None)
     if maker is None or maker.op_type != "SpaceToDepth":
         return tensor

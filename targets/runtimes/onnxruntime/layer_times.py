@@ -1,7 +1,7 @@
-"""How long each node of a graph takes inside the whole, by ONNX Runtime's own profiler; many graphs in turn.
+"""Time each node of a graph with ONNX Runtime's profiler; several graphs in turn.
 
-The profiler notes whole microseconds of wall time around each kernel. Of a node's times the faster half is averaged:
-what a busy neighbor or the scheduler adds falls into the other half, and rounding averages out.
+The profiler records wall time per kernel in whole microseconds. The result is the mean of the faster half of a node's
+times: delays from other load or the scheduler fall into the slower half, and rounding errors average out.
 """
 
 import json
@@ -24,14 +24,14 @@ KERNEL = "_kernel_time"
 @dataclass(frozen=True, kw_only=True)
 class NodeTime:
     name: str
-    """As the optimized graph calls it."""
+    """Name in the optimized graph."""
     microseconds: float
 
 
 def time_nodes(
     models: Sequence[Path], *, options: Mapping[str, str | int], report: Report | None = None
 ) -> list[list[NodeTime]]:
-    """Every node's time, in the order it runs, for each ONNX file at batch 1; all run in turn, block by block."""
+    """Return the time of every node in execution order, for each ONNX file at batch 1; files run in turn."""
     with tempfile.TemporaryDirectory(prefix="edge-deploy-") as folder:
         sessions = [_session(model, options, Path(folder) / f"{index}") for index, model in enumerate(models)]
         image = {session.get_inputs()[0].name: _image(session) for session in sessions[:1]}

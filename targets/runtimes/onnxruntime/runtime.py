@@ -16,7 +16,7 @@ from targets.runtimes.timing import Report, Series, series_interleaved
 from targets.target import Target
 
 VERSION: str = ort.__version__
-# ONNX Runtime fuses S8 activations on ARM alone, U8 ones everywhere; elsewhere this entry asks for ARM's rules.
+# ONNX Runtime fuses S8 activations only on ARM, U8 ones everywhere; this entry applies ARM's rules on other CPUs.
 ARM_RULES = {"session.qdqisint8allowed": "1"}
 
 
@@ -28,9 +28,9 @@ class OnnxRuntimeCpu:
         return VERSION
 
     def session_options(self, target: Target, *, threads: int) -> dict[str, str | int]:
-        """One thread pool of `threads`, which sleeps while there is nothing to do, and every optimization at load.
+        """Return options for one pool of `threads` that sleeps when idle, and all graph optimizations at load time.
 
-        The graph is optimized where it is opened, never shipped optimized: layouts and fusions depend on the CPU.
+        The shipped graph is not optimized, because layouts and fusions depend on the CPU that opens it.
         """
         del target
         return {
@@ -38,12 +38,12 @@ class OnnxRuntimeCpu:
             "graph_optimization_level": "all",
             "intra_op_num_threads": threads,
             "inter_op_num_threads": 1,
-            # Spinning threads take the CPU time that the next process of a small device needs.
+            # Spinning threads take CPU time that other processes on a small device need.
             "session.intra_op.allow_spinning": "0",
         }
 
     def open(self, model: Path, *, options: Mapping[str, str | int]) -> OnnxRuntimeSession:
-        """A session of a bare ONNX file; raises `CompileError`."""
+        """Open an ONNX file; raise `CompileError`."""
         try:
             return OnnxRuntimeSession(model, options)
         except SessionError as error:
@@ -52,18 +52,18 @@ class OnnxRuntimeCpu:
     def time(
         self, models: Sequence[Path], *, options: Mapping[str, str | int], report: Report | None = None
     ) -> list[Latency]:
-        """Latency of each model at batch 1, all interleaved in one run."""
+        """Return the latency of each model at batch 1, interleaved in one run."""
         return [series.latency() for series in self.series(models, options=options, report=report)]
 
     def series(
         self, models: Sequence[Path], *, options: Mapping[str, str | int], report: Report | None = None
     ) -> list[Series]:
-        """Times of all inferences behind `time`, in their order."""
+        """Return the times of all inferences that `time` summarizes, in order."""
         inferences = [_inference(self.open(model, options=options)) for model in models]
         return series_interleaved(inferences, threads=int(options["intra_op_num_threads"]), report=report)
 
     def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
-        """Count what the optimized graph runs in int8; raise `CompileError` where the plan is not met."""
+        """Count what the optimized graph runs in int8; raise `CompileError` if it differs from the plan."""
         rules = ARM_RULES if platform == "linux/arm64" else {}
         with tempfile.TemporaryDirectory(prefix="edge-deploy-") as folder:
             optimized = Path(folder) / "optimized.onnx"

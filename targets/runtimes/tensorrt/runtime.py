@@ -1,6 +1,6 @@
-"""TensorRT on a GPU of this machine: engines with their passports, timing, and the audit of what they run.
+"""TensorRT on a GPU of this machine: building engines with their passports, timing, and the audit.
 
-Whatever needs TensorRT is imported where it is used: a host without a GPU exports for TensorRT all the same.
+Modules that need TensorRT are imported on use, so that a host without a GPU can export for TensorRT.
 """
 
 import hashlib
@@ -39,23 +39,23 @@ class TensorRt:
     """The `Runtime` of NVIDIA targets, where the GPU is in this machine."""
 
     def __init__(self, *, timing_caches: Path | None = None, dla_core: int | None = None, tool: str = "") -> None:
-        """`timing_caches` outlives the process, and builds with it take a fraction of the time."""
+        """Keep timing caches in `timing_caches`, which makes later builds much faster."""
         self._timing_caches = timing_caches
         self._dla_core = dla_core
         self._tool = tool
 
     @property
     def version(self) -> str:
-        """All four parts; raises `CompileError` where TensorRT or a GPU is missing."""
+        """TensorRT's version, all four parts; raises `CompileError` if TensorRT or a GPU is missing."""
         return self.machine().tensorrt
 
     def machine(self) -> Machine:
-        """What engines built here are tied to; raises `CompileError`."""
+        """Return the properties of this machine that its engines depend on; raise `CompileError`."""
         with _compile_errors():
             return passport.here()
 
     def session_options(self, target: Target, *, threads: int) -> dict[str, str | int]:
-        """Batches up to `max_batch` in one run; `threads` are those that prepare images, since none computes."""
+        """Return options for batches up to `max_batch`; `threads` preprocess images and do not compute."""
         del target
         return {"max_batch": MAX_BATCH, "threads": threads}
 
@@ -64,7 +64,7 @@ class TensorRt:
     ) -> Path:
         """Write `model.engine`, `passport.json`, the ONNX file it was built from and `layers.json` into `folder`.
 
-        `model` is of the TensorRT dialect for int8, of the float dialect otherwise. Returns the engine's path; raises
+        `model` is in the TensorRT dialect for int8, in the float dialect otherwise. Returns the engine's path; raises
         `CompileError` with TensorRT's reason.
         """
         with _compile_errors():
@@ -83,7 +83,7 @@ class TensorRt:
                 dla_core=self._dla_core,
                 timing_cache=cache,
             )
-            with _whole(engine, folder / passport.FILE, folder / LAYERS):
+            with _all_or_none(engine, folder / passport.FILE, folder / LAYERS):
                 engine.write_bytes(build(order).engine)
                 passport.issue(
                     machine,
@@ -100,9 +100,9 @@ class TensorRt:
             return engine
 
     def open(self, model: Path, *, options: Mapping[str, str | int]) -> "TensorRtSession":
-        """A session of an engine, or of an ONNX file from which one is built first; raises `CompileError`.
+        """Open an engine, or an ONNX file after building its engine; raise `CompileError`.
 
-        An ONNX file with Q/DQ is built in int8, another one in fp32, unless `options` name a precision.
+        An ONNX file with Q/DQ is built in int8, others in fp32, unless `options` name a precision.
         """
         engine = (
             model if model.suffix == ".engine" else self._build_engine(model, self._precision(model, options), options)
@@ -113,9 +113,9 @@ class TensorRt:
     def time(
         self, models: Sequence[Path], *, options: Mapping[str, str | int], report: Report | None = None
     ) -> list[Latency]:
-        """Latency of each model at batch 1, copies included, all interleaved in one run.
+        """Return the latency of each model at batch 1, with copies to and from the GPU, interleaved in one run.
 
-        Compare by wall time: a GPU's work is none of the CPU's.
+        Compare by wall time: CPU time does not contain the GPU's work.
         """
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.open(model, options=options)) for model in models]
@@ -124,10 +124,10 @@ class TensorRt:
                 return time_interleaved(inferences, threads=int(options["threads"]), report=report)
 
     def audit(self, model: OnnxModel, *, options: Mapping[str, str | int], platform: str | None = None) -> Audit:
-        """Count what the engine inspector says runs in int8; raise `CompileError` where the plan is not met."""
+        """Count what runs in int8 by the engine inspector; raise `CompileError` if it differs from the plan."""
         here = self.machine().platform
         if platform not in (None, here):
-            raise CompileError(f"this machine is {here}, and no engine for {platform} can be built or read on it.")
+            raise CompileError(f"this machine is {here}, and engines for {platform} cannot be built or read on it.")
         engine = self._build_engine(model.path, model.precision, options)
         with _compile_errors(), _session(engine) as session:
             report = session.layers()
@@ -141,13 +141,13 @@ class TensorRt:
 
     @cached_property
     def _scratch(self) -> Path:
-        """For engines that nobody named a folder for; removed with this object."""
+        """Temporary folder for engines; removed with this object."""
         folder = tempfile.mkdtemp(prefix="edge-deploy-engines-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
 
     def _build_engine(self, model: Path, precision: Precision, options: Mapping[str, str | int]) -> Path:
-        """The engine of an ONNX file; each is built once for as long as this object lives."""
+        """Return the engine of an ONNX file; each is built once in this object's lifetime."""
         max_batch = int(options["max_batch"])
         key = hashlib.sha256(model.read_bytes()).hexdigest()[:24]
         folder = self._scratch / f"{key}-{precision}-{max_batch}"
@@ -164,8 +164,8 @@ class TensorRt:
 
 
 @contextmanager
-def _whole(*files: Path) -> Iterator[None]:
-    """All of them are there in the end, or none, nor those of an earlier build."""
+def _all_or_none(*files: Path) -> Iterator[None]:
+    """Remove files of an earlier build, and on failure those of this one."""
     with ExitStack() as unfinished:
         for file in files:
             file.unlink(missing_ok=True)
@@ -176,7 +176,7 @@ def _whole(*files: Path) -> Iterator[None]:
 
 @contextmanager
 def _compile_errors() -> Iterator[None]:
-    """The errors of the device's code as the host's, with their messages."""
+    """Re-raise errors of the device code as `CompileError` with the same message."""
     errors: tuple[type[Exception], ...] = (
         BuildError,
         CudaError,
@@ -193,8 +193,8 @@ def _compile_errors() -> Iterator[None]:
         if error.name != "tensorrt":
             raise
         raise CompileError(
-            "TensorRT is not installed here, so no engine can be built or run. Install the version of the target's "
-            "image (`deploy targets` names it), or let the engine be built on the device."
+            "TensorRT is not installed here, so engines cannot be built or run. Install the version of the target's "
+            "image (`deploy targets` shows it), or build the engine on the device."
         ) from None
 
 

@@ -191,7 +191,7 @@ def test_too_few_runs_have_no_99th_percentile_and_say_so(clock: Clock, tmp_path:
     assert found["latency_ms"]["p99"] is None
     assert not found["stable"]
     # The first of three windows is warm-up, the last is cut off by the limit of 60 s.
-    assert "only 2 of 10 windows fitted in; give it more seconds" in found["reasons"]
+    assert "only 2 of 10 windows fit into the time; allow more seconds" in found["reasons"]
     assert "31 runs are too few for the 99th percentile, which needs 299" in found["reasons"]
     assert found["warm_up"]["runs"] == 30
 
@@ -205,7 +205,7 @@ def test_the_gpu_is_timed_by_its_events(clock: Clock, tmp_path: Path) -> None:
     assert "NVML" in found["missing"]
     wide = checked(bench(OnGpu(clock, lambda run: 2.0), shape=(4, 3, 8, 8), seconds=4.0, root=tmp_path))
     assert wide["gpu_ms"] is None
-    assert "least batch, 1; this is 4" in wide["missing"]["gpu_ms"]
+    assert "minimum batch, 1, is timed with events; this is 4" in wide["missing"]["gpu_ms"]
     slowing = OnGpu(clock, lambda run: 2.0 if run < 2400 else 2.0 * 1.001 ** (run - 2400))
     found = checked(bench(slowing, shape=SHAPE, seconds=4.0, root=tmp_path))
     assert any(reason.startswith("on the GPU alone, ") for reason in found["reasons"])
@@ -250,8 +250,8 @@ def test_power_of_a_machine_that_was_busy_before_is_not_called_idle(tmp_path: Pa
     assert found["energy"]["idle_w"] is None
     assert found["energy"]["above_idle"] is None
     assert found["energy"]["joules_per_inference"] > 0
-    assert "not idle: other programs took" in found["missing"]["idle power"]
-    assert any("other programs took" in reason for reason in found["reasons"])
+    assert "not idle: other programs used" in found["missing"]["idle power"]
+    assert any("other programs used" in reason for reason in found["reasons"])
 
 
 def test_throttling_in_the_window_is_told(tmp_path: Path) -> None:
@@ -260,23 +260,24 @@ def test_throttling_in_the_window_is_told(tmp_path: Path) -> None:
     with rising(counter, 50, 0):
         found = checked(bench(Sleeping(lambda run: 0.002), shape=SHAPE, seconds=1.0, limit=2.0, root=root))
     assert not found["stable"]
-    assert any("clocks were cut: oc3 (instantaneous over-current) counted" in reason for reason in found["reasons"])
+    throttled = "clocks were throttled: oc3 (instantaneous over-current) counted"
+    assert any(throttled in reason for reason in found["reasons"])
 
 
 def test_no_source_is_no_energy_and_the_reason(tmp_path: Path) -> None:
     found = checked(bench(Sleeping(lambda run: 0.002), shape=SHAPE, seconds=0.5, limit=1.0, root=tmp_path))
     assert (found["energy"], found["energy_sources"]) == (None, [])
-    assert "no zone of RAPL" in found["missing"]["energy of the CPU"]
+    assert "there is no RAPL zone" in found["missing"]["energy of the CPU"]
     still = write_files(tmp_path / "still", PC)
     found = checked(bench(Sleeping(lambda run: 0.002), shape=SHAPE, seconds=0.5, limit=1.0, root=still))
     assert found["energy"] is None
-    assert "did not move" in found["missing"]["energy of cpu"]
+    assert "did not change" in found["missing"]["energy of cpu"]
 
 
 def test_what_the_session_raises_comes_out_and_no_thread_stays(tmp_path: Path) -> None:
     manifest = write_tiny_artifact(tmp_path)
     before = threading.active_count()
-    with open_session(tmp_path, manifest) as session, pytest.raises(ValueError, match="the model takes float32"):
+    with open_session(tmp_path, manifest) as session, pytest.raises(ValueError, match="the model's input is float32"):
         bench(session, shape=(1, 3, 5, 5), seconds=0.5)
     assert threading.active_count() == before
 
@@ -319,4 +320,4 @@ def test_wrong_seconds_are_named(tmp_path: Path, seconds: str) -> None:
 def test_no_model_to_measure_is_another_status(tmp_path: Path) -> None:
     done = device("bench", MODEL_FOLDER=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == f"error: {tmp_path} is no artifact: it has no manifest.json.\n"
+    assert done.stderr == f"error: {tmp_path} is not an artifact: it has no manifest.json.\n"

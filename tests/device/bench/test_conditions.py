@@ -5,7 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from targets.device.bench.conditions import disturbed, occupied, occupied_since, others_share, summary, untold
+from targets.device.bench.conditions import (
+    explain_missing,
+    find_disturbances,
+    find_prior_load,
+    find_relevant_load,
+    others_share,
+    summary,
+)
 from targets.device.bench.sampler import Record
 from targets.device.sensors.gauge import CLOCK, CPU_TIME, EVENTS, GPU_LOAD, POWER, STATE, TEMPERATURE
 
@@ -51,22 +58,22 @@ def of_cpu(share_all: float, own: float, seconds: float = SPAN) -> dict[tuple[st
         pytest.param(
             {(TEMPERATURE, "a"): ramp(50, 51), (TEMPERATURE, "b"): ramp(50, 60)},
             False,
-            r"the temperature b rose by 8\.1 K \(at most 3 K\)",
+            r"the temperature of b rose by 8\.1 K \(at most 3 K\)",
             id="warmer",
         ),
         pytest.param({(TEMPERATURE, "a"): ramp(60, 50)}, False, None, id="cooler"),
         pytest.param({(TEMPERATURE, "a"): [50.0] * 50 + [80.0] + [50.0] * 50}, False, None, id="one wrong reading"),
         pytest.param({(EVENTS, "oc3"): [4.0] * COUNT}, False, None, id="events of before"),
-        pytest.param({(EVENTS, "oc3"): ramp(4, 9)}, False, "clocks were cut: oc3 counted 5 events", id="events"),
-        pytest.param({(STATE, "alert"): [0.0] * 90 + [1.0] * 11}, False, "clocks were cut: alert", id="a state"),
+        pytest.param({(EVENTS, "oc3"): ramp(4, 9)}, False, "clocks were throttled: oc3 counted 5 events", id="events"),
+        pytest.param({(STATE, "alert"): [0.0] * 90 + [1.0] * 11}, False, "clocks were throttled: alert", id="a state"),
         pytest.param({(STATE, "intel_powerclamp"): [-1.0] * COUNT}, False, None, id="a state that is off"),
         pytest.param(of_cpu(0.55, 0.5), False, None, id="a little of other programs"),
-        pytest.param(of_cpu(0.9, 0.5), False, "other programs took 40% of the CPUs", id="other programs"),
+        pytest.param(of_cpu(0.9, 0.5), False, "other programs used 40% of the CPUs", id="other programs"),
         pytest.param({(POWER, "VDD_IN"): ramp(5, 25)}, False, None, id="power is a result"),
     ],
 )
 def test_what_disturbs_a_run(values: dict[tuple[str, str], list[float]], gpu: bool, reason: str | None) -> None:
-    found = disturbed(record_of(values), gpu=gpu)
+    found = find_disturbances(record_of(values), gpu=gpu)
     if reason is None:
         assert found == []
     else:
@@ -76,21 +83,21 @@ def test_what_disturbs_a_run(values: dict[tuple[str, str], list[float]], gpu: bo
 
 def test_heat_can_be_left_out() -> None:
     record = record_of({(TEMPERATURE, "a"): ramp(50, 60), (STATE, "alert"): [1.0] * COUNT})
-    assert len(disturbed(record, gpu=False)) == 2
-    assert disturbed(record, gpu=False, heat=False) == ["clocks were cut: alert"]
+    assert len(find_disturbances(record, gpu=False)) == 2
+    assert find_disturbances(record, gpu=False, heat=False) == ["clocks were throttled: alert"]
 
 
 def test_what_runs_before_the_start_counts() -> None:
     idle = record_of({**of_cpu(0.02, 0.0), (GPU_LOAD, "gpu"): [35.0] * COUNT})
-    assert occupied(idle, gpu=True) == ["the GPU was 35 % busy before the start (at most 10 %)"]
-    assert occupied(idle, gpu=False) == []
+    assert find_prior_load(idle, gpu=True) == ["the GPU was 35 % busy before the start (at most 10 %)"]
+    assert find_prior_load(idle, gpu=False) == []
     crowded = record_of(of_cpu(0.3, 0.0))
-    told = "other programs took 30% of the CPUs before the start (at most 10%)"
-    assert occupied(crowded, gpu=False) == [told]
+    told = "other programs used 30% of the CPUs before the start (at most 10%)"
+    assert find_prior_load(crowded, gpu=False) == [told]
     # What ended before the run did it no harm; where that is not known, it may have.
-    assert occupied_since(crowded, record_of(of_cpu(0.5, 0.5)), gpu=False) == []
-    assert occupied_since(crowded, record_of({}), gpu=False) == [told]
-    assert len(occupied_since(idle, record_of(of_cpu(0.5, 0.5)), gpu=True)) == 1
+    assert find_relevant_load(crowded, record_of(of_cpu(0.5, 0.5)), gpu=False) == []
+    assert find_relevant_load(crowded, record_of({}), gpu=False) == [told]
+    assert len(find_relevant_load(idle, record_of(of_cpu(0.5, 0.5)), gpu=True)) == 1
 
 
 @pytest.mark.parametrize(
@@ -109,16 +116,16 @@ def test_the_share_of_others(values: dict[tuple[str, str], list[float]], seconds
 
 
 def test_what_is_left_open_has_a_reason() -> None:
-    assert untold(record_of(of_cpu(0.5, 0.5))) == {}
+    assert explain_missing(record_of(of_cpu(0.5, 0.5))) == {}
     short = record_of({**of_cpu(0.5, 0.5, 0.1), (CLOCK, "gpu"): [float("nan")] * COUNT}, 0.1)
-    assert set(untold(short)) == {"load of the CPU", "clock_mhz of gpu"}
+    assert set(explain_missing(short)) == {"load of the CPU", "clock_mhz of gpu"}
 
 
 def test_nothing_known_is_nothing_wrong() -> None:
     for count in (0, 1):
         record = Record(seconds=np.zeros(count), values={(CLOCK, "cpu0"): np.full(count, np.nan)})
-        assert disturbed(record, gpu=False) == []
-        assert occupied(record, gpu=True) == []
+        assert find_disturbances(record, gpu=False) == []
+        assert find_prior_load(record, gpu=True) == []
         assert json.loads(json.dumps(summary(record)))["clocks_mhz"] == {}
 
 

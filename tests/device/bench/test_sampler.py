@@ -102,8 +102,8 @@ def test_a_counter_is_energy_over_time_and_gaps_are_left_out() -> None:
     ("record", "source", "message"),
     [
         (record_of([1], energy_a=[5]), COUNTER, "cpu was read 1 times"),
-        (record_of([1, 2], energy_a=[5, math.nan]), COUNTER, "cpu answered 1 times"),
-        (record_of([1, 3], energy_a=[5, 5]), COUNTER, r"the counter of cpu did not move in 2\.0 s"),
+        (record_of([1, 2], energy_a=[5, math.nan]), COUNTER, "cpu had 1 valid readings"),
+        (record_of([1, 3], energy_a=[5, 5]), COUNTER, r"the counter of cpu did not change in 2\.0 s"),
         (record_of([1, 2], power_a=[5, 5]), MODULE, "module was read 2 times"),
     ],
 )

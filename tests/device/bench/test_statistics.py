@@ -11,10 +11,10 @@ from targets.device.bench.statistics import (
     LEAST_RUNS,
     WINDOWS,
     chi_square_tail,
+    find_instability,
     kruskal_wallis,
     standard_error,
     theil_sen,
-    unsteady,
 )
 
 Array = NDArray[np.float64]
@@ -27,7 +27,7 @@ def windows(series: Array) -> list[Array]:
 
 def share_unsteady(make: Callable[[Random], Array], times: int) -> float:
     random = np.random.default_rng(20)
-    return sum(bool(unsteady(windows(make(random)))) for _ in range(times)) / times
+    return sum(bool(find_instability(windows(make(random)))) for _ in range(times)) / times
 
 
 @pytest.mark.parametrize(("runs", "noise"), [(LEAST_RUNS, 0.01), (LEAST_RUNS, 0.03), (2000, 0.01), (2000, 0.05)])
@@ -45,7 +45,7 @@ def is_accepted(drift: float, runs: int, noise: float, random: Random) -> bool:
     for window in range(60):
         level = 1 + drift * (window + np.arange(runs) / runs) / WINDOWS
         seen.append(level * np.exp(noise * random.standard_normal(runs)))
-        if len(seen) >= WINDOWS and not unsteady(seen[-WINDOWS:]):
+        if len(seen) >= WINDOWS and not find_instability(seen[-WINDOWS:]):
             return True
     return False
 
@@ -61,8 +61,8 @@ def test_a_search_finds_steady_series_and_no_drifting_one_by_luck(runs: int, noi
 def test_what_is_too_noisy_is_not_vouched_for(runs: int, noise: float) -> None:
     assert share_accepted(0.0, runs, noise) <= 0.05
     random = np.random.default_rng(0)
-    reasons = unsteady([np.exp(noise * random.standard_normal(runs)) for _ in range(WINDOWS)])
-    assert reasons[0].startswith("too noisy to tell: the median of a window is known to 2.")
+    reasons = find_instability([np.exp(noise * random.standard_normal(runs)) for _ in range(WINDOWS)])
+    assert reasons[0].startswith("too noisy: the median of a window is known to 2.")
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.1])
@@ -130,12 +130,12 @@ def test_changes_that_matter_are_found_and_others_are_not(
 
 
 def test_the_reason_says_by_how_much() -> None:
-    (reason,) = unsteady(windows(np.linspace(100, 104, 1000)))
+    (reason,) = find_instability(windows(np.linspace(100, 104, 1000)))
     assert reason == "still drifting: +3.5% from the first window to the last (at most 2%)"
     step = np.concatenate([np.linspace(1.0, 1.01, 500), np.linspace(1.1, 1.11, 500)])
     assert any(
         "the level changes: medians of the 10 windows are up to 10.8% apart (at most 5%)" in reason
-        for reason in unsteady(windows(step))
+        for reason in find_instability(windows(step))
     )
 
 
@@ -145,7 +145,7 @@ def test_a_wide_spread_that_may_be_chance_is_no_change_of_level() -> None:
     groups = [np.exp(0.3 * random.standard_normal(3)) for _ in range(10)]
     medians = [float(np.median(group)) for group in groups]
     assert max(medians) / min(medians) > 1.3
-    assert not [reason for reason in unsteady(groups) if "level" in reason]
+    assert not [reason for reason in find_instability(groups) if "level" in reason]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -166,8 +166,8 @@ def test_the_tail_of_chi_square_is_near_enough(freedom: int) -> None:
 
 
 def test_equal_values_and_single_windows_are_steady() -> None:
-    assert unsteady([np.ones(30)] * 10) == []
-    assert unsteady([np.array([1.0, 1.0, 1.0, 9.0])]) == []
+    assert find_instability([np.ones(30)] * 10) == []
+    assert find_instability([np.array([1.0, 1.0, 1.0, 9.0])]) == []
     assert kruskal_wallis([np.ones(3), np.ones(3)]) == 1.0
 
 

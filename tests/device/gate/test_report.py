@@ -79,7 +79,7 @@ def test_a_report_of_another_model_is_refused(tmp_path: Path, manifest: Manifest
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, manifest: Manifest, text: str) -> None:
     (tmp_path / FILE).write_bytes(text.encode("latin-1"))
-    with pytest.raises(ProofError, match=r"report\.json (cannot be read: .+|holds no JSON object)\. Build the image"):
+    with pytest.raises(ProofError, match=r"report\.json (cannot be read: .+|is not a JSON object)\. Build the image"):
         read_proof(tmp_path, manifest)
 
 
@@ -95,7 +95,7 @@ def test_a_missing_entry_is_named(tmp_path: Path, manifest: Manifest) -> None:
         raw = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
         del raw[name]
         (tmp_path / FILE).write_text(json.dumps(raw))
-        with pytest.raises(ProofError, match=rf"lacks {name}\. Build"):
+        with pytest.raises(ProofError, match=rf"has no entry {name}\. Build"):
             read_proof(tmp_path, manifest)
 
 
@@ -127,5 +127,5 @@ def test_a_missing_entry_is_named(tmp_path: Path, manifest: Manifest) -> None:
 )
 def test_a_wrong_value_is_named(tmp_path: Path, manifest: Manifest, changes: dict[str, Any]) -> None:
     write(tmp_path, manifest, **changes)
-    with pytest.raises(ProofError, match=rf"has a wrong value: {next(iter(changes))} is "):
+    with pytest.raises(ProofError, match=rf"has an invalid value: {next(iter(changes))} is "):
         read_proof(tmp_path, manifest)

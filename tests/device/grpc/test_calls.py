@@ -172,19 +172,19 @@ BARE = typed("images", [1, 3, 8, 8], "FP32")
         pytest.param(
             request(ONE, model_name="other"),
             grpc.StatusCode.NOT_FOUND,
-            "there is no model 'other' here; this server has 'tiny'",
+            "there is no model 'other'; this server has 'tiny'",
             id="model",
         ),
         pytest.param(
             request(ONE, model_version="9"),
             grpc.StatusCode.NOT_FOUND,
-            "there is no version '9' of 'tiny' here; this server has '0.1.0'",
+            "there is no version '9' of 'tiny'; this server has '0.1.0'",
             id="version",
         ),
         pytest.param(
             request(typed_images(images(9))),
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "9 images in one request; 1 to 8 are taken (MAX_BATCH)",
+            "9 images in one request; 1 to 8 are allowed (MAX_BATCH)",
             id="batch",
         ),
         pytest.param(
@@ -196,13 +196,13 @@ BARE = typed("images", [1, 3, 8, 8], "FP32")
         pytest.param(
             request(ONE, outputs=[output("logits"), output("logits")]),
             INVALID,
-            "the output 'logits' is asked for twice",
+            "the output 'logits' is requested twice",
             id="output twice",
         ),
         pytest.param(
             request(ONE, outputs=[classification()]),
             INVALID,
-            "the parameter 'classification' is not supported: ask for the logits",
+            "the parameter 'classification' is not supported; request the logits",
             id="classification",
         ),
         pytest.param(request(), INVALID, "the request has no input", id="no input"),
@@ -228,7 +228,7 @@ BARE = typed("images", [1, 3, 8, 8], "FP32")
         pytest.param(
             request(BARE, raw_input_contents=[b"\0" * 766]),
             INVALID,
-            "the input 'images' has 766 binary bytes, no multiple of 4",
+            "the input 'images' has 766 binary bytes, not a multiple of 4",
             id="part of a number",
         ),
         pytest.param(
@@ -246,19 +246,19 @@ BARE = typed("images", [1, 3, 8, 8], "FP32")
         pytest.param(
             request(typed("images", [1, 3, 8, 8], "FP32", fp64_contents=[0.0] * 192)),
             INVALID,
-            "the input 'images' of the datatype FP32 has fp64_contents; fill fp32_contents alone",
+            "the input 'images' of the datatype FP32 has fp64_contents; fill only fp32_contents",
             id="other contents",
         ),
         pytest.param(
             request(typed("images", [1, 3, 8, 8], "FP32", fp32_contents=[0.0] * 192, int_contents=[1])),
             INVALID,
-            "the input 'images' of the datatype FP32 has int_contents, fp32_contents; fill fp32_contents alone",
+            "the input 'images' of the datatype FP32 has int_contents, fp32_contents; fill only fp32_contents",
             id="two contents",
         ),
         pytest.param(
             request(typed("images", [1, 3, 8, 8], "FP32", fp32_contents=[float("nan")] * 192)),
             INVALID,
-            "'images' holds values that are not finite float32 numbers",
+            "'images' contains values that are not finite float32 numbers",
             id="not finite",
         ),
         pytest.param(
@@ -276,7 +276,7 @@ BARE = typed("images", [1, 3, 8, 8], "FP32")
         pytest.param(
             request(typed("images", [1] * 9, "FP32", fp32_contents=[0.0])),
             INVALID,
-            "the input 'images' has 9 dimensions; at most 8 are taken",
+            "the input 'images' has 9 dimensions; at most 8 are supported",
             id="dimensions",
         ),
         pytest.param(
@@ -288,7 +288,7 @@ BARE = typed("images", [1, 3, 8, 8], "FP32")
         pytest.param(
             request(typed("encoded", [5000], "BYTES", bytes_contents=[b""] * 5000)),
             INVALID,
-            "the input 'encoded' has 5000 elements of BYTES; at most 4096 are taken",
+            "the input 'encoded' has 5000 elements of BYTES; at most 4096 are allowed",
             id="elements",
         ),
         pytest.param(
@@ -312,7 +312,7 @@ def test_what_is_wrong_is_said_in_the_status(opened: Any, message: Any, code: gr
 def test_bytes_that_are_no_message_are_refused(opened: Any) -> None:
     code, words = refusal(opened, b"\xff\xff\xff")
     assert code is INVALID
-    assert words.startswith("the message is no valid ModelInferRequest: ")
+    assert words.startswith("the message is not a valid ModelInferRequest: ")
     with pytest.raises(grpc.RpcError) as caught:
         opened.stream_unary("/inference.GRPCInferenceService/ServerLive")(iter(()), timeout=SECONDS)
     assert status_of(caught.value) == (INVALID, "the call has no message")
@@ -371,12 +371,12 @@ def test_tokens_are_asked_of_who_infers(tiny: TinyPackage, tmp_path: Path) -> No
         for _ in range(2):
             assert refusal(asking, request(ONE)) == (
                 unauthenticated,
-                "a token is needed here: send the header 'Authorization: Bearer TOKEN'",
+                "a token is required: send the header 'Authorization: Bearer TOKEN'",
             )
         wrong = [("authorization", f"Bearer {TOKEN[::-1]}")]
         assert refusal(asking, request(ONE), metadata=wrong) == (
             unauthenticated,
-            "the token is none of those of this server (TOKEN_FILE)",
+            "the token is not one of this server's (TOKEN_FILE)",
         )
         assert infer(asking, request(ONE), metadata=[("authorization", f"Bearer {TOKEN}")]).model_name == "tiny"
         headers = {"authorization": f"bearer {TOKEN}"}

@@ -81,7 +81,7 @@ def test_compressed_messages_are_refused_before_they_are_inflated(tiny: TinyPack
 
 
 def test_http_and_grpc_share_the_places(tiny: TinyPackage, tmp_path: Path) -> None:
-    full = "2 requests are being answered already (MAX_WAITING); try again"
+    full = "2 requests are already being answered (MAX_WAITING); try again"
     settings = {"MAX_WAITING": 2, "BATCH_IMAGES": 8, "BATCH_DELAY_MS": 2000}
     with (
         speaking(tiny.folder, tmp_path / "log", **settings) as (running, address),
@@ -133,7 +133,7 @@ def test_what_is_late_is_refused_with_the_setting(tiny: TinyPackage, tmp_path: P
         )
         assert refusal(opened, request(ONE)) == (
             grpc.StatusCode.UNAVAILABLE,
-            "there was no answer within 1 s (REQUEST_SECONDS); try again later",
+            "there was no response within 1 s (REQUEST_SECONDS); try again later",
         )
         text = metrics(running)
         for status in (408, 503):
@@ -258,7 +258,7 @@ def test_without_grpc_the_server_says_what_to_do(tiny: TinyPackage) -> None:
     done = python("-c", code, MODEL_FOLDER=tiny.folder, PORT=free_port(), GRPC_PORT=free_port())
     assert done.returncode == 2
     assert "error: GRPC_PORT is set, but this image has no gRPC (" in done.stderr
-    assert done.stderr.endswith("Build it with --grpc, or leave GRPC_PORT unset.\n")
+    assert done.stderr.endswith("Build it with --grpc, or unset GRPC_PORT.\n")
 
 
 def test_nothing_of_grpc_is_imported_unless_it_is_asked_for() -> None:

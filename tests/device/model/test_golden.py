@@ -83,7 +83,7 @@ def test_elsewhere_the_classes_decide(artifact: Made, monkeypatch: pytest.Monkey
     moved = logits * np.float32(1.01)
     result = check(Answers(moved), folder, manifest)
     assert result.matched
-    assert "on another, as it was built on" in result.reason
+    assert "on another, 99.5% must agree, because it was built on" in result.reason
     moved[0] = -moved[0]
     assert not check(Answers(moved), folder, manifest).matched
     assert not check(Answers(logits * np.float32(1.01)), folder, replace(manifest, instruction_set="another")).matched

@@ -150,17 +150,17 @@ def test_of_an_animation_the_first_frame_counts() -> None:
     ("data", "reason"),
     [
         (b"", "empty .0 bytes."),
-        (b"hello, I am no image at all", "cut short in its header, or not an image of a known format"),
+        (b"hello, I am no image at all", "truncated in its header, or not an image of a supported format"),
         (file_of(Image.fromarray(noise(40, 40)))[:20], "(cut short|damaged)"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image of a known format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image of a supported format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a supported format"),
         (file_of(Image.fromarray(noise(40, 40)))[:-200], "PNG file is (truncated|damaged)"),
         (file_of(Image.fromarray(noise(40, 40)), "JPEG")[:-200], "JPEG file is truncated"),
         (png_header(30_000, 30_000), "too many pixels"),
         (png_header(2**31 - 1, 2**31 - 1), "too many pixels"),
         (png_header(2**14, MAX_PIXELS // 2**14 + 1), "too many pixels .16384 x 4097; at most 67108864."),
         (png_header(1, 2**22 + 1), "too many .* .1 x 4194305; at most 67108864, where a row counts as 16 or more."),
-        (png_header(0, 5), "(no pixels|damaged|known format)"),
+        (png_header(0, 5), "(no pixels|damaged|supported format)"),
     ],
 )
 def test_bad_files_name_their_fault(data: bytes, reason: str) -> None:
@@ -251,7 +251,7 @@ def test_an_image_is_bounded_by_what_decoding_it_takes_and_not_by_its_pixels_alo
         options: dict[str, Any] = {"transparency": 3} if mode == "P" else {}
         decode(file_of(large(mode).crop((0, 0, side, side)), **options), most)
         with pytest.raises(
-            ImageError, match=r"too many pixels( of its kind: decoding it takes 4 MiB, at most 4 are)?"
+            ImageError, match=r"too many pixels( for its format: decoding it takes 4 MiB; at most 4 are)?"
         ):
             decode(file_of(large(mode).crop((0, 0, side + 2, side + 2)), **options), most)
 

@@ -100,7 +100,7 @@ def test_preprocessing_survives_json(how: Preprocessing) -> None:
         ({"crop": [224]}, "crop = .224,. has not 2 values"),
         ({"crop": [0, 4]}, "crop"),
         ({"std": [1, 0, 1]}, "std"),
-        ({"mean": [1, float("nan"), 1]}, "not all are finite"),
+        ({"mean": [1, float("nan"), 1]}, "not all values are finite"),
         ({"color": "gbr"}, "'gbr' is neither"),
         ({"interpolation": "lanczos"}, "'lanczos' is not one of"),
         ({"scale": 2}, "scale"),

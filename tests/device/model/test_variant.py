@@ -75,7 +75,7 @@ def test_without_a_variant_the_main_model_is_chosen_and_refused(
     chosen = choose(both.folder)
     assert (chosen.variant, chosen.reason) == (
         MAIN,
-        "this CPU saturates 8-bit sums, and no variant for it is in the image",
+        "sums of 8-bit weights saturate on this CPU, and the image has no variant for it",
     )
     report = selftest(both.folder, None)
     assert report["passed"] is False
@@ -99,7 +99,7 @@ def take_8_bits(folder: Path) -> None:
 
 
 DAMAGES = [
-    pytest.param(lose_the_manifest, "is no artifact", id="no manifest"),
+    pytest.param(lose_the_manifest, "is not an artifact", id="no manifest"),
     pytest.param(take_another_model, "another model than the one beside it: version, classes differ", id="another"),
     pytest.param(take_8_bits, "has weight_bits 8, not 7", id="8 bits"),
 ]
@@ -149,7 +149,7 @@ def test_the_server_answers_with_the_model_it_names(
     (record,) = [record for record in caplog.records if record.message == "model chosen"]
     fields = record.__dict__["fields"]
     assert (fields["variant"], fields["model_sha256"]) == (variant, manifest.model_sha256)
-    assert ("cannot saturate" in fields["reason"]) is (variant == SATURATION_SAFE)
+    assert ("of the variant with 7-bit weights do not" in fields["reason"]) is (variant == SATURATION_SAFE)
 
 
 def test_the_two_models_do_not_answer_alike(both: TinyVariant) -> None:
@@ -181,7 +181,7 @@ def test_the_selftest_judges_the_model_that_runs(
     run_on(monkeypatch, tmp_path, AVX2)
     found = selftest(both.folder, both.main.proof.shard, max_drop=50.0)
     assert (found["variant"], found["model_sha256"]) == (SATURATION_SAFE, safe.model_sha256)
-    assert "the variant with 7-bit weights cannot saturate" in found["variant_reason"]
+    assert "those of the variant with 7-bit weights do not" in found["variant_reason"]
     assert found["instruction_set"] == "avx2"
     assert found["passed"] is True
     assert found["gate"]["artifact_top1"] == both.safe.report.artifact_top1

@@ -71,7 +71,7 @@ def test_events_tell_milliseconds(cuda: Cuda) -> None:
 
 def test_everything_is_freed_also_where_memory_runs_out(cuda: Cuda, library: Path) -> None:
     before = alive(library)
-    with pytest.raises(CudaError, match=r"cudaMalloc failed with CUDA error 2, out of memory\. Stop what else uses"):
+    with pytest.raises(CudaError, match=r"cudaMalloc failed with CUDA error 2, out of memory\. Stop other programs"):
         Buffers(cuda, (1024, 1 << 30))
     assert alive(library) == before
     buffers = Buffers(cuda, (1024,))

@@ -78,7 +78,7 @@ def test_the_driver_is_read_from_its_own_file(tmp_path: Path, line: str, version
     assert driver_version(write(tmp_path, machine.DRIVER_FILE, line)) == version
     assert driver_version(tmp_path / "elsewhere") == ""
     write(tmp_path, machine.DRIVER_FILE, "nothing of the kind")
-    with pytest.raises(MachineError, match="does not name the version of the kernel module"):
+    with pytest.raises(MachineError, match="does not contain the version of the kernel module"):
         driver_version(tmp_path)
 
 
@@ -100,7 +100,7 @@ def test_three_parts_are_completed_by_the_package(tmp_path: Path) -> None:
         MachineError, match=r"Python's TensorRT is 10\.4\.0, but the installed library is 10\.3\.0\.30"
     ):
         tensorrt_version("10.4.0", tmp_path)
-    with pytest.raises(MachineError, match="does not tell the fourth part"):
+    with pytest.raises(MachineError, match="the fourth part of the version of TensorRT .* is unknown"):
         tensorrt_version("8.6.2", tmp_path)
 
 

@@ -82,15 +82,15 @@ def test_a_counter_that_starts_again_goes_on(tmp_path: Path) -> None:
 
 
 def test_no_energy_has_a_reason(tmp_path: Path) -> None:
-    assert "no zone of RAPL" in found(tmp_path / "none").missing["energy of the CPU"]
+    assert "there is no RAPL zone" in found(tmp_path / "none").missing["energy of the CPU"]
     files = {name: text for name, text in PC.items() if not name.endswith("energy_uj")}
     sensors = found(write_files(tmp_path / "hidden", files))
-    assert "energy_uj is not there" in sensors.missing["energy of package-0"]
+    assert "energy_uj does not exist" in sensors.missing["energy of package-0"]
     assert sensors.sources == []
     # As in a container of Docker: the link is there, what it points to is hidden.
     (tmp_path / "masked" / "sys/class/powercap").mkdir(parents=True)
     (tmp_path / "masked" / ZONE).symlink_to("../../devices/virtual/powercap/intel-rapl/intel-rapl:0")
-    assert "name is not there" in found(tmp_path / "masked").missing["energy of intel-rapl:0"]
+    assert "name does not exist" in found(tmp_path / "masked").missing["energy of intel-rapl:0"]
 
 
 def test_a_virtual_machine_has_no_clocks_and_says_so(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ def test_numbers_of_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("said", ["", "on", "1.5", "<unsupported>"])
 def test_what_is_no_number_is_shown(tmp_path: Path, said: str) -> None:
     (tmp_path / "clock").write_text(said)
-    with pytest.raises(Unreadable, match=rf"clock says '{said}', which is no whole number"):
+    with pytest.raises(Unreadable, match=rf"clock contains '{said}', which is not an integer"):
         number(tmp_path / "clock")
 
 
 def test_the_reason_is_that_of_the_system(tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match="absent is not there"):
+    with pytest.raises(Unreadable, match="absent does not exist"):
         text(tmp_path / "absent")
     with pytest.raises(Unreadable, match="cannot be read: Is a directory"):
         text(tmp_path)
@@ -33,8 +33,8 @@ def test_the_reason_is_that_of_the_system(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "kind", "message"),
     [
-        (errno.EACCES, Unreadable, f"may not be read by user {os.getuid()}; root may"),
-        (errno.EAGAIN, SwitchedOff, "has no figure now"),
+        (errno.EACCES, Unreadable, f"is not readable for user {os.getuid()}; run as root"),
+        (errno.EAGAIN, SwitchedOff, "has no value now"),
         (errno.EIO, Unreadable, "cannot be read: Input/output error"),
     ],
 )

@@ -82,9 +82,9 @@ def test_a_rail_that_cannot_be_read_leaves_no_total(tmp_path: Path) -> None:
     del files["sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1/curr1_input"]
     sensors = rails_of(write_files(tmp_path, files))
     assert list[Source](sensors.sources) == []
-    assert "curr1_input is not there" in sensors.missing["power of VDD_IN"]
+    assert "curr1_input does not exist" in sensors.missing["power of VDD_IN"]
     assert "none that are known to add up" in sensors.missing["power of the module"]
 
 
 def test_no_chip_is_said(tmp_path: Path) -> None:
-    assert "no rail of an INA3221" in rails_of(tmp_path).missing["power of the module"]
+    assert "there is no rail of an INA3221" in rails_of(tmp_path).missing["power of the module"]

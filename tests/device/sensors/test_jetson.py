@@ -81,10 +81,10 @@ def test_the_power_mode_has_a_number_and_a_name(tmp_path: Path) -> None:
 
 
 def test_without_its_file_there_is_no_power_mode_but_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match=r"status is not there\. In a container, mount /var/lib/nvpmodel and"):
+    with pytest.raises(Unreadable, match=r"status does not exist\. In a container, mount /var/lib/nvpmodel and"):
         power_mode(tmp_path)
     write_files(tmp_path, {"var/lib/nvpmodel/status": "unset\n"})
-    with pytest.raises(Unreadable, match="says 'unset', not pmode"):
+    with pytest.raises(Unreadable, match="contains 'unset', not pmode"):
         power_mode(tmp_path)
 
 

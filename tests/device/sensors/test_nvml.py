@@ -137,7 +137,7 @@ def test_without_a_counter_power_is_sampled(library: Path) -> None:
     arrange(library, has_counter=False)
     sensors = found(library)
     assert sensors.missing == {
-        "energy counter of the GPU": "nvmlDeviceGetTotalEnergyConsumption says: Not Supported (NVML error 3)."
+        "energy counter of the GPU": "nvmlDeviceGetTotalEnergyConsumption failed: Not Supported (NVML error 3)."
     }
     assert [(source.kind, source.gauges) for source in sensors.sources] == [(POWER, ("gpu",))]
     sensors.close()
@@ -148,8 +148,8 @@ def test_the_gpu_is_the_one_on_cudas_bus(library: Path) -> None:
     sensors = found(library, "0000:41:00.0")
     assert sensors.facts["GPU"] == "NVIDIA Test 2"
     sensors.close()
-    for bus_id, message in ((None, "CUDA does not say"), ("0000:99:00.0", "at 0000:99:00.0, .*Not Found")):
-        with pytest.raises(Unreadable, match=f"NVML has 2 GPUs, and the one that CUDA uses is not found: {message}"):
+    for bus_id, message in ((None, "CUDA does not report"), ("0000:99:00.0", "at 0000:99:00.0, .*Not Found")):
+        with pytest.raises(Unreadable, match=f"NVML has 2 GPUs, and the one that CUDA uses was not found: {message}"):
             Nvml(library, bus_id)
     assert users(library) == 0
     # Of one alone there is no doubt; a Jetson's is on no bus that NVML knows.

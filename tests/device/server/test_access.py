@@ -63,11 +63,11 @@ def test_whoever_has_one_of_the_tokens_may(folder: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no token"),
-        (b"\n \n", "holds no token"),
-        (b"short", "token 1 in TOKEN_FILE .* must have at least 16"),
+        (b"", "contains no token"),
+        (b"\n \n", "contains no token"),
+        (b"short", "token 1 in TOKEN_FILE .* needs at least 16"),
         (f"{TOKEN}\nwith a space in it\n".encode(), "token 2 .* no space"),
-        ("äöüäöüäöüäöüäöüäöü".encode(), "16 ASCII letters"),
+        ("äöüäöüäöüäöüäöüäöü".encode(), "16 ASCII characters"),
         (b"\xff" * 20, "cannot be read"),
     ],
 )
@@ -126,7 +126,7 @@ def test_half_of_the_tls_settings_is_refused(certificates: Certificates) -> None
     for name in ("tls_certificate", "tls_key"):
         with pytest.raises(SettingError, match="both TLS_CERTIFICATE and TLS_KEY"):
             Access(Settings(**{name: certificates.server[name]}))  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match="TLS_CLIENT_CA needs them"):
+    with pytest.raises(SettingError, match="so does TLS_CLIENT_CA"):
         Access(Settings(tls_client_ca=certificates.authority))
 
 
@@ -134,8 +134,8 @@ def test_files_that_are_no_certificates_are_refused(certificates: Certificates, 
     (tmp_path / "other.pem").write_text("no certificate")
     for name in ("tls_certificate", "tls_key", "tls_client_ca"):
         given = {**certificates.server, name: tmp_path / "other.pem"}
-        with pytest.raises(SettingError, match="TLS cannot be set up"):
+        with pytest.raises(SettingError, match="cannot set up TLS"):
             Access(Settings(**given))  # type: ignore[arg-type]
     given = {**certificates.server, "tls_key": certificates.folder / "client.key"}
-    with pytest.raises(SettingError, match="TLS cannot be set up"):
+    with pytest.raises(SettingError, match="cannot set up TLS"):
         Access(Settings(**given))  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys, threading
 from PIL import Image
-from targets.device.server.allocator import give_back_large_blocks
+from targets.device.server.allocator import return_large_blocks
 if {told}:
-    assert give_back_large_blocks()
+    assert return_large_blocks()
 
 def work():
     for _ in range(3):

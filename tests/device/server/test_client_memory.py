@@ -16,11 +16,11 @@ class Clients:
     def open(self, name: str, size: int = 0) -> Share:
         share = self.budget.open()
 
-        def send_away() -> None:
+        def evict() -> None:
             self.gone.append(name)
             share.close()
 
-        share.send_away = send_away
+        share.evict = evict
         share.hold(size)
         return share
 
@@ -74,7 +74,7 @@ def test_without_patience_the_newest_stays() -> None:
 
 
 def test_what_cannot_be_sent_away_stays(clients: Clients) -> None:
-    clients.open("complete", 90).send_away = None
+    clients.open("complete", 90).evict = None
     clients.now = 1.0
     clients.open("b", 5)
     clients.now = 2.0
@@ -94,7 +94,7 @@ def test_one_that_is_alone_may_hold_more(clients: Clients) -> None:
 
 def test_one_that_has_less_by_now_need_not_go(clients: Clients) -> None:
     share = clients.budget.open()
-    share.send_away = lambda: share.hold(1)
+    share.evict = lambda: share.hold(1)
     share.hold(90)
     clients.now = 1.0
     clients.open("b", 50)
@@ -105,4 +105,4 @@ def test_a_share_that_is_closed_forgets_who_had_it(clients: Clients) -> None:
     share = clients.open("a", 7)
     share.close()
     share.close()
-    assert (share.send_away, clients.budget.total) == (None, 0)
+    assert (share.evict, clients.budget.total) == (None, 0)

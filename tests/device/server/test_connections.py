@@ -55,9 +55,9 @@ def test_where_all_are_busy_there_is_no_room() -> None:
         assert all(connections.add(Seat(is_idle=False)) for _ in range(2))
         refused = [Seat() for _ in range(SEEN_OUT + 1)]
         assert not any(map(connections.add, refused))
-        assert [connections.see_out(each) for each in refused] == [True] * SEEN_OUT + [False]
+        assert [connections.let_read(each) for each in refused] == [True] * SEEN_OUT + [False]
         connections.discard(refused[0])
-        assert connections.see_out(refused[-1])
+        assert connections.let_read(refused[-1])
         assert len(connections) == 2
 
     run(test)
@@ -75,7 +75,7 @@ def test_deadlines_are_looked_at_twice_a_second(monkeypatch: pytest.MonkeyPatch)
         over.calls.clear()
         assert connections.add(over)
         assert connections.add(later)
-        assert connections.see_out(refused)
+        assert connections.let_read(refused)
         await asyncio.sleep(0.1)
         assert "deadline" in over.calls
         assert "deadline" in refused.calls

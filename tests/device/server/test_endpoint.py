@@ -61,7 +61,7 @@ def ask(endpoint: Endpoint, request: InferRequest = PIECE, *, size: int = 100) -
 def test_places_are_taken_and_given_back(endpoint: Endpoint) -> None:
     endpoint.enter()
     endpoint.enter()
-    with pytest.raises(RequestError, match=r"2 requests are being answered already \(MAX_WAITING\)") as caught:
+    with pytest.raises(RequestError, match=r"2 requests are already being answered \(MAX_WAITING\)") as caught:
         endpoint.enter()
     assert (caught.value.status, endpoint.waiting) == (429, 2)
     endpoint.leave()

@@ -43,7 +43,7 @@ def test_on_a_cpu_it_is_the_report_that_came_with_the_model(tiny: TinyPackage) -
         assert (proof["report"]["place"], proof["report"]["images"]) == ("host", 120)
         missing = client.get("/proof/predictions.npz")
         assert missing.status_code == 404
-        assert "no answers of this device are kept here" in missing.json()["error"]
+        assert "there are no predictions of this device" in missing.json()["error"]
 
 
 def test_a_report_that_is_no_pass_is_no_proof(tiny: TinyPackage) -> None:
@@ -59,7 +59,7 @@ def test_without_a_report_nobody_has_judged_it(tiny: TinyPackage) -> None:
     with answering(tiny.folder) as client:
         proof = client.get("/proof").json()
         assert (proof["state"], proof["report"]) == ("pending", None)
-        assert "no gate report came with this model" in proof["reason"]
+        assert "this model has no gate report" in proof["reason"]
 
 
 def test_golden_images_that_do_not_match_are_a_failure(tiny: TinyPackage) -> None:

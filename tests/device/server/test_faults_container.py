@@ -54,7 +54,7 @@ def sent(port: int, request: bytes) -> tuple[int, str]:
 
 
 BOMBS: dict[str, tuple[Callable[[], list[bytes]], int, str]] = {
-    "RGBA": (lambda: [large("RGBA")], 400, "decoding it takes 512 MiB, at most 256 are given"),
+    "RGBA": (lambda: [large("RGBA")], 400, "decoding it takes 512 MiB; at most 256 are allowed"),
     "palette": (lambda: [large("P")], 400, "decoding it takes 320 MiB"),
     "16 bits": (lambda: [large("I;16")], 400, "decoding it takes 384 MiB"),
     "scans": (lambda: [scans(20_000)], 400, "takes too long to decode"),

@@ -51,9 +51,9 @@ def running(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             400,
             "several inference-header-content-length headers",
         ),
-        (b"GET /v2 HTTP/2.0\r\nHost: a\r\n", 505, "HTTP/2.0 is not spoken here"),
-        (b"GET /v2 HTTP/0.9\r\nHost: a\r\n", 505, "HTTP/0.9 is not spoken here"),
-        (b"POST /v2 HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", 400, "HTTP/1.0 knows no transfer-encoding"),
+        (b"GET /v2 HTTP/2.0\r\nHost: a\r\n", 505, "HTTP/2.0 is not supported"),
+        (b"GET /v2 HTTP/0.9\r\nHost: a\r\n", 505, "HTTP/0.9 is not supported"),
+        (b"POST /v2 HTTP/1.0\r\nTransfer-Encoding: chunked\r\n", 400, "HTTP/1.0 has no transfer-encoding"),
     ],
 )
 def test_what_others_may_read_differently_is_refused(running: Running, head: bytes, status: int, message: str) -> None:
@@ -143,7 +143,7 @@ def test_too_few_processes_are_told_with_what_to_do(engine: Engine, packaged: Pa
     assert caught.value.exit_status == 2
     told = bytes(caught.value.stderr).decode()  # type: ignore[arg-type]
     assert told.splitlines()[-1] == (
-        "error: can't start new thread: this container or user may have too few processes. Allow at least 64 "
+        "error: can't start new thread: the process limit of this container or user is too low. Allow at least 64 "
         "(docker run --pids-limit 64)"
     )
     assert "Traceback" not in told

@@ -127,7 +127,7 @@ def test_shapes_have_limits() -> None:
     ],
 )
 def test_only_numbers_are_data(data: object) -> None:
-    assert "is no array of numbers" in refusal(json_request(images(1), data=data))
+    assert "is not an array of numbers" in refusal(json_request(images(1), data=data))
 
 
 @pytest.mark.parametrize("depth", [9, 33, 63, 64, 65, 200])
@@ -135,7 +135,7 @@ def test_data_nested_too_deep_is_refused(depth: int) -> None:
     data: Any = 1
     for _ in range(depth):
         data = [data]
-    assert "is no array of numbers" in refusal(json_request(images(1), shape=[1], data=data))
+    assert "is not an array of numbers" in refusal(json_request(images(1), shape=[1], data=data))
 
 
 def test_many_outputs_are_read_in_one_pass() -> None:

@@ -87,12 +87,12 @@ def test_requests_are_the_same_in_whatever_pieces_they_come(size: int) -> None:
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
-        (b"\x16\x03\x01\x02\x00", "no valid HTTP"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "no valid HTTP"),
-        (b"GET / HTTP/1.1\r\nA b: c\r\n\r\n", "no valid HTTP"),
-        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", "no valid HTTP"),
-        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n", "no valid HTTP"),
-        (chunked(b"a")[:-5] + b"zz\r\n", "no valid HTTP"),
+        (b"\x16\x03\x01\x02\x00", "not valid HTTP"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "not valid HTTP"),
+        (b"GET / HTTP/1.1\r\nA b: c\r\n\r\n", "not valid HTTP"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", "not valid HTTP"),
+        (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n", "not valid HTTP"),
+        (chunked(b"a")[:-5] + b"zz\r\n", "not valid HTTP"),
         (b"GET / HTTP/1.1\r\n\r\n", "no Host header"),
     ],
 )

@@ -82,7 +82,7 @@ def test_the_client_finds_server_and_model(client: Any, tiny: TinyPackage) -> No
                 "target": "cpu",
                 "precision": "int8",
                 "variant": "main",
-                "variant_reason": "this CPU adds up its products as the one it was proven on",
+                "variant_reason": "int8 sums on this CPU are the same as on the one it was proven on",
                 "model_sha256": tiny.manifest.model_sha256,
                 "runs_on": f"onnxruntime {onnxruntime.__version__} on {instruction_set()}",
             },
@@ -115,7 +115,7 @@ def test_without_an_id_there_is_none(client: Any) -> None:
     ("model", "count", "output", "status", "message"),
     [
         pytest.param("other", 1, "logits", "404", "no model 'other'", id="model"),
-        pytest.param("tiny", 9, "logits", "413", "9 images in one request; 1 to 8 are taken", id="batch"),
+        pytest.param("tiny", 9, "logits", "413", "9 images in one request; 1 to 8 are allowed", id="batch"),
         pytest.param("tiny", 1, "scores", "400", "no output 'scores'; the model has 'logits'", id="output"),
     ],
 )
@@ -156,7 +156,7 @@ def test_more_requests_than_are_held_are_asked_to_come_again(tiny: TinyPackage, 
         for connection in held:
             connection.sendall(http_request(GOOD))
         time.sleep(0.2)
-        message = "2 requests are being answered already (MAX_WAITING); try again"
+        message = "2 requests are already being answered (MAX_WAITING); try again"
         assert running.ask(http_request(GOOD)) == (429, {"error": message})
         for connection in held:
             assert answer_of(connection)[0] == 200

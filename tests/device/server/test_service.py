@@ -91,7 +91,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     ("no manifest", lambda folder: (folder / "manifest.json").unlink(), "it has no manifest.json"),
     ("a damaged manifest", lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
     ("another schema", lambda folder: with_manifest(folder, schema=2), "has schema 2"),
-    ("no model", lambda folder: (folder / "model.onnx").unlink(), "lacks its model"),
+    ("no model", lambda folder: (folder / "model.onnx").unlink(), "has no model file"),
     ("a changed model", lambda folder: (folder / "model.onnx").write_bytes(b"x"), "is not the model its manifest"),
     ("no ONNX", lambda folder: with_other_model(folder, b"x"), "cannot open"),
     ("an older runtime", lambda folder: with_manifest(folder, runtime_version="99.0.0"), "is older than 99.0.0"),
@@ -102,7 +102,7 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
     (
         "golden images of another size",
         lambda folder: write_golden(folder, np.zeros((2, 9, 8, 3), np.uint8), np.zeros((2, 4), np.float32)),
-        "the golden images [2, 9, 8, 3] are none for inputs [3, 8, 8]",
+        "the golden images [2, 9, 8, 3] do not fit the input shape [3, 8, 8]",
     ),
 ]
 
@@ -191,7 +191,7 @@ def test_a_gpu_runs_one_at_a_time(artifact: Path) -> None:
     service = Service(artifact, Settings(model_folder=artifact, instances=2))
     assert service.instances == 1
     service.loaded(60)
-    assert "INSTANCES is 2, but a GPU runs one at a time" in service.readiness.reason
+    assert "INSTANCES is 2, but a GPU runs one request at a time" in service.readiness.reason
     service.close()
 
 

@@ -83,7 +83,7 @@ def test_clients_of_one_byte_a_second_hold_no_place(folder: Path, tmp_path: Path
                 time.sleep(0.02)
         for each in slow:
             status, answer = answer_of(each)
-            assert (status, "less than 1024 bytes a second (BODY_PACE)" in answer["error"]) == (408, True)
+            assert (status, "less than 1024 bytes per second (BODY_PACE)" in answer["error"]) == (408, True)
 
 
 def test_a_pace_that_is_low_enough_is_taken(folder: Path, tmp_path: Path, clients: ExitStack) -> None:
@@ -166,5 +166,5 @@ def test_calls_whose_message_does_not_come_hold_nobody_up(
                 call.result()
             code, words = status_of(caught.value)
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "too many messages are on their way (MAX_WAITING)" in words or "Concurrent RPC limit" in words
+            assert "too many messages are being received (MAX_WAITING)" in words or "Concurrent RPC limit" in words
         over.set()

@@ -106,7 +106,7 @@ def test_a_model_that_is_not_ready_is_told_with_the_reason(
 
 
 def test_another_model_in_its_place_is_told_with_the_reason(page: Page, status: StatusServer) -> None:
-    reason = "in place of int8, as the recipe allows: the int8 engine is not proven"
+    reason = "instead of int8, as the recipe allows: the int8 engine is not proven"
     status.says["model"].update(precision="fp16", weight_bits=None, variant="fp16", variant_reason=reason)
     status.says["remark"] = f"It is built in fp16 {reason}."
     page.open(status.url)

@@ -85,7 +85,7 @@ def test_the_client_hears_why_it_is_refused(running: Running) -> None:
             assert (await client.get_model_metadata("tiny"))["name"] == "tiny"
             for name, values, status, words in (
                 ("other", VALUES, "404", "no model 'other'"),
-                ("tiny", images(65), "413", "65 images in one request; 1 to 64 are taken"),
+                ("tiny", images(65), "413", "65 images in one request; 1 to 64 are allowed"),
             ):
                 with pytest.raises(triton.InferenceServerException, match=words) as caught:
                     await client.infer(name, asked(values, binary=True), request_compression_algorithm="gzip")

@@ -46,7 +46,7 @@ def test_an_id_has_at_most_a_kibibyte(folder: Path, tmp_path: Path) -> None:
             assert running.ask(with_id(text))[1]["id"] == text
             assert infer(opened, request(ONE, id=text)).id == text
         for text in ("x" * 1025, "ä" * 513, "x" * 2_000_000):
-            message = "'id' has more than 1024 bytes, the most that are taken"
+            message = "'id' is longer than 1024 bytes, the maximum"
             assert running.ask(with_id(text)) == (400, {"error": message})
             assert refusal(opened, request(ONE, id=text)) == (grpc.StatusCode.INVALID_ARGUMENT, message)
 

@@ -11,7 +11,7 @@ from device_server import ROOT
 
 from targets.device.errors import CacheError
 from targets.device.tensorrt import cache as cache_module
-from targets.device.tensorrt.cache import Cache, explained
+from targets.device.tensorrt.cache import Cache, cache_errors
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_errors_of_what_is_done_under_the_lock_are_its_own(cache: Cache) -> None
 
 def test_too_little_room_is_found_before_a_build(cache: Cache) -> None:
     free = shutil.disk_usage(cache.folder).free
-    with pytest.raises(CacheError, match=r"has \d+ MiB left, and an engine of this model may need \d+\. Free some"):
+    with pytest.raises(CacheError, match=r"has \d+ MiB free, and an engine of this model may need \d+\. Free some"):
         cache.prepare(free)
 
 
@@ -98,14 +98,17 @@ def test_too_little_room_is_found_before_a_build(cache: Cache) -> None:
     [
         (errno.ENOSPC, "The disk is full: free some space, or set ENGINE_CACHE to a larger volume"),
         (errno.EDQUOT, "The disk is full"),
-        (errno.EACCES, r"User \d+ may not write there: let it \(chown -R \d+ FOLDER\), or mount another volume"),
+        (
+            errno.EACCES,
+            r"User \d+ cannot write to it: change the owner \(chown -R \d+ FOLDER\), or mount another volume",
+        ),
         (errno.EROFS, r"Mount a volume there \(docker run -v engines:/var/cache/edge-deploy\)"),
-        (errno.EIO, "Mount a volume that can be written"),
+        (errno.EIO, "Mount a writable volume"),
     ],
 )
 def test_each_failure_names_the_folder_the_reason_and_the_cure(tmp_path: Path, number: int, cure: str) -> None:
     message = rf"^the engine cache {tmp_path} cannot be used: \[Errno {number}\] .*{cure}"
-    with pytest.raises(CacheError, match=message), explained(tmp_path):
+    with pytest.raises(CacheError, match=message), cache_errors(tmp_path):
         raise OSError(number, "no")
 
 

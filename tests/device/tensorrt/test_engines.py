@@ -104,7 +104,7 @@ def test_a_manifest_of_another_network_is_refused(gpu: Device, manifest: Manifes
     replace(manifest, classes=("a", "b")).write(tmp_path / "model")
     done = python("-m", "targets.device", "selftest", MODEL_FOLDER=tmp_path / "model", **gpu.environment)
     assert done.returncode == 1
-    assert "knows 4 classes; its manifest says [3, 8, 8] and 2" in done.stderr
+    assert "and 4 classes; its manifest says [3, 8, 8] and 2" in done.stderr
 
 
 def test_an_engine_is_measured_as_any_model_is(gpu: Device, manifest: Manifest, tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_an_fp16_model_that_is_another_one_takes_nobodys_place(manifest: Manifes
     chosen = fallback(folder, main, "it failed")
     assert chosen is not None
     assert (chosen.variant, chosen.manifest) == (FP16, half)
-    assert chosen.reason == "in place of int8, as the recipe allows: it failed"
+    assert chosen.reason == "instead of int8, as the recipe allows: it failed"
     assert fallback(tmp_path / "model", manifest, "it failed") is None
     for changes, message in (
-        ({"classes": ("a", "b", "c", "e")}, "is of another model than the one beside it: classes differ"),
+        ({"classes": ("a", "b", "c", "e")}, "does not belong to the main model: classes differ"),
         ({"precision": "int8"}, "is a model for tensorrt in int8, not for tensorrt in fp16"),
         ({"runtime": "onnxruntime"}, "is a model for onnxruntime in fp16, not for"),
     ):

@@ -101,11 +101,13 @@ def test_an_engine_that_does_not_pass_is_left_out_with_its_reason(tiny: Device, 
             assert (proof["state"], proof["precision"]) == ("proven", "fp16")
             assert proof["comparison"]["text"] == f"fp16: 1.6 ms against 2 ms of fp32, timed in turn {ON}"
             assert medians(proof["comparison"])["int8"] is None
-            assert proof["reason"].startswith(f"Out of the comparison: the int8 engine of tensorrt {VERSION} on sm_87")
+            assert proof["reason"].startswith(
+                f"Excluded from the comparison: the int8 engine of tensorrt {VERSION} on sm_87"
+            )
             assert "the gate says fail" in proof["reason"]
             assert "a drop of 12.25 points" in proof["reason"]
             assert get(running, "/status.json")[1]["remark"] == proof["reason"]
-            assert "served with a reservation" in [entry["message"] for entry in running.logged()]
+            assert "served with reservations" in [entry["message"] for entry in running.logged()]
 
 
 def test_one_alone_that_passes_is_served_untimed(tiny: Device, model: Path) -> None:
@@ -113,8 +115,8 @@ def test_one_alone_that_passes_is_served_untimed(tiny: Device, model: Path) -> N
     for expected in (EACH * 3, ["open"]):
         with ready(model, tiny, **given) as running:
             assert phases(running) == expected
-            assert compared(running)["text"] == (f"fp32: the only engine that is proven {ON}, so none was timed")
-            assert get(running, "/proof")[1]["reason"].count("Out of the comparison: ") == 2
+            assert compared(running)["text"] == (f"fp32: the only engine proven {ON}, so none was timed")
+            assert get(running, "/proof")[1]["reason"].count("Excluded from the comparison: ") == 2
 
 
 def test_where_none_passes_it_is_not_ready_and_says_every_reason(tiny: Device, model: Path) -> None:
@@ -140,10 +142,10 @@ def test_what_cannot_be_built_or_answers_no_numbers_is_left_out(tiny: Device, mo
     }  # fmt: skip
     with ready(model, tiny, **given) as running:
         reason = get(running, "/proof")[1]["reason"]
-        assert "Out of the comparison: the int8 engine cannot be built: " in reason
+        assert "Excluded from the comparison: the int8 engine cannot be built: " in reason
         assert "no implementation." in reason
         assert "the fp16 engine is not proven: " in reason
-        assert "is no finite number" in reason
+        assert "images are not finite" in reason
         assert compared(running)["chosen"] == "fp32"
     with ready(model, tiny, **{**given, "STAND_IN_BUILD": ""}) as running:
         assert "compare" in phases(running)
@@ -164,12 +166,14 @@ def test_one_that_is_undecided_is_compared_with_its_like_alone(tiny: Device, tmp
         _, proof = get(running, "/proof")
         assert (proof["state"], proof["precision"]) == ("proven", "fp16")
         assert medians(proof["comparison"])["int8"] is None
-        assert "Out of the comparison: the int8 engine is not proven, the gate could not decide: " in proof["reason"]
+        assert (
+            "Excluded from the comparison: the int8 engine is not proven, the gate is undecided: " in proof["reason"]
+        )
     write_tiny_model(tmp_path / "few", count=60, undecided="package", fallback="fastest")
     with ready(tmp_path / "few", tiny, ENGINE_CACHE=tmp_path / "other", **slow(int8=500)) as running:
         _, proof = get(running, "/proof")
         assert (proof["state"], proof["precision"], proof["report"]["verdict"]) == ("failed", "fp16", "undecided")
-        assert "The gate could not decide; it is served as the recipe says." in proof["reason"]
+        assert "The gate is undecided; the model is served as the recipe allows." in proof["reason"]
         assert medians(proof["comparison"])["int8"] == 2.0
 
 

@@ -31,14 +31,16 @@ def test_what_runs_in_int8_is_counted_and_meets_the_plan(version: int) -> None:
 def test_a_layer_that_runs_otherwise_is_an_error_with_its_name(version: int, other: str) -> None:
     found = read_report(report(version, second=other))
     assert found.by_precision() == {other: 1, "int8": 3}
-    with pytest.raises(LayerError, match=rf"1 of the 3 layers planned in int8 so: layer1\.conv2: runs in {other}\. L"):
+    with pytest.raises(
+        LayerError, match=rf"1 of the 3 layers planned in int8 as int8: layer1\.conv2: runs in {other}\. K"
+    ):
         audit(found, int8=PLAN)
     audit(found, int8=("conv1", "fc"), kept_float=("layer1.conv2",))
 
 
 @pytest.mark.parametrize("version", [8, 10, 11])
 def test_a_layer_that_nobody_names_is_an_error(version: int) -> None:
-    with pytest.raises(LayerError, match=r"layer9\.conv: no layer of the engine names it"):
+    with pytest.raises(LayerError, match=r"layer9\.conv: no layer of the engine contains it"):
         audit(read_report(report(version)), int8=(*PLAN, "layer9.conv"))
 
 
@@ -73,7 +75,7 @@ def test_a_type_that_is_not_told_is_an_error() -> None:
     layer = convolution(8, "conv1", "int8", [])
     del layer["Weights"]
     layer["Inputs"][0]["Format/Datatype"] = "N/A due to dynamic shapes"
-    with pytest.raises(LayerError, match="conv1: the inspector does not tell its type"):
+    with pytest.raises(LayerError, match="conv1: the inspector does not report its type"):
         audit(read_report(json.dumps({"Layers": [layer]})), int8=("conv1",))
 
 
@@ -86,9 +88,9 @@ def test_many_failures_are_cut_short() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("not JSON", "is no JSON"),
-        ("[]", "names no layers"),
-        ('{"Layers": []}', "names no layers"),
+        ("not JSON", "is not valid JSON"),
+        ("[]", "reports no layers"),
+        ('{"Layers": []}', "reports no layers"),
         ('{"Layers": ["conv1 + relu", "fc"]}', "built without detailed profiling"),
     ],
 )

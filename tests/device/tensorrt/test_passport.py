@@ -69,15 +69,15 @@ def test_without_a_timing_cache_there_is_no_hash_of_one(folder: Path) -> None:
 
 
 MISMATCHES = [
-    ("tensorrt", "10.3.0.26", "Run it in the image it was built in, or build it again in this one"),
+    ("tensorrt", "10.3.0.26", "Run it in the image in which it was built, or build it again in this one"),
     ("tensorrt", "10.3.1.30", "Run it in the image"),
     ("cuda", "12.2", "Run it in the image"),
     ("compute_capability", "8.6", "build it again on this device"),
     ("gpu_name", "Orin Nano", "build it again on this device"),
     ("multiprocessors", 8, "build it again on this device"),
     ("platform", "linux/amd64", "build it again on this one"),
-    ("l4t", "36.5.0", "Build the engine again after the JetPack was changed"),
-    ("l4t", "", "Build the engine again after the JetPack was changed"),
+    ("l4t", "36.5.0", "After a JetPack change, build the engine again"),
+    ("l4t", "", "After a JetPack change, build the engine again"),
     ("driver", "535.129.03", "Update the NVIDIA driver"),
     ("driver", "", "Update the NVIDIA driver"),
 ]
@@ -131,7 +131,7 @@ def test_changed_and_missing_files_are_refused(folder: Path, file: str, field: s
     with pytest.raises(PassportError, match=rf"{field} of .*{file} is [0-9a-f]+…, but the passport says .*Copy"):
         check_files(passport, folder / ENGINE, folder / "model.onnx")
     (folder / file).unlink()
-    with pytest.raises(PassportError, match=rf"{file} is missing, which the passport names as {field}"):
+    with pytest.raises(PassportError, match=rf"{file} is missing, for which the passport has {field}"):
         check_files(passport, folder / ENGINE, folder / "model.onnx")
 
 
@@ -159,11 +159,14 @@ def rewrite(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 2}, r"schema is 2, this version reads 1\. Use the version of the tool that built it \(0\.1\.0\)"),
-        ({"schema": "REMOVED"}, "schema is None, this version reads 1"),
-        ({"l4t": "REMOVED"}, "lacks or has too many of: l4t"),
-        ({"colour": "green"}, "lacks or has too many of: colour"),
-        ({"cuda": 12}, "cuda is 12 instead of a text"),
+        (
+            {"schema": 2},
+            r"schema is 2, but this version supports 1\. Use the version of the tool that built it \(0\.1\.0\)",
+        ),
+        ({"schema": "REMOVED"}, "schema is None, but this version supports 1"),
+        ({"l4t": "REMOVED"}, "has missing or unknown fields: l4t"),
+        ({"colour": "green"}, "has missing or unknown fields: colour"),
+        ({"cuda": 12}, "cuda is 12 instead of a string"),
         ({"multiprocessors": "16"}, "multiprocessors is '16'"),
         ({"dla_core": "0"}, "dla_core '0'"),
         ({"precision": "int4"}, "precision is 'int4', none of fp32, fp16, int8"),

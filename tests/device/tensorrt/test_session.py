@@ -146,8 +146,8 @@ def test_a_dla_takes_one_batch_which_is_filled_up(
     ("core", "precision", "message"),
     [
         (2, Precision.FP16, "dla_core is 2, but TensorRT 10.3.0.30 finds 2 DLA cores here .*without dla_core"),
-        (0, Precision.INT8, "the DLA of this TensorRT runs no int8 from Q/DQ files; build fp16 for it, or int8 for"),
-        (0, Precision.FP32, "runs no fp32 from Q/DQ files; build fp16"),
+        (0, Precision.INT8, "with this TensorRT, the DLA runs no int8 from Q/DQ; build fp16 for it, or int8 for"),
+        (0, Precision.FP32, "runs no fp32 from Q/DQ; build fp16"),
     ],
 )
 def test_what_a_dla_cannot_do_is_refused(
@@ -172,7 +172,7 @@ def test_a_gpu_without_the_arithmetic_is_refused(
 def test_a_file_is_built_in_no_other_precision(start: Start, models: dict[Dialect, OnnxModel], tmp_path: Path) -> None:
     start("10.3.0.30")
     for dialect, precision in ((Dialect.FLOAT, Precision.INT8), (Dialect.TENSORRT, Precision.FP16)):
-        with pytest.raises(CompileError, match=f"QuantizeLinear nodes, so {precision} is not what it would be"):
+        with pytest.raises(CompileError, match=f"QuantizeLinear nodes, so it would not be {precision}"):
             TensorRt().build(models[dialect].path, tmp_path, precision=precision)
 
 
@@ -185,8 +185,8 @@ def test_a_file_is_built_in_no_other_precision(start: Start, models: dict[Dialec
         ("runtime", "cannot start here: TensorRT gives no reason"),
         ("deserialize", r"cannot read .*, although its passport fits this machine: Version tag does not match"),
         ("context", "cannot run .*model.engine"),
-        ("address", "takes no memory for images"),
-        ("shape", "the engine takes no batch of 1"),
+        ("address", "rejects the memory for images"),
+        ("shape", "the engine rejects the batch size 1"),
     ],
 )
 def test_every_refusal_of_tensorrt_says_why(
@@ -213,7 +213,7 @@ def test_a_failure_at_run_time_says_why_and_the_session_goes_on(
             session.infer(images())
         trt.refuse = None
         assert session.infer(images()).shape == (11, 10)
-        with pytest.raises(ValueError, match=r"takes float32 \[N, 3, 16, 16\]; got float64"):
+        with pytest.raises(ValueError, match=r"input is float32 \[N, 3, 16, 16\]; got float64"):
             session.infer(images().astype(np.float64))
 
 
@@ -226,9 +226,9 @@ def test_the_audit_counts_and_finds_what_runs_otherwise(
     assert (found.int8_nodes, found.float_nodes) == (7, 0)
     assert found.operators == {"Conv": 6, "Gemm": 1}
     float_file = replace(models[Dialect.FLOAT], quantized_layers=("conv1",), float_layers=())
-    with pytest.raises(CompileError, match="1 of the 1 layers planned in int8 so: conv1: runs in fp32"):
+    with pytest.raises(CompileError, match="1 of the 1 layers planned in int8 as int8: conv1: runs in fp32"):
         runtime.audit(float_file, options=OPTIONS)
-    with pytest.raises(CompileError, match="no engine for linux/riscv64 can be built or read on it"):
+    with pytest.raises(CompileError, match="engines for linux/riscv64 cannot be built or read on it"):
         runtime.audit(model, options=OPTIONS, platform="linux/riscv64")
 
 
@@ -269,7 +269,7 @@ def test_a_timing_cache_outlives_the_build_and_a_damaged_one_is_said(
         onnx=tmp_path / "first" / SOURCE, precision="int8", max_batch=4, memory_bytes=1 << 30, timing_cache=cache
     )
     built = module.build(order)
-    anew = f"the timing cache {cache} is damaged or of another machine; every kernel was timed anew"
+    anew = f"the timing cache {cache} is damaged or from another machine; all kernels were timed again"
     assert built.warnings == (anew, "A warning.")
     assert cache.read_bytes() == b"timings"
 

@@ -24,15 +24,18 @@ def test_the_terms_decide_what_is_served(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "cannot be read"),
-        ("[]", "is not of schema 1"),
-        (json.dumps({**GOOD, "schema": 2}), "is not of schema 1"),
-        (json.dumps({**GOOD, "more": 1}), "is not of schema 1 with confidence, fallback, max_drop, schema, undecided"),
+        ("[]", "does not have schema 1"),
+        (json.dumps({**GOOD, "schema": 2}), "does not have schema 1"),
+        (
+            json.dumps({**GOOD, "more": 1}),
+            "does not have schema 1 with confidence, fallback, max_drop, schema, undecided",
+        ),
         (json.dumps({**GOOD, "max_drop": True}), "has max_drop True"),
         (json.dumps({**GOOD, "max_drop": 101}), "has max_drop 101"),
         (json.dumps({**GOOD, "max_drop": float("nan")}), "has max_drop nan"),
         (json.dumps({**GOOD, "confidence": 95}), "has confidence 95; 0.95 is usual"),
         (json.dumps({**GOOD, "confidence": 1.0}), "has confidence 1.0"),
-        (json.dumps({**GOOD, "fallback": "int4"}), "has fallback 'int4'; none, fp16 or fastest is expected"),
+        (json.dumps({**GOOD, "fallback": "int4"}), "has fallback 'int4'; expected none, fp16 or fastest"),
         (
             json.dumps({**GOOD, "undecided": "perhaps"}),
             "undecided 'perhaps'; points from 0 to 100, and stop or package",
@@ -46,5 +49,5 @@ def test_terms_that_are_none_are_refused(tmp_path: Path, content: str, message: 
 
 
 def test_missing_terms_are_no_leave_to_serve(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=f"lacks {FIRST_START}, by which its engine is judged"):
+    with pytest.raises(ManifestError, match=f"has no {FIRST_START}, by which its engine is judged"):
         read_terms(tmp_path)

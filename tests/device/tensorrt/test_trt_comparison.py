@@ -81,7 +81,7 @@ def test_the_fastest_wins_and_a_tie_goes_to_the_smallest(medians: dict[str, floa
 def test_it_is_told_in_one_sentence() -> None:
     on = "on Orin with TensorRT 10.3.0.30"
     assert FOUND.text == f"fp16: 0.31 ms against 0.35 ms of int8, timed in turn {on}"
-    assert FOUND.left_out == "Out of the comparison: why."
+    assert FOUND.left_out == "Excluded from the comparison: why."
     assert replace(FOUND, batch=32).text.endswith(f"timed in turn at batch 32 {on}")
     tied = replace(FOUND, chosen="int8", rivals=[Rival("int8", "a", 0.32, ""), Rival("fp16", "b", 0.31, "")])
     assert tied.text == (

@@ -38,8 +38,9 @@ def test_a_float_model_has_all_its_layers_in_float(tmp_path: Path) -> None:
         pytest.param(
             {"relu_zero_point": 10},
             {
-                "conv1": "the Relu relu1 after it stays, as the zero point 10 of uint8 is not that type's smallest",
-                "conv2": "the Relu relu2 after it stays",
+                "conv1": "the Relu relu1 after it cannot be removed, because the uint8 zero point 10 is not that "
+                "type's minimum",
+                "conv2": "the Relu relu2 after it cannot be removed",
             },
             id="a Relu that cannot be dropped",
         ),
@@ -104,7 +105,7 @@ def test_reasons_read_off_the_graph(tmp_path: Path) -> None:
     assert why_float(model, "conv9") == "the file has no node of this name"
     (scale,) = [tensor for tensor in model.graph.initializer if tensor.name == "conv1.bias.scale"]
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
-    assert why_float(model, "conv1") == "its bias does not lie on the grid of input scale times weight scale"
+    assert why_float(model, "conv1") == "the scale of its bias is not input scale times weight scale"
     (fc,) = [node for node in model.graph.node if node.name == "fc"]
     fc.input[1] = "loose"
     assert why_float(model, "fc") == "its weight loose is not quantized"
@@ -113,7 +114,7 @@ def test_reasons_read_off_the_graph(tmp_path: Path) -> None:
 def test_an_output_of_the_model_is_a_reason(tmp_path: Path) -> None:
     model = onnx.load(write_int8(tmp_path / "model.onnx").path)
     model.graph.output.append(helper.make_tensor_value_info("relu1.out", 1, ["batch", 16, 8, 8]))
-    assert "the model's own and not quantized" in why_float(model, "conv1")
+    assert "is a model output and not quantized" in why_float(model, "conv1")
 
 
 def test_a_layer_kept_in_float_that_runs_in_int8_is_named(tmp_path: Path) -> None:
