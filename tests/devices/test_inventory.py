@@ -162,7 +162,7 @@ def test_a_device_that_fits_no_target(
 
 
 def test_a_name_without_a_file(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="does not exist. Write one"):
+    with pytest.raises(RecipeError, match=r"does not exist\. Write one"):
         chosen(Placement(names=("pi",), file=None), [find_target("cpu")], beside=tmp_path)
 
 
