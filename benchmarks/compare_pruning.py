@@ -29,7 +29,7 @@ from pipeline.data.sampling import logits_of_each
 from pipeline.export.result import read_export
 from pipeline.export.stage import export_one
 from pipeline.latency.profile import subject_of
-from pipeline.latency.subnetwork import Subnetwork, carve
+from pipeline.latency.subnetwork import Subnetwork, cut_subnetwork
 from pipeline.load.stage import load
 from pipeline.models.checkpoint import build_network, load_checkpoint, save_network
 from pipeline.prune.recovery import estimate_statistics, recover
@@ -155,7 +155,7 @@ def _as_fast(run: Run, checkpoint: Checkpoint, ours: Contender) -> Plan:
             candidate = cut(network, architecture, plan)
             widths = {root: candidate.get_parameter(f"{root}.weight").shape[0] for root in subject.full}
             # Exporting it takes a hundred times as long, and the time hangs on the widths alone.
-            carved = carve(
+            carved = cut_subnetwork(
                 subject.marked, subject.quantization, subject.layers, subject.full, Subnetwork(widths=widths)
             )
             onnx.save(write_dialect(*carved, run.target.dialect), scratch / "candidate.onnx")

@@ -9,7 +9,7 @@ from pipeline.compile.stage import compile_models
 from pipeline.devices.inventory import Device
 from pipeline.errors import DeployError, GateFailed, GateUndecided, worst_of
 from pipeline.export.stage import export
-from pipeline.latency.budget_check import settle
+from pipeline.latency.budget_check import check_time_budget
 from pipeline.latency.stage import time_artifact
 from pipeline.load.baseline import read_baseline
 from pipeline.load.stage import load
@@ -46,7 +46,7 @@ def build(run: Run, *, until: str | None, devices: Sequence[Device] = ()) -> Out
     before = Preconditions(run=run, until=until, devices=devices)
     run.workspace.before_work = before
     try:
-        for done in story(run, outcome, devices):
+        for done in run_stages(run, outcome, devices):
             seconds = sum(folder.seconds for folder in done.folders)
             was_cached = all(folder.was_cached for folder in done.folders)
             outcome.stage_seconds[done.stage] = seconds
@@ -67,7 +67,7 @@ def build(run: Run, *, until: str | None, devices: Sequence[Device] = ()) -> Out
     return outcome
 
 
-def story(run: Run, outcome: Outcome, devices: Sequence[Device] = ()) -> Iterator[Done]:
+def run_stages(run: Run, outcome: Outcome, devices: Sequence[Device] = ()) -> Iterator[Done]:
     """Yield each stage when it is done, after `outcome` is updated."""
     expected = run.recipe.expected_accuracy
     loaded = load(run)
@@ -90,7 +90,7 @@ def story(run: Run, outcome: Outcome, devices: Sequence[Device] = ()) -> Iterato
 
     compiled = compile_models(run, loaded, quantized, exported)
     outcome.artifact = compiled.artifact
-    outcome.timeliness = settle(
+    outcome.timeliness = check_time_budget(
         pruned.folder.path,
         compiled.artifact,
         lambda again: time_artifact(run, loaded, compiled.artifact, again=again),

@@ -6,7 +6,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts import Checkpoint
-from pipeline.build import STAGES, story
+from pipeline.build import STAGES, run_stages
 from pipeline.data.readers import Dataset
 from pipeline.errors import DeployError
 from pipeline.load.stage import load
@@ -66,7 +66,7 @@ def plan(run: Run) -> Plan:
     seconds: dict[str, float] = {}
     missing, epochs_done = len(STAGES), 0
     try:
-        for done in story(run.looking(), Outcome(target=run.target)):
+        for done in run_stages(run.dry_run(), Outcome(target=run.target)):
             seconds[done.stage] = sum(folder.seconds for folder in done.folders)
     except DeployError as error:
         run.progress.line(f"{run.target.name}: the build would end with: {error}")

@@ -37,12 +37,12 @@ class Report(Protocol):
         """Advance by `share` of the work, whose total is 1; `note` as in `Advance`."""
 
 
-def unheard(share: float, *, note: str = "") -> None:
+def ignore_share(share: float, *, note: str = "") -> None:
     """Do nothing: a `Report` for work whose progress is not shown."""
     del share, note
 
 
-def _in_steps(advance: Advance, total: int) -> Report:
+def _report_in_steps(advance: Advance, total: int) -> Report:
     """Return a report that advances a task of `total` steps by whole steps."""
     done, told = 0.0, 0
 
@@ -81,7 +81,7 @@ def portion(report: Report, size: float, name: str = "") -> Iterator[Report]:
 @contextmanager
 def reporting(progress: Progress, name: str, total: int = 100) -> Iterator[Report]:
     """Open a task of `total` steps as a report of the whole."""
-    with progress.task(name, total) as advance, portion(_in_steps(advance, total), 1.0) as report:
+    with progress.task(name, total) as advance, portion(_report_in_steps(advance, total), 1.0) as report:
         yield report
 
 

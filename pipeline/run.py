@@ -85,9 +85,9 @@ class Run:
         """Name of the folder with this target's results."""
         return f"{self.recipe.name}-{self.recipe.version}-{self.target.name}"
 
-    def looking(self) -> "Run":
+    def dry_run(self) -> "Run":
         """Return the same run, but with no work: a missing stage raises `NotDone`."""
-        return replace(self, workspace=self.workspace.looking(), progress=Silent())
+        return replace(self, workspace=self.workspace.dry_run(), progress=Silent())
 
     def data(self, loaded: Loaded) -> Data:
         """Return the dataset with the preprocessing found by stage `load`."""

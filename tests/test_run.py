@@ -144,7 +144,7 @@ def keys_of(monkeypatch: pytest.MonkeyPatch, run: Run) -> dict[str, str]:
 
     with monkeypatch.context() as patched:
         patched.setattr(Workspace, "find", remember)
-        looking = run.looking()
+        looking = run.dry_run()
         loaded, pruned = Loaded(folder=before), Pruned(folder=before)
         note("load", lambda: load(looking))
         note("prune", lambda: prune(looking, loaded))
@@ -198,7 +198,7 @@ def test_layers_go_to_float_only_where_int8_would_miss_the_budget(
     facts = {"images": 100, "float": {"right": 100}, "kept": "calibrated", "calibrated": {"right": right}}
     (tmp_path / "quantize.json").write_text(json.dumps(facts))
     quantized = Folder(path=tmp_path, digest="0", seconds=0.0, was_cached=True)
-    run = run_of(tmp_path, recipe_of("w.pth", **sections)).looking()
+    run = run_of(tmp_path, recipe_of("w.pth", **sections)).dry_run()
     if is_asked:
         with pytest.raises(NotDone):
             rescue(run, Loaded(folder=quantized), Pruned(folder=quantized), quantized)
@@ -221,7 +221,7 @@ def test_an_image_with_grpc_is_another_one(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Workspace, "find", remember)
     for grpc in (False, True, False):
-        looking = run_of(tmp_path, recipe_of("w.pth", package={"grpc": grpc})).looking()
+        looking = run_of(tmp_path, recipe_of("w.pth", package={"grpc": grpc})).dry_run()
         with pytest.raises(NotDone):
             package(looking, Validated(shard_folder=before, models=(main,), published=Path()))
     assert len(set(keys)) == 2
@@ -266,7 +266,7 @@ def test_the_table_of_this_machine_is_made_once_for_all_weights_of_a_network(wei
     run = run_of(tmp_path, recipe_of(weights, prune={"speedup": 1.2, "epochs": 0}))
     loaded = load(run)
     with pytest.raises(NotDone) as raised:
-        prune(run.looking(), loaded)
+        prune(run.dry_run(), loaded)
     assert raised.value.stage == "profile"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(layer_times, "MODEL_SECONDS", 0.01)
@@ -274,12 +274,12 @@ def test_the_table_of_this_machine_is_made_once_for_all_weights_of_a_network(wei
         patched.setattr(timing, "BLOCK_SECONDS", 0.001)
         made = profile(run, loaded)
     assert not made.was_cached
-    assert profile(run.looking(), loaded) == replace(made, was_cached=True)
+    assert profile(run.dry_run(), loaded) == replace(made, was_cached=True)
     asked, _ = pace(run, loaded)
     assert asked.elsewhere is None
     assert stopwatch(run, loaded, asked) is not None
     with pytest.raises(NotDone) as raised:
-        profile(replace(run, recipe=recipe_of(weights, threads=2)).looking(), loaded)
+        profile(replace(run, recipe=recipe_of(weights, threads=2)).dry_run(), loaded)
     assert raised.value.stage == "profile"
 
 
@@ -329,13 +329,13 @@ def test_weight_bits_follow_the_machine_unless_they_are_given(
 def test_looking_does_nothing(weights: str, tmp_path: Path) -> None:
     run = run_of(tmp_path, recipe_of(weights))
     with pytest.raises(NotDone) as raised:
-        load(run.looking())
+        load(run.dry_run())
     assert raised.value.stage == "load"
     assert not (tmp_path / ".deploy").exists()
     loaded = load(run)
-    assert load(run.looking()).folder.path == loaded.folder.path
+    assert load(run.dry_run()).folder.path == loaded.folder.path
     with pytest.raises(NotDone) as raised:
-        prune(run.looking(), loaded)
+        prune(run.dry_run(), loaded)
     assert raised.value.stage == "prune"
 
 
@@ -349,7 +349,7 @@ def test_a_stage_that_fails_leaves_nothing_that_looks_done(weights: str, tmp_pat
         load(run)
     assert not list((tmp_path / ".deploy").glob("load/*"))
     with pytest.raises(NotDone):
-        load(run.looking())
+        load(run.dry_run())
 
 
 @pytest.mark.parametrize(
@@ -414,9 +414,9 @@ def test_looks_are_counted_per_artifact(weights: str, tmp_path: Path) -> None:
     folder = Folder(path=tmp_path, digest="model", seconds=0.0, was_cached=True)
     loaded, other = Loaded(folder=folder), Loaded(folder=replace(folder, digest="another model"))
     first, second = artifact("first", quantized=False), artifact("second", quantized=True)
-    assert count_look(run.looking(), loaded, first).number == 1
+    assert count_look(run.dry_run(), loaded, first).number == 1
     assert [count_look(run, loaded, each).number for each in (first, first, second, first)] == [1, 1, 2, 1]
-    assert count_look(run.looking(), loaded, second).number == 2
+    assert count_look(run.dry_run(), loaded, second).number == 2
     assert count_look(run, other, first).number == 1
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.containers.client import InferenceClient
 from pipeline.containers.container import MODEL_FOLDER, Started, copy_out, started
-from pipeline.containers.engine import Engine, connect, speaking
+from pipeline.containers.engine import Engine, connect, engine_call
 from pipeline.errors import PackageError
 from pipeline.progress import Progress
 from targets.device.errors import SessionError
@@ -156,7 +156,7 @@ def _measure(
 
 def memory_mib(engine: Engine, container: Container) -> float:
     """Return the container's resident memory by its control group; raise `PackageError` if it is not accounted."""
-    with speaking("read the memory of a container"):
+    with engine_call("read the memory of a container"):
         return resident_mib(engine.client.api.stats(str(container.id), stream=False, one_shot=True)["memory_stats"])
 
 

@@ -116,7 +116,7 @@ def _devices(prepared: "Prepared", placement: "Placement", request: Request) -> 
     """Return each target's devices; checked before hours of training whether they can do the work."""
     from pipeline.data.privacy import check_sending
     from pipeline.devices.checkup import stop_if_none_is_ready
-    from pipeline.devices.inventory import chosen
+    from pipeline.devices.inventory import choose_devices
 
     if not prepared.recipe.package.image:
         raise RecipeError(
@@ -124,7 +124,7 @@ def _devices(prepared: "Prepared", placement: "Placement", request: Request) -> 
         )
     check_sending(prepared.dataset, prepared.recipe)
     file = request.existing_recipe_file
-    devices = chosen(placement, prepared.targets, beside=file.parent if file is not None else Path())
+    devices = choose_devices(placement, prepared.targets, beside=file.parent if file is not None else Path())
     stop_if_none_is_ready(devices, base_image=prepared.recipe.package.base_image, progress=prepared.progress)
     return devices
 

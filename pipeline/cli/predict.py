@@ -26,10 +26,10 @@ def predict(
 ) -> None:
     """Classify photos: class and score."""
     from pipeline.cli.console import progress_for
-    from pipeline.cli.subject import answering
+    from pipeline.cli.subject import open_subject
 
     progress = progress_for(is_verbose=False)
-    with answering(subject, progress=progress) as found:
+    with open_subject(subject, progress=progress) as found:
         manifest = found.manifest
         logits = [found.session.infer(_input(photo, manifest)[None])[0] for photo in photos]
     answers = [(photo, rank_classes(row, manifest.classes, top)) for photo, row in zip(photos, logits, strict=True)]

@@ -30,7 +30,7 @@ class Subject:
 
 
 @contextmanager
-def answering(name: str, *, progress: Progress) -> Iterator[Subject]:
+def open_subject(name: str, *, progress: Progress) -> Iterator[Subject]:
     """Open the artifact folder `name`, or start a container of the image `name`."""
     folder = Path(name)
     if folder.is_dir():

@@ -35,13 +35,13 @@ def validate(
 ) -> None:
     """Measure an artifact or an image against the float baseline again."""
     from pipeline.cli.console import progress_for
-    from pipeline.cli.subject import answering
+    from pipeline.cli.subject import open_subject
     from pipeline.validate.published import shard_of
     from pipeline.validate.verdict import verdict_text
 
     root = workspace_folder(recipe, workspace)
     progress = progress_for(is_verbose=verbose)
-    with answering(subject, progress=progress) as found:
+    with open_subject(subject, progress=progress) as found:
         if data is not None:
             _print_accuracy(found, data, as_json=as_json, progress=progress)
             return

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts import OnnxModel
 from pipeline.data.images import ImageSet
 from pipeline.data.sampling import BATCH, pixels_of, spread
-from pipeline.data.synthetic import drawings
+from pipeline.data.synthetic import draw_images
 from pipeline.errors import CompileError
 from targets.device.errors import SessionError
 from targets.device.model.golden import check, write_golden
@@ -73,7 +73,7 @@ def add_golden(artifact: OpenArtifact, images: ImageSet, logits: NDArray[np.floa
     count = min(max(GOLDEN_BYTES // (3 * height * width), LEAST_GOLDEN), MOST_GOLDEN)
     if images.is_personal:
         # They are part of every image, which must not show people.
-        pixels = drawings(DRAWN_FOR_ONE * count, height=height, width=width)
+        pixels = draw_images(DRAWN_FOR_ONE * count, height=height, width=width)
         logits = _answers(artifact, pixels)
         of_every_class = pick_balanced(logits.argmax(axis=1), least=count)
         pixels, logits = pixels[of_every_class], logits[of_every_class]

@@ -25,7 +25,7 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from pipeline.containers.client import InferenceClient
-from pipeline.containers.engine import LOG_LINES, Engine, speaking
+from pipeline.containers.engine import LOG_LINES, Engine, engine_call
 from pipeline.errors import PackageError
 from pipeline.progress import Progress
 from targets.device.model.manifest import FILE, Manifest, ManifestError, read_manifest
@@ -162,7 +162,7 @@ def launched(
     with created(engine, image, ports=ports, stay_as=stay_as, environment=settings) as container:
         manifest = _manifest_in(container, image, settings.get("MODEL_FOLDER", MODEL_FOLDER))
         start = time.monotonic()
-        with speaking(f"start a container of {image}"):
+        with engine_call(f"start a container of {image}"):
             container.start()
             container.reload()
         port = int(container.attrs["NetworkSettings"]["Ports"][PORT][0]["HostPort"])
@@ -178,7 +178,7 @@ def output_of(engine: Engine, image: str, command: Sequence[str]) -> str:
     """Return the stdout of `command` in a container of `image`; raise `PackageError` if it fails."""
     with (
         created(engine, image, entrypoint=list(command), network_mode="none") as container,
-        speaking(f"run {command[0]} in {image}"),
+        engine_call(f"run {command[0]} in {image}"),
     ):
         container.start()
         status = int(container.wait()["StatusCode"])
@@ -203,13 +203,13 @@ def created(
     """Create a container without privileges, not yet started; remove it at the end, with `stay_as` only on failure."""
     name = stay_as or f"edge-deploy-{uuid.uuid4().hex[:12]}"
     if stay_as is not None:
-        _make_way(engine, stay_as)
+        _remove_earlier(engine, stay_as)
 
     stack = ExitStack()
     volumes = stack.enter_context(volumes_for(engine, image))
 
     def create() -> Container:
-        with speaking(f"create a container of {image}"):
+        with engine_call(f"create a container of {image}"):
             return engine.client.containers.create(
                 image,
                 name=name,
@@ -237,7 +237,7 @@ def created(
 
 def remove(engine: Engine, name: str) -> None:
     """Remove a container, running or not; ignore a missing one."""
-    with speaking(f"remove the container {name}"):
+    with engine_call(f"remove the container {name}"):
         try:
             engine.client.api.remove_container(name, force=True, v=True)
         except NotFound:
@@ -248,7 +248,7 @@ def remove(engine: Engine, name: str) -> None:
                 raise
 
 
-def sweep(engine: Engine) -> list[str]:
+def remove_orphans(engine: Engine) -> list[str]:
     """Remove containers left behind by killed builds on this machine; return their names."""
     swept = []
     for container in engine.client.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True):
@@ -282,7 +282,7 @@ def _start_of(process: int) -> str | None:
         return None
 
 
-def _make_way(engine: Engine, name: str) -> None:
+def _remove_earlier(engine: Engine, name: str) -> None:
     """Remove the container of an earlier call; raise `PackageError` for a foreign one of that name."""
     for container in engine.client.containers.list(all=True, filters={"name": f"^/{name}$"}, ignore_removed=True):
         if STAYS not in container.labels:
@@ -319,7 +319,7 @@ def wait_until_ready(client: InferenceClient, container: Container, image: str, 
         if state.is_ready:
             return
         reason = state.reason or reason
-        with speaking(f"inspect a container of {image}"):
+        with engine_call(f"inspect a container of {image}"):
             container.reload()
         if state.has_failed and container.status == "running":
             raise NeverReady(image, reason, container)

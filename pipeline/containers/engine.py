@@ -62,7 +62,7 @@ class Engine:
         """Pull an image from its registry; raise `PackageError` with the registry's message."""
         progress.line(f"pulling the base image {tag}")
         repository, version = parse_repository_tag(tag)
-        with speaking(f"pull {tag}"):
+        with engine_call(f"pull {tag}"):
             try:
                 self.client.images.pull(repository, tag=version or "latest", platform=platform)
             except APIError as error:
@@ -80,7 +80,7 @@ class Engine:
         stages: list[str] = []
         lines: list[str] = []
         try:
-            with _pack_context(context) as archive, speaking("build the image"):
+            with _pack_context(context) as archive, engine_call("build the image"):
                 stream = self.client.api.build(
                     fileobj=archive,
                     custom_context=True,
@@ -118,7 +118,7 @@ class Engine:
 
     def tag(self, image: str, tag: str) -> None:
         """Tag an image; the image that had the tag before is removed if nothing else needs it."""
-        with speaking(f"tag the image {tag}"):
+        with engine_call(f"tag the image {tag}"):
             before = self.id_of(tag)
             repository, _, version = tag.rpartition(":")
             self.client.images.get(image).tag(repository, version)
@@ -131,7 +131,7 @@ class Engine:
         return None if found is None else str(found.id)
 
     def bytes_of(self, image: str) -> int:
-        with speaking(f"inspect the image {image}"):
+        with engine_call(f"inspect the image {image}"):
             return int(self.client.images.get(image).attrs["Size"])
 
     def remove(self, image: str) -> None:
@@ -143,7 +143,7 @@ class Engine:
 
     def untag(self, tag: str) -> None:
         """Remove the tag; an image without another tag is deleted."""
-        with speaking(f"remove the image {tag}"):
+        with engine_call(f"remove the image {tag}"):
             self.client.images.remove(tag)
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class Engine:
 
     def _find_image(self, image: str) -> Image | None:
         """Return None if there is no such image, or the name is not valid for one, such as `Foo`."""
-        with speaking(f"find the image {image}"):
+        with engine_call(f"find the image {image}"):
             try:
                 return self.client.images.get(image)
             except APIError as error:
@@ -194,7 +194,7 @@ def why_missing(error: str) -> str:
 
 
 @contextmanager
-def speaking(doing: str) -> Iterator[None]:
+def engine_call(doing: str) -> Iterator[None]:
     """Convert the SDK's errors to ours; `doing` completes "the Docker engine could not …"."""
     try:
         yield

@@ -10,7 +10,7 @@ LARGEST_BLUR = 0.12
 """Standard deviation, as a share of the shorter side."""
 
 
-def drawings(count: int, *, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+def draw_images(count: int, *, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     """Return uint8 [N, H, W, 3]: ellipses and bars in random colors, partly blurred; the same for the same seed."""
     generator = np.random.default_rng(seed)
     return np.stack([np.asarray(_drawing(height, width, generator)) for _ in range(count)])

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.devices.fleet import Named, at_once
+from pipeline.devices.fleet import Named, run_on_all
 from pipeline.devices.inventory import Device
 from pipeline.devices.requirements import USUAL, Needs, Survey, survey
 from pipeline.devices.ssh import Connection, Stop
@@ -54,7 +54,7 @@ def check_all(
             failed = error
         return Checkup(device=device, survey=found, error=failed, seconds=time.monotonic() - started)
 
-    return at_once(devices, one)
+    return run_on_all(devices, one)
 
 
 def stop_if_none_is_ready(

@@ -178,7 +178,7 @@ def _judge(
     try:
         note = _other_terms(claimed, terms, address)
         fields = ("images", "lost", "won", "drop_points", *(() if note else ("verdict",)))
-        differing = [field for field in fields if not _alike(claimed[field], getattr(report, field))]
+        differing = [field for field in fields if not _is_equal(claimed[field], getattr(report, field))]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeviceError(
             f"the report of {address} has a missing or wrong value: {error!r}. Update its image."
@@ -194,7 +194,7 @@ def _judge(
 
 def _other_terms(claimed: Mapping[str, Any], terms: Terms, address: str) -> str | None:
     margin, confidence = _points(claimed["max_drop_points"]), claimed.get("confidence", terms.confidence)
-    if _alike(margin, terms.max_drop) and _alike(confidence, terms.confidence):
+    if _is_equal(margin, terms.max_drop) and _is_equal(confidence, terms.confidence):
         return None
     return (
         f"{address} judged itself with a margin of {margin:g} points (confidence {_shown(confidence)}); this host "
@@ -212,7 +212,7 @@ def _points(value: object) -> float:
     return float(value)
 
 
-def _alike(claimed: object, found: object) -> bool:
+def _is_equal(claimed: object, found: object) -> bool:
     if isinstance(found, float) and isinstance(claimed, int | float):
         return abs(claimed - found) < SAME
     return claimed == found

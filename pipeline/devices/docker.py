@@ -109,7 +109,7 @@ def proof_words(image: str, tag: str, target: Target, *, folder: str, measure: i
     `folder` is the job's on the device, `tag` the one that the image will get.
     """
     return [
-        *_rights(),
+        *_restrictions(),
         *("--network", "none"),
         *_gpu(tag, target),
         *("--env", f"MEASURE_SECONDS={measure}"),
@@ -138,16 +138,16 @@ def id_of(connection: Connection, name: str) -> str | None:
     return connection.run("looking for the image", HAS, name).stdout.strip() or None
 
 
-def reason_in(said: str) -> str:
+def last_message_in(said: str) -> str:
     """Return the last message in a container's log, which has lines of JSON."""
     for line in reversed(said.strip().splitlines()):
-        spoken = words_of(line)
+        spoken = message_in(line)
         if spoken:
             return spoken
     return "it printed nothing"
 
 
-def words_of(line: str) -> str:
+def message_in(line: str) -> str:
     """Return the message in a line of the image's log, or the line itself if it has another format."""
     try:
         raw = parse_json(line)
@@ -156,7 +156,7 @@ def words_of(line: str) -> str:
     return str(raw.get("reason") or raw.get("message") or "") if isinstance(raw, dict) else ""
 
 
-def _rights() -> Sequence[str]:
+def _restrictions() -> Sequence[str]:
     """Return the restrictions of all our containers, as options."""
     return (
         *("--read-only",),

@@ -71,7 +71,7 @@ def why_not_connected(device: Device, said: str) -> DeployError:
     return HostUnreachable(f"{_who(device)}: the connection failed. ssh says: {last}")
 
 
-def lost(device: Device, doing: str, said: str = "") -> ConnectionLost:
+def connection_lost(device: Device, doing: str, said: str = "") -> ConnectionLost:
     """Return the error for a connection that ended during `doing`."""
     last = _last_line(said)
     return ConnectionLost(
@@ -103,7 +103,7 @@ NOT_UNDERSTOOD = (ValueError, LookupError, TypeError, AttributeError, Arithmetic
 
 
 @contextmanager
-def understanding(device: Device, what: str) -> Iterator[None]:
+def parsing_answer(device: Device, what: str) -> Iterator[None]:
     """Convert errors over a device's answer into an error of that device only; others continue."""
     try:
         yield

@@ -38,7 +38,7 @@ class Named:
             yield advance
 
 
-def at_once(devices: Sequence[Device], work: Callable[[Device, Stop], T]) -> list[T]:
+def run_on_all(devices: Sequence[Device], work: Callable[[Device, Stop], T]) -> list[T]:
     """Run `work` on every device in parallel; return results in their order. An interrupt ends all of it."""
     stop = Stop()
     with ThreadPoolExecutor(max_workers=max(1, min(len(devices), MOST_AT_ONCE))) as threads:
@@ -64,4 +64,4 @@ def deliver(devices: Sequence[Device], work: Work, *, published: Path, progress:
             said.line(f"error: {done.error}")
         return done
 
-    return at_once(devices, one)
+    return run_on_all(devices, one)

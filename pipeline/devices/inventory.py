@@ -170,7 +170,7 @@ class Placement:
     file: Path | None
 
 
-def chosen(placement: Placement, targets: Sequence[Target], *, beside: Path) -> dict[Target, list[Device]]:
+def choose_devices(placement: Placement, targets: Sequence[Target], *, beside: Path) -> dict[Target, list[Device]]:
     """Return the devices of each of a build's targets; raise `RecipeError` if a device fits none of them."""
     if placement.names:
         found = [_find_device(name, placement.file or beside / FILE) for name in placement.names]

@@ -10,7 +10,7 @@ from pipeline.devices import docker as engine
 from pipeline.devices import store
 from pipeline.devices.delivered import Delivered
 from pipeline.devices.delivery import Work
-from pipeline.devices.failures import RETRIED, understanding
+from pipeline.devices.failures import RETRIED, parsing_answer
 from pipeline.devices.inventory import Device
 from pipeline.devices.record import Record, comparison_text, read_record, write_record
 from pipeline.devices.requirements import Survey, survey
@@ -120,8 +120,8 @@ class Job:
             evidence.mkdir()
             report = self._proven(connection, image, found, evidence)
             self._progress.line(f"{verdict_text(report)}")
-            with understanding(device, "its proof"):
-                if compared := comparison_text(_said(evidence)):
+            with parsing_answer(device, "its proof"):
+                if compared := comparison_text(_device_document(evidence)):
                     self._progress.line(compared)
                 labelled = work.dockerfile({**work.describe(report, evidence / PREDICTIONS), **PLACE_LABEL})
             done.image = engine.tag(connection, self._name, work.tag, labelled, self._progress.detail)
@@ -147,27 +147,29 @@ class Job:
             self._name,
             self._container,
             words,
-            lambda line: self._progress.detail(engine.words_of(line)),
+            lambda line: self._progress.detail(engine.message_in(line)),
         )
         who = f"{self._device.name} ({self._device.address})"
         if status == CANNOT_BE_PROVEN:
-            raise DeviceUnfit(f"{who}: the image cannot be proven there: {engine.reason_in(said)}")
+            raise DeviceUnfit(f"{who}: the image cannot be proven there: {engine.last_message_in(said)}")
         if status not in (PROVEN, NOT_PROVEN):
             why = " It was killed, probably because memory ran out." if status == KILLED else ""
             raise DeviceError(
-                f"{who}: the proof ended with status {status}.{why} Its last message: {engine.reason_in(said)}"
+                f"{who}: the proof ended with status {status}.{why} Its last message: {engine.last_message_in(said)}"
             )
         store.fetch(connection, self._name, evidence)
         if not (evidence / PREDICTIONS).is_file():
-            raise DeviceError(f"{who}: the image ended without a proof. Its last message: {engine.reason_in(said)}")
-        with understanding(self._device, "its proof"):
+            raise DeviceError(
+                f"{who}: the image ended without a proof. Its last message: {engine.last_message_in(said)}"
+            )
+        with parsing_answer(self._device, "its proof"):
             report = self._work.judge(evidence / PREDICTIONS)
         self._delivered.report = report
         if not may_be_packaged(report, package_undecided=self._work.package_undecided):
             failure = GateFailed if report.verdict is Verdict.FAIL else GateUndecided
             raise failure(f"{who}: {verdict_text(report)}. Its image was removed from the device.")
         if status == NOT_PROVEN and report.verdict is Verdict.PASS:
-            why = _said(evidence).get("reason", "it gives no reason")
+            why = _device_document(evidence).get("reason", "it gives no reason")
             raise DeviceError(f"{who}: the gate passes, but the image rejects its model: {why}")
         return report
 
@@ -180,7 +182,7 @@ class Job:
             self._progress.detail(f"could not clean up: {error}")
 
 
-def _said(evidence: Path) -> dict[str, Any]:
+def _device_document(evidence: Path) -> dict[str, Any]:
     """Return the device's own document on its proof, or an empty one if it is damaged."""
     try:
         raw = parse_json((evidence / DOCUMENT).read_text(encoding="utf-8"))

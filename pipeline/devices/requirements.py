@@ -6,7 +6,7 @@ Also runs the script that asks the device for its facts.
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.devices.failures import understanding
+from pipeline.devices.failures import parsing_answer
 from pipeline.devices.inventory import Device
 from pipeline.devices.preflight import Facts, fits, jetpack_of, read_facts
 from pipeline.devices.ssh import Connection
@@ -214,6 +214,6 @@ class Survey:
 def survey(connection: Connection, device: Device, target: Target, *, base: str, needs: Needs) -> Survey:
     """Ask and check the device; raise `DeviceUnfit`, `CommandMissing` or `DeviceDiskFull`; `base`: the base image."""
     answer = connection.run("asking what it is", SCRIPT.read_text(), base).stdout
-    with understanding(device, "its answer about itself"):
+    with parsing_answer(device, "its answer about itself"):
         facts = read_facts(answer)
         return Survey(facts=facts, notes=tuple(check(device, facts, target, needs)))

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
-from pipeline.devices.failures import RETRIED, SSH_FAILED, lost, why_failed, why_not_connected
+from pipeline.devices.failures import RETRIED, SSH_FAILED, connection_lost, why_failed, why_not_connected
 from pipeline.devices.inventory import Device
 from pipeline.errors import ConnectionLost, DeviceError, DeviceTimeout, HostUnreachable, ToolError
 from pipeline.progress import Progress
@@ -179,7 +179,7 @@ class Connection:
             pipes.raise_own()
             raise DeviceError(f"{device.name} ({device.address}): endless output while {doing}. Check the device.")
         if status == SSH_FAILED or status < 0 or self._stop.is_set:
-            raise lost(device, doing, said or self._words_of_master())
+            raise connection_lost(device, doing, said or self._words_of_master())
         if status != 0:
             raise why_failed(device, doing, status, said)
         pipes.raise_own()
@@ -234,7 +234,7 @@ class Connection:
             return
         assert self._master is not None, "not connected"
         if self._master.poll() is not None:
-            raise lost(self._device, doing, self._words_of_master())
+            raise connection_lost(self._device, doing, self._words_of_master())
 
     def _words_of_master(self) -> str:
         if self._master is None or self._master.poll() is None:

@@ -30,7 +30,7 @@ def timeliness_text(found: Timeliness) -> str:
     return f"time {found.verdict}{why}: {asked} requested, {', '.join(figures)}"
 
 
-def settle(pruned: Path, artifact: Artifact, clocked: Callable[[bool], Timing | None]) -> Timeliness | None:
+def check_time_budget(pruned: Path, artifact: Artifact, clocked: Callable[[bool], Timing | None]) -> Timeliness | None:
     """Compare the folder of stage `prune` with the artifact's times; return None if no time was requested.
 
     `clocked` returns the artifact's and the unpruned network's time in one run, the known ones or, if True, new ones:

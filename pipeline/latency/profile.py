@@ -23,8 +23,8 @@ from torch import nn
 from pipeline.artifacts import Architecture, Checkpoint, Dialect, Place, Precision, Quantization
 from pipeline.errors import CompressionError, TargetError
 from pipeline.latency.layers import layer_shapes, owner_of, owners
-from pipeline.latency.sampling_plan import Cell, Subject, covering, drawn, widths_of
-from pipeline.latency.subnetwork import Subnetwork, carve, removable_blocks, sites
+from pipeline.latency.sampling_plan import Cell, Subject, plan_subnetworks, random_subnetwork, widths_of
+from pipeline.latency.subnetwork import Subnetwork, cut_subnetwork, removable_blocks, sites
 from pipeline.latency.table import FILE, Check, LatencyTable, Times
 from pipeline.models.checkpoint import build_network
 from pipeline.models.surgery import channel_groups
@@ -60,9 +60,9 @@ def profile(
     rng = random.Random(SEED)
     with progress.task("export to profile", 1) as advance:
         subject = subject_of(checkpoint, multiple=target.channel_multiple, weight_bits=7 if weight_bits == 7 else 8)
-        plan = covering(subject, rng)
+        plan = plan_subnetworks(subject, rng)
         advance()
-    whole = [Subnetwork(widths=subject.full), *(drawn(subject, rng) for _ in range(FITTED + CHECKED - 1))]
+    whole = [Subnetwork(widths=subject.full), *(random_subnetwork(subject, rng) for _ in range(FITTED + CHECKED - 1))]
     runtime = OnnxRuntimeCpu()
     options = runtime.session_options(target, threads=threads)
     precisions: dict[str, Times] = {}
@@ -229,7 +229,9 @@ def _write_models(
 
 
 def _write(subject: Subject, subnetwork: Subnetwork, dialect: Dialect, path: Path) -> Path:
-    marked, quantization = carve(subject.marked, subject.quantization, subject.layers, subject.full, subnetwork)
+    marked, quantization = cut_subnetwork(
+        subject.marked, subject.quantization, subject.layers, subject.full, subnetwork
+    )
     onnx.save(write_dialect(marked, quantization, dialect), path)
     return path
 

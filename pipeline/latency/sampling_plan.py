@@ -44,7 +44,7 @@ def widths_of(group: Group, multiple: int) -> tuple[int, ...]:
     return (*range(step, group.width, step), group.width)
 
 
-def covering(subject: Subject, rng: random.Random) -> list[Subnetwork]:
+def plan_subnetworks(subject: Subject, rng: random.Random) -> list[Subnetwork]:
     """Return subnetworks that contain every cell; greedy, as usual for covering arrays of strength two."""
     missing = {cell for name in subject.layers for cell in _cells_of(subject, name)}
     plan = [Subnetwork(widths=subject.full)]
@@ -56,7 +56,7 @@ def covering(subject: Subject, rng: random.Random) -> list[Subnetwork]:
     return plan
 
 
-def drawn(subject: Subject, rng: random.Random) -> Subnetwork:
+def random_subnetwork(subject: Subject, rng: random.Random) -> Subnetwork:
     """Return a random subnetwork as after pruning: groups at half to full width, a quarter of the blocks removed."""
     widths = {
         root: rng.choice([width for width in grid if width >= grid[-1] / 2]) for root, grid in subject.grid.items()

@@ -16,9 +16,9 @@ import onnx
 from pipeline.artifacts import Checkpoint, Dialect, Precision
 from pipeline.latency.profile import subject_of
 from pipeline.latency.sampling_plan import Subject
-from pipeline.latency.subnetwork import Subnetwork, carve
+from pipeline.latency.subnetwork import Subnetwork, cut_subnetwork
 from pipeline.latency.table import Timing
-from pipeline.progress import Report, portion, unheard
+from pipeline.progress import Report, ignore_share, portion
 from targets.dialects.write import write_dialect
 from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
 from targets.target import Target
@@ -42,13 +42,13 @@ class Stopwatch:
         self._runtime = OnnxRuntimeCpu()
         self._options = self._runtime.session_options(target, threads=threads)
 
-    def time(self, subnetwork: Subnetwork, report: Report = unheard) -> Timing:
+    def time(self, subnetwork: Subnetwork, report: Report = ignore_share) -> Timing:
         """Cut the subnetwork from the graph and time it."""
         report(0.0, note="exporting")
         with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
             return self.time_file(self._write(subnetwork, Path(name) / "pruned.onnx"), report)
 
-    def time_file(self, model: Path, report: Report = unheard) -> Timing:
+    def time_file(self, model: Path, report: Report = ignore_share) -> Timing:
         """Time an ONNX file with the same inputs beside the unpruned network."""
         report(0.0, note="exporting")
         with tempfile.TemporaryDirectory(prefix="edge-deploy-") as name:
@@ -73,7 +73,7 @@ class Stopwatch:
 
     def _write(self, subnetwork: Subnetwork, path: Path) -> Path:
         subject = self._subject
-        cut = carve(subject.marked, subject.quantization, subject.layers, subject.full, subnetwork)
+        cut = cut_subnetwork(subject.marked, subject.quantization, subject.layers, subject.full, subnetwork)
         onnx.save(write_dialect(*cut, self._dialect), path)
         return path
 

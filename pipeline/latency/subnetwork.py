@@ -84,7 +84,7 @@ def removable_blocks(architecture: Architecture) -> tuple[str, ...]:
     return tuple(name for name in names if f"{name}.downsample.0" not in architecture.widths)
 
 
-def carve(
+def cut_subnetwork(
     marked: ModelProto,
     quantization: Quantization,
     layers: Mapping[str, Site],
@@ -98,8 +98,8 @@ def carve(
     cut = ModelProto()
     cut.CopyFrom(marked)
     for block in sorted(subnetwork.removed):
-        _bypass(cut, block)
-    _drop_dead(cut)
+        _remove_block(cut, block)
+    _remove_unused_nodes(cut)
     constants = {tensor.name: tensor for tensor in cut.graph.initializer}
     weights: dict[str, tuple[float, ...]] = {}
     named = {node.output[0]: node for node in cut.graph.node if node.domain}
@@ -154,7 +154,7 @@ def _check_operator(node: NodeProto) -> None:
         )
 
 
-def _bypass(model: ModelProto, block: str) -> None:
+def _remove_block(model: ModelProto, block: str) -> None:
     """Connect the readers of the block's output to its input."""
     nodes = model.graph.node
     order = _layer_order(nodes)
@@ -191,7 +191,7 @@ def _block_output(nodes: Sequence[NodeProto], last: int) -> str:
     return tensor
 
 
-def _drop_dead(model: ModelProto) -> None:
+def _remove_unused_nodes(model: ModelProto) -> None:
     needed = {output.name for output in model.graph.output}
     kept = []
     for node in reversed(model.graph.node):

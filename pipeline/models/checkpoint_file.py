@@ -126,11 +126,11 @@ def _check_format(source: Path, start: bytes) -> None:
     """Raise `CheckpointError` with the format's name if the content is not from `torch.save`."""
     for signature, name in FORMATS:
         if start.startswith(signature):
-            raise CheckpointError(f"{source} is {name}, not weights saved by PyTorch. {_way_in(source)}")
+            raise CheckpointError(f"{source} is {name}, not weights saved by PyTorch. {_how_to_save(source)}")
     # A protobuf message: the version of the format, 3 or later, then the producer's name or the graph.
     if start[:1] == b"\x08" and 3 <= start[1] < 32 and start[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42"):
         raise CheckpointError(
-            f"{source} is an ONNX model, which has lost the names and normalizations of training. {_way_in(source)}"
+            f"{source} is an ONNX model, without the names and normalizations of training. {_how_to_save(source)}"
         )
     if start[:4] == b"PK\x03\x04":
         _check_archive(source)
@@ -144,18 +144,18 @@ def _check_archive(source: Path) -> None:
         return  # PyTorch's own reader reports the damage.
     for pattern, name in ENTRIES:
         if any(pattern.search(entry.filename) for entry in entries):
-            raise CheckpointError(f"{source} is {name}, not weights written by torch.save. {_way_in(source)}")
+            raise CheckpointError(f"{source} is {name}, not weights written by torch.save. {_how_to_save(source)}")
     if sum(entry.file_size for entry in entries) > SHORTEST_ZIP * source.stat().st_size + 2**20:
-        raise CheckpointError(f"{source} is compressed, which torch.save never does: refused. {_way_in(source)}")
+        raise CheckpointError(f"{source} is compressed, which torch.save never does: refused. {_how_to_save(source)}")
     for entry in entries:
         if entry.filename.endswith("data.pkl") and entry.file_size > MOST_RECORD_BYTES:
             raise CheckpointError(
                 f"{source} has {entry.file_size / 1e6:,.0f} MB besides its tensors; at most "
-                f"{MOST_RECORD_BYTES / 1e6:,.0f} MB are read. {_way_in(source)}"
+                f"{MOST_RECORD_BYTES / 1e6:,.0f} MB are read. {_how_to_save(source)}"
             )
 
 
-def _way_in(source: Path) -> str:
+def _how_to_save(source: Path) -> str:
     del source
     return f"{CURE}, and give that file: .pth, .pt, .th or .safetensors."
 
@@ -212,13 +212,13 @@ def _find_weights(loaded: object, source: Path) -> Saved:
         weights["raw"], places["raw"] = tensors, place
         passed_over += [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]  # type: ignore[attr-defined]
     for key, value in averaged.items():
-        copy = _tensors(_inmost(value))
-        if copy and "ema" not in weights and (not tensors or _bare(copy) == _bare(tensors)):
+        copy = _tensors(_unwrap(value))
+        if copy and "ema" not in weights and (not tensors or _names_and_shapes(copy) == _names_and_shapes(tensors)):
             weights["ema"], places["ema"] = copy, key
         else:
             passed_over.append(key)
     if not weights:
-        raise CheckpointError(_nothing(loaded, source))
+        raise CheckpointError(_no_weights_message(loaded, source))
     passed_over = sorted(set(passed_over) - set(places.values()))
     return Saved(weights=weights, places=places, passed_over=tuple(passed_over), stated=stated)
 
@@ -236,7 +236,7 @@ def _stated_accuracy(record: Mapping[object, object]) -> tuple[str, float] | Non
     return None
 
 
-def _inmost(value: object) -> object:
+def _unwrap(value: object) -> object:
     for _ in range(len(CONTAINERS)):
         if not isinstance(value, Mapping):
             break
@@ -253,7 +253,7 @@ def _tensors(value: object) -> State:
     return {str(name): each for name, each in value.items() if isinstance(each, Tensor) and name != COUNTER}
 
 
-def _bare(state: State) -> set[tuple[str, torch.Size]]:
+def _names_and_shapes(state: State) -> set[tuple[str, torch.Size]]:
     """Return names without wrappers' prefixes, and shapes: equal for two copies of one network."""
     return {
         (re.sub(r"^(?:module\.|model\.|_orig_mod\.)*", "", name), value.shape)
@@ -262,7 +262,7 @@ def _bare(state: State) -> set[tuple[str, torch.Size]]:
     }
 
 
-def _nothing(loaded: object, source: Path) -> str:
+def _no_weights_message(loaded: object, source: Path) -> str:
     if isinstance(loaded, Inert):
         return (
             f"{source} contains an object of the class {loaded.full_name}, such as a whole pickled model. Refused: "

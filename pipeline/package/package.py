@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import AccuracyReport, Artifact, Image, Judge, Place, Verdict
-from pipeline.containers.container import MODEL_FOLDER, running, sweep
+from pipeline.containers.container import MODEL_FOLDER, remove_orphans, running
 from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.package.base_image import base_without_engine, find_base
@@ -215,7 +215,7 @@ def _place(engine: Engine, image: str) -> Place:
 
 
 def _build(engine: Engine, context: Path, tag: str, lock: Lock, progress: Progress) -> str:
-    for left_over in sweep(engine):
+    for left_over in remove_orphans(engine):
         progress.detail(f"removed the container {left_over}, left by a killed build")
     progress.line(f"building the image {tag}")
     place = Place.IMAGE if engine.platform == lock.platform else Place.EMULATED

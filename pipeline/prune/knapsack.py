@@ -41,7 +41,7 @@ class Front:
     def of(cls, options: Sequence[Option]) -> "Front":
         costs = np.array([option.cost for option in options])
         losses = np.array([option.loss for option in options])
-        kept = _unbeaten(costs, losses)
+        kept = _pareto_front(costs, losses)
         return cls(costs=costs[kept], losses=losses[kept], indices=kept)
 
     @cached_property
@@ -113,7 +113,7 @@ def solve(items: Sequence[Front], budget: float, *, most_points: int = MOST_POIN
         all_costs = (costs[:, None] + item.costs).ravel()
         all_losses = (losses[:, None] + item.losses).ravel()
         hoped = np.flatnonzero(all_losses + rest.at_least(budget - all_costs) <= most)
-        kept = hoped[_unbeaten(all_costs[hoped], all_losses[hoped])]
+        kept = hoped[_pareto_front(all_costs[hoped], all_losses[hoped])]
         if len(kept) > most_points:
             kept = kept[_thin(all_costs[kept], most_points)]
             # The solution of `most` may be gone: any solution within the budget will do.
@@ -128,7 +128,7 @@ def _rounded_up(budget: float) -> float:
     return budget + 1e-9 * abs(budget)
 
 
-def _unbeaten(costs: Floats, losses: Floats) -> NDArray[np.intp]:
+def _pareto_front(costs: Floats, losses: Floats) -> NDArray[np.intp]:
     """Return the indices of the points that no other one beats, by rising cost and falling loss."""
     order = np.lexsort((losses, costs))
     lowest = np.minimum.accumulate(losses[order])

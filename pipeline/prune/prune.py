@@ -23,7 +23,7 @@ from pipeline.prune.importance import channel_importance
 from pipeline.prune.recovery import estimate_statistics, express_by_data, recover, sample
 from pipeline.prune.report import sensitivity, write_report
 from pipeline.prune.settings import PruneSettings
-from pipeline.prune.tournament import Contest, hold
+from pipeline.prune.tournament import Contest, run_contest
 from pipeline.prune.trials import Deadline, Time, times_text
 from pipeline.training.evaluation import top1_of
 from pipeline.training.loop import seed_everything
@@ -125,8 +125,8 @@ def _cut_by_clock(
     )
     for number, proposal in enumerate(proposals.each, start=1):
         text = times_text(proposal.trial, proposals.unpruned_us, proposal.trials, pace.elsewhere)
-        progress.detail(f"cut {number} of {len(proposals.each)}: {text}{_gone(proposal, architecture)}")
-    contest = hold(
+        progress.detail(f"cut {number} of {len(proposals.each)}: {text}{_removed_blocks_text(proposal, architecture)}")
+    contest = run_contest(
         [proposal.network for proposal in proposals.each],
         network,
         data,
@@ -147,10 +147,10 @@ def _cut_by_clock(
         contest=_facts(proposals, contest),
     )
     text = times_text(chosen.trial, proposals.unpruned_us, chosen.trials, pace.elsewhere)
-    return f"{text}{_gone(chosen, architecture)}{_won(contest)}"
+    return f"{text}{_removed_blocks_text(chosen, architecture)}{_winner_text(contest)}"
 
 
-def _gone(proposal: Proposal, before: Architecture) -> str:
+def _removed_blocks_text(proposal: Proposal, before: Architecture) -> str:
     gone, depth = len(proposal.trial.chosen.removed), sum(before.depths)
     return f", {gone} of {depth} blocks removed" if gone else ""
 
@@ -169,7 +169,7 @@ def _facts(proposals: Proposals, contest: Contest) -> list[Json]:
     ]
 
 
-def _won(contest: Contest) -> str:
+def _winner_text(contest: Contest) -> str:
     if not contest.divergences:
         return ""
     figures = ", ".join(f"{value:.3g}" for value in contest.divergences)

@@ -34,7 +34,7 @@ class Contest:
     """Images each was trained on, once; 0: judged without training."""
 
 
-def hold(
+def run_contest(
     contestants: Sequence[nn.Module],
     teacher: nn.Module,
     data: Data,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipeline.errors import CompressionError
 from pipeline.latency.subnetwork import Subnetwork
 from pipeline.latency.table import Timing
-from pipeline.progress import Report, portion, unheard
+from pipeline.progress import Report, ignore_share, portion
 from pipeline.prune.by_latency import Clock
 from pipeline.prune.settings import PruneSettings
 
@@ -65,7 +65,7 @@ class Trial:
 
 
 def choose(
-    clock: Clock, deadline: Deadline, unpruned_us: float, time: Time | None, report: Report = unheard
+    clock: Clock, deadline: Deadline, unpruned_us: float, time: Time | None, report: Report = ignore_share
 ) -> tuple[Trial, tuple[Trial, ...]]:
     """Return the network that loses least importance among the timed ones that are fast enough, and all trials.
 

@@ -120,7 +120,7 @@ def train(
     trained = logits_of(quantized, selection, progress=progress, name="answers in int8")
     by_training = _facts(trained, wanted, selection)
     facts["trained"] = by_training
-    harm = _harm(by_calibration, by_training)
+    harm = _what_got_worse(by_calibration, by_training)
     if harm is None:
         facts["kept"] = "trained"
     else:
@@ -129,7 +129,7 @@ def train(
     return facts
 
 
-def _harm(calibrated: dict[str, float], trained: dict[str, float]) -> str | None:
+def _what_got_worse(calibrated: dict[str, float], trained: dict[str, float]) -> str | None:
     """Return what training made worse on the selection split; None if neither divergence nor accuracy got worse."""
     worse = []
     if trained["divergence"] > calibrated["divergence"]:

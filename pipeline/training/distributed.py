@@ -69,7 +69,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def is_torn(error: RuntimeError) -> bool:
+def is_lost_connection(error: RuntimeError) -> bool:
     """Whether the error means that another process has ended or no longer responds."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
@@ -90,7 +90,7 @@ def join_process_group(rank: int, world: int, *, meeting: Path | None) -> Iterat
     try:
         yield Ranks(rank=rank, world=world, device=device)
     except RuntimeError as error:
-        if meeting is None and is_torn(error):
+        if meeting is None and is_lost_connection(error):
             raise ProcessLost(
                 f"process {rank + 1} of {world} lost its connection to another process of this training, whose output "
                 f"has the reason. Finished epochs are kept: run the same command to continue. "
@@ -125,7 +125,7 @@ TAIL_LINES = 20
 
 
 @contextmanager
-def crew(training: object, processes: int) -> Iterator[Ranks]:
+def start_processes(training: object, processes: int) -> Iterator[Ranks]:
     """Start `processes` - 1 others on the picklable `training` as rank 0; the cores are divided among all.
 
     Raises the error of a failed process, or `ProcessLost` if one ended by itself.
@@ -144,7 +144,7 @@ def crew(training: object, processes: int) -> Iterator[Ranks]:
                 except RuntimeError as error:
                     # This is only a lost connection; the process that ended has the reason.
                     lost = _lost(others, folder, within_s=LONGEST_END_S)
-                    if lost is None and is_torn(error):
+                    if lost is None and is_lost_connection(error):
                         lost = ProcessLost(f"a process of the training no longer responds: {error}".splitlines()[0])
                     if lost is None:
                         raise
@@ -163,7 +163,7 @@ def _start(folder: Path, rank: int, processes: int) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(
         entry or str(Path.cwd()) for entry in sys.path
     )  # the user's own network may be anywhere on the path
-    with _said(folder, rank).open("wb") as said:
+    with _error_file(folder, rank).open("wb") as said:
         return subprocess.Popen(
             # -P: ignore the working folder, where the user may have their own `pipeline`.
             [sys.executable, "-P", "-m", "pipeline.training.worker", str(folder), str(rank), str(processes)],
@@ -180,7 +180,7 @@ def ready(folder: Path, rank: int) -> Path:
     return folder / f"ready-{rank}"
 
 
-def _said(folder: Path, rank: int) -> Path:
+def _error_file(folder: Path, rank: int) -> Path:
     return folder / f"said-{rank}"
 
 
@@ -217,7 +217,7 @@ def _lost(others: list[subprocess.Popen[bytes]], folder: Path, *, within_s: floa
 
 
 def _error(rank: int, status: int, folder: Path) -> DeployError:
-    said = _said(folder, rank).read_text(errors="replace").strip()
+    said = _error_file(folder, rank).read_text(errors="replace").strip()
     for kind in EXIT_CODES:
         if kind.exit_code == status:
             return kind(said.removeprefix("error: "))

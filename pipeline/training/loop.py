@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.data.batches import Batches
 from pipeline.errors import CompressionError, RecipeError
 from pipeline.progress import Advance, Progress, Silent
-from pipeline.training.distributed import ALONE, Ranks, crew, join_process_group
+from pipeline.training.distributed import ALONE, Ranks, join_process_group, start_processes
 from pipeline.training.evaluation import to_device_of, top1_of
 from pipeline.training.loss import Distillation, Loss
 from pipeline.training.microbatches import micro_batches
@@ -94,7 +94,7 @@ class Training:
             )
         if found is not None:
             return join_process_group(*found, meeting=None)
-        return crew(self, processes) if processes > 1 else nullcontext(ALONE)
+        return start_processes(self, processes) if processes > 1 else nullcontext(ALONE)
 
     def run(
         self, ranks: Ranks, *, selection: Batches | None, continuation: Continuation | None, progress: Progress
@@ -111,8 +111,8 @@ class Training:
         half, first, earlier, started = self.mixed_precision, 0, 0.0, time.monotonic()
         if continuation is not None:
             continuation = continuation.bound_to(self._facts())
-            first, earlier = _go_on(continuation, network, optimizer, self.epochs, self.name, progress)
-        first = _caught_up(first, network, optimizer, ranks)
+            first, earlier = _resume(continuation, network, optimizer, self.epochs, self.name, progress)
+        first = _synchronize_epochs(first, network, optimizer, ranks)
         with (
             _watching(self.loss, network),
             progress.task(self.name, self.steps - first * len(self.batches)) as advance,
@@ -216,7 +216,7 @@ def rate_at(step: int, total: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (total - warm + 1)))
 
 
-def _go_on(
+def _resume(
     continuation: Continuation,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -241,7 +241,7 @@ def _watching(loss: Loss, network: nn.Module) -> AbstractContextManager[None]:
     return loss.watching(network) if isinstance(loss, Distillation) else nullcontext()
 
 
-def _caught_up(first: int, network: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> int:
+def _synchronize_epochs(first: int, network: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> int:
     """Return the number of finished epochs; copy rank 0's state to all processes (only momenta must be sent)."""
     if ranks.world == 1:
         return first

@@ -118,7 +118,7 @@ class Workspace:
         self.before_work: Callable[[str], None] | None = None
         """Called with the name of each stage that is not done yet."""
 
-    def looking(self) -> "Workspace":
+    def dry_run(self) -> "Workspace":
         """Return the same workspace without work: a missing stage raises `NotDone`."""
         return Workspace(self.root, only_look=True, progress=self._progress)
 

@@ -14,7 +14,7 @@ from tiny_artifact import PREPROCESSING
 from tiny_package import Packaged, TinyPackage, colorful, write_tiny_package
 
 from pipeline.artifacts import Place
-from pipeline.cli.subject import answering
+from pipeline.cli.subject import open_subject
 from pipeline.containers.engine import Engine
 from pipeline.errors import CompileError, EngineMissing, PackageError
 from pipeline.progress import Silent
@@ -29,7 +29,7 @@ def tiny(tmp_path: Path) -> TinyPackage:
 
 
 def test_an_artifact_folder_answers_here(tiny: TinyPackage) -> None:
-    with answering(str(tiny.folder), progress=Silent()) as subject:
+    with open_subject(str(tiny.folder), progress=Silent()) as subject:
         assert subject.place is Place.HOST
         assert subject.manifest == tiny.manifest
         assert (subject.runtime, subject.instruction_set) == (tiny.report.runtime, tiny.report.instruction_set)
@@ -41,8 +41,8 @@ def test_an_artifact_folder_answers_here(tiny: TinyPackage) -> None:
 def test_an_image_answers_the_same_in_its_container(engine: Engine, packaged: Packaged) -> None:
     images = normalize(colorful(20, seed=5), PREPROCESSING)
     with (
-        answering(str(packaged.tiny.folder), progress=Silent()) as here,
-        answering(packaged.image.tag, progress=Silent()) as there,
+        open_subject(str(packaged.tiny.folder), progress=Silent()) as here,
+        open_subject(packaged.image.tag, progress=Silent()) as there,
     ):
         np.testing.assert_array_equal(here.session.infer(images), there.session.infer(images))
         assert there.place is Place.IMAGE
@@ -75,7 +75,7 @@ def answer_otherwise(folder: Path) -> None:
 )
 def test_a_damaged_artifact_does_not_answer(tiny: TinyPackage, damage: Callable[[Path], None], message: str) -> None:
     damage(tiny.folder)
-    with pytest.raises(CompileError, match=message), answering(str(tiny.folder), progress=Silent()):
+    with pytest.raises(CompileError, match=message), open_subject(str(tiny.folder), progress=Silent()):
         pass
 
 
@@ -100,7 +100,7 @@ def test_an_image_that_cannot_repeat_its_answers_is_never_ready_and_says_why(
     engine.tag(build(engine, context), f"{image_name}:1")
     with (
         pytest.raises(PackageError, match=f"does not become ready: .*{reason}") as caught,
-        answering(f"{image_name}:1", progress=Silent()),
+        open_subject(f"{image_name}:1", progress=Silent()),
     ):
         pass
     assert "the model cannot be served" in str(caught.value)
@@ -113,7 +113,7 @@ def test_an_image_that_cannot_repeat_its_answers_is_never_ready_and_says_why(
 def test_what_is_neither_folder_nor_image_is_named(name: str) -> None:
     with (
         pytest.raises(PackageError, match=f"neither a folder nor an image {name}.*deploy status"),
-        answering(name, progress=Silent()),
+        open_subject(name, progress=Silent()),
     ):
         pass
 
@@ -123,7 +123,7 @@ def test_a_file_or_a_missing_folder_is_not_taken_for_an_image(tmp_path: Path) ->
     for name in (str(tmp_path / "file"), f"{tmp_path}/gone/"):
         with (
             pytest.raises(CompileError, match=f"{name} is not an artifact folder"),
-            answering(name, progress=Silent()),
+            open_subject(name, progress=Silent()),
         ):
             pass
 
@@ -131,5 +131,5 @@ def test_a_file_or_a_missing_folder_is_not_taken_for_an_image(tmp_path: Path) ->
 def test_an_image_needs_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     missing = pytest.raises(EngineMissing, match=r"no folder digits:1, .* no Docker engine")
-    with missing, answering("digits:1", progress=Silent()):
+    with missing, open_subject("digits:1", progress=Silent()):
         pass

@@ -43,7 +43,9 @@ def test_layers_that_run_as_planned_pass(tmp_path: Path, version: int) -> None:
 def test_one_that_runs_in_another_precision_is_an_error_with_its_name(tmp_path: Path, version: int) -> None:
     audit = audit_engine(planned(tmp_path, "conv1", "layer1.conv2"), layers(version, second="fp16"))
     assert (audit.int8, audit.other) == (1, {"layer1.conv2": "fp16"})
-    with pytest.raises(CompileError, match=r"orin runs 1 of 2 .* otherwise: layer1\.conv2 in fp16\. .*keep_float"):
+    with pytest.raises(
+        CompileError, match=r"orin runs 1 of 2 .* in another precision: layer1\.conv2 in fp16\. .*keep_float"
+    ):
         check_engine(audit, "orin")
 
 

@@ -104,9 +104,9 @@ def test_another_models_name_is_refused(client: InferenceClient) -> None:
 def test_where_nobody_listens_nothing_is_ready_and_nothing_has_failed(nobody: InferenceClient) -> None:
     state = nobody.readiness()
     assert (state.is_ready, state.has_failed, state.reason) == (False, False, "")
-    with pytest.raises(PackageError, match="stopped answering"):
+    with pytest.raises(PackageError, match="stopped responding"):
         nobody.infer(IMAGES)
-    with pytest.raises(PackageError, match="does not answer"):
+    with pytest.raises(PackageError, match="does not respond"):
         nobody.runs_on()
 
 
@@ -128,5 +128,5 @@ def test_readiness_is_what_the_server_says(
 
 
 def test_an_answer_that_is_no_json_is_an_error_of_ours() -> None:
-    with serving(200, b"hello") as client, pytest.raises(PackageError, match="does not answer"):
+    with serving(200, b"hello") as client, pytest.raises(PackageError, match="does not respond"):
         client.runs_on()

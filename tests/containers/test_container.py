@@ -14,7 +14,7 @@ from docker_proxy import Proxy
 from repository import REPOSITORY
 from tiny_package import Packaged
 
-from pipeline.containers.container import created, is_orphan, output_of, owner, remove, running, sweep
+from pipeline.containers.container import created, is_orphan, output_of, owner, remove, remove_orphans, running
 from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing, PackageError
 from pipeline.progress import Silent
@@ -132,11 +132,11 @@ def test_a_killed_process_leaves_a_container_that_is_swept_a_living_one_keeps_it
     assert holder.stdout.readline() == "ready\n"
     with running(engine, packaged.image.tag, progress=Silent()) as client:
         (left_over,) = containers_of(engine, holder.pid)
-        assert left_over.name not in sweep(engine)
+        assert left_over.name not in remove_orphans(engine)
         holder.kill()
         holder.wait()
         assert is_present(engine, str(left_over.name))
-        assert left_over.name in sweep(engine)
+        assert left_over.name in remove_orphans(engine)
         assert containers_of(engine, holder.pid) == []
         assert client.readiness().is_ready
 

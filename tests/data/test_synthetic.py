@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from pipeline.data.synthetic import drawings
+from pipeline.data.synthetic import draw_images
 
 
 def test_shape_seed_and_variety() -> None:
-    first = drawings(20, height=24, width=32)
+    first = draw_images(20, height=24, width=32)
     assert first.shape == (20, 24, 32, 3)
     assert first.dtype == np.uint8
-    assert (first == drawings(20, height=24, width=32)).all()
-    assert (first != drawings(20, height=24, width=32, seed=1)).any()
+    assert (first == draw_images(20, height=24, width=32)).all()
+    assert (first != draw_images(20, height=24, width=32, seed=1)).any()
     assert len(np.unique(first.reshape(20, -1), axis=0)) == 20
     assert np.mean(first.reshape(20, -1).std(axis=1) > 10) > 0.8

@@ -15,7 +15,7 @@ from tiny_package import GOLDEN, TinyPackage, with_manifest, write_tiny_package
 from tiny_shard import COUNT, tiny, write_shard
 
 from pipeline.artifacts import AccuracyReport
-from pipeline.cli.subject import answering
+from pipeline.cli.subject import open_subject
 from pipeline.cli.validate import judge_again
 from pipeline.progress import Silent
 from pipeline.validate.judge import Terms
@@ -32,7 +32,7 @@ __all__ = ["tiny"]
 
 
 def report_of_the_host(tiny: TinyPackage, shard: Path) -> AccuracyReport:
-    with answering(str(tiny.folder), progress=Silent()) as subject:
+    with open_subject(str(tiny.folder), progress=Silent()) as subject:
         return judge_again(subject, shard, terms=Terms(max_drop=50.0, gate_looks=1), progress=Silent())
 
 

@@ -105,7 +105,7 @@ def test_an_answer_without_bounds_is_given_up(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "", ".hidden", "a" * 200, "x\x1b[2K"])
 def test_a_name_that_is_no_devices_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="cannot be a device's"):
+    with pytest.raises(RecipeError, match=r"--name .* is not valid"):
         collect("http://127.0.0.1:1", name=name, workspace=tmp_path, access=Access())
 
 
@@ -169,7 +169,7 @@ def test_the_command_says_no_and_why(workspace: Path, capsys: pytest.CaptureFixt
     given = {"token_file": None, "authority": None, "workspace": workspace, "as_json": False}
     with (
         device(device_of(workspace, answers(workspace, wrong=60), max_drop_points=100.0)) as address,
-        pytest.raises(GateFailed, match="loses more than the 1 points allowed"),
+        pytest.raises(GateFailed, match="loses more than the allowed 1 points"),
     ):
         command(address, name="orin", **given)  # type: ignore[arg-type]
     assert "judged itself with a margin of 100 points" in capsys.readouterr().out

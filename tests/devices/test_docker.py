@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.devices.docker import proof_words, reason_in, words_of
+from pipeline.devices.docker import last_message_in, message_in, proof_words
 from pipeline.package.service_files import Form, Service, emit
 from targets.target import find_target
 
@@ -51,9 +51,9 @@ def test_the_engine_that_is_proven_is_the_one_that_is_served() -> None:
     ],
 )
 def test_lines_of_the_log(line: str, words: str) -> None:
-    assert words_of(line) == words
+    assert message_in(line) == words
 
 
 def test_the_last_words_count() -> None:
-    assert reason_in('{"reason": "first"}\n{"reason": "no GPU"}\n[]\n') == "no GPU"
-    assert reason_in("\n") == "it printed nothing"
+    assert last_message_in('{"reason": "first"}\n{"reason": "no GPU"}\n[]\n') == "no GPU"
+    assert last_message_in("\n") == "it printed nothing"

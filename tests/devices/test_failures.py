@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.devices.failures import RETRIED, lost, why_failed, why_not_connected
+from pipeline.devices.failures import RETRIED, connection_lost, why_failed, why_not_connected
 from pipeline.devices.inventory import Device
 from pipeline.errors import (
     AccessDenied,
@@ -58,13 +58,13 @@ def test_why_there_is_no_connection(said: str, kind: type[DeployError], cure: st
 
 
 def test_only_what_may_be_over_in_a_moment_is_tried_again() -> None:
-    assert isinstance(lost(DEVICE, "sending"), RETRIED)
+    assert isinstance(connection_lost(DEVICE, "sending"), RETRIED)
     assert not isinstance(why_not_connected(DEVICE, CHANGED), RETRIED)
     assert not isinstance(why_failed(DEVICE, "building", 1, "no"), RETRIED)
 
 
 def test_a_lost_connection_says_what_was_being_done() -> None:
-    error = lost(DEVICE, "sending 3 files", "Timeout, server orin.local not responding.")
+    error = connection_lost(DEVICE, "sending 3 files", "Timeout, server orin.local not responding.")
     assert isinstance(error, ConnectionLost)
     assert "while sending 3 files" in str(error)
     assert "not responding" in str(error)

@@ -15,7 +15,7 @@ from local_device import connected, local
 from preflight_answers import ORIN_JP62, PC, answer
 
 from pipeline.devices import checkup, store
-from pipeline.devices.failures import understanding
+from pipeline.devices.failures import parsing_answer
 from pipeline.devices.inventory import Device
 from pipeline.devices.preflight import read_facts
 from pipeline.devices.requirements import USUAL, check
@@ -137,7 +137,7 @@ def test_whatever_a_device_says_of_itself_is_an_error_about_it_alone() -> None:
     for seed in range(3000):
         said = mutated(answer(ORIN_JP62 if seed % 2 else PC), seed)
         try:
-            with understanding(device, "its answer about itself"):
+            with parsing_answer(device, "its answer about itself"):
                 check(device, read_facts(said), target, USUAL[target.runtime])
         except DeviceError as error:
             raised.add(str(error)[:40])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.devices.inventory import Device, Placement, chosen, find_devices, parse_address, read_devices
+from pipeline.devices.inventory import Device, Placement, choose_devices, find_devices, parse_address, read_devices
 from pipeline.errors import RecipeError
 from targets.target import find_target
 
@@ -128,19 +128,19 @@ def test_a_file_with_an_address_that_cannot_be(tmp_path: Path, address: str) -> 
 def test_devices_go_to_the_targets_they_are_of(tmp_path: Path) -> None:
     write(tmp_path, TWO)
     cpu, orin = find_target("cpu"), find_target("orin-jp61")
-    found = chosen(Placement(names=("pi",), file=None), [cpu, orin], beside=tmp_path)
+    found = choose_devices(Placement(names=("pi",), file=None), [cpu, orin], beside=tmp_path)
     assert [each.name for each in found[cpu]] == ["pi"]
     assert found[orin] == []
-    all_of_it = chosen(Placement(names=(), file=tmp_path / "devices.toml"), [orin], beside=tmp_path)
+    all_of_it = choose_devices(Placement(names=(), file=tmp_path / "devices.toml"), [orin], beside=tmp_path)
     assert [each.name for each in all_of_it[orin]] == ["gate-1"]
-    (given,) = chosen(Placement(names=("ssh://me@here",), file=None), [cpu], beside=tmp_path)[cpu]
+    (given,) = choose_devices(Placement(names=("ssh://me@here",), file=None), [cpu], beside=tmp_path)[cpu]
     assert given.address == "me@here"
 
 
 def test_a_device_twice_is_one(tmp_path: Path) -> None:
     write(tmp_path, TWO)
     cpu = find_target("cpu")
-    assert len(chosen(Placement(names=("pi", "pi"), file=None), [cpu], beside=tmp_path)[cpu]) == 1
+    assert len(choose_devices(Placement(names=("pi", "pi"), file=None), [cpu], beside=tmp_path)[cpu]) == 1
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,13 @@ def test_a_device_that_fits_no_target(
 ) -> None:
     file = write(tmp_path, TWO)
     with pytest.raises(RecipeError) as raised:
-        chosen(Placement(names=names, file=file), [find_target(name) for name in targets], beside=tmp_path)
+        choose_devices(Placement(names=names, file=file), [find_target(name) for name in targets], beside=tmp_path)
     assert said in str(raised.value)
 
 
 def test_a_name_without_a_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"does not exist\. Write one"):
-        chosen(Placement(names=("pi",), file=None), [find_target("cpu")], beside=tmp_path)
+        choose_devices(Placement(names=("pi",), file=None), [find_target("cpu")], beside=tmp_path)
 
 
 def test_names_of_a_file(tmp_path: Path) -> None:

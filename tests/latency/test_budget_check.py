@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.artifacts import Artifact, Candidate, Latency, Place, Precision, Timeliness
 from pipeline.errors import LatencyMissed
-from pipeline.latency.budget_check import settle, timeliness_text
+from pipeline.latency.budget_check import check_time_budget, timeliness_text
 from pipeline.latency.table import CHOICE, Timing
 from pipeline.validate.verdict import stop_if_late
 
@@ -53,7 +53,7 @@ def found(folder: Path, clock: Clock, plan: dict[str, Any], artifact: Artifact |
         "measured": MEASURED, "not_measured": None,
     }  # fmt: skip
     (folder / CHOICE).write_text(json.dumps(facts | plan))
-    made = settle(folder, artifact or artifact_of(), clock)
+    made = check_time_budget(folder, artifact or artifact_of(), clock)
     assert made is not None
     return made
 
@@ -113,7 +113,7 @@ def test_a_miss_is_timed_once_more_and_a_hit_is_not(tmp_path: Path) -> None:
 
 def test_where_no_time_was_asked_for_there_is_nothing_to_say(tmp_path: Path) -> None:
     clock = Clock(run(2.0))
-    assert settle(tmp_path, artifact_of(), clock) is None
+    assert check_time_budget(tmp_path, artifact_of(), clock) is None
     assert clock.asked == []
     stop_if_late(None, artifact_of())
 

@@ -10,7 +10,7 @@ from tiny_progress import Counted
 from pipeline.artifacts import Checkpoint
 from pipeline.errors import TargetError
 from pipeline.latency.profile import CHECKED, FITTED, fit_times, profile, subject_of
-from pipeline.latency.sampling_plan import Subject, covering, drawn
+from pipeline.latency.sampling_plan import Subject, plan_subnetworks, random_subnetwork
 from pipeline.latency.subnetwork import Subnetwork
 from pipeline.latency.table import FILE, LatencyTable, Times, read_table
 from pipeline.models.checkpoint import save_network
@@ -56,7 +56,7 @@ def test_every_cell_of_every_layer_is_timed_in_each_precision(table: LatencyTabl
     assert set(table.precisions) == {"fp32", "int8"}
     assert table.full == subject.full
     assert table.layers == subject.shapes
-    cells = {cell for each in covering(subject, random.Random(0)) for _, cell in subject.cells(each)}
+    cells = {cell for each in plan_subnetworks(subject, random.Random(0)) for _, cell in subject.cells(each)}
     for times in table.precisions.values():
         found = {(shape, *pair) for shape, pairs in times.shapes.items() for pair in pairs}
         assert found == cells
@@ -66,7 +66,7 @@ def test_every_cell_of_every_layer_is_timed_in_each_precision(table: LatencyTabl
 
 
 def test_every_subnetwork_is_a_step_that_is_told(table: LatencyTable, progress: Counted, subject: Subject) -> None:
-    each = len(covering(subject, random.Random(0))) + FITTED + CHECKED
+    each = len(plan_subnetworks(subject, random.Random(0))) + FITTED + CHECKED
     export, work = progress.tasks
     assert (export.name, export.done, export.total) == ("export to profile", 1, 1)
     assert (work.name, work.done, work.total) == ("profile", 2 * each, 2 * each)
@@ -100,11 +100,11 @@ def test_the_check_predicts_what_the_clock_predicts(table: LatencyTable, subject
 def test_the_fit_finds_scale_and_cost_per_node(subject: Subject) -> None:
     rng = random.Random(1)
     shapes: dict[str, dict[tuple[int, int], tuple[float, float]]] = {}
-    for each in covering(subject, rng):
+    for each in plan_subnetworks(subject, rng):
         for _, (shape, inputs, outputs) in subject.cells(each):
             shapes.setdefault(shape, {})[inputs, outputs] = (inputs * outputs / 50 + 3, 1.0 + (outputs > 8))
     times = Times(shapes=shapes, rest=(4.0, 2.0), scale=1.0, per_node=0.0, checks=())
-    whole = [Subnetwork(widths=subject.full), *(drawn(subject, rng) for _ in range(FITTED + CHECKED - 1))]
+    whole = [Subnetwork(widths=subject.full), *(random_subnetwork(subject, rng) for _ in range(FITTED + CHECKED - 1))]
     measured = []
     for each in whole:
         cells = [shapes[shape][inputs, outputs] for _, (shape, inputs, outputs) in subject.cells(each)]

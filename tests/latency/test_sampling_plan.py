@@ -7,7 +7,7 @@ from tiny_networks import GROUPED, network_of
 
 from pipeline.artifacts import Architecture, Checkpoint
 from pipeline.latency.profile import subject_of
-from pipeline.latency.sampling_plan import Subject, covering, drawn, widths_of
+from pipeline.latency.sampling_plan import Subject, plan_subnetworks, random_subnetwork, widths_of
 from pipeline.models.checkpoint import save_network
 from pipeline.models.surgery import Group
 from pipeline.models.zoo import residual
@@ -24,7 +24,7 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_every_pair_of_widths_of_every_layer_occurs(subject: Subject) -> None:
-    plan = covering(subject, random.Random(0))
+    plan = plan_subnetworks(subject, random.Random(0))
     assert plan[0].widths == subject.full
     met = {cell for each in plan for _, cell in subject.cells(each)}
     for name, site in subject.layers.items():
@@ -40,12 +40,12 @@ def test_every_pair_of_widths_of_every_layer_occurs(subject: Subject) -> None:
 
 
 def test_the_plan_is_the_same_each_time(subject: Subject) -> None:
-    assert covering(subject, random.Random(0)) == covering(subject, random.Random(0))
+    assert plan_subnetworks(subject, random.Random(0)) == plan_subnetworks(subject, random.Random(0))
 
 
 def test_what_is_drawn_is_what_pruning_could_leave(subject: Subject) -> None:
     rng = random.Random(5)
-    for each in (drawn(subject, rng) for _ in range(20)):
+    for each in (random_subnetwork(subject, rng) for _ in range(20)):
         assert each.removed <= set(subject.removable)
         assert all(
             each.widths[root] in grid and each.widths[root] >= grid[-1] / 2 for root, grid in subject.grid.items()

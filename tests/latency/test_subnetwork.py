@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.artifacts import Architecture, Checkpoint, Dialect, Quantization
 from pipeline.errors import CompressionError
 from pipeline.latency.profile import subject_of
-from pipeline.latency.subnetwork import Subnetwork, carve, removable_blocks, sites
+from pipeline.latency.subnetwork import Subnetwork, cut_subnetwork, removable_blocks, sites
 from pipeline.models.checkpoint import save_network
 from pipeline.models.folding import trace_folded
 from pipeline.models.surgery import channel_groups, remove_blocks, remove_channels
@@ -66,7 +66,9 @@ def test_cut_from_the_graph_it_is_what_pruning_and_exporting_gives(
     narrow, _ = remove_blocks(remove_channels(network, architecture.input_shape, removal), architecture, blocks)
     expected = write_dialect(export_marked(trace_folded(narrow), architecture.input_shape), None, Dialect.FLOAT)
     subnetwork = Subnetwork(widths=widths, removed=frozenset(blocks))
-    marked, quantization = carve(subject.marked, subject.quantization, subject.layers, subject.full, subnetwork)
+    marked, quantization = cut_subnetwork(
+        subject.marked, subject.quantization, subject.layers, subject.full, subnetwork
+    )
     assert described(write_dialect(marked, quantization, Dialect.FLOAT)) == described(expected)
     for dialect in (Dialect.FLOAT, Dialect.ONNXRUNTIME):
         path = tmp_path / f"{dialect}.onnx"
@@ -81,7 +83,7 @@ def test_in_full_nothing_changes(tmp_path: Path) -> None:
     save_network(network_of(BASIC), BASIC, tmp_path)
     subject = subject_of(Checkpoint(folder=tmp_path), multiple=8, weight_bits=8)
     before = subject.marked.SerializeToString()
-    marked, quantization = carve(
+    marked, quantization = cut_subnetwork(
         subject.marked, subject.quantization, subject.layers, subject.full, Subnetwork(widths=subject.full)
     )
     assert quantization == subject.quantization
@@ -108,7 +110,7 @@ def test_a_normalization_of_its_own_is_refused() -> None:
     nothing = Quantization(weight_bits=8, activations={}, weights={}, float_layers=())
     marked = export_marked(trace_folded(network), (3, 8, 8))
     with pytest.raises(CompressionError, match=r"batch normalization .* cannot be profiled by width"):
-        carve(marked, nothing, sites(network, groups), full, Subnetwork(widths=full))
+        cut_subnetwork(marked, nothing, sites(network, groups), full, Subnetwork(widths=full))
 
 
 def test_custom_networks_keep_their_blocks() -> None:

@@ -261,7 +261,7 @@ def test_without_an_engine_a_base_that_only_the_user_knows_gives_no_context(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     tiny = write_tiny_package(tmp_path / "artifact")
-    with pytest.raises(EngineMissing, match=r"the Python in my-own:1 cannot be known.*leave out --base-image"):
+    with pytest.raises(EngineMissing, match=r"the Python in my-own:1 is unknown.*leave out --base-image"):
         package(
             tiny.judged,
             ImageSettings(name="named", version="2", target=find_target("cpu"), base_image="my-own:1", labels={}),

@@ -193,8 +193,8 @@ def test_what_clients_may_take_fits_in_the_memory(memory_mib: int, limits: tuple
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"image": "model\nprivileged: true"}, "is no image", id="image of two lines"),
-        pytest.param({"image": "--privileged"}, "is no image", id="image that is an option"),
+        pytest.param({"image": "model\nprivileged: true"}, "is not an image", id="image of two lines"),
+        pytest.param({"image": "--privileged"}, "is not an image", id="image that is an option"),
         pytest.param({"address": "everywhere"}, "--address everywhere is not a machine's address", id="address"),
         pytest.param({"port": 0}, "--port 0 is not a port", id="port"),
         pytest.param({"port": 65536}, "--port 65536 is not a port", id="port too high"),

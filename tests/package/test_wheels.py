@@ -85,7 +85,7 @@ def test_pip_fetches_what_is_locked_and_the_cache_serves_it_from_then_on(
 
 def test_pip_refuses_a_wheel_of_another_hash(lock: Lock, index: Path, tmp_path: Path) -> None:
     write_wheel(index, "one", body="evil = True")
-    with pytest.raises(ToolError, match=r"(?s)could not be fetched.*PIP_INDEX_URL.*DO NOT MATCH THE HASHES"):
+    with pytest.raises(ToolError, match=r"(?s)could not be downloaded.*PIP_INDEX_URL.*DO NOT MATCH THE HASHES"):
         fetch_wheels(lock, cache=tmp_path / "cache", progress=Silent())
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.models.checkpoint import build_network
 from pipeline.progress import Progress, Silent
-from pipeline.prune.tournament import SHARE, Contest, hold
+from pipeline.prune.tournament import SHARE, Contest, run_contest
 from pipeline.workplace import Data, Workplace
 from pipeline.workspace.training_state import Continuation
 
@@ -37,7 +37,7 @@ def held(
     progress: Progress | None = None,
     continuation: Continuation | None = None,
 ) -> Contest:
-    return hold(
+    return run_contest(
         contestants,
         teacher,
         Data(dataset=digits(), preprocessing=preprocessing()),

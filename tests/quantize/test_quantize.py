@@ -24,7 +24,7 @@ from pipeline.errors import CompressionError, RecipeError
 from pipeline.models.checkpoint import build_network, save_network
 from pipeline.models.folding import trace_folded
 from pipeline.quantize.network import build_quantized
-from pipeline.quantize.quantize import _harm
+from pipeline.quantize.quantize import _what_got_worse
 from pipeline.training.evaluation import divergence, logits_of
 from pipeline.workspace.hashing import sha256_of_folder
 
@@ -155,7 +155,7 @@ def test_activations_that_are_no_numbers_have_no_range(tmp_path: Path) -> None:
 def test_training_is_kept_only_where_neither_divergence_nor_right_answers_get_worse(
     trained_facts: dict[str, float], harm: str | None
 ) -> None:
-    found = _harm({"divergence": 0.1, "right": 90}, trained_facts)
+    found = _what_got_worse({"divergence": 0.1, "right": 90}, trained_facts)
     assert found is None if harm is None else re.fullmatch(harm, found or "")
 
 

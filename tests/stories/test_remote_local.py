@@ -16,7 +16,7 @@ from builds import ROOT, deploy
 from local_device import connected, local
 
 from pipeline.containers.engine import Engine
-from pipeline.devices.inventory import LOCAL, Placement, chosen
+from pipeline.devices.inventory import LOCAL, Placement, choose_devices
 from pipeline.devices.requirements import Needs, survey
 from pipeline.errors import DeviceError, DeviceTimeout, DeviceUnfit, RecipeError
 from pipeline.report.document import Document
@@ -58,9 +58,9 @@ def test_what_fails_or_takes_too_long_is_told(tmp_path: Path) -> None:
 def test_it_is_of_the_one_target_that_is_built(tmp_path: Path) -> None:
     cpu = find_target("cpu")
     asked = Placement(names=(LOCAL,), file=None)
-    assert chosen(asked, [cpu], beside=tmp_path) == {cpu: [local()]}
+    assert choose_devices(asked, [cpu], beside=tmp_path) == {cpu: [local()]}
     with pytest.raises(RecipeError, match="--device local: which target is it"):
-        chosen(asked, [cpu, find_target("gpu-ada")], beside=tmp_path)
+        choose_devices(asked, [cpu, find_target("gpu-ada")], beside=tmp_path)
 
 
 def test_a_machine_without_the_targets_gpu_is_refused_before_anything_is_built(engine: Engine) -> None:

@@ -87,7 +87,7 @@ def test_an_artifact_that_is_late_gets_no_image_and_is_kept(tmp_path: Path, monk
     assert outcome.timeliness.artifact_ms is not None
     assert outcome.timeliness.artifact_ms > 10 * ASKED_MS
     # Who only looks finds it as it was; who builds again has it timed once more.
-    looked = build(run.looking(), until=None)
+    looked = build(run.dry_run(), until=None)
     assert (looked.timeliness, len(timed)) == (outcome.timeliness, 2)
     assert isinstance(build(run, until=None).error, LatencyMissed)
     assert len(timed) == 3

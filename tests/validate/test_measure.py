@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.artifacts import AccuracyReport, Place, Verdict
-from pipeline.cli.subject import answering
+from pipeline.cli.subject import open_subject
 from pipeline.cli.validate import judge_again, measure_accuracy
 from pipeline.data.readers import Dataset, ImageSet, open_dataset
 from pipeline.errors import CompileError, DataError
@@ -33,7 +33,7 @@ PREPROCESSING = Preprocessing(resize=None, crop=(32, 32), mean=(0.5, 0.5, 0.5), 
 
 
 def validate(artifact: Path, *, shard: Path | None = None, max_drop: float, gate_looks: int) -> AccuracyReport:
-    with answering(str(artifact), progress=Silent()) as subject:
+    with open_subject(str(artifact), progress=Silent()) as subject:
         return judge_again(
             subject,
             shard or artifact / SHARD,
@@ -204,12 +204,12 @@ def test_validate_again_gives_the_gates_report(artifact: Path, shard: Path, digi
 
 def test_other_images_give_accuracy_but_no_verdict(artifact: Path, shard: Path, digits: Dataset) -> None:
     report = validate(artifact, max_drop=5.0, gate_looks=1)
-    with answering(str(artifact), progress=Silent()) as subject:
+    with open_subject(str(artifact), progress=Silent()) as subject:
         accuracy = measure_accuracy(subject, digits, progress=Silent())
     assert (accuracy.images, accuracy.top5) == (300, None)
     assert accuracy.top1 == report.artifact_top1
     renamed = replace(digits, classes=tuple("abcdefghij"))
-    with answering(str(artifact), progress=Silent()) as subject, pytest.raises(DataError, match="same classes"):
+    with open_subject(str(artifact), progress=Silent()) as subject, pytest.raises(DataError, match="same classes"):
         measure_accuracy(subject, renamed, progress=Silent())
 
 
@@ -259,13 +259,13 @@ def test_an_artifact_that_answers_nonsense_is_refused(weights: Array, shard: Pat
     broken = weights.copy()
     broken[-1, 4] = np.nan
     other = write_artifact(tmp_path / "other", broken)
-    with pytest.raises(CompileError, match="300 of 300 images is no finite number"):
+    with pytest.raises(CompileError, match="300 of 300 images are not finite"):
         validate(other, shard=shard, max_drop=1.0, gate_looks=1)
 
 
 def test_predictions_cut_short_or_missing_are_refused(tmp_path: Path) -> None:
     path = tmp_path / PREDICTIONS
-    with pytest.raises(DataError, match="no predictions"):
+    with pytest.raises(DataError, match=r"predictions .* do not exist"):
         read_predictions(path)
     write_predictions(
         path,

@@ -105,7 +105,7 @@ def test_a_damaged_stage_is_named_and_done_again(damage: str, tmp_path: Path) ->
     done = workspace.obtain(stage(), fill)
     DAMAGES[damage](done.path)
     with pytest.raises(NotDone):
-        workspace.looking().obtain(stage(), fill)
+        workspace.dry_run().obtain(stage(), fill)
     again = workspace.obtain(stage(), fill)
     assert not again.was_cached
     assert again.digest == done.digest
@@ -168,7 +168,7 @@ def test_a_training_is_kept_until_its_stage_is_finished_and_counts_in_its_time(t
     assert kept.epochs == 3
     assert workspace.continuation(stage(seed=1)).read("recovery", Silent()) is None
     with pytest.raises(NotDone) as looked:
-        workspace.looking().obtain(stage(), write)
+        workspace.dry_run().obtain(stage(), write)
     assert looked.value.epochs_done == 3
     done = workspace.obtain(stage(), write)
     assert 1000 <= done.seconds < 1100

@@ -17,7 +17,7 @@ from tiny_package import with_manifest
 from tiny_variant import AVX2, VNNI, TinyVariant, run_on, write_tiny_variant
 
 from pipeline.artifacts import Place
-from pipeline.cli.subject import answering as answering_here
+from pipeline.cli.subject import open_subject as answering_here
 from pipeline.progress import Silent
 from targets.device.gate.shard import ShardError
 from targets.device.model.cpu import saturates_8bit
