@@ -103,7 +103,7 @@ def test_a_network_without_fixed_size_is_refused(tmp_path: Path) -> None:
     model = onnx.load(write_float(tmp_path / "model.onnx").path)
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
     onnx.save(model, tmp_path / "free.onnx")
-    with pytest.raises(SessionError, match="expected images .* of a fixed size"):
+    with pytest.raises(SessionError, match=r"expected images .* of a fixed size"):
         OnnxRuntimeSession(tmp_path / "free.onnx", OPTIONS)
 
 

@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 0.25
 class Share:
     """The bytes held for one client; the `evict` callback must close the share or reduce it."""
 
-    __slots__ = ("_budget", "held", "evict", "since")
+    __slots__ = ("_budget", "evict", "held", "since")
 
     def __init__(self, budget: "Budget", since: float) -> None:
         self._budget = budget

@@ -100,7 +100,7 @@ def test_three_parts_are_completed_by_the_package(tmp_path: Path) -> None:
         MachineError, match=r"Python's TensorRT is 10\.4\.0, but the installed library is 10\.3\.0\.30"
     ):
         tensorrt_version("10.4.0", tmp_path)
-    with pytest.raises(MachineError, match="the fourth part of the version of TensorRT .* is unknown"):
+    with pytest.raises(MachineError, match=r"the fourth part of the version of TensorRT .* is unknown"):
         tensorrt_version("8.6.2", tmp_path)
 
 
