@@ -1,10 +1,10 @@
-"""Criteria of importance on real data: each cuts to the same time by the same table, and recovers the same way:
+"""Compare importance criteria on real data; each prunes to the same time by the same table and recovers the same way:
 
     python benchmarks/compare_criteria.py --data FOLDER --table TABLE.json --speedup 1.5 CHECKPOINT
 
-Ours (`pipeline.prune.importance`) once for each of the factors that `pipeline.prune.candidates` tries; the others of
-`benchmarks/criteria.py`, with a block's importance the sum of the channels inside. The time is the table's (`deploy
-profile --output`). Top-1 on the gate's images with its drop against the float network and the 95 % interval of the
+Edge Deploy's criterion (`pipeline.prune.importance`) runs once per factor of `pipeline.prune.candidates`; the others
+are in `benchmarks/criteria.py`, where a block's importance is the sum of its channels'. The time is the table's
+(`deploy profile --output`). Top-1 on the gate's images, its drop from the float network, and the 95 % interval of the
 paired difference. Progress goes to stderr, the table as Markdown to stdout.
 """
 
@@ -64,10 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--data", required=True, help="as `deploy build --data`")
-    parser.add_argument("--table", required=True, type=Path, help="as `deploy profile --output` writes it")
+    parser.add_argument("--table", required=True, type=Path, help="latency table of `deploy profile --output`")
     parser.add_argument("--speedup", required=True, type=float)
-    parser.add_argument("--epochs", type=int, default=3, help="of recovery (3)")
-    parser.add_argument("--images", type=int, default=15_000, help="training images of the recovery (15000)")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of recovery (3)")
+    parser.add_argument("--images", type=int, default=15_000, help="training images for the recovery (15000)")
     arguments = parser.parse_args()
     dataset = open_dataset(arguments.data)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def compare(subject: Subject) -> Iterator[str]:
-    """Rows of the table, ours first."""
+    """Yield the rows of the table, Edge Deploy's first."""
     network, architecture = subject.network, subject.checkpoint.architecture
     groups = channel_groups(network, architecture.input_shape)
     blocks = removable_blocks(architecture)
@@ -145,7 +145,7 @@ def _row(name: str, subject: Subject, scores: Scores, blocks: dict[str, float]) 
 
 
 def _cut(subject: Subject, losses: Losses, scores: Scores) -> tuple[nn.Module, Subnetwork]:
-    """The network that loses least by these losses within the time, its statistics measured anew."""
+    """Return the network with the least loss within the time, with batch statistics measured again."""
     architecture = subject.checkpoint.architecture
     groups = channel_groups(subject.network, architecture.input_shape)
     clock = Clock(subject.table, "int8", sites(subject.network, groups), losses)

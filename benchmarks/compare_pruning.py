@@ -1,12 +1,12 @@
-"""Our pruning by the clock against torch-pruning by hand, at the same measured int8 latency:
+"""Compare Edge Deploy's latency-driven pruning with manual torch-pruning, at the same measured int8 latency:
 
     python benchmarks/compare_pruning.py --data FOLDER --speedup 1.5 --epochs 10 --work FOLDER resnet20.pth …
 
-By hand: see `benchmarks/uniform_pruning.py`; the mildest cut whose int8 model is as fast as ours, in multiples of 8 or
-of 16, whichever leaves more multiply-accumulates. From there on both go the same way: batch statistics, recovery by
-distillation (epochs, seed and teacher alike), quantization, export: the pipeline's own stages. Latency: int8 in ONNX
+Manual: see `benchmarks/uniform_pruning.py`; the mildest cut whose int8 model is as fast as Edge Deploy's, in multiples
+of 8 or of 16, whichever keeps more multiply-accumulates. The rest is the same for both, with the pipeline's stages:
+batch statistics, recovery by distillation (same epochs, seed and teacher), quantization, export. Latency: int8 in ONNX
 Runtime, CPU time, batch 1, one thread, all models interleaved. Accuracy: the int8 models on the gate's images, paired.
-A run that was killed goes on where it was. Progress goes to stderr, the table as Markdown to stdout.
+A killed run can be resumed. Progress goes to stderr, the table as Markdown to stdout.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from targets.dialects.write import write_dialect
 from targets.runtimes.registry import RUNTIMES
 
 SLACK = 0.02
-"""By which the cut by hand may be slower than ours: two timings of one model differ as much."""
+"""The manual cut may be slower by this fraction, by which two timings of one model also differ."""
 MULTIPLES = (8, 16)
 REPEATS = 3
 PLAN = "plan.json"
@@ -71,15 +71,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     parser.add_argument("--data", required=True, help="as `deploy build --data`")
-    parser.add_argument("--speedup", type=float, nargs="+", required=True, help="over the unpruned int8 model")
-    parser.add_argument("--epochs", type=int, default=PruneRecipe().epochs, help="of recovery, for both")
+    parser.add_argument("--speedup", type=float, nargs="+", required=True, help="speedup over the unpruned int8 model")
+    parser.add_argument("--epochs", type=int, default=PruneRecipe().epochs, help="epochs of recovery, for both")
     parser.add_argument("--qat-epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", default="cpu")
-    parser.add_argument("--teacher", help="checkpoint that both recover by; default: the network before the cut")
-    parser.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where finished work is kept")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="another option of ours, as prune.table=FILE"
+        "--teacher", help="teacher checkpoint for both recoveries; default: the network before the cut"
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, metavar="FOLDER", help="folder for finished work, to resume from"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another recipe option, e.g. prune.table=FILE"
     )
     arguments = parser.parse_args()
     lines: list[str] = []
@@ -101,7 +105,7 @@ def main() -> None:
 
 
 def compare(flags: dict[str, object], *, work: Path, teacher: Path | None) -> list[str]:
-    """Rows of the table; `flags` are a recipe's, dotted."""
+    """Yield the rows of the table; `flags` are dotted recipe keys."""
     nothing = work / "deploy.toml"
     nothing.parent.mkdir(parents=True, exist_ok=True)
     nothing.touch()
@@ -115,7 +119,7 @@ def compare(flags: dict[str, object], *, work: Path, teacher: Path | None) -> li
 
 
 def _ours(run: Run, loaded: Loaded, teacher: Path | None) -> Folder:
-    """Stage `prune` as it is; another teacher than its own takes over once the cut is made."""
+    """Run stage `prune`; a different teacher is used only for the recovery after the cut."""
     if teacher is None:
         return prune(run, loaded).folder
     recipe = run.recipe.prune.model_copy(update={"epochs": 0})
@@ -124,7 +128,7 @@ def _ours(run: Run, loaded: Loaded, teacher: Path | None) -> Folder:
 
 
 def _by_hand(run: Run, loaded: Loaded, ours: Contender, teacher: Path | None) -> Folder:
-    """The cut is decided on measured times, so it is decided once and kept."""
+    """Choose the manual cut; it depends on measured times, so it is stored and reused."""
 
     def produce(folder: Path) -> None:
         checkpoint = loaded.checkpoint
@@ -144,7 +148,7 @@ def _by_hand(run: Run, loaded: Loaded, ours: Contender, teacher: Path | None) ->
 
 
 def _as_fast(run: Run, checkpoint: Checkpoint, ours: Contender) -> Plan:
-    """Of the mildest cuts that are as fast as ours the one that leaves most multiply-accumulates."""
+    """Return the mildest cut that is as fast as Edge Deploy's; of several, the one with most multiply-accumulates."""
     network, architecture = build_network(checkpoint), checkpoint.architecture
     subject = subject_of(checkpoint, multiple=run.target.channel_multiple, weight_bits=8)
     found: list[tuple[int, Plan]] = []
@@ -154,7 +158,7 @@ def _as_fast(run: Run, checkpoint: Checkpoint, ours: Contender) -> Plan:
         def is_fast_enough(plan: Plan) -> bool:
             candidate = cut(network, architecture, plan)
             widths = {root: candidate.get_parameter(f"{root}.weight").shape[0] for root in subject.full}
-            # Exporting it takes a hundred times as long, and the time hangs on the widths alone.
+            # Exporting takes a hundred times as long, and the time depends only on the widths.
             carved = cut_subnetwork(
                 subject.marked, subject.quantization, subject.layers, subject.full, Subnetwork(widths=widths)
             )
@@ -172,11 +176,13 @@ def _as_fast(run: Run, checkpoint: Checkpoint, ours: Contender) -> Plan:
                     found.append((Checkpoint(folder=scratch / f"{multiple}").cost.macs, plan))
             if found:
                 return max(found, key=lambda pair: pair[0])[1]
-    raise SystemExit(f"no uniform ratio makes {architecture.name} as fast as ours; ask for a smaller speedup.")
+    raise SystemExit(
+        f"no uniform ratio makes {architecture.name} as fast as Edge Deploy's cut; use a smaller --speedup."
+    )
 
 
 def _recovered(run: Run, loaded: Loaded, pruned: Folder, teacher: Path | None) -> Folder:
-    """The cut network of stage folder `pruned` after the recovery of stage `prune`."""
+    """Recover the cut network in stage folder `pruned` as stage `prune` does."""
     epochs, seed = run.recipe.prune.epochs, run.recipe.seed
     if epochs == 0:
         return pruned
@@ -214,7 +220,7 @@ def _teacher(teacher: Path | None, loaded: Loaded, run: Run) -> Checkpoint:
 
 
 def _contender(name: str, run: Run, loaded: Loaded, pruned: Folder) -> Contender:
-    """The rest of the way, which is the same for all."""
+    """Run the remaining stages, which are the same for all."""
     dialect = run.target.dialect
     quantized = quantize_all(run, loaded, Pruned(folder=pruned))
     exported = export_one(run, loaded, quantized, dialect)
@@ -226,7 +232,7 @@ def _contender(name: str, run: Run, loaded: Loaded, pruned: Folder) -> Contender
 def _table(run: Run, loaded: Loaded, ours: Contender, by_hand: Contender) -> list[str]:
     original = loaded.checkpoint
     exported = export_one(run, loaded, loaded.folder, Dialect.FLOAT)
-    # Calibrated only: it is there for its time, and has lost nothing that training would have to bring back.
+    # Only calibrated: it is needed for its latency, and unpruned it needs no recovery.
     calibrated = run.recipe.quantize.model_copy(update={"qat_epochs": 0})
     plain = replace(run, recipe=run.recipe.model_copy(update={"quantize": calibrated}))
     whole = _contender("nothing, int8", plain, loaded, loaded.folder)
@@ -259,14 +265,14 @@ def _drop(judged: Judgement) -> str:
 
 
 def _latencies(run: Run, models: Sequence[Path]) -> list[float]:
-    """CPU milliseconds, all in one run."""
+    """Return CPU milliseconds, all measured in one run."""
     runtime = RUNTIMES[run.target.runtime]
     options = runtime.session_options(run.target, threads=1)
     return [latency.cpu_ms for latency in runtime.time(list(models), options=options)]
 
 
 def _answers(run: Run, loaded: Loaded, contenders: Sequence[Contender]) -> list[NDArray[np.float32]]:
-    """Logits [N, C] on the gate's images."""
+    """Return logits [N, C] on the gate's images."""
     runtime = RUNTIMES[run.target.runtime]
     options = runtime.session_options(run.target, threads=1)
     sessions = [runtime.open(each.model, options=options) for each in contenders]

@@ -1,10 +1,10 @@
-"""Our int8 against ONNX Runtime's own quantizer at its best settings, timed in one run:
+"""Compare Edge Deploy's int8 with ONNX Runtime's quantizer at its best settings, timed in one run:
 
     python benchmarks/compare_quantizers.py resnet18 resnet50                  random weights, 224 x 224: speed alone
     python benchmarks/compare_quantizers.py --data FOLDER resnet20.pth …          a checkpoint: accuracy on val/, too
 
-`quantize_static` gets what suits x86 best: U8 activations, S8 weights per channel, after `quant_pre_process`,
-calibrated on the same images as ours. Ratios are to the fp32 model; CPU time, batch 1, one thread, interleaved.
+`quantize_static` gets the best settings for x86: U8 activations, per-channel S8 weights, after `quant_pre_process`,
+calibrated on the same images. Ratios are to the fp32 model; CPU time, batch 1, one thread, interleaved.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Case:
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands images [N, 3, H, W] to ONNX Runtime's calibration one by one."""
+    """Data reader that gives images [N, 3, H, W] to ONNX Runtime's calibration one by one."""
 
     def __init__(self, images: NDArray[np.float32]) -> None:
         self._images = iter(images)
@@ -131,7 +131,7 @@ def top1(case: Case, models: list[Path]) -> list[str]:
 
 
 def nodes(path: Path, scratch: Path) -> tuple[int, int]:
-    """Conv and Gemm of the optimized graph in int8 and in float."""
+    """Count the Conv and Gemm of the optimized graph in int8 and in float."""
     from targets.device.model.onnxruntime_session import OnnxRuntimeSession
 
     optimized = scratch / "optimized.onnx"

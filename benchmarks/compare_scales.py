@@ -1,13 +1,13 @@
-"""Ways to find int8 scales against each other, on a checkpoint and its data:
+"""Compare methods of choosing int8 scales, on a checkpoint and its data:
 
     python benchmarks/compare_scales.py --data FOLDER resnet20.pth                        unpruned
     python benchmarks/compare_scales.py --data FOLDER resnet20.pth --pruned PRUNE_FOLDER  what stage `prune` wrote
 
-For each: calibrated alone (PTQ) and trained for `--epochs` (QAT, as stage `quantize` does), on the gate's images:
+For each: only calibrated (PTQ) and trained for `--epochs` (QAT, as in stage `quantize`), on the gate's images:
 
-    divergence   mean Kullback-Leibler divergence from the answers of the float, unpruned network: QAT's teacher
-    drop         top-1 lost against the very network in float before it was quantized, in points, paired, with a 95 %
-                 interval (Tango 1998): of a pruned network what quantization costs, not what pruning did
+    divergence   mean Kullback-Leibler divergence from the output of the float, unpruned network: QAT's teacher
+    drop         top-1 drop against the same network in float before quantization, in points, paired, with a 95 %
+                 interval (Tango 1998): for a pruned network the cost of quantization, not of pruning
 
 `u8` is ONNX Runtime's grid, `s8` TensorRT's. Set OMP_NUM_THREADS=1.
 """
@@ -48,16 +48,16 @@ MODES = {"u8": Mode.ONNXRUNTIME, "s8": Mode.TENSORRT}
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way to find scales."""
+    """A method of choosing scales."""
 
     name: str
     range_of: Callable[[Point], ActivationRange]
     moving: type[AveragedRange] | type[LearnedRange] | None = None
-    """What becomes of ranges in training; None: they stay."""
+    """How ranges change in training; None: they are fixed."""
     of_weights: Callable[[QuantizedConv2d | QuantizedLinear], None] | None = None
-    """None: the largest weight of each channel, as it moves."""
+    """Scales of weights; None: the current maximum of each channel."""
     starts_as: str = ""
-    """The way it differs from in training alone."""
+    """Name of the method with the same calibration, from which it differs only in training."""
 
 
 def mse(point: Point) -> ActivationRange:
@@ -86,15 +86,15 @@ WAYS = (
 @dataclass(frozen=True, kw_only=True)
 class Case:
     network: nn.Module
-    """What is quantized."""
+    """The network to quantize."""
     teacher: nn.Module
     dataset: Dataset
     preprocessing: Preprocessing
     gate: Batches
     before: NDArray[np.float32]
-    """What `network` answers in float."""
+    """Logits of `network` in float."""
     wanted: NDArray[np.float32]
-    """What `teacher` does."""
+    """Logits of `teacher`."""
 
 
 def main() -> None:
@@ -102,8 +102,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="the float network, unpruned")
     parser.add_argument("--data", required=True, help="as `deploy build --data`")
-    parser.add_argument("--pruned", type=Path, help="folder that stage `prune` wrote; it is quantized in its place")
-    parser.add_argument("--epochs", type=int, default=1, help="of quantization-aware training; 0: PTQ alone")
+    parser.add_argument(
+        "--pruned", type=Path, help="folder that stage `prune` wrote; its network is quantized instead"
+    )
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of quantization-aware training; 0: only PTQ")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--ways", nargs="*", default=[], help=f"of {', '.join(way.name for way in WAYS)}; default: all"

@@ -1,11 +1,11 @@
-"""The same ONNX model behind MLServer and behind our server, asked by the same client in the same run:
+"""Compare MLServer and Edge Deploy's server with the same ONNX model and client, in one run:
 
     python benchmarks/compare_servers.py ARTIFACT
 
-MLServer (PyPI) gets an environment of its own in .deploy/rivals, and a runtime of a few lines on the same ONNX Runtime
-with the same session options; both run as processes of this machine. MLServer's REST knows no binary tensors, so the
-two are compared on JSON; what ours does with binary tensors, as tritonclient sends them, is shown besides, and what
-batching the requests of several clients brings. `--without-rival` leaves MLServer out.
+MLServer (PyPI) gets its own environment in .deploy/rivals, and a small runtime on the same ONNX Runtime with the same
+session options; both run as processes of this machine. MLServer's REST does not support binary tensors, so the two are
+compared on JSON; Edge Deploy is also measured with binary tensors, as tritonclient sends them, and with batching of
+several clients' requests. `--without-rival` skips MLServer.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class OnnxModel(MLModel):
 
 
 class JsonClient:
-    """One connection that asks in JSON, as any client of the protocol may."""
+    """A connection that sends requests in JSON, which any client of the protocol supports."""
 
     def __init__(self, port: int, name: str, images: np.ndarray) -> None:
         entry = {"name": "images", "shape": list(images.shape), "datatype": "FP32", "data": images.ravel().tolist()}
@@ -115,11 +115,11 @@ def measure(
     processes: dict[str, int],
     clients: int,
 ) -> None:
-    """All in turn in one run; the table goes to stdout."""
+    """Measure all in turn in one run; print the table to stdout."""
     calls = {name: make() for name, make in makers.items()}
     for name, call in calls.items():
         if not np.allclose(call(), expected, atol=1e-4):
-            raise SystemExit(f"{name} does not answer what the raw session does: no figures of it mean anything.")
+            raise SystemExit(f"the output of {name} differs from the raw session's, so its timings are not valid.")
     found = latencies(list(calls.values()), seconds=LATENCY_SECONDS, least=LEAST_REQUESTS)
     rates: dict[str, list[float]] = {name: [] for name in makers}
     for _ in range(ROUNDS):
@@ -145,7 +145,7 @@ def binary_client(port: int, manifest: Manifest, images: np.ndarray) -> Callable
 
 
 def install_rival() -> Path:
-    """The Python of an environment that holds MLServer and the ONNX Runtime of this one."""
+    """Return the Python of an environment with MLServer and the same ONNX Runtime as this one."""
     python = ENVIRONMENT / "bin" / "python"
     if not (ENVIRONMENT / "complete").exists():
         print(f"installing {RIVAL} into {ENVIRONMENT}", file=sys.stderr)
@@ -158,7 +158,7 @@ def install_rival() -> Path:
 
 @contextmanager
 def rival_server(scratch: Path, artifact: Path, manifest: Manifest, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLServer, serving the artifact."""
+    """Run MLServer with the artifact."""
     command = write_rival(scratch / "rival", install_rival(), artifact, manifest, port)
     settings = {"PYTHONPATH": f"{scratch / 'rival'}:{ROOT}", "OPENBLAS_NUM_THREADS": "1"}
     log, folder = scratch / "rival.log", scratch / "rival"
@@ -167,7 +167,7 @@ def rival_server(scratch: Path, artifact: Path, manifest: Manifest, port: int) -
 
 
 def write_rival(folder: Path, python: Path, artifact: Path, manifest: Manifest, port: int) -> list[str]:
-    """MLServer's files, and the command that starts it: one process, one model, nothing it could do without."""
+    """Write MLServer's files and return its command: one process, one model, a minimal configuration."""
     folder.mkdir()
     (folder / "runtime.py").write_text(RUNTIME)
     server = {

@@ -1,12 +1,12 @@
-"""Our training loop against a bare PyTorch loop, interleaved in one run:
+"""Compare Edge Deploy's training loop with a bare PyTorch loop, interleaved in one run:
 
     OMP_NUM_THREADS=1 python benchmarks/compare_training.py resnet20 resnet8
     OMP_NUM_THREADS=1 python benchmarks/compare_training.py --images 256 --batch-size 16 resnet18
 
-The same network, batch size, precision, memory format and optimizer. The bare loop gets tensors that lie ready in
-memory, or what our loader makes of the images; ours loads, augments, clips, counts right answers and watches for
-explosions, and then, in the last line, judges each epoch by a tenth as many images of a selection split. CPU time of a
-step, medians over the rounds; where several threads work it is the sum of theirs.
+Network, batch size, precision, memory format and optimizer are the same. The bare loop gets tensors in memory, or the
+output of Edge Deploy's loader; Edge Deploy's loop loads, augments, clips gradients, counts correct predictions and
+detects divergence. In the last line it also evaluates each epoch on a selection split of a tenth as many images. CPU
+time per step, summed over threads, medians over the rounds.
 """
 
 import argparse
@@ -41,8 +41,8 @@ Pairs = Iterable[tuple[Tensor, Tensor]]
 def main() -> None:
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a published name, such as resnet20")
-    parser.add_argument("--images", type=int, default=1024, help="of an epoch")
+    parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a published name, e.g. resnet20")
+    parser.add_argument("--images", type=int, default=1024, help="images per epoch")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5, help="epochs of each loop, in turn")
     arguments = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def compare(name: str, count: int, batch_size: int, rounds: int) -> None:
-    """Print a line per loop; ratios are taken round by round, so that what slows the machine slows both."""
+    """Print a line per loop; ratios are per round, so that other load on the machine affects both."""
     loops = loops_of(name, count, batch_size)
     for run in loops.values():
         run()  # decodes, and lets kernels be chosen
@@ -109,7 +109,7 @@ def loops_of(name: str, count: int, batch_size: int) -> dict[str, Callable[[], N
 
 
 def bare(network: nn.Module, pairs: Pairs) -> None:
-    """What a tutorial writes."""
+    """Train with a loop as in a tutorial."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
         trained, lr=RATE, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY, foreach=True
@@ -125,7 +125,7 @@ def bare(network: nn.Module, pairs: Pairs) -> None:
 
 
 def drawn(count: int, size: tuple[int, int]) -> ImageSet:
-    """Images of noise with labels of every class."""
+    """Return noise images with labels of all classes."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (count, *size, 3), dtype=np.uint8)
     return ImageSet(

@@ -1,6 +1,6 @@
-"""What others measure a channel's importance by, for `benchmarks/compare_criteria.py`; ours is `prune.importance`.
+"""Channel importance criteria from the literature, for `benchmarks/compare_criteria.py`.
 
-Each gives float32 [width] by the group's root. Layers that share channels add up, as in DepGraph (Fang et al. 2023).
+Each returns float32 [width] by the group's root, summed over layers that share channels (DepGraph, Fang et al. 2023).
 """
 
 import copy
@@ -75,7 +75,7 @@ def hessian(network: nn.Module, groups: Sequence[Group], batches: Labelled) -> S
 
 
 def by_chance(network: nn.Module, groups: Sequence[Group], batches: Labelled) -> Scores:
-    """The floor that any criterion has to beat."""
+    """Random importance, the baseline of all criteria."""
     del network, batches
     generator = torch.Generator().manual_seed(1)
     return {group.root: torch.rand(group.width, generator=generator) for group in groups}
@@ -96,7 +96,7 @@ def _filters(layer: nn.Module, of: Callable[[Tensor], Tensor]) -> Tensor | None:
 
 @torch.no_grad()
 def _summed(network: nn.Module, groups: Sequence[Group], of: Callable[[nn.Module], Tensor | None]) -> Scores:
-    """What `of` says of the layers that write each channel, added up; None says nothing."""
+    """Sum `of` over the layers that write each channel; None values are skipped."""
     scores = {group.root: torch.zeros(group.width) for group in groups}
     for group in groups:
         for member in group.members:

@@ -1,4 +1,4 @@
-"""Servers as processes of this machine, on free ports of the loopback, for the scripts that measure them."""
+"""Server processes on free loopback ports, for the benchmark scripts."""
 
 import http.client
 import os
@@ -32,7 +32,7 @@ def started(
     folder: Path = ROOT,
     is_tls: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that is ready by `GET /v2/health/ready`; ended when this is left."""
+    """Start a server, wait for `GET /v2/health/ready`, and stop it on exit."""
     with (
         log.open("wb") as written,
         subprocess.Popen(
@@ -54,7 +54,7 @@ def started(
 def own_server(
     artifact: Path, *, port: int, log: Path, extra: Mapping[str, str] | None = None, is_tls: bool = False
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Our server of an artifact folder, as it runs in the image; `extra` settings are its environment's."""
+    """Start Edge Deploy's server of an artifact folder, as in the image, with `extra` environment variables."""
     settings = {
         "MODEL_FOLDER": str(artifact.resolve()),
         "HOST": HOST,
@@ -70,7 +70,7 @@ def own_server(
 
 
 def connect(port: int, *, timeout: float, is_tls: bool = False) -> http.client.HTTPConnection:
-    """A client of a server here; a certificate is the script's own, made for its run, and is not checked."""
+    """Return a client of a local server; certificates are not verified, because the script created them."""
     if is_tls:
         return http.client.HTTPSConnection(HOST, port, timeout=timeout, context=ssl._create_unverified_context())
     return http.client.HTTPConnection(HOST, port, timeout=timeout)
@@ -89,11 +89,11 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path, *, 
         finally:
             connection.close()
         time.sleep(0.05)
-    raise SystemExit(f"the server does not become ready. Its log:\n{log.read_text(errors='replace')[-2000:]}")
+    raise SystemExit(f"the server did not become ready. Its log:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def resident_mib(process: int) -> float:
-    """What a process and its children have resident; pages they share are counted for each."""
+    """Return the resident memory of a process and its children; shared pages count for each."""
     status = Path(f"/proc/{process}/status").read_text()
     own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()

@@ -1,9 +1,9 @@
-"""How long a good client waits while others attack the server, beside its wait without an attack, in one run:
+"""Measure a good client's latency while others attack the server, and without an attack, in one run:
 
     python benchmarks/measure_attacks.py ARTIFACT [--seconds 10] [--rate 50]
 
-The server has one half of this process's cores, attackers and the good client the other. Each attack is kept up: what
-is answered, refused or cut off is sent anew, at most --pace times a second by each connection.
+The server gets one half of this process's cores, attackers and the good client the other. Each attack is sustained:
+requests that are answered, refused or disconnected are repeated, at most --pace times a second per connection.
 """
 
 import argparse
@@ -39,14 +39,14 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEADERS = b"".join(b"x%d: y\r\n" % number for number in range(97))
 SETTLE_SECONDS = 2.0
 QUIET_ANSWERS, QUIET_SHARE, MOST_SECONDS = 20, 3.0, 300.0
-"""Answers in a row within so many times the usual wait, after which an attack counts as over."""
+"""An attack is over after this many consecutive responses within this multiple of the usual latency."""
 
 
 @dataclass(frozen=True)
 class Attack:
     name: str
     connections: int
-    # What each sends first, and then one by one, a byte a second.
+    # The data of each attack: what it sends first, then what it drips at a byte per second.
     sent: bytes
     is_dripping: bool = False
     is_read: bool = True
@@ -68,7 +68,7 @@ def files_request(manifest: Manifest, files: list[bytes]) -> bytes:
 
 
 def images_request(manifest: Manifest, count: int) -> tuple[bytes, bytes]:
-    """JSON and tensor of black images that are good."""
+    """Return JSON and tensor of valid black images."""
     images = np.zeros((count, *manifest.input_shape), "<f4").tobytes()
     entry = {"name": "images", "datatype": "FP32", "shape": [count, *manifest.input_shape]}
     header = json.dumps({"inputs": [{**entry, "parameters": {"binary_data_size": len(images)}}]}).encode()
@@ -97,7 +97,7 @@ def attacks(manifest: Manifest) -> list[Attack]:
 
 
 class Attacker:
-    """One connection of an attack, made anew where it is cut off."""
+    """A connection of an attack, reconnected when it is closed."""
 
     def __init__(self, attack: Attack, port: int, pace: float, selector: selectors.BaseSelector) -> None:
         self._attack, self._port, self._pause, self._selector = attack, port, 1 / pace, selector
@@ -106,7 +106,7 @@ class Attacker:
         self.due = 0.0
 
     def begin(self, now: float) -> None:
-        """Connect where there is no connection; send anew where the last was answered; drip."""
+        """Reconnect if needed, repeat an answered request, and drip bytes."""
         if self._socket is None:
             self._socket = socket.socket()
             self._socket.setblocking(False)
@@ -170,7 +170,7 @@ def attacked(attack: Attack | None, port: int, pace: float) -> Iterator[None]:
 
 
 def ask(port: int, manifest: Manifest, *, seconds: float, rate: float, is_tls: bool) -> list[float]:
-    """Milliseconds of each answer; a request that is refused or gets none counts as infinite."""
+    """Return the milliseconds of each response; a refused or unanswered request counts as infinite."""
     header, images = images_request(manifest, 1)
     body, headers = header + images, {LENGTH_HEADER: str(len(header))}
     path, waits = f"/v2/models/{manifest.name}/infer", []
@@ -194,7 +194,7 @@ def ask(port: int, manifest: Manifest, *, seconds: float, rate: float, is_tls: b
 
 
 def seconds_until_quiet(port: int, manifest: Manifest, usual_ms: float, *, is_tls: bool) -> float:
-    """From the end of an attack until the good client waits no longer than before it."""
+    """Return the seconds from the end of an attack until the good client's latency is back to normal."""
     start, quick = time.monotonic(), 0
     while quick < QUIET_ANSWERS and time.monotonic() < start + MOST_SECONDS:
         (wait, *_) = ask(port, manifest, seconds=1e-3, rate=1e3, is_tls=is_tls)
@@ -245,8 +245,8 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path, metavar="ARTIFACT")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each attack")
-    parser.add_argument("--rate", type=float, default=50.0, help="requests a second of the good client")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of each attack")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests per second of the good client")
     parser.add_argument("--pace", type=float, default=1.0, help="requests a second of each attacker")
     arguments = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,9 +1,9 @@
-"""Photos through our server with one and with several instances, beside the bare session and Pillow, in one run:
+"""Measure photos per second of the server with one and several instances, and of the bare session with Pillow:
 
     python benchmarks/measure_instances.py ARTIFACT PHOTO... [--clients 8]
 
-The bare session is asked by as many threads as this process has cores, each of which decodes a photo, prepares it and
-runs the one session. Clients are threads of this process, so they take part of the same cores.
+The bare session is used by one thread per core of this process, each of which decodes and preprocesses a photo and
+runs the shared session. Clients are threads of this process, so they use part of the same cores.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ROUNDS, ROUND_SECONDS, LATENCY_SECONDS, LEAST = 5, 3.0, 20.0, 100
 
 
 class PhotoClient:
-    """One connection that sends files as they are."""
+    """A connection that sends encoded image files."""
 
     def __init__(self, port: int, manifest: Manifest, photos: list[bytes]) -> None:
         self._requests = itertools.cycle([_request(photo) for photo in photos])

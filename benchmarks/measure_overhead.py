@@ -1,11 +1,11 @@
-"""What the protocol costs at batch 1: the server by NVIDIA's client, next to the raw session and a bare echo server.
+"""Measure the protocol's overhead at batch 1: the server with NVIDIA's client, the raw session and an echo server.
 
     python benchmarks/measure_overhead.py                       a network of ResNet-20's size with random weights
     python benchmarks/measure_overhead.py --artifact FOLDER     an artifact of `deploy build`
 
-All are asked in turns within one run: `session` in this process; `server` through tritonclient.http with binary
-tensors; `echo`, which answers every request with the same bytes through the same client and does nothing else. Wall
-time as the client sees it (p50, p90), and CPU time per request of this process and of the one that answers.
+All are measured interleaved in one run: `session` in this process; `server` through tritonclient.http with binary
+tensors; `echo`, which answers every request from the same client with the same bytes. Wall time at the client (p50,
+p90), and CPU time per request of this process and of the server process.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from targets.device.healthcheck import is_ready
 from targets.device.model.manifest import Manifest, read_manifest
 from targets.device.open_session import open_session
 
-# Reads one request after the other and answers each with the bytes given to it; no HTTP library, no thread.
+# Answers each request with the given bytes; no HTTP library, no threads.
 ECHO = """
 import asyncio, re, sys
 answer = open(sys.argv[2], "rb").read()
@@ -54,7 +54,7 @@ asyncio.run(main())
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--artifact", type=Path, help="folder with manifest.json, model and golden images")
-    parser.add_argument("--rounds", type=int, default=2000, help="requests to each of the three (default: 2000)")
+    parser.add_argument("--rounds", type=int, default=2000, help="requests for each of the three (default: 2000)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.artifact or Path(scratch) / "artifact"
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measured(folder: Path, scratch: Path, rounds: int) -> dict[str, object]:
-    """Milliseconds per request of the three, and what the server costs beyond the session."""
+    """Print the milliseconds per request of the three, and the server's overhead over the session."""
     manifest = read_manifest(folder)
     images = np.random.default_rng(0).standard_normal((1, *manifest.input_shape)).astype(np.float32)
     ports = [free_port(), free_port()]
@@ -95,7 +95,7 @@ def measured(folder: Path, scratch: Path, rounds: int) -> dict[str, object]:
 def interleaved(
     ways: dict[str, tuple[Callable[[], object], int | None]], rounds: int
 ) -> dict[str, tuple[list[float], float, float]]:
-    """Wall times, CPU seconds here and CPU seconds there, per way; the first tenth is not counted."""
+    """Return wall times and CPU seconds of client and server for each; the first tenth does not count."""
     wall: dict[str, list[float]] = {name: [] for name in ways}
     here = dict.fromkeys(ways, 0.0)
     there = dict.fromkeys(ways, 0.0)
@@ -130,7 +130,7 @@ def ask(client: triton.InferenceServerClient, manifest: Manifest, images: NDArra
 
 
 def echoed(manifest: Manifest) -> bytes:
-    """A whole answer over the wire, with zeros for logits."""
+    """Return a complete HTTP response, with zeros for logits."""
     size = 4 * len(manifest.classes)
     output = {"name": "logits", "shape": [1, len(manifest.classes)], "datatype": "FP32"}
     header = json.dumps({"outputs": [{**output, "parameters": {"binary_data_size": size}}]}).encode()
@@ -139,7 +139,7 @@ def echoed(manifest: Manifest) -> bytes:
 
 
 def cpu_seconds(process: int | None) -> float:
-    """User and system time of another process so far, in the kernel's ticks."""
+    """Return the user and system time of another process, measured in kernel ticks."""
     if process is None:
         return 0.0
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()

@@ -1,10 +1,10 @@
-"""What each stage of a build takes in time and memory, beside what `deploy plan` says of its memory:
+"""Measure time and memory of each stage of a build, next to the memory estimate of `deploy plan`:
 
     python benchmarks/measure_stages.py resnet50 --macs 0.7                  random weights, images of noise
     python benchmarks/measure_stages.py --checkpoint FILE --data FOLDER --speedup 1.3 --images 400
 
-Each stage is a command of its own, in a process of its own; with --whole the last row is a build in one process. Peaks
-are the kernel's, of resident memory. Accuracy means nothing here: a few images, and no stage is stopped by it.
+Each stage is a separate command in its own process; with --whole the last row is a build in one process. Peaks are the
+kernel's peak resident memory. Accuracy is irrelevant here: there are few images, and it stops no stage.
 """
 
 import argparse
@@ -42,11 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", nargs="?", default="resnet50", help="a published name (default: resnet50)")
     parser.add_argument("--checkpoint", type=Path, help="trained weights, with --data, instead of a name")
-    parser.add_argument("--data", type=Path, help="train/<class>, val/<class>; few of its images are taken")
+    parser.add_argument("--data", type=Path, help="train/<class>, val/<class>; only few images are used")
     parser.add_argument("--images", type=int, default=200, help="for training and gate together (default: 200)")
-    parser.add_argument("--epochs", type=int, default=1, help="of recovery, and of quantization-aware training")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of recovery and of quantization-aware training")
     parser.add_argument("--nproc", type=int, default=1)
-    parser.add_argument("--whole", action="store_true", help="a build in one process, too")
+    parser.add_argument("--whole", action="store_true", help="also run a build in one process")
     cut = parser.add_mutually_exclusive_group()
     cut.add_argument("--macs", type=float, default=0.7)
     cut.add_argument("--speedup", type=float)
@@ -85,7 +85,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 
 def estimated(stage: str, folder: Path, recipe: Recipe) -> int:
-    """Bytes, by what `deploy plan` counts."""
+    """Return the bytes by the estimate of `deploy plan`."""
     (loaded,) = (folder / "workspace" / "load").iterdir()
     needs = Needs(Checkpoint(folder=loaded), open_dataset(str(folder / "data"), seed=recipe.seed), recipe)
     if stage == "profile":
@@ -96,7 +96,7 @@ def estimated(stage: str, folder: Path, recipe: Recipe) -> int:
 def stages(
     build: list[str], budget: list[str], folder: Path, *, is_profiled: bool, is_whole: bool
 ) -> Iterator[tuple[str, Taken]]:
-    """Each in turn, on what those before it have left."""
+    """Run the stages in order, each on the results of the previous ones."""
     for stage in STAGES:
         if stage == "profile" and not is_profiled:
             continue
@@ -119,7 +119,7 @@ def run(command: list[str]) -> Taken:
 
 
 def link_few(data: Path, folder: Path, images: int) -> None:
-    """As many of each class as there are of all others."""
+    """Return an equal number of images per class."""
     for split, share in (("train", 1 - 1 / GATE_SHARE), ("val", 1 / GATE_SHARE)):
         classes = sorted(path for path in (data / split).iterdir() if path.is_dir())
         for each in classes:

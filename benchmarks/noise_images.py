@@ -1,7 +1,7 @@
-"""A network with random weights, and an image folder on which it is right about every image: to measure, not to prove.
+"""A random network, and an image folder on which it classifies every image correctly, for performance measurements.
 
-Images are noise over a pattern of their class's own. The head looks for the nearest class by features that nothing was
-trained for, and an image lies in the folder of the class that the network takes it for.
+Images are noise over a pattern per class. The head selects the nearest class by untrained features, and each image is
+in the folder of the class that the network predicts.
 """
 
 import io
@@ -23,13 +23,13 @@ from targets.device.model.preprocess import Preprocessing, preprocess
 
 CLASSES = 10
 PATTERN, NOISE = 70.0, 25.0
-"""Standard deviations, of 256 levels."""
+"""Standard deviations, in levels of 256."""
 LOGITS = 10.0
-"""Standard deviation between classes, about that of a trained network."""
+"""Standard deviation between classes, similar to a trained network's."""
 
 
 def write_noise(name: str, folder: Path, *, training: int, gate: int, seed: int = 0) -> Path:
-    """Write `network.safetensors` and `data/` with so many JPEG files into `folder`; returns the former."""
+    """Write `network.safetensors` and `data/` with the JPEG files into `folder`; return the former's path."""
     architecture = published_architecture(name, classes=tuple(f"class{index}" for index in range(CLASSES)))
     preprocessing = usual_preprocessing(architecture.family, input_size=architecture.input_shape[1:])
     rng = np.random.default_rng(seed)
@@ -80,7 +80,7 @@ def _settle(network: ResNet, images: Tensor) -> None:
 
 @torch.no_grad()
 def _aim(network: ResNet, images: Tensor) -> None:
-    """Let the head answer with the nearest of the images' features [classes, C]."""
+    """Set the head to predict the class with the nearest features [classes, C]."""
     network.fc, head = nn.Identity(), network.fc  # type: ignore[assignment]
     features = network(images)
     network.fc = head

@@ -1,4 +1,4 @@
-"""An artifact of a published network with random weights, to measure what serves it: speed and memory, never accuracy.
+"""Write an artifact of a published network with random weights, to measure speed and memory of serving.
 
 python benchmarks/random_artifact.py resnet18 FOLDER [--precision fp32] [--threads 2]
 """
@@ -38,8 +38,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def main() -> None:
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", metavar="NETWORK", help="a published name, as resnet20 or resnet50")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where it is written; must not exist")
+    parser.add_argument("network", metavar="NETWORK", help="a published name, e.g. resnet20 or resnet50")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder; must not exist")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -52,7 +52,7 @@ def main() -> None:
 def write_random_artifact(
     network: str, folder: Path, *, precision: Precision = Precision.INT8, threads: int = 1
 ) -> Manifest:
-    """Model, manifest and golden images, as `deploy build` publishes them for the target `cpu`."""
+    """Write model, manifest and golden images, as `deploy build` does for the target `cpu`."""
     target = find_target("cpu")
     architecture = published_architecture(network, classes=tuple(f"class{index}" for index in range(1000)))
     classes = tuple(f"class{index}" for index in range(CLASSES[architecture.family]))
@@ -91,7 +91,7 @@ def write_random_artifact(
 
 
 def quantized_graph(network: nn.Module, images: NDArray[np.float32], dialect: Dialect) -> onnx.ModelProto:
-    """The network calibrated on images [N, 3, H, W] and written in a dialect."""
+    """Calibrate the network on images [N, 3, H, W] and write it in a dialect."""
     quantized = prepare(network, weight_bits=8)
     set_mode(quantized, Mode.CALIBRATE)
     with torch.inference_mode():
@@ -104,7 +104,7 @@ def quantized_graph(network: nn.Module, images: NDArray[np.float32], dialect: Di
 
 
 def with_random_statistics(network: nn.Module) -> nn.Module:
-    """Equal biases, as of an untrained network, would be stored once, and int8 convolutions then do not fuse."""
+    """Make biases unequal: equal ones, as in an untrained network, are stored once, which prevents int8 fusion."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in network.modules():

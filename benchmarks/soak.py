@@ -1,9 +1,9 @@
-"""Good and broken requests from several clients for minutes, and what became of the server:
+"""Send good and malformed requests from several clients for minutes, and check the server:
 
     python benchmarks/soak.py --minutes 15 IMAGE|ARTIFACT
 
-Exit code 1 where the server stopped answering or started anew, where a status of 5xx gave no reason, where a good
-request was refused or a broken one was not, or where memory grew by more than --max-growth MiB.
+Exit code 1 if the server stopped answering or restarted, if a 5xx status had no reason, if a good request was refused
+or a malformed one was not, or if memory grew by more than --max-growth MiB.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from pipeline.cli.output import print_table
 from targets.device.model.manifest import Manifest, read_manifest
 from targets.device.server.protocol import LENGTH_HEADER
 
-# Pools and caches fill with the first requests; from then on memory must stay.
+# Pools and caches fill during the first requests; after that, memory must not grow.
 WARM_UP_SHARE = 0.1
 BROKEN_SHARE = 0.3
 SECONDS = 60
 GONE = 0
-"""Stands for the status of a request that got no answer."""
-# A server that is full (429), or too busy to answer in time (503), says so with a reason, and that is no fault.
+"""Status of a request without a response."""
+# A full server (429), or one too busy to answer in time (503), gives a reason, which is not a failure.
 FULL = (429, 503)
 
 
@@ -58,7 +58,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Subject:
-    """A server that runs, and how it is looked after."""
+    """A running server, and how to observe it."""
 
     host: str
     port: int
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("subject", metavar="IMAGE|ARTIFACT")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=40, help="requests per second, of all clients together")
+    parser.add_argument("--rate", type=float, default=40, help="requests per second of all clients together")
     parser.add_argument("--max-growth", type=float, default=24, metavar="MIB")
     arguments = parser.parse_args()
     with running(arguments.subject) as subject:
@@ -93,7 +93,7 @@ def main() -> None:
 
 @contextmanager
 def running(name: str) -> Iterator[Subject]:
-    """A container of an image, or a process that serves an artifact folder."""
+    """Start a container of an image, or a process that serves an artifact folder."""
     if not Path(name).is_dir():
         from pipeline.benchmarking.image import memory_mib
         from pipeline.containers.container import started
@@ -124,7 +124,7 @@ def running(name: str) -> Iterator[Subject]:
 
 
 def soak(subject: Subject, *, seconds: float, clients: int, rate: float) -> Result:
-    """Ask for `seconds`, at most `rate` times a second."""
+    """Send requests for `seconds`, at most `rate` per second."""
     result = Result()
     start = time.monotonic()
     over = threading.Event()
@@ -156,7 +156,7 @@ def _ask(subject: Subject, start: float, seconds: float, pause: float, pick: ran
     while due < start + seconds:
         time.sleep(max(0.0, due - time.monotonic()))
         answers.append(_answer(connection, request(subject.manifest, pick), start))
-        # What was late stays late: the rate is a bound, not a debt.
+        # Delays are not made up for: the rate is an upper limit.
         due = max(due + pause, time.monotonic())
     connection.close()
     return answers
@@ -184,7 +184,7 @@ def _gives_reason(body: bytes) -> bool:
 
 
 def request(manifest: Manifest, pick: random.Random) -> Request:
-    """A good request, JSON or binary, of one to four images; or one that is broken in one of several ways."""
+    """Return a good request, JSON or binary, with one to four images, or a malformed one of several kinds."""
     shape = [pick.randint(1, 4), *manifest.input_shape]
     images = np.random.default_rng(pick.randrange(2**32)).standard_normal(shape).astype("<f4")
     path = f"/v2/models/{manifest.name}/infer"
@@ -217,7 +217,7 @@ BROKEN: tuple[Callable[[Request], Request], ...] = (
 
 
 def report(result: Result, *, seconds: float) -> None:
-    """The table on stdout."""
+    """Print the table to stdout."""
     answers = result.answers
     first, last = first_and_last(result)
     window = min(60.0, seconds / 2)
@@ -236,13 +236,13 @@ def report(result: Result, *, seconds: float) -> None:
 
 
 def p99_ms(answers: list[Answer]) -> float:
-    """Of the good ones that were answered."""
+    """Return the latencies of the answered good requests."""
     seconds = [each.seconds for each in answers if each.is_good and each.status == 200]
     return float(np.percentile(seconds, 99)) * 1e3 if seconds else float("nan")
 
 
 def first_and_last(result: Result) -> tuple[float, float]:
-    """Memory after warming up, and at the end, each the median of three looks."""
+    """Return the memory after the warm-up and at the end, each the median of three samples."""
     looks = [mib for _, mib in result.memory_mib[int(len(result.memory_mib) * WARM_UP_SHARE) :]]
     if not looks:
         return float("nan"), float("nan")
@@ -250,7 +250,7 @@ def first_and_last(result: Result) -> tuple[float, float]:
 
 
 def faults(result: Result, *, max_growth_mib: float) -> list[str]:
-    """What must not have happened, and did."""
+    """Return the failed checks."""
     answers = result.answers
     counts = {
         "requests got no answer": sum(each.status == GONE for each in answers),

@@ -1,10 +1,10 @@
-"""How fast published networks are once they are pruned and quantized; random weights, so speed alone:
+"""Time published networks after pruning and quantization; weights are random, so only speed is measured:
 
     python benchmarks/time_pruned.py resnet50 --macs 0.5                 against torch-pruning's uniform ratio
     python benchmarks/time_pruned.py resnet50 --speedup 2                by a latency table, measured first (minutes)
 
-No recovery: it changes no width. Ratios are to the unpruned fp32 model; ONNX Runtime, CPU time, batch 1, one thread,
-all of a network interleaved, medians of three such runs.
+No recovery: it changes no widths. Ratios are to the unpruned fp32 model; ONNX Runtime, CPU time, batch 1, one thread,
+all models of a network interleaved, medians of three runs.
 """
 
 import argparse
@@ -61,10 +61,12 @@ class Variant:
 def main() -> None:
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a published name, as resnet50")
+    parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a published name, e.g. resnet50")
     parser.add_argument("--macs", type=float, nargs="*", default=[], help="shares of multiply-accumulates to keep")
     parser.add_argument("--speedup", type=float, nargs="*", default=[], help="over the unpruned int8 model")
-    parser.add_argument("--table", type=Path, metavar="FOLDER", help="where latency tables are kept; default: nowhere")
+    parser.add_argument(
+        "--table", type=Path, metavar="FOLDER", help="folder to store latency tables in; default: none"
+    )
     arguments = parser.parse_args()
     print("\n".join(HEADER), flush=True)
     for name in arguments.networks:
@@ -102,19 +104,19 @@ def rows(name: str, macs: list[float], speedups: list[float], tables: Path, scra
 
 
 def uniform(network: nn.Module, architecture: Architecture, share: float) -> nn.Module:
-    """One ratio inside all blocks, multiples of 16."""
+    """Prune with one ratio inside all blocks, in multiples of 16."""
     blocks, budget = len(inner_layers(architecture)), share * cost_of(network, architecture.input_shape).macs
     plans = [Plan(ratios=(step / RATIOS,) * blocks, round_to=16) for step in range(1, RATIOS)]
     plan = mildest(
         plans, lambda plan: cost_of(cut(network, architecture, plan), architecture.input_shape).macs <= budget
     )
     if plan is None:
-        raise SystemExit(f"torch-pruning cannot reach {share:g} of the MACs inside the blocks; ask for more.")
+        raise SystemExit(f"torch-pruning cannot reach {share:g} of the MACs inside the blocks; use a larger share.")
     return cut(network, architecture, plan)
 
 
 def allocated(network: nn.Module, architecture: Architecture, images: np.ndarray, share: float) -> nn.Module:
-    """As stage `prune` cuts it."""
+    """Prune as stage `prune` does."""
     shape = architecture.input_shape
     groups = channel_groups(network, shape)
     scores = channel_importance(network, groups, [torch.from_numpy(images)], seed=0)
@@ -133,7 +135,7 @@ def allocated(network: nn.Module, architecture: Architecture, images: np.ndarray
 def timed(
     network: nn.Module, architecture: Architecture, images: np.ndarray, speedups: list[float], tables: Path
 ) -> Iterator[Variant]:
-    """As stage `prune` cuts it to a time."""
+    """Prune to a time as stage `prune` does."""
     file = tables / architecture.name / FILE
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

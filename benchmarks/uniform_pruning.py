@@ -1,11 +1,10 @@
-"""A network cut by hand with torch-pruning: one ratio for all channels inside the blocks, weakest L2 norm first.
+"""Manual pruning with torch-pruning: one ratio for all channels inside the blocks, smallest L2 norm first.
 
 As in the examples of the tool (https://github.com/VainF/Torch-Pruning): `GroupMagnitudeImportance(p=2)`, a pruner with
-`ignored_layers`, and `round_to`. Residual streams stay as they are, which keeps more accuracy than cutting them does;
-only where that is not fast enough, every channel has the same ratio. No layer gets narrower than one multiple: left to
-itself, the tool rounds such a layer to nothing and then leaves it whole. Rounded widths leave few networks to choose
-from; between two ratios that give different widths the higher one is therefore taken for the last blocks alone, one
-block more at a time, so that a time is met closely.
+`ignored_layers`, and `round_to`. Residual streams are not pruned, which keeps more accuracy; only if that is not fast
+enough, all channels get the same ratio. No layer gets narrower than one multiple: by default, the tool rounds such a
+layer to zero and then leaves it unpruned. Rounded widths allow only few networks; between two ratios with different
+widths, the higher one is therefore applied to the last blocks only, one more block at a time, to match a time closely.
 """
 
 import copy
@@ -22,17 +21,17 @@ from pipeline.artifacts import Architecture
 from pipeline.models.surgery import TOLERANCE, channel_groups, zero_channels
 
 STEPS = 32
-"""Ratios that are tried, evenly spread between 0 and 1."""
+"""Number of ratios to try, evenly spaced between 0 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Shares of channels to remove, by block."""
+    """Fractions of channels to remove, by block."""
 
     ratios: tuple[float, ...]
     round_to: int
     is_everywhere: bool = False
-    """Whether streams are cut, too; then all ratios are equal."""
+    """Whether residual streams are pruned, too; then all ratios are equal."""
 
     def __str__(self) -> str:
         low, high = min(self.ratios), max(self.ratios)
@@ -47,7 +46,7 @@ class Plan:
 def plans_of(
     network: nn.Module, architecture: Architecture, *, round_to: int, is_everywhere: bool = False
 ) -> list[Plan]:
-    """From the mildest to the harshest; ratios that round to the same widths count once."""
+    """Return the plans from mildest to strongest; ratios that round to the same widths count once."""
     blocks = len(inner_layers(architecture))
     levels, seen = [Plan(ratios=(0.0,) * blocks, round_to=round_to)], [_widths(network)]
     for step in range(1, STEPS):
@@ -68,7 +67,7 @@ def _between(levels: Sequence[float], blocks: int, round_to: int) -> list[Plan]:
 
 
 def mildest(plans: Sequence[Plan], is_fast_enough: Callable[[Plan], bool]) -> Plan | None:
-    """By bisection, the first plan that is fast enough; None where the last one is not."""
+    """Find the first plan that is fast enough, by bisection; None if the last one is not."""
     if not plans or not is_fast_enough(plans[-1]):
         return None
     low, high = -1, len(plans) - 1
@@ -79,7 +78,7 @@ def mildest(plans: Sequence[Plan], is_fast_enough: Callable[[Plan], bool]) -> Pl
 
 
 def cut(network: nn.Module, architecture: Architecture, plan: Plan) -> nn.Module:
-    """A pruned copy, checked against the network with the same channels zeroed."""
+    """Return a pruned copy, checked against the network with the same channels zeroed."""
     pruned = copy.deepcopy(network).eval()
     layers = [module for module in pruned.modules() if isinstance(module, nn.Conv2d)]
     ratios = _ratios(pruned, architecture, plan)
@@ -103,7 +102,7 @@ def cut(network: nn.Module, architecture: Architecture, plan: Plan) -> nn.Module
 
 
 def _ratios(network: nn.Module, architecture: Architecture, plan: Plan) -> dict[nn.Module, float]:
-    """By layer, the share of channels that goes, so that one multiple is left."""
+    """Return the maximum fraction of channels to remove per layer, so that one multiple is left."""
     wanted = {
         name: ratio for names, ratio in zip(inner_layers(architecture), plan.ratios, strict=True) for name in names
     }
@@ -118,7 +117,7 @@ def _ratios(network: nn.Module, architecture: Architecture, plan: Plan) -> dict[
 
 
 def inner_layers(architecture: Architecture) -> list[tuple[str, ...]]:
-    """By block, the convolutions whose output no addition reads."""
+    """Return the convolutions whose output no addition reads, by block."""
     inside = ("conv1", "conv2") if architecture.block == "bottleneck" else ("conv1",)
     return [
         tuple(f"layer{stage}.{index}.{name}" for name in inside)
@@ -130,14 +129,14 @@ def inner_layers(architecture: Architecture) -> list[tuple[str, ...]]:
 def _check(
     network: nn.Module, pruned: nn.Module, architecture: Architecture, removal: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """The tool is known to follow some networks wrongly without saying so."""
+    """Check the result, since the tool is known to trace some networks wrongly without an error."""
     zeroed = zero_channels(network, channel_groups(network, architecture.input_shape), removal)
     images = torch.randn(4, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted, found = zeroed.eval()(images), pruned(images)
     difference = float((found - wanted).abs().max() / wanted.abs().max())
     if not difference <= TOLERANCE:
-        raise AssertionError(f"torch-pruning changed the function: logits are {difference:.2g} of their range off")
+        raise AssertionError(f"torch-pruning changed the function: logits differ by {difference:.2g} of their range")
 
 
 def _widths(network: nn.Module) -> dict[str, int]:

@@ -1,11 +1,11 @@
-"""Make a synthetic data set of WIDER FACE's layout and size, and measure what it takes to stream it.
+"""Create a synthetic dataset with WIDER FACE's layout and size, and measure streaming it.
 
     python benchmarks/wider_face_scale.py FOLDER [--share 1.0] [--width 320] [--side 32] [--batches 100]
 
-FOLDER gets 12,880 + 3,226 annotated photos and 16,097 without annotations (times the share), unless it is there: small
-JPEGs of colored noise, each with a content of its own, and random boxes, crowds among them. Prints JSON: time to open
-with nothing remembered and with all of it, and the peak of memory; then decoding for training, with no decoded crop
-kept, photo by photo as `Batches` does it and in a random order.
+FOLDER gets 12,880 + 3,226 annotated photos and 16,097 without annotations (times the share), unless it exists: small
+unique JPEGs of colored noise, with random boxes, including crowds. Prints JSON: time to open without and with a warm
+cache, and peak memory; then decoding for training, without cached crops, photo by photo as `Batches` does it and in
+random order.
 """
 
 import argparse
@@ -26,19 +26,19 @@ from PIL import Image
 PHOTOS = {"train": 12_880, "val": 3_226, "test": 16_097}
 EVENTS = [*range(60), 61]
 KINDS = 100
-"""Different pictures; a comment in each file makes its content its own."""
+"""Number of different pictures; a comment in each file makes it unique."""
 MOST_FACES = 1_000
 T = TypeVar("T")
 
 
 def main() -> None:
-    """Make what is missing, then measure in a process of its own, whose memory holds nothing else."""
+    """Create what is missing, then measure in a separate process, so that its memory contains nothing else."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--share", type=float, default=1.0, help="of the full number of photos")
-    parser.add_argument("--width", type=int, default=320, help="of a photo; its height is three quarters of that")
-    parser.add_argument("--side", type=int, default=32, help="of the network's input, in pixels")
-    parser.add_argument("--batches", type=int, default=100, help="of 128 crops, to decode")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the full number of photos")
+    parser.add_argument("--width", type=int, default=320, help="width of a photo; its height is three quarters of it")
+    parser.add_argument("--side", type=int, default=32, help="side of the network's input, in pixels")
+    parser.add_argument("--batches", type=int, default=100, help="batches of 128 crops to decode")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def make(folder: Path, *, share: float, width: int) -> None:
-    """Write the set's folders and annotations."""
+    """Write the dataset's folders and annotations."""
     generator = np.random.default_rng(0)
     kinds = [_jpeg(generator, width) for _ in range(KINDS)]
     split_folder = folder / "wider_face_split"
@@ -69,7 +69,7 @@ def make(folder: Path, *, share: float, width: int) -> None:
 
 
 def measure(folder: Path, *, side: int, batches: int) -> dict[str, object]:
-    """Seconds, MiB and crops per second; memory first, before PyTorch takes its own."""
+    """Measure seconds, MiB and crops per second; memory first, before PyTorch allocates its own."""
     from pipeline.data.readers import open_dataset
 
     spec, index = f"wider-face:{folder}", folder / "index.json"
@@ -130,12 +130,12 @@ def _jpeg(generator: np.random.Generator, width: int) -> bytes:
 
 
 def _commented(jpeg: bytes, comment: bytes) -> bytes:
-    """A comment segment right behind the start-of-image marker."""
+    """Insert a comment segment after the start-of-image marker."""
     return jpeg[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + jpeg[2:]
 
 
 def _boxes(generator: np.random.Generator, width: int) -> list[str]:
-    """Count and boxes as they are written: 12 on the average, none now and then, crowds sometimes."""
+    """Return count and boxes as written in annotations: 12 on average, sometimes none or a crowd."""
     if generator.random() < 0.001:
         return ["0", "0 0 0 0 0 0 0 0 0 0 "]
     count = min(MOST_FACES, 1 + round(generator.exponential(6) * (30 if generator.random() < 0.03 else 1)))

@@ -1,9 +1,9 @@
-"""How the code is divided: modules, folders, lines, functions, names; for this checkout or any other.
+"""Measure the structure of the code: modules, folders, lines, functions, names; for this checkout or any other.
 
     python scripts/measure_house.py [PACKAGE...]
 
-Tests are left out, and generated code. A name counts as a participle where its last word ends in -ed or is one of the
-irregular ones below, and nothing says that it answers a question (`is_`, `has_`).
+Tests and generated code are excluded. A name counts as a participle if its last word ends in -ed or is one of the
+irregular ones below, unless it starts with `is_` or `has_`.
 """
 
 import argparse

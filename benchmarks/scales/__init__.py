@@ -1,1 +1,1 @@
-"""Other ways to scales than ours, for `benchmarks/compare_scales.py`: none was measured to be better."""
+"""Alternative methods of choosing scales, for `benchmarks/compare_scales.py`: none was measurably better."""

@@ -10,11 +10,11 @@ from pipeline.quantize.rounding import fake_quantize
 from targets.dialects.grids import activation_grid
 
 MOMENTUM = 0.01
-"""Share of the newest batch."""
+"""Weight of the newest batch."""
 
 
 class AveragedRange(nn.Module):
-    """A point's range as a buffer that moves with every batch it is trained on."""
+    """A point's range as a buffer that is updated with every training batch."""
 
     largest: Tensor
 
@@ -28,7 +28,7 @@ class AveragedRange(nn.Module):
         return float(self.largest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, ...] on the grid, this batch counted already."""
+        """Quantize x [B, ...] to the grid, after updating the range with this batch."""
         self.largest.lerp_(x.detach().abs().amax(), MOMENTUM)
         grid = activation_grid(replace(self._activation, amax=self.amax), Dialect.ONNXRUNTIME)
         return fake_quantize(x, grid)

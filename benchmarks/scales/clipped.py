@@ -1,4 +1,4 @@
-"""Weights clipped where that loses least: the scale per channel of least mean squared error."""
+"""Clipped weights: the scale per channel with the least mean squared error."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ CANDIDATES = 61
 
 
 def best_shares(weight: Tensor, limit: int) -> Tensor:
-    """The share [C] of each channel's largest magnitude to clip at, for integers of -limit..limit."""
+    """Return the fraction [C] of each channel's largest magnitude to clip at, for integers of -limit..limit."""
     flat = weight.detach().flatten(1)
     largest = flat.abs().amax(1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
     shares = torch.linspace(LEAST, 1.0, CANDIDATES)

@@ -1,11 +1,11 @@
-"""Scales that are trained: learned step size quantization (LSQ, Esser et al. 2020, https://arxiv.org/abs/1902.08153).
+"""Trained scales: learned step size quantization (LSQ, Esser et al. 2020, https://arxiv.org/abs/1902.08153).
 
 A value v = x / s, rounded and clipped to Qn..Qp, changes with its step s by
 
     round(v) - v  inside the range,  Qn or Qp  outside it,
 
-and that gradient is multiplied by 1 / sqrt(N Qp), N the values that share the step, so that steps and weights change
-by comparable shares of themselves.
+and that gradient is multiplied by 1 / sqrt(N Qp), N the count of values that share the step, so that steps and
+weights change by comparable relative amounts.
 """
 
 from typing import Any
@@ -31,18 +31,18 @@ class LearnedRange(nn.Module):
 
     @property
     def amax(self) -> float:
-        """A step that has been trained below zero counts by its size."""
+        """The absolute value of the step, which training may have made negative."""
         return abs(float(self.scale.detach())) * self._steps
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, ...] on the grid."""
+        """Quantize x [B, ...] to the grid."""
         weight = float(x[0].numel() * self._high) ** -0.5
         learned: Tensor = _Rounded.apply(x, self.scale, self._low, self._high, weight)  # type: ignore[no-untyped-call]
         return learned
 
 
 def learn_weights(layer: QuantizedConv2d | QuantizedLinear) -> None:
-    """Make the layer's scales [C] a parameter that starts where they are."""
+    """Make the layer's scales [C] a parameter with the current values."""
     scales = layer.quantizer.current_scales(layer.weight, layer.bias)
     layer.register_parameter("weight_scales", nn.Parameter(scales.clone()))
     layer.quantizer.scales = layer.get_parameter("weight_scales")
@@ -59,7 +59,7 @@ def _rounded_weight(weight: Tensor, scales: Tensor, limit: int) -> Tensor:
 
 
 class _Rounded(torch.autograd.Function):
-    """One tensor, one step; the arithmetic forward is that of every point."""
+    """One step for a tensor; the forward arithmetic is the same as that of every point."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, weight: float) -> Tensor:
@@ -74,6 +74,6 @@ class _Rounded(torch.autograd.Function):
         x, result = ctx.saved_tensors
         inside = (x >= ctx.low * ctx.step) & (x <= ctx.high * ctx.step)
         passed = gradient * inside
-        # Inside (result - x) / step, outside the clipped integer itself.
+        # Inside the range (result - x) / step, outside it the clipped integer.
         of_step = (torch.sum(gradient * result) - torch.sum(passed * x)) / ctx.step
         return passed, of_step * ctx.weight * ctx.sign, None, None, None

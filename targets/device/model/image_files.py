@@ -149,7 +149,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             f"the file is truncated in its header, or not an image of a supported format ({known})"
         ) from None
     except _MALFORMED as error:
-        raise ImageError(f"the file's header is corrupt: {error}") from None
+        raise ImageError(f"the file's header is damaged: {error}") from None
     if max(image.width, ROW_PIXELS) * image.height > max_pixels:
         wide = "" if image.width >= ROW_PIXELS else f", where a row counts as {ROW_PIXELS} or more"
         raise ImageError(f"the image has too many pixels ({image.width} x {image.height}; at most {max_pixels}{wide})")

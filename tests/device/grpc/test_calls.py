@@ -264,7 +264,7 @@ BARE = typed("images", [1, 3, 8, 8], "FP32")
         pytest.param(
             request(typed("pixels", [1, 8, 8, 3], "UINT8", uint_contents=[256] * 192)),
             INVALID,
-            "the data of the input 'pixels' must be from 0 to 255, as UINT8 is",
+            "the data of the input 'pixels' must be from 0 to 255 for UINT8",
             id="256",
         ),
         pytest.param(

@@ -146,5 +146,5 @@ def test_a_cpu_that_would_saturate_is_refused_though_the_golden_images_match(
     result = check(Answers(logits), folder, replace(manifest, weight_bits=bits, instruction_set="avx512_vnni"))
     assert result.matched is not is_refused
     if is_refused:
-        assert "this CPU (avx2) adds int8 products in 16 bits" in result.reason
+        assert "this CPU (avx2) sums int8 products in 16 bits" in result.reason
         assert "proven on avx512_vnni. Build it with --weight-bits 7" in result.reason

@@ -97,7 +97,7 @@ def test_preprocessing_survives_json(how: Preprocessing) -> None:
     ("change", "reason"),
     [
         ({"resize": 0}, "resize = 0"),
-        ({"crop": [224]}, "crop = .224,. has not 2 values"),
+        ({"crop": [224]}, "crop = .224,. does not have 2 values"),
         ({"crop": [0, 4]}, "crop"),
         ({"std": [1, 0, 1]}, "std"),
         ({"mean": [1, float("nan"), 1]}, "not all values are finite"),

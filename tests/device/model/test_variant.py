@@ -100,7 +100,7 @@ def take_8_bits(folder: Path) -> None:
 
 DAMAGES = [
     pytest.param(lose_the_manifest, "is not an artifact", id="no manifest"),
-    pytest.param(take_another_model, "another model than the one beside it: version, classes differ", id="another"),
+    pytest.param(take_another_model, "does not belong to the main model: version, classes differ", id="another"),
     pytest.param(take_8_bits, "has weight_bits 8, not 7", id="8 bits"),
 ]
 

@@ -223,7 +223,7 @@ def test_a_slow_reader_gets_its_last_answer_whole(monkeypatch: pytest.MonkeyPatc
     [
         (b"GET / HT", 408, b"head of the request did not arrive within 1 s (HEAD_SECONDS)"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabc", 408, b"within 1 s (BODY_SECONDS)"),
-        (get("/slow"), 503, b"no answer within 1 s (REQUEST_SECONDS)"),
+        (get("/slow"), 503, b"no response within 1 s (REQUEST_SECONDS)"),
         (get("/a") + b"GET / HT", 408, b"HEAD_SECONDS"),
         (b"", 0, b""),
     ],

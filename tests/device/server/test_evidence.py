@@ -52,7 +52,7 @@ def test_a_report_that_is_no_pass_is_no_proof(tiny: TinyPackage) -> None:
         assert client.get("/v2/health/ready").status_code == 200
         proof = client.get("/proof").json()
         assert (proof["state"], proof["report"]["verdict"]) == ("failed", "undecided")
-        assert "says undecided" in proof["reason"]
+        assert "gate report is undecided" in proof["reason"]
 
 
 def test_without_a_report_nobody_has_judged_it(tiny: TinyPackage) -> None:

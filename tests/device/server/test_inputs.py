@@ -99,7 +99,7 @@ def bomb(width: int, height: int) -> bytes:
     [
         pytest.param(b"", "the file is empty (0 bytes)", id="empty"),
         pytest.param(b"hello", "not an image of a supported format", id="text"),
-        pytest.param(photo("JPEG", 1)[:300], "header is corrupt", id="cut header"),
+        pytest.param(photo("JPEG", 1)[:300], "header is damaged", id="cut header"),
         pytest.param(photo("PNG", 1)[:-900], "the PNG file is truncated", id="cut"),
         pytest.param(bomb(1025, 1024), "too many pixels (1025 x 1024; at most 1048576)", id="just too large"),
         pytest.param(bomb(60_000, 60_000), "too many pixels", id="bomb"),

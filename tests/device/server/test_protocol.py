@@ -36,7 +36,7 @@ def test_data_nested_in_another_order_is_not_taken_for_the_shape() -> None:
     values = images(1)
     channels_last = values.transpose(0, 2, 3, 1)
     message = refusal(json_request(values, data=channels_last.tolist()))
-    assert "nested as [1, 8, 8, 3], its shape is [1, 3, 8, 8]" in message
+    assert "nested as [1, 8, 8, 3], but its shape is [1, 3, 8, 8]" in message
 
 
 def test_integers_are_numbers_too() -> None:

@@ -23,7 +23,7 @@ def facts(page: Page) -> dict[str, str]:
 
 def test_everything_is_told(shown: Page) -> None:
     assert shown.text("h1") == "resnet20 0.1.0"
-    assert shown.text("#state").split("\n\n") == ["Ready", "The model answers requests."]
+    assert shown.text("#state").split("\n\n") == ["Ready", "The model is serving requests."]
     assert shown.text("#verdict") == "✓ Passed the gate"
     assert shown.text("#count") == "of 1,000 requests"
     assert facts(shown) == {
@@ -113,7 +113,7 @@ def test_another_model_in_its_place_is_told_with_the_reason(page: Page, status: 
     wait_for_word(page, "Ready")
     assert page.text("#precision") == "fp16"
     assert page.text("#variant") == reason
-    assert page.text("#why") == f"The model answers requests. It is built in fp16 {reason}."
+    assert page.text("#why") == f"The model is serving requests. It is built in fp16 {reason}."
     assert page.problems == []
 
 
@@ -131,12 +131,12 @@ def test_what_is_not_there_is_said_not_to_be(page: Page, status: StatusServer) -
 
 def test_a_server_that_is_gone_is_told_with_the_time_and_found_again(shown: Page, status: StatusServer) -> None:
     status.stop()
-    wait_for_word(shown, "No answer")
-    assert "the figures below are of that time" in shown.text("#why")
+    wait_for_word(shown, "No response")
+    assert "the numbers below are from then" in shown.text("#why")
     (time_of_last,) = shown.value(r"document.getElementById('why').textContent.match(/\d\d:\d\d:\d\d/g)")
-    assert shown.value("document.title") == "No answer · resnet20"
+    assert shown.value("document.title") == "No response · resnet20"
     wait_for_text(shown, "#heard", "ago")
-    assert f"came at {time_of_last};" in shown.text("#why")
+    assert f"The last response was at {time_of_last};" in shown.text("#why")
     assert facts(shown)["Answered"] == "1,204,518"
     status.says["requests"]["answered"] = 7
     status.start()
@@ -147,25 +147,25 @@ def test_a_server_that_is_gone_is_told_with_the_time_and_found_again(shown: Page
 @pytest.mark.parametrize(
     ("break_it", "why"),
     [
-        pytest.param(lambda status: setattr(status, "code", 500), "The server answers with status 500.", id="status"),
-        pytest.param(lambda status: setattr(status, "body", b"<html>"), "is not one that this page", id="no-json"),
-        pytest.param(lambda status: setattr(status, "body", b"null"), "is not one that this page", id="null"),
-        pytest.param(lambda status: status.says.update(proof={}), "is not one that this page", id="half"),
+        pytest.param(lambda status: setattr(status, "code", 500), "The server responds with status 500.", id="status"),
+        pytest.param(lambda status: setattr(status, "body", b"<html>"), "This page cannot read", id="no-json"),
+        pytest.param(lambda status: setattr(status, "body", b"null"), "This page cannot read", id="null"),
+        pytest.param(lambda status: status.says.update(proof={}), "This page cannot read", id="half"),
     ],
 )
 def test_an_answer_that_is_none_is_told_as_such(
     shown: Page, status: StatusServer, break_it: Callable[[StatusServer], None], why: str
 ) -> None:
     break_it(status)
-    wait_for_word(shown, "No answer")
+    wait_for_word(shown, "No response")
     assert why in shown.text("#why")
 
 
 def test_a_page_that_never_got_an_answer_promises_no_figures(page: Page, status: StatusServer) -> None:
     status.code = 503
     page.open(status.url)
-    wait_for_word(page, "No answer")
-    assert "figures" not in page.text("#why")
+    wait_for_word(page, "No response")
+    assert "numbers" not in page.text("#why")
     assert not page.value("document.getElementById('cards').checkVisibility()")
     status.code = 200
     wait_for_word(page, "Ready")
@@ -183,7 +183,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(page: Page, status: Statu
 
     page.write("wrong")
     page.press_enter()
-    wait_for_text(page, "#refusal", "does not take this token")
+    wait_for_text(page, "#refusal", "rejects this token")
     page.write("not one word")
     page.press_enter()
     wait_for_text(page, "#refusal", "no space")

@@ -60,7 +60,7 @@ def test_nothing_overflows(page: Page, status: StatusServer, width: int) -> None
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("state", ["Ready", "Starting", "Not ready", "No answer", "Token needed"])
+@pytest.mark.parametrize("state", ["Ready", "Starting", "Not ready", "No response", "Token needed"])
 def test_text_stands_out_from_what_is_behind_it(page: Page, status: StatusServer, dark: bool, state: str) -> None:
     """WCAG 2.2, 1.4.3: a ratio of at least 4.5 to 1, in every state and both schemes."""
     status.says["ready"] = state == "Ready"
@@ -71,7 +71,7 @@ def test_text_stands_out_from_what_is_behind_it(page: Page, status: StatusServer
     page.wait_for("document.getElementById('word').textContent !== 'Connecting'")
     if state == "Token needed":
         status.token = "new"
-    elif state == "No answer":
+    elif state == "No response":
         status.stop()
     wait_for_word(page, state)
     assert page.value((Path(__file__).parents[2] / "support" / "contrast.js").read_text()) == []
@@ -82,7 +82,7 @@ def test_a_screen_reader_is_told_of_the_state_and_not_of_every_figure(shown: Pag
     for wanted in (("status", ""), ("heading", "resnet20 0.1.0"), ("heading", "Accuracy"), ("heading", "Latency")):
         assert wanted in roles
     live = shown.value("[...document.querySelectorAll('[aria-live], [role=alert]')].map((each) => each.innerText)")
-    assert live == ["Ready\n\nThe model answers requests.", ""]
+    assert live == ["Ready\n\nThe model is serving requests.", ""]
     changes = "new MutationObserver((all) => { window.changes = (window.changes || 0) + all.length; })"
     watch = "{childList: true, characterData: true, subtree: true}"
     shown.value(f"{changes}.observe(document.querySelector('[role=status]'), {watch}), 0")

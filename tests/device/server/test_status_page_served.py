@@ -34,7 +34,7 @@ def test_it_tells_of_the_model_its_proof_and_the_requests(page: Page, artifact: 
         assert running.ask(http_request(b"{"))[0] == 400
         wait_for_text(page, "#count", "of 3 requests")
         assert page.problems == []
-    wait_for_word(page, "No answer")
+    wait_for_word(page, "No response")
 
 
 def test_with_a_token_figures_are_shown_to_those_who_have_it(page: Page, artifact: Path, tmp_path: Path) -> None:
