@@ -59,7 +59,7 @@ def test_devices_that_fit(sections: dict[str, str], target: str) -> None:
             ORIN_JP62 | {"release": "", "l4t-core": ""},
             "orin-jp61",
             DeviceUnfit,
-            "it is no Jetson",
+            "it is not a Jetson",
         ),
         (ORIN_JP62 | {"docker-runtimes": PC_DOCKER}, "orin-jp61", DeviceUnfit, "nvidia-ctk runtime configure"),
         (
@@ -110,10 +110,10 @@ def test_a_base_image_that_is_there_needs_no_room() -> None:
     ("sections", "target", "said"),
     [
         (NANO_SUPER_JP62, "orin-jp61", "power mode 15W, not the highest, MAXN_SUPER"),
-        (NANO_SUPER_JP62, "orin-jp61", "clocks are free"),
+        (NANO_SUPER_JP62, "orin-jp61", "clocks are not fixed"),
         (THOR_JP70, "thor-jp70", "power mode 120W, not the highest, MAXN"),
         (XAVIER_JP51 | {"power-modes": ""}, "xavier-jp51", "its highest mode is unknown"),
-        (XAVIER_JP51 | {"power-mode": ""}, "xavier-jp51", "the power mode is not known"),
+        (XAVIER_JP51 | {"power-mode": ""}, "xavier-jp51", "the power mode is unknown"),
         (ORIN_JP62 | {"temperature": "tj-thermal 91500"}, "orin-jp61", "92 °C"),
         (PC | {"memory": "MemTotal: 2000000 kB\nMemAvailable:   500000 kB"}, "cpu", "only 0.5 GiB"),
         (PC | {"cpu": "flags\t: sse2 avx"}, "cpu", "its CPU has none of avx512_vnni, avx_vnni, avx2"),

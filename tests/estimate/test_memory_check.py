@@ -100,4 +100,4 @@ def test_from_a_stage_on_those_before_it_do_not_count(
 
 def test_a_file_of_the_group_is_named_as_it_is(tmp_path: Path, checkpoint: Checkpoint, known: None) -> None:
     has = Capacity(total=2 * GIB, available=2 * GIB, limited_by=str(tmp_path / "memory.limit_in_bytes"))
-    assert f"{tmp_path}/memory.limit_in_bytes allows 2.0 GiB. Take" in refusal(checkpoint, has)
+    assert f"{tmp_path}/memory.limit_in_bytes allows 2.0 GiB. Use" in refusal(checkpoint, has)
