@@ -1,6 +1,6 @@
 # The image of an ONNX Runtime target: base, dependencies, device code, model; layers that change least come first.
 # Built without network from a complete context; BASE needs only Python 3 with venv.
-# Each of the three COPYs includes its parent folders, so that layers contain no build time.
+# Each of the three COPY steps includes its parent folders, so that layers contain no build time.
 ARG BASE
 FROM ${BASE} AS dependencies
 LABEL dev.edge-deploy.stage="dependencies"

@@ -110,7 +110,9 @@ def test_a_folder_in_its_place_is_moved_away(tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_moved_away_is_an_error(tmp_path: Path) -> None:
     kept(tmp_path)
     (tmp_path / "training" / "state.set-aside").mkdir()
-    with pytest.raises(WorkspaceError, match=r"recovery: .*state is from another training .*cannot be renamed.*Remove it"):
+    with pytest.raises(
+        WorkspaceError, match=r"recovery: .*state is from another training .*cannot be renamed.*Remove it"
+    ):
         at(tmp_path, "b").read("recovery", Recorded())
 
 
