@@ -58,7 +58,7 @@ def test_so_does_everything_that_was_asked_for_and_nothing_else(manifest: Manife
 def test_options_are_read_or_refused(manifest: Manifest) -> None:
     bare = replace(manifest, session_options={})
     assert (max_batch_of(bare), dla_core_of(bare)) == (MAX_BATCH, None)
-    with pytest.raises(SessionError, match="max_batch is 0; a whole number from 1"):
+    with pytest.raises(SessionError, match="max_batch is 0; expected an integer of at least 1"):
         max_batch_of(replace(manifest, session_options={"max_batch": 0}))
     with pytest.raises(SessionError, match="dla_core is 'one'"):
         dla_core_of(replace(manifest, session_options={"dla_core": "one"}))

@@ -169,8 +169,8 @@ def rewrite(folder: Path, **changes: object) -> None:
         ({"cuda": 12}, "cuda is 12 instead of a string"),
         ({"multiprocessors": "16"}, "multiprocessors is '16'"),
         ({"dla_core": "0"}, "dla_core '0'"),
-        ({"precision": "int4"}, "precision is 'int4', none of fp32, fp16, int8"),
-        ({"built_at_place": "cloud"}, "built_at_place is 'cloud', none of device, host"),
+        ({"precision": "int4"}, "precision is 'int4', not one of fp32, fp16, int8"),
+        ({"built_at_place": "cloud"}, "built_at_place is 'cloud', not one of device, host"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )

@@ -145,7 +145,7 @@ def test_a_dla_takes_one_batch_which_is_filled_up(
 @pytest.mark.parametrize(
     ("core", "precision", "message"),
     [
-        (2, Precision.FP16, "dla_core is 2, but TensorRT 10.3.0.30 finds 2 DLA cores here .*without dla_core"),
+        (2, Precision.FP16, "dla_core is 2, but TensorRT 10.3.0.30 reports 2 DLA cores here .*without dla_core"),
         (0, Precision.INT8, "with this TensorRT, the DLA runs no int8 from Q/DQ; build fp16 for it, or int8 for"),
         (0, Precision.FP32, "runs no fp32 from Q/DQ; build fp16"),
     ],
