@@ -1,14 +1,13 @@
 """Version of a stage's code: a hash over its module and all of our modules that it imports.
 
-Docstrings and the messages of `raise Error(...)`, `progress.line(...)` and `progress.detail(...)` are not hashed:
-a reworded message must not repeat hours of training.
+Comments, docstrings and the messages of `raise Error(...)`, `progress.line(...)` and `progress.detail(...)` are not
+hashed: a reworded message must not repeat hours of training.
 """
 
 import ast
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("pipeline", "targets")
@@ -20,6 +19,7 @@ PLAIN = frozenset(
     {"abs", "float", "int", "join", "len", "list", "max", "min", "repr", "round", "sorted", "str", "sum"}
 )
 """Calls allowed within a message; they have no effect."""
+EMPTY = ast.Constant("")
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def modules_of(module: str, *, leave_out: tuple[str, ...] = ()) -> set[str]:
 @functools.cache
 def _imports(module: str) -> list[str]:
     found: list[str] = []
-    for node in _nodes(module):
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -59,48 +59,44 @@ def _imports(module: str) -> list[str]:
 
 
 @functools.cache
-def _nodes(module: str) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(_path(module).read_bytes())))
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_path(module).read_bytes())
 
 
+@functools.cache
 def _without_words(module: str) -> bytes:
-    source = _path(module).read_bytes()
-    starts = [0]
-    for line in source.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    kept, end = [], 0
-    for first, last in sorted(_span(node, starts) for node in _words(module)):
-        if first >= end:
-            kept.append(source[end:first])
-            end = last
-    return b"".join([*kept, source[end:]])
+    """Return the SHA-256 of the syntax tree without docstrings, also those of attributes, and without messages."""
+    tree = _tree(module)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            body[:] = [each for each in body if not _is_docstring(each)]
+        call = _saying(node)
+        if call is not None:
+            call.args = [EMPTY if _is_message(each) else each for each in call.args]
+            for keyword in call.keywords:
+                keyword.value = EMPTY if _is_message(keyword.value) else keyword.value
+    return hashlib.sha256(ast.dump(tree).encode()).digest()
 
 
-def _span(node: ast.expr, starts: list[int]) -> tuple[int, int]:
-    assert node.end_lineno is not None
-    assert node.end_col_offset is not None
-    return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _words(module: str) -> Iterator[ast.expr]:
-    for node in _nodes(module):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                yield first.value
-        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            yield from _arguments(node.exc)
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            called = node.value.func
-            if isinstance(called, ast.Attribute) and called.attr in SAYING:
-                yield from _arguments(node.value)
+def _saying(node: ast.AST) -> ast.Call | None:
+    """Return the call whose texts are only read by people: of an error that is raised, or of `Progress`."""
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        return node.exc
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        called = node.value.func
+        if isinstance(called, ast.Attribute) and called.attr in SAYING:
+            return node.value
+    return None
 
 
-def _arguments(call: ast.Call) -> Iterator[ast.expr]:
-    """Yield the arguments that are text and only format values."""
-    for argument in (*call.args, *(keyword.value for keyword in call.keywords)):
-        if _is_text(argument) and all(_is_plain(node) for node in ast.walk(argument) if isinstance(node, ast.Call)):
-            yield argument
+def _is_message(node: ast.expr) -> bool:
+    """Whether `node` is text that only formats values."""
+    return _is_text(node) and all(_is_plain(each) for each in ast.walk(node) if isinstance(each, ast.Call))
 
 
 def _is_text(node: ast.expr) -> bool:

@@ -25,8 +25,9 @@ def extend(path: Path) -> None:
 
 
 def forget() -> None:
-    for cached in (sources.code_version, sources._imports, sources._nodes, sources._exists, sources._path):
-        cached.cache_clear()
+    for cached in vars(sources).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
 
 
 def digest(module: str) -> str:
@@ -68,6 +69,10 @@ def test_imports_inside_functions_count(copy: Path) -> None:
     ("old", "new", "is_same"),
     [
         pytest.param('"""Says."""', '"""Tells."""', True, id="docstring"),
+        pytest.param('    """Says."""\n', "", True, id="no-docstring"),
+        pytest.param('"""Of act."""', '"""Of it."""', True, id="docstring-of-an-attribute"),
+        pytest.param("# Why.", "# Because.", True, id="comment"),
+        pytest.param("    if x:\n", "\n    if x:  # else nothing\n", True, id="blank-line"),
         pytest.param('ValueError(f"{x} is wrong")', 'ValueError("wrong")', True, id="error"),
         pytest.param('line(f"done: {len(x)}")', 'line("ready")', True, id="line"),
         pytest.param('line(f"done: {len(x)}")', 'line(f"done: {change(x)}")', False, id="a-call-within-a-line"),
@@ -79,6 +84,7 @@ def test_imports_inside_functions_count(copy: Path) -> None:
 def test_words_count_for_nothing(old: str, new: str, is_same: bool, copy: Path) -> None:
     module = copy / "pipeline/said.py"
     text = (
+        'LEAST = 1\n"""Of act."""\n# Why.\n'
         'def act(x, progress, name = "a"):\n    """Says."""\n    progress.line(f"done: {len(x)}")\n'
         '    if x:\n        raise ValueError(f"{x} is wrong")\n    return 1\n'
     )
