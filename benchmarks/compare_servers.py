@@ -31,7 +31,7 @@ from targets.device.open_session import open_session
 
 RIVAL = "mlserver==1.7.1"
 ENVIRONMENT = ROOT / ".deploy" / "rivals" / RIVAL
-LEAST_REQUESTS, LATENCY_SECONDS, ROUNDS, ROUND_SECONDS = 500, 20.0, 3, 2.0
+MIN_REQUESTS, LATENCY_SECONDS, ROUNDS, ROUND_SECONDS = 500, 20.0, 3, 2.0
 BATCHING = {"BATCH_IMAGES": "8"}
 RUNTIME = """
 import json
@@ -120,7 +120,7 @@ def measure(
     for name, call in calls.items():
         if not np.allclose(call(), expected, atol=1e-4):
             raise SystemExit(f"the output of {name} differs from the raw session's, so its timings are not valid.")
-    found = latencies(list(calls.values()), seconds=LATENCY_SECONDS, least=LEAST_REQUESTS)
+    found = latencies(list(calls.values()), seconds=LATENCY_SECONDS, least=MIN_REQUESTS)
     rates: dict[str, list[float]] = {name: [] for name in makers}
     for _ in range(ROUNDS):
         for name, make in makers.items():

@@ -38,7 +38,7 @@ from image_bombs import large, plain, scans
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEADERS = b"".join(b"x%d: y\r\n" % number for number in range(97))
 SETTLE_SECONDS = 2.0
-QUIET_ANSWERS, QUIET_SHARE, MOST_SECONDS = 20, 3.0, 300.0
+QUIET_ANSWERS, QUIET_SHARE, MAX_SECONDS = 20, 3.0, 300.0
 """An attack is over after this many consecutive responses within this multiple of the usual latency."""
 
 
@@ -196,7 +196,7 @@ def ask(port: int, manifest: Manifest, *, seconds: float, rate: float, is_tls: b
 def seconds_until_quiet(port: int, manifest: Manifest, usual_ms: float, *, is_tls: bool) -> float:
     """Return the seconds from the end of an attack until the good client's latency is back to normal."""
     start, quick = time.monotonic(), 0
-    while quick < QUIET_ANSWERS and time.monotonic() < start + MOST_SECONDS:
+    while quick < QUIET_ANSWERS and time.monotonic() < start + MAX_SECONDS:
         (wait, *_) = ask(port, manifest, seconds=1e-3, rate=1e3, is_tls=is_tls)
         quick = quick + 1 if wait <= QUIET_SHARE * usual_ms else 0
     return time.monotonic() - start

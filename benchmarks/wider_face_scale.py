@@ -27,7 +27,7 @@ PHOTOS = {"train": 12_880, "val": 3_226, "test": 16_097}
 EVENTS = [*range(60), 61]
 KINDS = 100
 """Number of different pictures; a comment in each file makes it unique."""
-MOST_FACES = 1_000
+MAX_FACES = 1_000
 T = TypeVar("T")
 
 
@@ -138,7 +138,7 @@ def _boxes(generator: np.random.Generator, width: int) -> list[str]:
     """Return count and boxes as written in annotations: 12 on average, sometimes none or a crowd."""
     if generator.random() < 0.001:
         return ["0", "0 0 0 0 0 0 0 0 0 0 "]
-    count = min(MOST_FACES, 1 + round(generator.exponential(6) * (30 if generator.random() < 0.03 else 1)))
+    count = min(MAX_FACES, 1 + round(generator.exponential(6) * (30 if generator.random() < 0.03 else 1)))
     height = width * 3 // 4
     heights = np.clip(generator.lognormal(2.6, 0.7, count) * width / 320, 3, height / 2).astype(int)
     widths = np.maximum(heights * 3 // 4, 1)

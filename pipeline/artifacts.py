@@ -278,7 +278,7 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timeliness:
+class TimeBudgetResult:
     """Result for the requested time: a latency or a speedup; the fields of the other are None."""
 
     asked_ms: float | None

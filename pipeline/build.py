@@ -21,8 +21,8 @@ from pipeline.quantize.stage import quantize
 from pipeline.report import lines
 from pipeline.results import Validated
 from pipeline.run import Run
+from pipeline.validate.packaging_rule import may_be_packaged, stop_if_late, stop_if_not_proven
 from pipeline.validate.stage import validate
-from pipeline.validate.verdict import may_be_packaged, stop_if_late, stop_if_not_proven
 from pipeline.workspace.store import Folder
 
 STAGES = ("load", "prune", "quantize", "export", "compile", "validate", "package")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.artifacts import AccuracyReport, Artifact, Cost, Image, Timeliness
+from pipeline.artifacts import AccuracyReport, Artifact, Cost, Image, TimeBudgetResult
 from pipeline.devices.delivered import Delivered
 from pipeline.errors import DeployError, GateFailed, GateUndecided, LatencyMissed
 from pipeline.quantize.result import Rescue
@@ -25,7 +25,7 @@ class Outcome:
     rescue: Rescue | None = None
     """Set if int8 in every layer would have lost more than is allowed."""
     artifact: Artifact | None = None
-    timeliness: Timeliness | None = None
+    timeliness: TimeBudgetResult | None = None
     """Set if a latency or speedup was requested."""
     report: AccuracyReport | None = None
     variants: tuple[Judged, ...] = ()

@@ -13,10 +13,10 @@ from pipeline.toml_errors import explain
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-LEAST_STD, MOST_STD = 0.01, 1.5
-MOST_PIXELS = 4096
+MIN_STD, MAX_STD = 0.01, 1.5
+MAX_PIXELS = 4096
 """Largest side in pixels; above it the stem's activation alone takes gigabytes."""
-Side = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
+Side = Annotated[int, Field(gt=0, le=MAX_PIXELS)]
 NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 
 
@@ -52,18 +52,18 @@ def _impossible_mean(value: float) -> bool:
 
 def _impossible_std(value: float) -> bool:
     # Networks from Caffe take pixels from 0 to 255 unscaled.
-    return not LEAST_STD <= value <= MOST_STD and abs(255 * value - 1) > 0.01
+    return not MIN_STD <= value <= MAX_STD and abs(255 * value - 1) > 0.01
 
 
 def _cause(values: tuple[float, ...]) -> str:
-    if all(value >= 0 for value in values) and max(values) > MOST_STD:
+    if all(value >= 0 for value in values) and max(values) > MAX_STD:
         divided = ", ".join(f"{value / 255:.4g}" for value in values)
         return (
             f"pixels are scaled to 0..1, and these look like values for pixels of 0..255. Divided by 255: [{divided}]"
         )
     return (
-        f"pixels are scaled to 0..1, so a mean lies between 0 and 1 and a standard deviation between {LEAST_STD} and "
-        f"{MOST_STD} (or is 1/255, if training used unscaled pixels of 0..255)"
+        f"pixels are scaled to 0..1, so a mean lies between 0 and 1 and a standard deviation between {MIN_STD} and "
+        f"{MAX_STD} (or is 1/255, if training used unscaled pixels of 0..255)"
     )
 
 

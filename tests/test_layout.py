@@ -19,7 +19,7 @@ SOURCES = sorted(path for package in ("pipeline", "targets") for path in (ROOT /
 GENERATED = ROOT / "targets" / "device" / "grpc" / "open_inference_pb2.py"
 SOURCES.remove(GENERATED)
 IDS = [path.relative_to(ROOT).as_posix() for path in SOURCES]
-MOST_LINES, MOST_OF_A_FUNCTION, MOST_PARAMETERS = 500, 60, 8
+MAX_LINES, MAX_OF_A_FUNCTION, MAX_PARAMETERS = 500, 60, 8
 # A package, or a module beside them, imports only what stands in earlier rows. docs/architecture.md says why.
 PIPELINE = (
     {"artifacts", "progress", "toml_errors", "untrusted"},
@@ -99,17 +99,17 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
 def test_files_and_functions_are_short(path: Path) -> None:
-    assert path.read_text().count("\n") <= MOST_LINES
+    assert path.read_text().count("\n") <= MAX_LINES
     for each in functions(path):
         assert each.end_lineno is not None
-        assert each.end_lineno - each.lineno < MOST_OF_A_FUNCTION, each.name
+        assert each.end_lineno - each.lineno < MAX_OF_A_FUNCTION, each.name
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
 def test_functions_have_few_parameters(path: Path) -> None:
     for each in functions(path):
         names = [a.arg for a in (*each.args.posonlyargs, *each.args.args, *each.args.kwonlyargs)]
-        assert len([name for name in names if name not in ("self", "cls")]) <= MOST_PARAMETERS, each.name
+        assert len([name for name in names if name not in ("self", "cls")]) <= MAX_PARAMETERS, each.name
 
 
 def test_packages_import_nothing_for_others() -> None:

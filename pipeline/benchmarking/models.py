@@ -21,7 +21,7 @@ from targets.target import find_target
 
 DEFAULT_TARGET = "cpu"
 IDLE_SECONDS = 1.0
-LEAST_RUNS = 3 * WINDOWS
+MIN_RUNS = 3 * WINDOWS
 """Per model; ten windows need at least this many runs."""
 
 
@@ -92,7 +92,7 @@ def _reasons(models: Sequence[Path], series: Sequence[Series], idle: Record, rec
     """Return why the run is not stable. Heat is not a reason: it affects all models, and throttled clocks are one."""
     found = [*find_relevant_load(idle, record, gpu=False), *find_disturbances(record, gpu=False, heat=False)]
     for path, one in zip(models, series, strict=True):
-        if len(one.cpu) >= LEAST_RUNS:
+        if len(one.cpu) >= MIN_RUNS:
             windows = np.array_split(np.array(one.cpu, np.float64), WINDOWS)
             found += [f"{path}: {reason}" for reason in find_instability(windows)]
     return found

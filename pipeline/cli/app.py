@@ -46,7 +46,7 @@ deploy turns a trained ResNet into a container image whose accuracy and speed ar
 
 deploy --help lists all commands; deploy COMMAND --help explains one."""
 """Printed by `deploy` without a command."""
-MOST_OF_AN_ERROR = 20_000
+MAX_ERROR_CHARACTERS = 20_000
 """In characters; output of other processes and programs may be long."""
 
 app = typer.Typer(
@@ -74,7 +74,7 @@ def main() -> None:
             # Python does this at exit, but its failure would bypass our message.
             sys.stdout.flush()
     except DeployError as error:
-        say(f"error: {printable(str(error), longest=MOST_OF_AN_ERROR)}")
+        say(f"error: {printable(str(error), longest=MAX_ERROR_CHARACTERS)}")
         say(f"More: deploy explain {error.exit_code} ({type(error).__name__}).")
         sys.exit(error.exit_code)
     except Interrupted as stop:

@@ -30,7 +30,7 @@ def collect(
     from pipeline.devices.collect import Access, device_name
     from pipeline.devices.collect import collect as fetch
     from pipeline.devices.record import comparison_text
-    from pipeline.validate.verdict import verdict_text
+    from pipeline.validate.packaging_rule import verdict_text
 
     device = name or device_name(address)
     access = Access(token=None if token_file is None else _token(token_file), authority=authority)

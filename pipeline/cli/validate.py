@@ -36,8 +36,8 @@ def validate(
     """Measure an artifact or an image against the float baseline again."""
     from pipeline.cli.console import progress_for
     from pipeline.cli.subject import open_subject
+    from pipeline.validate.packaging_rule import verdict_text
     from pipeline.validate.published import shard_of
-    from pipeline.validate.verdict import verdict_text
 
     root = workspace_folder(recipe, workspace)
     progress = progress_for(is_verbose=verbose)

@@ -23,7 +23,7 @@ from targets.runtimes.simulation import open_here
 
 MODEL = "model.onnx"
 GOLDEN_BYTES = 1 << 20
-LEAST_GOLDEN, MOST_GOLDEN = 8, 64
+MIN_GOLDEN, MAX_GOLDEN = 8, 64
 DRAWN_FOR_ONE = 8
 """Drawings made for each one that becomes golden."""
 CLEAR_MARGIN = 0.05
@@ -70,7 +70,7 @@ def add_golden(artifact: OpenArtifact, images: ImageSet, logits: NDArray[np.floa
     Images that show people are never used; drawings are, which verify the computation as well.
     """
     _, height, width = artifact.manifest.input_shape
-    count = min(max(GOLDEN_BYTES // (3 * height * width), LEAST_GOLDEN), MOST_GOLDEN)
+    count = min(max(GOLDEN_BYTES // (3 * height * width), MIN_GOLDEN), MAX_GOLDEN)
     if images.is_personal:
         # They are part of every image, which must not show people.
         pixels = draw_images(DRAWN_FOR_ONE * count, height=height, width=width)

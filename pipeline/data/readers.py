@@ -21,7 +21,7 @@ from pipeline.progress import Progress
 __all__ = ["Dataset", "ImageSet", "check_images", "open_dataset", "preprocessing_from", "usual_preprocessing"]
 
 SELECTION_SHARE = 0.1
-MOST_SELECTION = 2000
+MAX_SELECTION = 2000
 """Images of the selection split: enough to detect half a point of top-1, and every choice evaluates all of them."""
 
 
@@ -58,7 +58,7 @@ def open_dataset(
         source = _in_training_order(source, classes)
     source = _without_conflicts(source)
     labels = source.training.labels
-    count, origins = min(round(len(labels) * SELECTION_SHARE), MOST_SELECTION), source.training.origins
+    count, origins = min(round(len(labels) * SELECTION_SHARE), MAX_SELECTION), source.training.origins
     if origins is None:
         rest, chosen = split_stratified(labels, count=count, seed=seed)
     else:

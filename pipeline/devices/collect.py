@@ -33,11 +33,11 @@ from targets.device.model.manifest import ManifestError, read_manifest
 
 SCHEMA = 1
 SECONDS = 60.0
-MOST_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 """For one response: logits of a million images with 64 classes; larger ones are not read."""
-MOST_JSON_BYTES = 16 << 20
+MAX_JSON_BYTES = 16 << 20
 """For a document, which takes up to twenty times as much once it is parsed; an engine's layers take a few MB."""
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0
 """For one response, however slowly it arrives."""
 PART = 1 << 16
 SAME = 1e-9
@@ -76,7 +76,7 @@ def collect(address: str, *, name: str, workspace: Path, access: Access) -> Coll
         raise RecipeError(f"--name {name!r} is not valid: use letters, digits, . _ and -, such as orin-7.")
     # urllib would also read local files.
     check_address(address)
-    facts = _json(address, _get(address, "/proof", access, most_bytes=MOST_JSON_BYTES))
+    facts = _json(address, _get(address, "/proof", access, most_bytes=MAX_JSON_BYTES))
     if facts.get("schema") != SCHEMA:
         raise DeviceError(
             f"the proof at {address} has schema {facts.get('schema')!r}, this version supports {SCHEMA}. Use the "
@@ -241,7 +241,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _get(address: str, path: str, access: Access, *, most_bytes: int = MOST_BYTES) -> bytes:
+def _get(address: str, path: str, access: Access, *, most_bytes: int = MAX_BYTES) -> bytes:
     request = urllib.request.Request(address.rstrip("/") + path)
     if access.token is not None:
         request.add_header("Authorization", f"Bearer {access.token}")
@@ -268,7 +268,7 @@ def _get(address: str, path: str, access: Access, *, most_bytes: int = MOST_BYTE
 
 def _read(answer: Any, what: str, most_bytes: int) -> bytes:
     """Return the whole response; raise `DeviceError` if it is too large or does not end."""
-    parts, size, deadline = list[bytes](), 0, time.monotonic() + MOST_SECONDS
+    parts, size, deadline = list[bytes](), 0, time.monotonic() + MAX_SECONDS
     while part := answer.read1(PART):
         parts.append(part)
         size += len(part)
@@ -276,7 +276,7 @@ def _read(answer: Any, what: str, most_bytes: int) -> bytes:
             break
         if time.monotonic() > deadline:
             raise DeviceError(
-                f"{what} has sent {size:,} bytes in {MOST_SECONDS:.0f} s without an end; nothing was kept."
+                f"{what} has sent {size:,} bytes in {MAX_SECONDS:.0f} s without an end; nothing was kept."
             )
     return b"".join(parts)
 

@@ -15,7 +15,7 @@ from pipeline.progress import Advance, Progress, Silent
 from pipeline.validate.published import DEVICES
 from pipeline.workspace.store import child
 
-MOST_AT_ONCE = 64
+MAX_AT_ONCE = 64
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Named:
 def run_on_all(devices: Sequence[Device], work: Callable[[Device, Stop], T]) -> list[T]:
     """Run `work` on every device in parallel; return results in their order. An interrupt ends all of it."""
     stop = Stop()
-    with ThreadPoolExecutor(max_workers=max(1, min(len(devices), MOST_AT_ONCE))) as threads:
+    with ThreadPoolExecutor(max_workers=max(1, min(len(devices), MAX_AT_ONCE))) as threads:
         futures = [threads.submit(work, device, stop) for device in devices]
         try:
             return [future.result() for future in futures]

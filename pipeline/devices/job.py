@@ -26,7 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.progress import Progress
 from pipeline.untrusted import parse_json
-from pipeline.validate.verdict import may_be_packaged, verdict_text
+from pipeline.validate.packaging_rule import may_be_packaged, verdict_text
 from targets.device.files import DOCUMENT, PREDICTIONS
 
 PROVEN, NOT_PROVEN, CANNOT_BE_PROVEN = 0, 1, 3

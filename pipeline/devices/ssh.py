@@ -77,9 +77,9 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 LOGIN_SECONDS = 60.0
-MOST_OUTPUT = 8 << 20
+MAX_OUTPUT = 8 << 20
 """In bytes of a script's stdout; the longest is a list of files."""
-MOST_SAID = 64 << 20
+MAX_SAID = 64 << 20
 """In bytes of stderr that are read; the last lines of it are kept."""
 LONGEST_LINE, KEPT_LINES = 8 << 10, 1000
 POLL_SECONDS = 0.02
@@ -297,7 +297,7 @@ class _Pipes:
                     stream.close()
 
     def _listen(self, stream: IO[bytes], on_line: Callable[[str], None] | None) -> None:
-        left = MOST_SAID
+        left = MAX_SAID
         while raw := stream.readline(LONGEST_LINE):
             left -= len(raw)
             if left < 0:
@@ -320,8 +320,8 @@ class _Pipes:
 
     def _read_at_most(self, stream: IO[bytes]) -> bytes:
         """Return the rest of the stream; kill the program if that is too much."""
-        contents = stream.read(MOST_OUTPUT)
-        if len(contents) == MOST_OUTPUT:
+        contents = stream.read(MAX_OUTPUT)
+        if len(contents) == MAX_OUTPUT:
             self._cut()
         return contents
 

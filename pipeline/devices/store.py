@@ -14,7 +14,7 @@ from pipeline.devices.ssh import Connection
 from pipeline.errors import DeviceError
 from pipeline.workspace.hashing import sha256_of_file
 
-MOST_PROOF_BYTES, MOST_PROOF_FILES = 2 << 30, 64
+MAX_PROOF_BYTES, MAX_PROOF_FILES = 2 << 30, 64
 """For a device's proof; the largest file is its engine."""
 KEPT_INDEXES = 4
 """Number of deliveries whose files are kept."""
@@ -117,13 +117,13 @@ def fetch(connection: Connection, job: str, folder: Path) -> None:
     """Copy `jobs/<job>/out` into `folder`."""
 
     def unpack(pipe: IO[bytes]) -> None:
-        left = MOST_PROOF_BYTES
+        left = MAX_PROOF_BYTES
         with tarfile.open(fileobj=pipe, mode="r|") as archive:
             for number, entry in enumerate(archive):
                 left -= entry.size
-                if left < 0 or number >= MOST_PROOF_FILES:
+                if left < 0 or number >= MAX_PROOF_FILES:
                     raise DeviceError(
-                        f"the device's proof has more than {MOST_PROOF_FILES} files or {MOST_PROOF_BYTES >> 30} "
+                        f"the device's proof has more than {MAX_PROOF_FILES} files or {MAX_PROOF_BYTES >> 30} "
                         "GiB; nothing of it was kept."
                     )
                 archive.extract(entry, folder, filter="data")

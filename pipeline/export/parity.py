@@ -36,17 +36,17 @@ from targets.device.errors import SessionError
 from targets.dialects.grids import activation_grid
 from targets.runtimes.onnxruntime.intermediate_values import Exposed, Integers, run_exposed
 
-MOST_IMAGES = 64
+MAX_IMAGES = 64
 TOLERANCE = 0.01
 """Steps beyond the half step of rounding, for differences of float32 sums between PyTorch and the file. A hundred
 times the value measured on a half-width ResNet-50, and small enough to detect one channel's scale off by 1 %."""
 FLOAT_ERRORS = 30
 """Allowed error of a float file against float64, as a multiple of PyTorch float32's error."""
-LEAST_FLOAT_ERROR = 1e-7
+MIN_FLOAT_ERROR = 1e-7
 """Floor of the float32 error, relative to the largest logit: PyTorch may happen to be exact."""
 LOGITS = 1e-4
 """Largest difference of an integer file's logits, computed from its own integers, relative to the largest logit."""
-MOST_SHOWN = 4
+MAX_SHOWN = 4
 
 LEVELS = {Dialect.FLOAT: ("all",), Dialect.ONNXRUNTIME: ("disable", "all"), Dialect.TENSORRT: ("disable",)}
 """ONNX Runtime's optimization levels. Unoptimized, the file runs node by node as ONNX defines it; that is the
@@ -57,7 +57,7 @@ MODES = {Dialect.FLOAT: Mode.FLOAT, Dialect.ONNXRUNTIME: Mode.ONNXRUNTIME, Diale
 
 def parity_images(image_size: tuple[int, int]) -> int:
     """Return the number of images of this height and width to compare: one forward pass, 64 at most."""
-    return min(MOST_IMAGES, micro_batch_size(image_size))
+    return min(MAX_IMAGES, micro_batch_size(image_size))
 
 
 def check_parity(network: fx.GraphModule, path: Path, dialect: Dialect, images: NDArray[np.float32]) -> Parity:
@@ -86,7 +86,7 @@ def _check_float(network: fx.GraphModule, path: Path, images: NDArray[np.float32
         single = network(to_device_of(batch, network)).numpy()
         exact = copy.deepcopy(network).double()(batch.double()).numpy()
     _check_shape(found, exact, path)
-    own = max(float(np.abs(single - exact).mean()), LEAST_FLOAT_ERROR * float(np.abs(exact).max()))
+    own = max(float(np.abs(single - exact).mean()), MIN_FLOAT_ERROR * float(np.abs(exact).max()))
     ratio = float(np.abs(found - exact).mean()) / own if own > 0 else 0.0
     parity = Parity(
         images=len(images),
@@ -133,8 +133,8 @@ def _check_integers(
             is_undisturbed=exposed.is_undisturbed,
         )
     fused = "as ONNX Runtime fuses it" if level == "all" else "run node by node"
-    shown = "".join(f"\n  {fault}" for fault in faults[:MOST_SHOWN])
-    more = f"\n  and {len(faults) - MOST_SHOWN} more places" if len(faults) > MOST_SHOWN else ""
+    shown = "".join(f"\n  {fault}" for fault in faults[:MAX_SHOWN])
+    more = f"\n  and {len(faults) - MAX_SHOWN} more places" if len(faults) > MAX_SHOWN else ""
     raise ExportError(
         f"{path.name}, {fused}, does not compute the same as PyTorch on {len(images)} images, each layer fed with "
         f"the file's own integers:{shown}{more}\nIf this CPU has no VNNI, 8-bit weights may saturate in its int8 "

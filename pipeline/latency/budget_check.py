@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.artifacts import Artifact, Place, Timeliness
+from pipeline.artifacts import Artifact, Place, TimeBudgetResult
 from pipeline.latency.table import CHOICE, Timing
 
 TOLERANCE = 0.05
 """Share by which an artifact may be slower than requested: two runs of one model on a busy machine differ as much."""
 
 
-def timeliness_text(found: Timeliness) -> str:
+def timeliness_text(found: TimeBudgetResult) -> str:
     """`time held: 8 ms requested, 7.9 ms predicted, 7.7 ms of the artifact`."""
     if found.asked_ms is not None:
         asked, unit = f"{found.asked_ms:.3g} ms", " ms"
@@ -30,7 +30,9 @@ def timeliness_text(found: Timeliness) -> str:
     return f"time {found.verdict}{why}: {asked} requested, {', '.join(figures)}"
 
 
-def check_time_budget(pruned: Path, artifact: Artifact, clocked: Callable[[bool], Timing | None]) -> Timeliness | None:
+def check_time_budget(
+    pruned: Path, artifact: Artifact, clocked: Callable[[bool], Timing | None]
+) -> TimeBudgetResult | None:
     """Compare the folder of stage `prune` with the artifact's times; return None if no time was requested.
 
     `clocked` returns the artifact's and the unpruned network's time in one run, the known ones or, if True, new ones:
@@ -44,13 +46,13 @@ def check_time_budget(pruned: Path, artifact: Artifact, clocked: Callable[[bool]
     return found if found.verdict != "missed" else _timeliness(plan, artifact, clocked(True))
 
 
-def _timeliness(plan: dict[str, Any], artifact: Artifact, timing: Timing | None) -> Timeliness:
+def _timeliness(plan: dict[str, Any], artifact: Artifact, timing: Timing | None) -> TimeBudgetResult:
     asked, measured = plan["asked"], plan["measured"]
     reason = _why_unmeasured(plan["not_measured"], artifact)
     of_artifact = speedup = None
     if timing is not None and not reason:
         of_artifact, speedup = timing.pruned_ms, timing.unpruned_ms / timing.pruned_ms
-    return Timeliness(
+    return TimeBudgetResult(
         asked_ms=asked["latency_ms"],
         asked_speedup=asked["speedup"],
         predicted_ms=plan["predicted_ms"],

@@ -11,7 +11,7 @@ from pipeline.artifacts import Quantization
 from pipeline.latency.subnetwork import Site, Subnetwork
 from pipeline.models.surgery import Group
 
-MOST_WIDTHS = 8
+MAX_WIDTHS = 8
 """Of a group's grid: the pairs of a layer's two widths grow with its square."""
 Cell = tuple[str, int, int]
 """A layer's shape, its input and output channels."""
@@ -39,7 +39,7 @@ class Subject:
 def widths_of(group: Group, multiple: int) -> tuple[int, ...]:
     """Return a group's grid, ascending, up to the full width: half multiples, or larger steps for eight widths."""
     step = math.lcm(max(1, multiple // 2), group.parts)
-    while group.width / step > MOST_WIDTHS:
+    while group.width / step > MAX_WIDTHS:
         step *= 2
     return (*range(step, group.width, step), group.width)
 

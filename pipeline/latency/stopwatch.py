@@ -23,10 +23,10 @@ from targets.dialects.write import write_dialect
 from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
 from targets.target import Target
 
-RUNS, MOST_RUNS = 3, 9
+RUNS, MAX_RUNS = 3, 9
 CERTAIN = 0.9
 """Share of the reported progress for the runs that are always made; further runs share the rest."""
-LEAST_NOISE, MOST_NOISE = 0.01, 0.03
+MIN_NOISE, MAX_NOISE = 0.01, 0.03
 """Bounds of the noise estimated from the spread of the runs."""
 
 
@@ -55,8 +55,8 @@ class Stopwatch:
             unpruned = self._write(Subnetwork(widths=self._subject.full), Path(name) / "unpruned.onnx")
             runs: list[list[float]] = []
             # On a busy machine three runs may disagree: repeat while it helps.
-            while len(runs) < RUNS or (len(runs) < MOST_RUNS and spread_of(runs) > MOST_NOISE):
-                share = CERTAIN / RUNS if len(runs) < RUNS else (1 - CERTAIN) / (MOST_RUNS - RUNS)
+            while len(runs) < RUNS or (len(runs) < MAX_RUNS and spread_of(runs) > MAX_NOISE):
+                share = CERTAIN / RUNS if len(runs) < RUNS else (1 - CERTAIN) / (MAX_RUNS - RUNS)
                 with portion(report, share, f"run {len(runs) + 1}") as part:
                     times = self._runtime.time([unpruned, model], options=self._options, report=part)
                 runs.append([each.cpu_ms for each in times])
@@ -64,7 +64,7 @@ class Stopwatch:
         return Timing(
             unpruned_ms=unpruned_ms,
             pruned_ms=pruned_ms,
-            noise=min(max(spread_of(runs), LEAST_NOISE), MOST_NOISE),
+            noise=min(max(spread_of(runs), MIN_NOISE), MAX_NOISE),
         )
 
     @cached_property

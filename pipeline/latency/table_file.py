@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import RecipeError
 
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 """Largest file; that of a ResNet-152 has some hundred kilobytes."""
 Count = Annotated[int, Field(ge=1, le=1 << 20)]
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)]
@@ -71,6 +71,6 @@ def check_table(raw: object) -> None:
 
 def text_of(path: Path) -> str:
     """Return the file's text; raise `RecipeError` if it is too large, `OSError` and `ValueError`."""
-    if path.stat().st_size > MOST_BYTES:
-        raise RecipeError(f"{path} is not a latency table: it has more than {MOST_BYTES >> 20} MiB.")
+    if path.stat().st_size > MAX_BYTES:
+        raise RecipeError(f"{path} is not a latency table: it has more than {MAX_BYTES >> 20} MiB.")
     return path.read_text(encoding="utf-8")

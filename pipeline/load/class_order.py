@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from pipeline.errors import DataError
 
 SIGNIFICANCE = 1e-3
-MOST_NAMES = 20
+MAX_NAMES = 20
 
 
 def check_class_order(logits: NDArray[np.float32], labels: NDArray[np.int64], classes: Sequence[str]) -> None:
@@ -53,13 +53,13 @@ def _message(
     classes: Sequence[str], order: NDArray[np.int64], moved: NDArray[np.int64], right: int, better: int, images: int
 ) -> str:
     pairs = [f"{classes[label]} -> {classes[order[label]]}" for label in moved]
-    more = f" and {len(pairs) - MOST_NAMES} more" if len(pairs) > MOST_NAMES else ""
+    more = f" and {len(pairs) - MAX_NAMES} more" if len(pairs) > MAX_NAMES else ""
     text = (
         f"the classes are not in the order of training: for images of one class the network predicts another "
-        f"({', '.join(pairs[:MOST_NAMES])}{more}). {right} of {images} training images are correct; with these "
+        f"({', '.join(pairs[:MAX_NAMES])}{more}). {right} of {images} training images are correct; with these "
         f"classes swapped {better} would be."
     )
-    if len(classes) > MOST_NAMES:
+    if len(classes) > MAX_NAMES:
         return f"{text} Check the folders' names, or give classes = [...] in training order in deploy.toml."
     trained = [""] * len(classes)
     for label, output in enumerate(order.tolist()):

@@ -22,7 +22,7 @@ from pipeline.errors import CheckpointError, DataError
 from pipeline.load.baseline import BASELINE, GATE_LOGITS, Baseline
 from pipeline.load.class_order import check_class_order
 from pipeline.models.assumptions import assumptions
-from pipeline.models.checkpoint import build_network, save_state
+from pipeline.models.checkpoint import build_network, recognize_and_save
 from pipeline.models.checkpoint_file import Kind, Saved, read_saved
 from pipeline.models.recognition import some
 from pipeline.progress import Progress
@@ -60,7 +60,7 @@ def load(
     with tempfile.TemporaryDirectory(prefix="weights-", dir=folder) as scratch:
         found = {kind: Path(scratch) / kind for kind in _choose_kinds(saved, weights, source)}
         for kind, place in found.items():
-            save_state(
+            recognize_and_save(
                 saved.weights[kind], source=source, factory=factory, classes=dataset.classes, input_size=input_size,
                 folder=place,
             )  # fmt: skip

@@ -25,13 +25,13 @@ def load_checkpoint(
     input_size: tuple[int, int] | None,
     folder: Path,
 ) -> None:
-    """Read trained weights from `source` and write them to `folder` as a `Checkpoint`; see `save_state`."""
-    save_state(
+    """Read trained weights from `source` and write them to `folder` as a `Checkpoint`; see `recognize_and_save`."""
+    recognize_and_save(
         read_state(source), source=source, factory=factory, classes=classes, input_size=input_size, folder=folder
     )
 
 
-def save_state(
+def recognize_and_save(
     state: State,
     *,
     source: Path,

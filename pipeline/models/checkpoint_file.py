@@ -31,7 +31,7 @@ ACCURACY = re.compile(r"^(?:best_?|val_?|test_?|eval_?)*(?:top_?1|prec_?1|acc_?1
 """Keys of the accuracy measured in training."""
 COUNTER = "n_averaged"
 """Key that PyTorch's `AveragedModel` adds to the weights."""
-MOST_RECORD_BYTES = 512 * 2**20
+MAX_RECORD_BYTES = 512 * 2**20
 """For everything except tensors: names, settings, histories. Real files need kilobytes."""
 SHORTEST_ZIP = 1.05
 """Largest uncompressed size of an archive, relative to its file size: PyTorch does not compress."""
@@ -148,10 +148,10 @@ def _check_archive(source: Path) -> None:
     if sum(entry.file_size for entry in entries) > SHORTEST_ZIP * source.stat().st_size + 2**20:
         raise CheckpointError(f"{source} is compressed, which torch.save never does: refused. {_how_to_save(source)}")
     for entry in entries:
-        if entry.filename.endswith("data.pkl") and entry.file_size > MOST_RECORD_BYTES:
+        if entry.filename.endswith("data.pkl") and entry.file_size > MAX_RECORD_BYTES:
             raise CheckpointError(
                 f"{source} has {entry.file_size / 1e6:,.0f} MB besides its tensors; at most "
-                f"{MOST_RECORD_BYTES / 1e6:,.0f} MB are read. {_how_to_save(source)}"
+                f"{MAX_RECORD_BYTES / 1e6:,.0f} MB are read. {_how_to_save(source)}"
             )
 
 

@@ -11,7 +11,7 @@ from targets.device.settings import MEBIBYTE, Settings
 BASE_MIB = 64
 GRPC_MIB = 16
 # Below this, not even one inference request with a body of one MiB fits besides some connections.
-LEAST_SPARE_MIB = 32
+MIN_SPARE_MIB = 32
 # Of the rest: an eighth for headers and responses waiting for their clients, the same for connections at 64 KiB each
 # (TLS; without it a tenth of that), a quarter for bodies, a quarter for JSON, which takes up to 16 times its size as
 # Python's numbers and is read one request at a time, and a quarter for decoded images of all instances.
@@ -21,7 +21,7 @@ MIB_PER_MEBIPIXEL = BYTES_PER_PIXEL * RESIZING
 
 def least_mib(*, with_grpc: bool) -> int:
     """Return the smallest memory in which the limits of `limits_of` hold."""
-    return BASE_MIB + LEAST_SPARE_MIB + (GRPC_MIB if with_grpc else 0)
+    return BASE_MIB + MIN_SPARE_MIB + (GRPC_MIB if with_grpc else 0)
 
 
 def limits_of(memory_mib: int, *, with_grpc: bool) -> Mapping[str, int]:

@@ -14,7 +14,7 @@ from pipeline.recipe import Recipe
 from targets.base_images import look_up_base
 from targets.target import Target
 
-LEAST_SCRATCH = 64 << 20
+MIN_SCRATCH = 64 << 20
 PER_CHECKPOINT = 4
 """Files of about the checkpoint's size that a stage may have in the temporary folder at the same time."""
 
@@ -26,7 +26,7 @@ def check_scratch(checkpoint: Path | None) -> None:
     """
     folder = tempfile.gettempdir()
     size = checkpoint.stat().st_size if checkpoint is not None and checkpoint.is_file() else 0
-    needed, free = LEAST_SCRATCH + PER_CHECKPOINT * size, shutil.disk_usage(folder).free
+    needed, free = MIN_SCRATCH + PER_CHECKPOINT * size, shutil.disk_usage(folder).free
     if free < needed:
         raise WorkspaceError(
             f"the folder for temporary files {folder} has {free / 1e6:,.0f} MB free, but {needed / 1e6:,.0f} MB are "

@@ -11,8 +11,8 @@ from pipeline.package.settings import DeferredSettings, ImageSettings
 from pipeline.recipe import Recipe
 from pipeline.results import Judged, Packaged, Validated
 from pipeline.run import Run
+from pipeline.validate.packaging_rule import stop_if_not_proven
 from pipeline.validate.stage import check_unchanged, judge_answers, publish_models
-from pipeline.validate.verdict import stop_if_not_proven
 from pipeline.workplace import Workplace
 from pipeline.workspace.hashing import Json, sha256_of_file, sha256_of_folder, sha256_of_json
 from pipeline.workspace.store import Folder, StageKey, child

@@ -21,9 +21,9 @@ from pipeline.latency.subnetwork import Site, Subnetwork
 from pipeline.latency.table import LatencyTable, Times
 from pipeline.prune.knapsack import Front, Option, Relaxation, solve
 
-MOST_OPTIONS = 512
+MAX_OPTIONS = 512
 """Per item; an item with more options gives one of its groups to those that are fixed first."""
-MOST_TRIED = 8192
+MAX_TRIED = 8192
 """Largest number of combinations of the fixed groups that are all tried; four streams of eight widths have 4096."""
 
 
@@ -162,7 +162,7 @@ class Clock:
 
     def _search(self, goal: Goal, starts: Sequence[Mapping[str, int]]) -> dict[str, int]:
         """Return the best widths of the fixed groups: of all if few, else of descents from each of `starts`."""
-        if math.prod(len(self._grid[root]) for root in self._fixed) <= MOST_TRIED:
+        if math.prod(len(self._grid[root]) for root in self._fixed) <= MAX_TRIED:
             # The most promising first, so that few have to be scored.
             tried: Iterable[dict[str, int]] = sorted(self._combinations(self._fixed), key=goal.bound)
         else:
@@ -279,7 +279,7 @@ def _structure(
     fixed |= {root for root in grid if _writers(layers, root) > 1}
     while True:
         parts = _parts(layers, [root for root in grid if root not in fixed])
-        heavy = [part for part in parts if math.prod(len(grid[root]) for root in part) > MOST_OPTIONS]
+        heavy = [part for part in parts if math.prod(len(grid[root]) for root in part) > MAX_OPTIONS]
         if not heavy:
             break
         fixed.add(max(heavy[0], key=lambda root: (len(_touching(layers, root)), root)))

@@ -5,7 +5,7 @@ follows quickly from the convex hulls of the fronts (Sinha and Zoltners 1979). I
 its corners are solutions, which bound it from above. The exact answer is found by dynamic programming over
 Pareto fronts (Nemhauser and Ullmann 1969; Kellerer, Pferschy and Pisinger 2004, chapter 11): item by item, partial
 solutions are kept if no other one beats them and the bounds do not rule them out. Costs need not be rounded to a grid
-as in HALP. A front longer than `MOST_POINTS` is thinned to the best partial solution of each interval of cost; the
+as in HALP. A front longer than `MAX_POINTS` is thinned to the best partial solution of each interval of cost; the
 result is still within the budget.
 """
 
@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_POINTS = 4000
+MAX_POINTS = 4000
 
 Floats = NDArray[np.float64]
 
@@ -98,7 +98,7 @@ class Relaxation:
         return float(self.losses[within - 1]) if within else math.inf
 
 
-def solve(items: Sequence[Front], budget: float, *, most_points: int = MOST_POINTS) -> list[int] | None:
+def solve(items: Sequence[Front], budget: float, *, most_points: int = MAX_POINTS) -> list[int] | None:
     """Return the index of each item's option, or None if even the cheapest ones cost more than `budget`."""
     budget = _rounded_up(budget)
     rests = [Relaxation.of(items[start:]) for start in range(len(items) + 1)]

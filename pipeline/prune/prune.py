@@ -20,7 +20,7 @@ from pipeline.progress import Advance
 from pipeline.prune.by_cost import allocate
 from pipeline.prune.candidates import Proposal, Proposals, propose
 from pipeline.prune.importance import channel_importance
-from pipeline.prune.recovery import estimate_statistics, express_by_data, recover, sample
+from pipeline.prune.recovery import estimate_statistics, recalibrate_batchnorm, recover, sample
 from pipeline.prune.report import sensitivity, write_report
 from pipeline.prune.settings import PruneSettings
 from pipeline.prune.tournament import Contest, run_contest
@@ -54,7 +54,7 @@ def prune(
     training, preprocessing = data.dataset.training, data.preprocessing
     seed_everything(settings.seed)
     network = build_network(checkpoint)
-    express_by_data(network, training, preprocessing, progress=progress)
+    recalibrate_batchnorm(network, training, preprocessing, progress=progress)
     selection = Batches(data.dataset.selection, preprocessing)
     if pace is not None:
         kept = _cut_by_clock(network, checkpoint, data, settings, at, pace, time)

@@ -21,7 +21,7 @@ from pipeline.workspace.training_state import Continuation
 
 SHARE = 0.1
 """Share of the recovery's images, for all contestants together."""
-MOST_IMAGES = 20_000
+MAX_IMAGES = 20_000
 """Per contestant: by then the ranking is stable."""
 
 
@@ -51,7 +51,7 @@ def run_contest(
         return Contest(winner=0, divergences=(), images=0)
     dataset, preprocessing, progress = data.dataset, data.preprocessing, at.progress
     share = round(SHARE * epochs * len(dataset.training) / len(contestants))
-    count = min(share, MOST_IMAGES, len(dataset.training))
+    count = min(share, MAX_IMAGES, len(dataset.training))
     images = dataset.training.subset(spread(len(dataset.training), count))
     few = replace(data, dataset=replace(dataset, training=images))
     selection = Batches(dataset.selection, preprocessing)

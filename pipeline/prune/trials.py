@@ -15,7 +15,7 @@ from pipeline.progress import Report, ignore_share, portion
 from pipeline.prune.by_latency import Clock
 from pipeline.prune.settings import PruneSettings
 
-MOST_TRIALS = 5
+MAX_TRIALS = 5
 
 
 Time = Callable[[Subnetwork, Report], Timing]
@@ -73,7 +73,7 @@ def choose(
     """
     budget = deadline.budget_us(unpruned_us)
     trials: list[Trial] = []
-    while len(trials) < MOST_TRIALS:
+    while len(trials) < MAX_TRIALS:
         try:
             chosen = clock.fit(budget)
         except CompressionError:
@@ -86,7 +86,7 @@ def choose(
         timing = None
         if time is not None:
             # The number of trials is unknown: each counts half of the rest, and the last one all of it.
-            share = 0.5 ** min(len(trials) + 1, MOST_TRIALS - 1)
+            share = 0.5 ** min(len(trials) + 1, MAX_TRIALS - 1)
             with portion(report, share, f"trial {len(trials) + 1}") as part:
                 timing = time(chosen, part)
         trials.append(Trial(chosen=chosen, predicted_us=predicted, budget_us=budget, timing=timing))

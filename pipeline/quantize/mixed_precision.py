@@ -110,9 +110,9 @@ class Toll:
 
 IMAGES = 512
 """For the order of layers: a mean divergence needs fewer images than an accuracy."""
-MOST_SHARE = 0.5
+MAX_SHARE = 0.5
 """Of the layers: with more of them in float there is little gain over fp32, which is a candidate anyway."""
-MOST_TIMED = 8
+MAX_TIMED = 8
 """Layers timed one by one; each needs an export."""
 NOTHING: frozenset[str] = frozenset()
 
@@ -142,7 +142,7 @@ def rescue(
     few = Batches(at_most(selection, IMAGES), preprocessing)
     fragile = fragilities(build_quantized(quantized), few, progress=progress)
     ranking = sorted(fragile, key=lambda name: -fragile[name])
-    first = shortest(ranking[: int(len(ranking) * MOST_SHARE)], drop, max_drop)
+    first = shortest(ranking[: int(len(ranking) * MAX_SHARE)], drop, max_drop)
     times = _times(first, toll)
     costs = {name: times[frozenset({name})] - times[NOTHING] for name in first if frozenset({name}) in times}
     chosen = fewest(first, drop, max_drop, costs)
@@ -221,7 +221,7 @@ def _times(layers: Sequence[str], toll: Toll | None) -> dict[frozenset[str], flo
     """
     if toll is None:
         return {}
-    alone = [frozenset({name}) for name in layers] if len(layers) <= MOST_TIMED else []
+    alone = [frozenset({name}) for name in layers] if len(layers) <= MAX_TIMED else []
     sets = list(dict.fromkeys([NOTHING, frozenset(layers), *alone]))
     return dict(zip(sets, toll.times_ms(sets), strict=True))
 

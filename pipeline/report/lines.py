@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Fallback, Image, Place, Timeliness
+from pipeline.artifacts import AccuracyReport, Artifact, Checkpoint, Cost, Fallback, Image, Place, TimeBudgetResult
 from pipeline.devices.delivered import Delivered
 from pipeline.export.result import parity_text, read_export
 from pipeline.latency.budget_check import timeliness_text
 from pipeline.load.baseline import read_baseline
 from pipeline.quantize.result import FloatLayer, Rescue
 from pipeline.results import Compiled, Exported, Loaded, Packaged, Validated
-from pipeline.validate.verdict import verdict_text
+from pipeline.validate.packaging_rule import verdict_text
 
 STAGE_WIDTH = 10
 
@@ -80,7 +80,7 @@ def export_texts(exported: Exported) -> list[str]:
     return [f"{model.dialect} dialect and PyTorch: {parity_text(model.parity)}" for model in found]
 
 
-def compile_texts(compiled: Compiled, timeliness: Timeliness | None, *, fallback: Fallback) -> list[str]:
+def compile_texts(compiled: Compiled, timeliness: TimeBudgetResult | None, *, fallback: Fallback) -> list[str]:
     """Return texts about the artifact, its alternatives, and the requested time."""
     texts = [compile_text(each) for each in compiled.artifacts]
     if fallback == "fastest" and len(texts) == 1:

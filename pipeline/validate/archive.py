@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 # The earliest time a zip file can store.
 NO_TIME = (1980, 1, 1, 0, 0, 0)
-MOST_BYTES = 2 << 30
+MAX_BYTES = 2 << 30
 UNIX, REGULAR_FILE = 3, 0o100644 << 16
 
 Array = NDArray[np.float32] | NDArray[np.int64] | NDArray[np.str_]
@@ -32,7 +32,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     write_archive(path, ((f"{name}.npy", npy_bytes(array)) for name, array in arrays.items()))
 
 
-def check_arrays(file: IO[bytes], *, most_bytes: int = MOST_BYTES) -> None:
+def check_arrays(file: IO[bytes], *, most_bytes: int = MAX_BYTES) -> None:
     """Raise `ValueError` for an `.npz` file whose arrays claim more than they contain, before they are read.
 
     NumPy allocates what a header claims, and a device may send any header.

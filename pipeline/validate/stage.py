@@ -9,8 +9,8 @@ from pipeline.results import Compiled, Judged, Loaded, Validated
 from pipeline.run import Run
 from pipeline.validate.gate_looks import Look, confidence_at, look, look_if_judged, looks_text
 from pipeline.validate.judge import Terms, judge_predictions
+from pipeline.validate.packaging_rule import may_be_packaged
 from pipeline.validate.published import REPORT, is_published, keep_private, publish
-from pipeline.validate.verdict import may_be_packaged
 from pipeline.workplace import Workplace
 from pipeline.workspace.hashing import sha256_of_file
 from pipeline.workspace.store import Folder, child

@@ -13,7 +13,7 @@ from pathlib import Path
 PACKAGES = ("pipeline", "targets")
 # Modules that only report or describe errors.
 WITHOUT_EFFECT = frozenset({"pipeline.errors", "pipeline.progress", "pipeline.process"})
-SAYING = ("line", "detail")
+PROGRESS_METHODS = ("line", "detail")
 """Methods of `Progress`."""
 PLAIN = frozenset(
     {"abs", "float", "int", "join", "len", "list", "max", "min", "repr", "round", "sorted", "str", "sum"}
@@ -89,7 +89,7 @@ def _saying(node: ast.AST) -> ast.Call | None:
         return node.exc
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         called = node.value.func
-        if isinstance(called, ast.Attribute) and called.attr in SAYING:
+        if isinstance(called, ast.Attribute) and called.attr in PROGRESS_METHODS:
             return node.value
     return None
 

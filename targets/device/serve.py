@@ -29,11 +29,11 @@ BACKLOG = 128
 # How long the shutdown waits for a run of the model whose client is gone.
 CLOSE_SECONDS = 1.0
 # Loop iterations in which connections and data that have already arrived are accepted and read.
-TURNS = 8
+DRAIN_ITERATIONS = 8
 # Files and sockets of the server itself, besides the connections.
 SPARE_FILES = 64
 # Threads of the model, the watchdog, the kernels and gRPC, and a health check process.
-LEAST_PROCESSES = 64
+MIN_PROCESSES = 64
 
 
 class Server:
@@ -47,7 +47,7 @@ class Server:
         self.endpoint = Endpoint(service, settings)
         self._connections = Connections(settings.max_connections, self.endpoint.held)
         self._application = Application(self.endpoint, access, self._connections)
-        self._grpc: Optional[GrpcServer] = _grpc_server()(self.endpoint, access) if settings.grpc_port else None
+        self._grpc: Optional[GrpcServer] = _import_grpc_server()(self.endpoint, access) if settings.grpc_port else None
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until `stop`; requests in progress are finished first."""
@@ -63,7 +63,7 @@ class Server:
         await self._stopping.wait()
         LOG.info("stopping", extra={"fields": {"waiting_requests": self.endpoint.waiting}})
         # Requests sent before the signal must not be lost with their connection.
-        for _ in range(TURNS):
+        for _ in range(DRAIN_ITERATIONS):
             await asyncio.sleep(0)
         self.endpoint.end()
         self._service.stop()
@@ -95,8 +95,8 @@ def serve(settings: Settings) -> None:
         if "start new thread" not in str(error):
             raise
         raise SettingError(
-            f"{error}: the process limit of this container or user is too low. Allow at least {LEAST_PROCESSES} "
-            f"(docker run --pids-limit {LEAST_PROCESSES})"
+            f"{error}: the process limit of this container or user is too low. Allow at least {MIN_PROCESSES} "
+            f"(docker run --pids-limit {MIN_PROCESSES})"
         ) from None
 
 
@@ -106,7 +106,7 @@ def _serve_until_stopped(settings: Settings) -> None:
     _allow_files(settings.max_connections, ports=2 if settings.grpc_port else 1)
     access = Access(settings)
     if settings.grpc_port:
-        _grpc_server()
+        _import_grpc_server()
     with _listen(settings) as listener:
         service = Service(settings.model_folder, settings)
         try:
@@ -132,7 +132,7 @@ async def _serve(service: Service, settings: Settings, access: Access, listener:
     await server.run(listener)
 
 
-def _grpc_server() -> "type[GrpcServer]":
+def _import_grpc_server() -> "type[GrpcServer]":
     """Import and return the gRPC server, which most images lack; raise `SettingError` if this one does."""
     try:
         from targets.device.grpc.server import GrpcServer

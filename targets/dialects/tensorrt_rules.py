@@ -19,7 +19,7 @@ POOLS = ("AveragePool", "GlobalAveragePool")
 # TensorRT moves Q and DQ across these operators itself.
 PASSING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 NOT_IMPORTED = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
-MOST_SHOWN = 10
+MAX_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ def check_rules(model: ModelProto, name: str, *, planned: Collection[str] = ()) 
     if not found:
         return
     lines = [f"{name} violates TensorRT's rules of explicit quantization (violations: {len(found)}):"]
-    lines += [f"  {violation.node}: {violation.text} (rule: {violation.rule})" for violation in found[:MOST_SHOWN]]
-    if len(found) > MOST_SHOWN:
-        lines.append(f"  and {len(found) - MOST_SHOWN} more")
+    lines += [f"  {violation.node}: {violation.text} (rule: {violation.rule})" for violation in found[:MAX_SHOWN]]
+    if len(found) > MAX_SHOWN:
+        lines.append(f"  and {len(found) - MAX_SHOWN} more")
     layers = ", ".join(f'"{layer}"' for layer in layers_to_free(model, found, planned=planned))
     cure = f"To build for TensorRT, keep the affected layers in float: keep_float = [{layers}] in [quantize]."
     lines.append(cure if layers else "This is a bug in Edge Deploy; please report it.")

@@ -10,8 +10,8 @@ from pipeline.artifacts import Latency
 # Enough consecutive inferences for warm caches, as on a dedicated device.
 BLOCK_SECONDS = 0.01
 MODEL_SECONDS = 1.5
-"""Target time per model: small models get many rounds, large ones at least `LEAST_ROUNDS`."""
-LEAST_ROUNDS, MOST_ROUNDS = 7, 60
+"""Target time per model: small models get many rounds, large ones at least `MIN_ROUNDS`."""
+MIN_ROUNDS, MAX_ROUNDS = 7, 60
 WARM_UP = 3
 
 Clock = Callable[[], float]
@@ -88,7 +88,7 @@ def _seconds(inference: Callable[[], object]) -> float:
 
 def _rounds(block_seconds: Sequence[float]) -> int:
     affordable = MODEL_SECONDS * len(block_seconds) / max(sum(block_seconds), 1e-9)
-    return int(min(max(affordable, LEAST_ROUNDS), MOST_ROUNDS))
+    return int(min(max(affordable, MIN_ROUNDS), MAX_ROUNDS))
 
 
 def _run_block(inference: Callable[[], object], size: int, clock: Clock, cpu: list[float], wall: list[float]) -> None:

@@ -16,9 +16,10 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from pipeline.artifacts import ActivationRange, Dialect
-from pipeline.quantize.fake_quant import Histogram, Mode, Point, QuantizedConv2d, Quantizer, set_mode
+from pipeline.quantize.fake_quant import Mode, Point, QuantizedConv2d, Quantizer, set_mode
 from pipeline.quantize.marked_graph import export_marked
 from pipeline.quantize.network import points_of, quantization_of, quantized_layers
+from pipeline.quantize.ranges import Histogram
 from targets.device.model.onnxruntime_session import OnnxRuntimeSession
 from targets.dialects.write import write_dialect
 

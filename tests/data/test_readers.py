@@ -38,8 +38,8 @@ def all_digests(dataset: Dataset) -> list[str]:
 
 
 def test_selection_has_a_most_whatever_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert dataset_module.MOST_SELECTION == 2000
-    monkeypatch.setattr(dataset_module, "MOST_SELECTION", 30)
+    assert dataset_module.MAX_SELECTION == 2000
+    monkeypatch.setattr(dataset_module, "MAX_SELECTION", 30)
     dataset = open_dataset("digits")
     assert (len(dataset.selection), len(dataset.training)) == (30, 967)
     assert set(np.bincount(dataset.selection.labels)) == {3}

@@ -90,7 +90,7 @@ def test_documents_that_are_none(content: bytes, message: str, tmp_path: Path) -
 
 
 def test_an_answer_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_SECONDS", 0.3)
+    monkeypatch.setattr(module, "MAX_SECONDS", 0.3)
     started = time.monotonic()
     with device(dripping) as address, pytest.raises(DeviceError, match="without an end; nothing was kept"):
         collect(address, name="orin", workspace=tmp_path, access=Access())
@@ -98,7 +98,7 @@ def test_an_answer_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: py
 
 
 def test_an_answer_without_bounds_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "MAX_JSON_BYTES", 1 << 20)
     with device(sent(b" " * (3 << 20))) as address, pytest.raises(DeviceError, match="more than 1 MiB"):
         collect(address, name="orin", workspace=tmp_path, access=Access())
 

@@ -85,7 +85,7 @@ def tar_of(*sizes: int) -> bytes:
 def test_a_proof_that_is_too_large_is_not_kept(
     sizes: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "MOST_PROOF_BYTES", 1000)
+    monkeypatch.setattr(store, "MAX_PROOF_BYTES", 1000)
     work = tmp_path / "work"
     (work / "jobs" / "1" / "out").mkdir(parents=True)
     for number, size in enumerate(sizes):
@@ -99,7 +99,7 @@ def test_a_proof_that_is_too_large_is_not_kept(
 def test_a_proof_that_does_not_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A header that claims a gigabyte more than is allowed, and zeros without end after it."""
     head = tarfile.TarInfo("model.engine")
-    head.size = store.MOST_PROOF_BYTES + 1
+    head.size = store.MAX_PROOF_BYTES + 1
     (tmp_path / "head").write_bytes(head.tobuf())
     with connected(local()) as made:
         run = made.run

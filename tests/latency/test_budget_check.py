@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import Artifact, Candidate, Latency, Place, Precision, Timeliness
+from pipeline.artifacts import Artifact, Candidate, Latency, Place, Precision, TimeBudgetResult
 from pipeline.errors import LatencyMissed
 from pipeline.latency.budget_check import check_time_budget, timeliness_text
 from pipeline.latency.table import CHOICE, Timing
-from pipeline.validate.verdict import stop_if_late
+from pipeline.validate.packaging_rule import stop_if_late
 
 MEASURED = {"unpruned_ms": 4.0, "pruned_ms": 2.0, "noise": 0.01}
 SPEEDUP = {"asked": {"latency_ms": None, "speedup": 2.0}}
@@ -47,7 +47,7 @@ class Clock:
         return self.runs[min(len(self.asked), len(self.runs)) - 1]
 
 
-def found(folder: Path, clock: Clock, plan: dict[str, Any], artifact: Artifact | None = None) -> Timeliness:
+def found(folder: Path, clock: Clock, plan: dict[str, Any], artifact: Artifact | None = None) -> TimeBudgetResult:
     facts = {
         "asked": {"latency_ms": 2.1, "speedup": None}, "unpruned_ms": 4.4, "predicted_ms": 2.0,
         "measured": MEASURED, "not_measured": None,

@@ -7,7 +7,7 @@ from tiny_networks import network_of
 from tiny_progress import Counted
 
 from pipeline.artifacts import Checkpoint
-from pipeline.latency.stopwatch import LEAST_NOISE, MOST_NOISE, RUNS, Stopwatch, spread_of
+from pipeline.latency.stopwatch import MAX_NOISE, MIN_NOISE, RUNS, Stopwatch, spread_of
 from pipeline.latency.subnetwork import Subnetwork
 from pipeline.models.checkpoint import save_network
 from pipeline.models.surgery import channel_groups
@@ -42,7 +42,7 @@ def test_a_narrow_network_takes_less_and_the_unpruned_one_as_long_as_itself(
     # A fourth of the widths is a sixteenth of the work; half the time would be seen on the busiest machine.
     assert 0 < fast.pruned_ms < fast.unpruned_ms / 2
     assert 0.7 < same.pruned_ms / same.unpruned_ms < 1.4
-    assert all(LEAST_NOISE <= each.noise <= MOST_NOISE for each in (fast, same))
+    assert all(MIN_NOISE <= each.noise <= MAX_NOISE for each in (fast, same))
 
 
 def test_the_spread_of_many_runs_is_that_of_their_middle_half() -> None:

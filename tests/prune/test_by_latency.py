@@ -140,7 +140,7 @@ def test_widths_that_the_table_says_are_slower_are_not_taken() -> None:
 
 
 def test_streams_that_are_too_many_to_try_descend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.prune.by_latency.MOST_TRIED", 1)
+    monkeypatch.setattr("pipeline.prune.by_latency.MAX_TRIED", 1)
     for seed in range(6):
         clock = clock_of(seed)
         budget = 0.75 * clock.latency_us(Subnetwork(widths=FULL))
@@ -202,7 +202,7 @@ def test_trying_all_widths_of_the_streams_loses_no_more_than_a_descent(
         budget = clock.latency_us(full) / 1.5
         best = clock.fit(budget)
         with monkeypatch.context() as patched:
-            patched.setattr("pipeline.prune.by_latency.MOST_TRIED", 1)
+            patched.setattr("pipeline.prune.by_latency.MAX_TRIED", 1)
             descended = clock.fit(budget)
         assert clock.latency_us(descended) <= budget * (1 + 1e-9)
         assert clock.loss(best) <= clock.loss(descended) + 1e-9

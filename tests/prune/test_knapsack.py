@@ -17,7 +17,7 @@ def drawn(rng: random.Random, items: int, options: int) -> list[list[Option]]:
     ]
 
 
-def solve(items: list[list[Option]], budget: float, *, most_points: int = knapsack.MOST_POINTS) -> list[int] | None:
+def solve(items: list[list[Option]], budget: float, *, most_points: int = knapsack.MAX_POINTS) -> list[int] | None:
     return knapsack.solve([Front.of(options) for options in items], budget, most_points=most_points)
 
 
@@ -147,7 +147,7 @@ def test_the_bounds_rule_out_most_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     picks = knapsack.solve(fronts, budget)
     assert picks is not None
     assert len(tested) == len(items)
-    assert max(tested) < knapsack.MOST_POINTS  # so that nothing is thinned, and the answer is exact
+    assert max(tested) < knapsack.MAX_POINTS  # so that nothing is thinned, and the answer is exact
 
 
 def test_nothing_to_choose_costs_nothing() -> None:

@@ -28,7 +28,7 @@ from pipeline.models.checkpoint import build_network, load_checkpoint, save_netw
 from pipeline.models.zoo import residual
 from pipeline.progress import Silent
 from pipeline.prune.prune import prune
-from pipeline.prune.recovery import estimate_statistics, express_by_data
+from pipeline.prune.recovery import estimate_statistics, recalibrate_batchnorm
 from pipeline.prune.settings import PruneSettings
 from pipeline.training.evaluation import top1_of
 from pipeline.workplace import Data, Workplace
@@ -264,7 +264,7 @@ def test_statistics_of_the_data_change_no_function_and_may_be_measured_again(
         if is_foreign:
             network = foreign(network)
             torch.testing.assert_close(network(images), before, rtol=1e-4, atol=1e-4)
-        express_by_data(network, digits().training, preprocessing(), progress=Recorded())
+        recalibrate_batchnorm(network, digits().training, preprocessing(), progress=Recorded())
         torch.testing.assert_close(network(images), before, rtol=1e-3, atol=1e-3)
         estimate_statistics(network, digits().training, preprocessing())
         again = network(images)

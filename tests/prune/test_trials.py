@@ -17,7 +17,7 @@ from pipeline.progress import Report, reporting
 from pipeline.prune.by_latency import Clock
 from pipeline.prune.report import losses_of
 from pipeline.prune.settings import PruneSettings
-from pipeline.prune.trials import MOST_TRIALS, Deadline, Time, choose, is_held, times_text
+from pipeline.prune.trials import MAX_TRIALS, Deadline, Time, choose, is_held, times_text
 
 DEEP = residual(depths=(2, 2, 2), stage_widths=(16, 32, 64), classes=("a", "b"), input_size=(16, 16))
 
@@ -81,7 +81,7 @@ def test_a_table_whose_error_grows_with_the_cut_takes_more_than_one_correction(c
     time = watch(clock, full, lambda share: 1 + 0.5 * (1 - share))
     best, trials = choose(clock, deadline, clock.latency_us(full), time)
     assert is_held(best, deadline)
-    assert 2 < len(trials) <= MOST_TRIALS
+    assert 2 < len(trials) <= MAX_TRIALS
     # No other that was timed and is fast enough loses less.
     assert clock.loss(best.chosen) == min(clock.loss(each.chosen) for each in trials if is_held(each, deadline))
 
@@ -107,7 +107,7 @@ def test_trials_are_told_however_many_they_are(clock: Clock, full: Subnetwork, e
     with reporting(progress, "choose", 1000) as report:
         _, trials = choose(clock, deadline, clock.latency_us(full), time, report)
         # Each counts half of what is left, and the fifth as much as the fourth.
-        left = 0.5 ** len(trials) if len(trials) < MOST_TRIALS else 0
+        left = 0.5 ** len(trials) if len(trials) < MAX_TRIALS else 0
         assert progress.named("choose").done == int(1000 * (1 - left) + 1e-6)
     assert progress.named("choose").done == 1000
     assert progress.named("choose").notes == [f"trial {number + 1}" for number in range(len(trials))]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.quantize.fake_quant import BINS, Histogram
+from pipeline.quantize.ranges import BINS, Histogram
 
 SIGNED_STEPS, UNSIGNED_STEPS = 127, 255
 

@@ -12,7 +12,7 @@ from pipeline.artifacts import AccuracyReport
 from pipeline.errors import WorkspaceError
 from pipeline.package.labels import PREFIX, image_labels
 from pipeline.validate.gate_looks import Look, confidence_at, look, look_if_judged, looks_text
-from pipeline.validate.verdict import verdict_text
+from pipeline.validate.packaging_rule import verdict_text
 
 __all__ = ["report"]
 

@@ -2,7 +2,7 @@
 
 **Faces**: valid boxes at least `SMALLEST` pixels high, at least a third as wide, and with four fifths of their area in
 the photo. The square's side is the box's longer side plus `MARGIN` of it on either side; the square is moved to lie
-inside the photo, and is never larger than the photo. At most `MOST_FACES` are taken from a photo, in turn from every
+inside the photo, and is never larger than the photo. At most `MAX_FACES` are taken from a photo, in turn from every
 size.
 
 **Backgrounds**: one for each face, of exactly the same side, so that the size gives no hint; every second one from
@@ -26,7 +26,7 @@ SMALLEST = 8
 NARROWEST_SHARE = 1 / 3
 INSIDE_SHARE = 0.8
 MARGIN = 0.25
-MOST_FACES = 48
+MAX_FACES = 48
 """Per photo: a crowd of 1,900 must not outweigh a hundred portraits."""
 OVERLAP = 0.2
 NEIGHBORHOOD = 2.0
@@ -122,7 +122,7 @@ def _faces(photo: Photo, width: int, height: int, generator: np.random.Generator
     for box in usable:
         if _is_usable(box, width, height):
             by_size[size_of(int(box[3]))].append(box)
-    chosen = _in_turn([[group[i] for i in generator.permutation(len(group))] for group in by_size], MOST_FACES)
+    chosen = _in_turn([[group[i] for i in generator.permutation(len(group))] for group in by_size], MAX_FACES)
     return [(_square(box, width, height), box) for box in chosen]
 
 

@@ -20,7 +20,7 @@ from pipeline.data.wider_face.annotations import Photo, parse_annotations
 from pipeline.data.wider_face.crops import (
     CLASSES,
     FACE,
-    MOST_FACES,
+    MAX_FACES,
     RULES,
     SIZES,
     SMALLEST,
@@ -251,6 +251,6 @@ def _note_on_faces(cuts: list[_Cut], sets: tuple[ImageSet, ...]) -> str:
     everything = sum(len(images) for images in sets)
     return (
         f"{faces:,} faces and {everything - faces:,} backgrounds of {len(cuts):,} photos. Of {boxes:,} boxes "
-        f"{small:,} are smaller than {SMALLEST} pixels and {invalid:,} are marked invalid; at most {MOST_FACES} of "
+        f"{small:,} are smaller than {SMALLEST} pixels and {invalid:,} are marked invalid; at most {MAX_FACES} of "
         "a photo are taken."
     )

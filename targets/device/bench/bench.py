@@ -39,7 +39,7 @@ from targets.device.bench.conditions import (
     summary,
 )
 from targets.device.bench.sampler import ROOT, Record, Sampler, find_sensors
-from targets.device.bench.statistics import LEAST_RUNS, WINDOWS, find_instability, median, quantiles
+from targets.device.bench.statistics import MIN_RUNS, WINDOWS, find_instability, median, quantiles
 from targets.device.model.session import Inference
 from targets.device.sensors.gauge import ENERGY, Source, Unreadable
 
@@ -49,7 +49,7 @@ SECONDS = 10.0
 LIMIT = 6.0
 """Time limit for finding the stable window, as a multiple of its length."""
 IDLE_SECONDS = 2.0
-WINDOW_RUNS = -(-LEAST_RUNS // WINDOWS)
+WINDOW_RUNS = -(-MIN_RUNS // WINDOWS)
 """Minimum runs per window, so that ten windows have enough for the 99th percentile."""
 
 Array = NDArray[np.float64]
@@ -136,7 +136,7 @@ def percentiles(milliseconds: Array) -> Dict[str, Any]:
     return {
         "p50": half,
         "p90": most,
-        "p99": tail if len(milliseconds) >= LEAST_RUNS else None,
+        "p99": tail if len(milliseconds) >= MIN_RUNS else None,
         "mean": float(milliseconds.mean()),
         "least": float(milliseconds.min()),
     }
@@ -185,8 +185,8 @@ def _reasons(block: Sequence[Window], sampler: Sampler, *, gpu: bool) -> List[st
     found = []
     if len(block) < WINDOWS:
         found.append(f"only {len(block)} of {WINDOWS} windows fit into the time; allow more seconds")
-    if _runs(block) < LEAST_RUNS:
-        found.append(f"{_runs(block)} runs are too few for the 99th percentile, which needs {LEAST_RUNS}")
+    if _runs(block) < MIN_RUNS:
+        found.append(f"{_runs(block)} runs are too few for the 99th percentile, which needs {MIN_RUNS}")
     if len(block) < WINDOWS // 2:
         return found
     record = sampler.between(block[0].start, block[-1].end)

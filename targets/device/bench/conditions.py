@@ -18,7 +18,7 @@ RISE_CELSIUS = 3.0
 """Over this rise, leakage and thus power grow by a few percent, and throttling comes closer."""
 OTHERS_SHARE = 0.1
 GPU_LOAD_PERCENT = 10.0
-LEAST_SECONDS = 0.3
+MIN_SECONDS = 0.3
 """CPU time is counted in ticks of 10 ms, which is too coarse for shorter spans."""
 
 Array = NDArray[np.float64]
@@ -59,7 +59,7 @@ def explain_missing(record: Record) -> Dict[str, str]:
     """Return what the available sensors did not report, with the reason."""
     found = record.silent()
     if {"all", "own"} <= set(record.of(CPU_TIME)) and others_share(record) is None:
-        found["load of the CPU"] = f"measuring it takes {LEAST_SECONDS} s; make the window longer."
+        found["load of the CPU"] = f"measuring it takes {MIN_SECONDS} s; make the window longer."
     return found
 
 
@@ -86,7 +86,7 @@ def others_share(record: Record) -> Optional[float]:
     if not {"all", "own"} <= set(times) or len(times["all"]) < 2:
         return None
     span = float(record.seconds[-1] - record.seconds[0])
-    if span < LEAST_SECONDS:
+    if span < MIN_SECONDS:
         return None
     used = [float(times[name][-1] - times[name][0]) for name in ("all", "own")]
     return min(max((used[0] - used[1]) / (span * (os.cpu_count() or 1)), 0.0), 1.0)

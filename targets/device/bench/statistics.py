@@ -42,7 +42,7 @@ def median(values: Values) -> float:
 
 
 WINDOWS = 10
-LEAST_RUNS = 299
+MIN_RUNS = 299
 """With fewer runs, not even the slowest one bounds the 99th percentile with 95 % confidence: 0.99 ** 298 > 0.05."""
 SPREAD = 0.05
 DRIFT = 0.02

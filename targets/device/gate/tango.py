@@ -17,7 +17,7 @@ from typing import Optional, Tuple
 
 CONFIDENCE = 0.95
 # More images than anyone would collect.
-MOST_IMAGES = 1_000_000
+MAX_IMAGES = 1_000_000
 
 
 def score(lost: float, won: float, images: float, drop: float) -> float:
@@ -57,7 +57,7 @@ def images_needed(
         return None
     needed = (NormalDist().inv_cdf(confidence) / per_image) ** 2
     # Rounding must not lift 268.000…1 to 269.
-    return None if needed > MOST_IMAGES else max(1, math.ceil(needed * (1 - 1e-12)))
+    return None if needed > MAX_IMAGES else max(1, math.ceil(needed * (1 - 1e-12)))
 
 
 def _restricted_win_rate(lost: float, won: float, images: float, drop: float) -> float:

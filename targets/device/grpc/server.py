@@ -15,10 +15,10 @@ from targets.device.server.endpoint import Endpoint
 from targets.device.settings import SettingError, Settings
 
 # gRPC counts bytes in an int of 32 bits.
-MOST_BYTES = 2**31 - 1
+MAX_BYTES = 2**31 - 1
 # Calls for metadata or about to be refused, in addition to requests that are arriving, hold a place, or whose response
 # is not read yet. gRPC rejects calls above the limit, so no client may hold one for long.
-MORE_CALLS = 96
+EXTRA_RPC_SLOTS = 96
 # Bit mask of algorithms: none. Message sizes are checked only after decompression, so there would be no limit.
 NO_COMPRESSION = 1
 
@@ -31,7 +31,7 @@ class GrpcServer:
         self._server = grpc.aio.server(
             handlers=[Calls(endpoint, access).handler()],
             options=_options(settings),
-            maximum_concurrent_rpcs=3 * settings.max_waiting + MORE_CALLS,
+            maximum_concurrent_rpcs=3 * settings.max_waiting + EXTRA_RPC_SLOTS,
         )
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
@@ -55,9 +55,9 @@ class GrpcServer:
 
 def _options(settings: Settings) -> "list[tuple[str, int]]":
     return [
-        ("grpc.max_receive_message_length", min(settings.max_body_bytes, MOST_BYTES)),
+        ("grpc.max_receive_message_length", min(settings.max_body_bytes, MAX_BYTES)),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        ("grpc.max_concurrent_streams", 3 * settings.max_waiting + MORE_CALLS),
+        ("grpc.max_concurrent_streams", 3 * settings.max_waiting + EXTRA_RPC_SLOTS),
         ("grpc.max_connection_idle_ms", settings.idle_seconds * 1000),
         ("grpc.server_handshake_timeout_ms", settings.head_seconds * 1000),
         ("grpc.compression_enabled_algorithms_bitset", NO_COMPRESSION),

@@ -11,7 +11,7 @@ from typing import FrozenSet, Optional
 from targets.device.server.tensors import RequestError
 from targets.device.settings import SettingError, Settings
 
-LEAST_LETTERS = 16
+MIN_LETTERS = 16
 SCHEME = "bearer "
 FORWARD_SECRET = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
@@ -50,9 +50,9 @@ def _read_tokens(path: Path) -> "list[str]":
     if not tokens:
         raise SettingError(f"TOKEN_FILE {path} contains no token; write one per line, or unset TOKEN_FILE")
     for number, token in enumerate(tokens, 1):
-        if len(token) < LEAST_LETTERS or not token.isascii() or " " in token:
+        if len(token) < MIN_LETTERS or not token.isascii() or " " in token:
             raise SettingError(
-                f"token {number} in TOKEN_FILE {path} needs at least {LEAST_LETTERS} ASCII characters and no spaces; "
+                f"token {number} in TOKEN_FILE {path} needs at least {MIN_LETTERS} ASCII characters and no spaces; "
                 "create one with: openssl rand -hex 32"
             )
     return tokens

@@ -15,7 +15,7 @@ from targets.device.model.manifest import Manifest
 from targets.device.server.access import Access
 from targets.device.server.bodies import (
     IDENTITY,
-    LEAST_BYTES,
+    MIN_BYTES,
     accepted_encoding,
     check_amounts,
     compress_body,
@@ -286,7 +286,7 @@ class Application:
 
 def _infer_response(content: bytes, length: Optional[int], coding: str, images: int) -> Response:
     headers: "list[Tuple[str, str]]" = [] if length is None else [(LENGTH_HEADER, str(length))]
-    if coding != IDENTITY and len(content) >= LEAST_BYTES:
+    if coding != IDENTITY and len(content) >= MIN_BYTES:
         content = compress_body(content, coding)
         headers += [("Content-Encoding", coding), ("Vary", "Accept-Encoding")]
     response = Response(200, content, JSON if length is None else BINARY, headers)

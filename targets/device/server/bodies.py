@@ -15,7 +15,7 @@ GZIP, DEFLATE, IDENTITY = "gzip", "deflate", "identity"
 # zlib's window bits: 15 is zlib's own format, which HTTP calls deflate (RFC 9110, section 8.4.1.2); 16 more is gzip.
 _WINDOW_BITS: Dict[str, int] = {GZIP: zlib.MAX_WBITS | 16, DEFLATE: zlib.MAX_WBITS}
 # Smaller responses fit into one packet uncompressed.
-LEAST_BYTES = 1024
+MIN_BYTES = 1024
 # Level 1: floats hardly compress better at higher levels.
 LEVEL = 1
 

@@ -29,7 +29,7 @@ TLS_BUFFER_BYTES = 32 << 10
 # Pipelined requests that may wait on a connection; reading pauses above it.
 AHEAD = 4
 # Pipelined requests that may be in data already read; the connection ends after them.
-MOST_AHEAD = 100
+MAX_AHEAD = 100
 # The pace of a body is checked after this time.
 PACE_SECONDS = 5.0
 SHAKING, IDLE, HEAD, BODY, ANSWERING, LINGERING = "shaking", "idle", "head", "body", "answering", "lingering"
@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
             return
         if self._answering is None:
             self._wait(ANSWERING, self._settings.request_seconds)
-        if len(self._waiting) >= MOST_AHEAD:
+        if len(self._waiting) >= MAX_AHEAD:
             self._stop_reading()
         if len(self._waiting) >= AHEAD:
             self._transport.pause_reading()

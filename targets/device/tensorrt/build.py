@@ -23,7 +23,7 @@ FIRST_WITHOUT_IMPLICIT_BATCH = (10, 0)
 FIRST_STRONG = (10, 12)
 PRECISIONS = ("fp32", "fp16", "int8")
 MEBIBYTE = 1 << 20
-LEAST_WORKSPACE, MOST_WORKSPACE = 64 * MEBIBYTE, 4096 * MEBIBYTE
+MIN_WORKSPACE, MAX_WORKSPACE = 64 * MEBIBYTE, 4096 * MEBIBYTE
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def timing_cache_file(folder: Path, machine: Machine) -> Path:
 
 def workspace_bytes(memory_bytes: int) -> int:
     """Return the workspace limit: a quarter of the memory, which on a Jetson is shared with the system."""
-    return min(max(memory_bytes // 4, LEAST_WORKSPACE), MOST_WORKSPACE)
+    return min(max(memory_bytes // 4, MIN_WORKSPACE), MAX_WORKSPACE)
 
 
 def _check_order(order: Order) -> None:

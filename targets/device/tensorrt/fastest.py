@@ -39,10 +39,10 @@ SCHEMA = 1
 TIE = 0.05
 """A smaller precision may be slower than the fastest by this fraction, which is within the noise."""
 BLOCK_RUNS = 20
-WARM_UP_ROUNDS, ROUNDS, LEAST_ROUNDS = 10, 30, 5
+WARM_UP_ROUNDS, ROUNDS, MIN_ROUNDS = 10, 30, 5
 """The first rounds do not count: an idle GPU raises its clocks meanwhile."""
-MOST_SECONDS = 20.0
-"""Time limit of the counted rounds; large engines get fewer, but at least `LEAST_ROUNDS`."""
+MAX_SECONDS = 20.0
+"""Time limit of the counted rounds; large engines get fewer, but at least `MIN_ROUNDS`."""
 KEY_LETTERS = 32
 
 
@@ -105,8 +105,8 @@ def time_in_turn(sessions: Sequence[GpuTimed], note: Callable[[int, int], None])
     for number in range(every):
         note(number + 1, every)
         if number == WARM_UP_ROUNDS:
-            end = time.monotonic() + MOST_SECONDS
-        if number >= WARM_UP_ROUNDS + LEAST_ROUNDS and time.monotonic() > end:
+            end = time.monotonic() + MAX_SECONDS
+        if number >= WARM_UP_ROUNDS + MIN_ROUNDS and time.monotonic() > end:
             break
         for place in range(len(sessions)):
             # The order rotates, so that no engine always runs after the same predecessor's caches.

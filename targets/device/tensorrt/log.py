@@ -6,7 +6,7 @@ from typing import List
 
 import tensorrt as trt
 
-MOST_LINES = 12
+MAX_LINES = 12
 
 
 class Log(trt.ILogger):  # type: ignore[misc, unused-ignore]
@@ -30,6 +30,6 @@ class Log(trt.ILogger):  # type: ignore[misc, unused-ignore]
         if not self.errors:
             return "TensorRT gives no reason"
         said = [line.rstrip(".") for line in self.errors]
-        if len(said) > MOST_LINES:
-            said = [*said[: MOST_LINES - 1], f"and {len(said) - MOST_LINES + 1} more"]
+        if len(said) > MAX_LINES:
+            said = [*said[: MAX_LINES - 1], f"and {len(said) - MAX_LINES + 1} more"]
         return "; ".join(said)

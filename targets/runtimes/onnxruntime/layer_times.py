@@ -15,9 +15,9 @@ import onnxruntime as ort
 
 from pipeline.errors import CompileError
 from targets.device.model.onnxruntime_session import ORT_ERRORS, PROVIDER, ort_options
-from targets.runtimes.timing import LEAST_ROUNDS, MODEL_SECONDS, Report, block_size, reported
+from targets.runtimes.timing import MIN_ROUNDS, MODEL_SECONDS, Report, block_size, reported
 
-MOST_RUNS = 400
+MAX_RUNS = 400
 KERNEL = "_kernel_time"
 
 
@@ -37,7 +37,7 @@ def time_nodes(
         image = {session.get_inputs()[0].name: _image(session) for session in sessions[:1]}
         runs = [(lambda session=session: session.run(None, image)) for session in sessions]
         sizes = [block_size(run) for run in runs]
-        rounds = max(LEAST_ROUNDS, min(MOST_RUNS // max(size for size, _ in sizes), _affordable(sizes)))
+        rounds = max(MIN_ROUNDS, min(MAX_RUNS // max(size for size, _ in sizes), _affordable(sizes)))
         for number in reported(rounds, report):
             for place in range(len(runs)):
                 index = (place + number) % len(runs)

@@ -10,7 +10,7 @@ from pipeline.data.wider_face.crops import (
     BACKGROUND,
     FACE,
     MARGIN,
-    MOST_FACES,
+    MAX_FACES,
     OVERLAP,
     SMALLEST,
     Chosen,
@@ -104,7 +104,7 @@ def test_a_crowd_gives_its_share_of_every_size() -> None:
     small = [(x, y, 6, 8) for x in range(0, 300, 8) for y in range(0, 100, 10)]
     large = [(x, 120, 30, 40) for x in range(0, 270, 33)]
     faces = [crop for crop in chosen(photo(*small, *large)).crops if crop.label == FACE]
-    assert len(faces) == MOST_FACES
+    assert len(faces) == MAX_FACES
     assert sum(crop.size == size_of(40) for crop in faces) == len(large)
 
 

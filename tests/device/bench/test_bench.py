@@ -18,7 +18,7 @@ from tiny_artifact import write_tiny_artifact
 
 from targets.device.bench import bench as module
 from targets.device.bench.bench import WINDOW_RUNS, bench
-from targets.device.bench.statistics import LEAST_RUNS, WINDOWS
+from targets.device.bench.statistics import MIN_RUNS, WINDOWS
 from targets.device.open_session import open_session
 
 Array = NDArray[np.float32]
@@ -115,7 +115,7 @@ def checked(found: dict[str, Any]) -> dict[str, Any]:
     assert found["stable"] is (not found["reasons"])
     latency = found["latency_ms"]
     assert 0 < latency["least"] <= latency["p50"] <= latency["p90"]
-    assert (latency["p99"] is None) is (found["runs"] < LEAST_RUNS)
+    assert (latency["p99"] is None) is (found["runs"] < MIN_RUNS)
     assert found["images_per_second"] == pytest.approx(found["shape"][0] * found["runs"] / found["seconds"])
     assert 1 <= len(found["windows_p50_ms"]) <= WINDOWS
     assert all(found["missing"].values())
@@ -127,7 +127,7 @@ def test_a_real_model_on_this_machine(tmp_path: Path) -> None:
     with open_session(tmp_path, manifest) as session:
         found = checked(bench(session, shape=(2, *manifest.input_shape), seconds=1.0, limit=3.0))
     assert found["shape"] == [2, *manifest.input_shape]
-    assert found["runs"] >= LEAST_RUNS
+    assert found["runs"] >= MIN_RUNS
     assert found["seconds"] == pytest.approx(1.0, rel=0.5)
     assert found["warm_up"]["runs"] > 0
     assert found["gpu_ms"] is None
@@ -174,7 +174,7 @@ def test_a_model_that_never_settles_is_unstable_when_the_time_is_over(
     assert not found["stable"]
     assert found["reasons"][0] == "no stable window within 8 s"
     assert any(reason in text for text in found["reasons"])
-    assert found["runs"] > LEAST_RUNS
+    assert found["runs"] > MIN_RUNS
     # Idle, the limit, and one run beyond it.
     assert clock.now - began < 10.1
 
@@ -201,7 +201,7 @@ def test_the_gpu_is_timed_by_its_events(clock: Clock, tmp_path: Path) -> None:
     assert found["stable"]
     assert found["latency_ms"]["p50"] == pytest.approx(2.0, rel=0.01)
     assert found["gpu_ms"]["p50"] == pytest.approx(1.0, rel=0.01)
-    assert found["gpu_ms"]["runs"] >= LEAST_RUNS
+    assert found["gpu_ms"]["runs"] >= MIN_RUNS
     assert "NVML" in found["missing"]
     wide = checked(bench(OnGpu(clock, lambda run: 2.0), shape=(4, 3, 8, 8), seconds=4.0, root=tmp_path))
     assert wide["gpu_ms"] is None

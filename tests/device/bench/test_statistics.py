@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from targets.device.bench.statistics import (
-    LEAST_RUNS,
+    MIN_RUNS,
     WINDOWS,
     chi_square_tail,
     find_instability,
@@ -30,7 +30,7 @@ def share_unsteady(make: Callable[[Random], Array], times: int) -> float:
     return sum(bool(find_instability(windows(make(random)))) for _ in range(times)) / times
 
 
-@pytest.mark.parametrize(("runs", "noise"), [(LEAST_RUNS, 0.01), (LEAST_RUNS, 0.03), (2000, 0.01), (2000, 0.05)])
+@pytest.mark.parametrize(("runs", "noise"), [(MIN_RUNS, 0.01), (MIN_RUNS, 0.03), (2000, 0.01), (2000, 0.05)])
 def test_noise_alone_is_called_unsteady_at_most_once_in_fifty(runs: int, noise: float) -> None:
     assert share_unsteady(lambda random: 5 * np.exp(noise * random.standard_normal(runs)), 400) <= 0.02
 
@@ -172,4 +172,4 @@ def test_equal_values_and_single_windows_are_steady() -> None:
 
 
 def test_so_many_runs_bound_the_99th_percentile() -> None:
-    assert 0.99**LEAST_RUNS <= 0.05 < 0.99 ** (LEAST_RUNS - 1)
+    assert 0.99**MIN_RUNS <= 0.05 < 0.99 ** (MIN_RUNS - 1)

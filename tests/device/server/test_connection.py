@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from targets.device.server import connection as connection_module
-from targets.device.server.connection import MOST_AHEAD, Answer, Connection
+from targets.device.server.connection import MAX_AHEAD, Answer, Connection
 from targets.device.server.connection_pool import Connections
 from targets.device.server.messages import Request, Response, error_response
 from targets.device.server.tensors import RequestError
@@ -179,9 +179,9 @@ def test_a_client_that_sends_many_ahead_keeps_nobody_waiting() -> None:
 def test_too_many_sent_ahead_end_the_connection_after_their_answers() -> None:
     async def test(server: Served) -> None:
         client = await server.client()
-        client.send(get("/a") * (3 * MOST_AHEAD))
+        client.send(get("/a") * (3 * MAX_AHEAD))
         answered = await client.answers()
-        assert MOST_AHEAD <= len(answered) <= MOST_AHEAD + 1
+        assert MAX_AHEAD <= len(answered) <= MAX_AHEAD + 1
 
     run(test)
 

@@ -14,7 +14,7 @@ from tiny_package import TinyPackage
 from tiny_served import running, tiny
 
 from targets.device.open_session import open_session
-from targets.device.server.bodies import LEAST_BYTES
+from targets.device.server.bodies import MIN_BYTES
 
 __all__ = ["running", "tiny"]
 CODINGS = [None, "gzip", "deflate"]
@@ -45,7 +45,7 @@ def test_answers_are_those_of_a_session_of_our_own(
     request_coding: str | None,
     response_coding: str | None,
 ) -> None:
-    assert logits.nbytes >= LEAST_BYTES
+    assert logits.nbytes >= MIN_BYTES
 
     async def ask() -> list[Any]:
         async with asynchronous.InferenceServerClient(running.url) as client:

@@ -8,7 +8,7 @@ import pytest
 
 from targets.device.tensorrt.fastest import (
     BLOCK_RUNS,
-    LEAST_ROUNDS,
+    MIN_ROUNDS,
     ROUNDS,
     WARM_UP_ROUNDS,
     Comparison,
@@ -58,9 +58,9 @@ def test_blocks_are_run_in_turn_and_those_that_warm_up_do_not_count() -> None:
 
 
 def test_slow_engines_are_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("targets.device.tensorrt.fastest.MOST_SECONDS", 0.0)
+    monkeypatch.setattr("targets.device.tensorrt.fastest.MAX_SECONDS", 0.0)
     (times,) = time_in_turn([Clocked("a", [], [])], lambda number, every: None)
-    assert len(times) == LEAST_ROUNDS * BLOCK_RUNS
+    assert len(times) == MIN_ROUNDS * BLOCK_RUNS
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_every_node_is_named_in_the_order_it_runs_and_more_work_takes_longer(qui
     models = [written(tmp_path / "a.onnx", (16, 16, 16)), written(tmp_path / "b.onnx", (16, 256, 256))]
     shares: list[float] = []
     small, large = time_nodes(models, options=OPTIONS, report=shares.append)
-    assert len(shares) >= timing.LEAST_ROUNDS
+    assert len(shares) >= timing.MIN_ROUNDS
     assert sum(shares) == pytest.approx(1)
     # What is fused is called by the tensor it makes.
     convolutions = [[node for node in nodes if node.name.startswith("s")] for nodes in (small, large)]

@@ -1,6 +1,6 @@
 """Reasons that keep an artifact out of an image: the gate's verdict, and a missed time."""
 
-from pipeline.artifacts import AccuracyReport, Artifact, Precision, Timeliness, Verdict
+from pipeline.artifacts import AccuracyReport, Artifact, Precision, TimeBudgetResult, Verdict
 from pipeline.errors import GateFailed, GateUndecided, LatencyMissed
 from pipeline.latency.budget_check import TOLERANCE, timeliness_text
 
@@ -46,7 +46,7 @@ def stop_if_not_proven(report: AccuracyReport, *, package_undecided: bool, of: s
     raise error
 
 
-def stop_if_late(found: Timeliness | None, artifact: Artifact) -> None:
+def stop_if_late(found: TimeBudgetResult | None, artifact: Artifact) -> None:
     """Raise `LatencyMissed` if the artifact is slower than requested by more than the timing's uncertainty."""
     if found is not None and found.verdict == "missed":
         slower = "" if artifact.precision is Precision.INT8 else f" The artifact runs in {artifact.reason}."
