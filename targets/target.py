@@ -32,7 +32,7 @@ class Target:
             examples=["line-3"],
         ),
     ]
-    description: Text
+    description: str
     platform: Literal["linux/amd64", "linux/arm64"]
     runtime: Literal["onnxruntime", "tensorrt"]
     dialect: Dialect

@@ -3,12 +3,14 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import Artifact, Audit, Candidate, Compilation, Latency, Place, Precision
 from pipeline.errors import WorkspaceError
 from pipeline.workspace.store import TIMINGS
-from targets.target import Target
+
+if TYPE_CHECKING:
+    from targets.target import Target
 
 SCHEMA = 1
 DECISIONS = "compilation.json"
@@ -62,7 +64,7 @@ def read_compilation(folder: Path) -> Compilation:
         raise WorkspaceError(f"{folder} is damaged ({error!r}). Remove it and run again.") from None
 
 
-def choose(compilation: Compilation, *, target: Target, max_drop: float) -> Artifact:
+def choose(compilation: Compilation, *, target: "Target", max_drop: float) -> Artifact:
     """Return the fastest candidate whose selection accuracy is within `max_drop` points; a tie goes to int8.
 
     If there is none, pruning has cost more than the budget in any precision, and the gate will decide on images that
@@ -108,7 +110,7 @@ def _fastest(candidates: list[Candidate]) -> Candidate:
 
 
 def _reason(
-    chosen: Candidate, compilation: Compilation, within: list[Candidate], target: Target, max_drop: float
+    chosen: Candidate, compilation: Compilation, within: list[Candidate], target: "Target", max_drop: float
 ) -> str:
     """`int8: 0.48 of fp32 latency (0.44 ms against 0.92 ms), selection top-1 99.4 % (…)`."""
     others = [candidate for candidate in compilation.candidates if candidate is not chosen]

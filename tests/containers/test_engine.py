@@ -241,7 +241,7 @@ def test_a_program_of_another_platform_names_the_emulator() -> None:
 def test_tests_without_an_engine_are_skipped_with_the_reason_but_fail_in_ci(in_ci: bool) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     environment |= {"DOCKER_HOST": "tcp://127.0.0.1:9"} | ({"CI": "true"} if in_ci else {})
-    test = "tests/test_image.py::test_an_image_is_present_only_under_its_tag_with_its_id"
+    test = "tests/package/test_image_record.py::test_an_image_is_present_only_under_its_tag_with_its_id"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert "no Docker engine answers at DOCKER_HOST=tcp://127.0.0.1:9" in done.stdout
