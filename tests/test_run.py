@@ -393,7 +393,7 @@ def test_the_factorys_source_is_part_of_the_work(
 
 @pytest.mark.parametrize("module", ["no_such_module", "no_such_package.module", "json.decoder.deeper", "sys"])
 def test_a_factory_that_is_not_found_is_named(module: str, weights: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=rf"the module {module} of --model {module}:make is not found from"):
+    with pytest.raises(CheckpointError, match=rf"the module {module} of --model {module}:make was not found from"):
         load(run_of(tmp_path, recipe_of(weights, model=f"{module}:make")))
 
 

@@ -107,7 +107,7 @@ def test_more_clients_than_the_server_holds_are_told_so(engine: Engine, packaged
 def test_an_image_of_somebody_else_is_named(engine: Engine, base_image: str) -> None:
     with pytest.raises(PackageError, match="not an image made by `deploy build`"):
         bench_image(base_image, clients=1, progress=Silent(), effort=MOMENT)
-    with pytest.raises(PackageError, match="neither a folder nor an image no-such-image:1"):
+    with pytest.raises(PackageError, match="no-such-image:1 is neither a folder nor an image here"):
         bench_image("no-such-image:1", clients=1, progress=Silent())
 
 

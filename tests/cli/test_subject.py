@@ -112,7 +112,7 @@ def test_an_image_that_cannot_repeat_its_answers_is_never_ready_and_says_why(
 @pytest.mark.usefixtures("engine")
 def test_what_is_neither_folder_nor_image_is_named(name: str) -> None:
     with (
-        pytest.raises(PackageError, match=f"neither a folder nor an image {name}.*deploy status"),
+        pytest.raises(PackageError, match=f"{name} is neither a folder nor an image here.*deploy status"),
         open_subject(name, progress=Silent()),
     ):
         pass

@@ -184,7 +184,7 @@ def test_an_engine_that_has_gone_away_is_missing(engine: Engine, asked: str, mon
     with Proxy() as proxy:
         monkeypatch.setenv("DOCKER_HOST", proxy.address)
         through = connect()
-    with pytest.raises(EngineMissing, match="stopped answering"):
+    with pytest.raises(EngineMissing, match="stopped responding"):
         ASKED[asked](through)
     through.remove("x")
     through.close()

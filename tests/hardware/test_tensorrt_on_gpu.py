@@ -201,5 +201,5 @@ def test_a_dla_that_is_not_there_is_refused(machine: Machine, tmp_path: Path) ->
     if machine.l4t:
         pytest.skip("this is a Jetson, which may have one")
     model = model_of("resnet20", Precision.FP16, tmp_path)
-    with pytest.raises(CompileError, match=r"dla_core is 0, but TensorRT .* finds 0 DLA cores here"):
+    with pytest.raises(CompileError, match=r"dla_core is 0, but TensorRT .* reports 0 DLA cores here"):
         TensorRt(dla_core=0).build(model, tmp_path / "engine", precision=Precision.FP16)

@@ -20,7 +20,7 @@ from targets.target import catalogue, find_target
 CPU = find_target("cpu")
 WITHOUT_VENV = """RUN ["python3", "-c", "import ensurepip, shutil; shutil.rmtree(ensurepip.__path__[0])"]"""
 # In front of the image's own python3 comes one that says something else.
-PROGRESS_METHODS = ("COPY python3 /fake/", "RUN chmod +x /fake/python3", "ENV PATH=/fake:/usr/bin:/bin")
+SAYING = ("COPY python3 /fake/", "RUN chmod +x /fake/python3", "ENV PATH=/fake:/usr/bin:/bin")
 
 
 def test_every_target_of_the_catalogue_has_a_base_image_of_its_platform() -> None:
@@ -93,9 +93,9 @@ def test_an_image_that_is_nowhere_names_the_reason_and_both_cures(engine: Engine
     [
         pytest.param([WITHOUT_VENV], "", r"without venv \(Debian: python3-venv\)", id="no-venv"),
         pytest.param(["ENV PATH=/nowhere"], "", "cannot be used: .*python3", id="no-python"),
-        pytest.param(PROGRESS_METHODS, "5", "answers nothing useful", id="no-list"),
-        pytest.param(PROGRESS_METHODS, "hello", "answers nothing useful", id="no-json"),
-        pytest.param(PROGRESS_METHODS, '["PyPy", [3, 11], true]', "has PyPy; CPython is needed", id="no-cpython"),
+        pytest.param(SAYING, "5", "gives no usable answer", id="no-list"),
+        pytest.param(SAYING, "hello", "gives no usable answer", id="no-json"),
+        pytest.param(SAYING, '["PyPy", [3, 11], true]', "has PyPy; CPython is needed", id="no-cpython"),
     ],
 )
 def test_an_image_that_cannot_carry_the_model_is_refused_with_the_cure(

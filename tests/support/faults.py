@@ -14,7 +14,7 @@ HANG, SLOW = 77.0, 78.0
 # Runs the server with a model that takes its time where the first value of its images says so.
 MOODY = f"""
 import sys, time
-from targets.device import ort_session
+from targets.device.model import onnxruntime_session as ort_session
 plain = ort_session.OnnxRuntimeSession.infer
 def moody(self, images):
     first = float(images.flat[0])

@@ -29,7 +29,7 @@ def test_generating_again_gives_the_same() -> None:
 def test_the_messages_are_made_with_the_protobuf_that_is_here() -> None:
     """In a process of its own: NVIDIA's client registers messages of the same names. Its warnings are errors."""
     code = (
-        "from targets.device import open_inference_pb2 as messages\n"
+        "from targets.device.grpc import open_inference_pb2 as messages\n"
         "request = messages.ModelInferRequest(model_name='tiny', raw_input_contents=[b'12'])\n"
         "print(messages.ModelInferRequest.FromString(request.SerializeToString()) == request)"
     )

@@ -7,7 +7,7 @@ from targets.device.server.watchdog import STUCK_STATUS
 
 START = """
 import asyncio, sys, threading, time
-from targets.device import watch
+from targets.device.server import watchdog as watch
 watch.WATCH_SECONDS = 0.05
 running = []
 async def main():
