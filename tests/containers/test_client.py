@@ -96,7 +96,8 @@ def test_a_refusal_is_quoted_and_the_next_question_answered(client: InferenceCli
 def test_another_models_name_is_refused(client: InferenceClient) -> None:
     port = int(client.url.rpartition(":")[2])
     other = InferenceClient("127.0.0.1", port, replace(client.manifest, name="other"))
-    with pytest.raises(PackageError, match=r"returned status 404: .*there is no model 'other'; this server has 'tiny'"):
+    said = r"returned status 404: .*there is no model 'other'; this server has 'tiny'"
+    with pytest.raises(PackageError, match=said):
         other.runs_on()
     other.close()
 
