@@ -81,8 +81,12 @@ def test_imports_inside_functions_count(copy: Path) -> None:
         pytest.param("ValueError(f", "KeyError(f", False, id="another-error"),
     ],
 )
-def test_words_count_for_nothing(old: str, new: str, is_same: bool, copy: Path) -> None:
-    module = copy / "pipeline/said.py"
+def test_words_count_for_nothing(
+    old: str, new: str, is_same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_root", lambda: tmp_path)
+    module = tmp_path / "pipeline/said.py"
+    module.parent.mkdir()
     text = (
         'LEAST = 1\n"""Of act."""\n# Why.\n'
         'def act(x, progress, name = "a"):\n    """Says."""\n    progress.line(f"done: {len(x)}")\n'
@@ -93,3 +97,4 @@ def test_words_count_for_nothing(old: str, new: str, is_same: bool, copy: Path) 
     assert old in text
     module.write_text(text.replace(old, new))
     assert (digest("pipeline.said") == before) is is_same
+    forget()
