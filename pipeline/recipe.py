@@ -150,7 +150,7 @@ class ValidateRecipe(Section):
     correct_looks: bool = Field(
         default=False,
         description="if the same images judge several artifacts of a model, raise the confidence of the bounds so "
-        "that all of them together pass by chance in at most 5 % of cases",
+        "that all of them together pass by chance in nominally at most 5 % of cases",
     )
     required_place: Place | None = Field(default=None, description="where the proof must be measured for a release")
 

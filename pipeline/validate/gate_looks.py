@@ -18,7 +18,7 @@ def confidence_at(look: int, *, is_corrected: bool) -> float:
     """Return the confidence of the one-sided bounds for the artifact that is the gate's `look`-th.
 
     With correction, the k-th uses 0.05 / (k (k + 1)) of the error, so that for any number of artifacts all of them
-    together pass by chance in at most 5 % of cases (alpha spending, Lan & DeMets 1983).
+    together pass by chance in nominally at most 5 % of cases (alpha spending, Lan & DeMets 1983).
     """
     error = 1 - CONFIDENCE
     return 1 - error / (look * (look + 1)) if is_corrected else CONFIDENCE

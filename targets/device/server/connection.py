@@ -1,7 +1,7 @@
 """A client's connection: requests are answered in order, and every wait for the client has a timeout.
 
-Written instead of using a general HTTP server: in measurements that halved the protocol's overhead at batch 1, and no
-available server limits the time for a head, or closes idle connections when all places are taken.
+Written instead of using a general HTTP server, none of which was found to limit the time for a head, or to close idle
+connections when all places are taken. `benchmarks/compare_servers.py` compares the overhead at batch 1.
 """
 
 from __future__ import annotations
