@@ -223,7 +223,9 @@ def test_too_old_a_tensorrt_is_refused(tmp_path_factory: pytest.TempPathFactory)
         "except BuildError as error:\n"
         "    print(error)"
     )
-    assert "TensorRT 8.2.1.9 is too old: the oldest supported version is 8.5 (JetPack 5.1)" in run_or_skip(bindings, code)
+    assert "TensorRT 8.2.1.9 is too old: the oldest supported version is 8.5 (JetPack 5.1)" in run_or_skip(
+        bindings, code
+    )
 
 
 def run_or_skip(bindings: Any, code: str) -> str:
