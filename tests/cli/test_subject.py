@@ -122,7 +122,7 @@ def test_a_file_or_a_missing_folder_is_not_taken_for_an_image(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     for name in (str(tmp_path / "file"), f"{tmp_path}/gone/"):
         with (
-            pytest.raises(CompileError, match=f"{name} is not an artifact folder"),
+            pytest.raises(CompileError, match=f"{name} is no artifact folder"),
             answering(name, progress=Silent()),
         ):
             pass

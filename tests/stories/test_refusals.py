@@ -89,7 +89,7 @@ def test_bodies_may_be_compressed_and_other_encodings_are_refused_by_their_name(
     response = client.post(INFER, content=GOOD, headers={"Content-Encoding": "br"})
     assert (response.status_code, "'br' is not supported" in response.json()["error"]) == (415, True)
     response = client.post(INFER, content=GOOD, headers={"Content-Encoding": "gzip"})
-    assert (response.status_code, "no valid gzip" in response.json()["error"]) == (400, True)
+    assert (response.status_code, "not valid gzip" in response.json()["error"]) == (400, True)
 
 
 def test_a_compressed_bomb_is_refused_before_it_unfolds(client: httpx2.Client) -> None:
@@ -182,5 +182,8 @@ def test_only_requests_to_infer_may_have_a_large_body(client: httpx2.Client) -> 
 
     for content in (b"x" * 70_000, chunks()):
         response = client.request("GET", "/v2/health/live", content=content)
-        assert (response.status_code, "larger than the 65536 bytes" in response.json()["error"]) == (413, True)
+        assert (response.status_code, "larger than the limit of 65536 bytes" in response.json()["error"]) == (
+            413,
+            True,
+        )
     assert client.request("GET", "/v2/health/live", content=b"x" * 1000).status_code == 200

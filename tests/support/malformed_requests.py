@@ -63,7 +63,7 @@ MALFORMED: list[tuple[str, bytes | tuple[bytes, Headers], str]] = [
         body({"inputs": [*json_request(ONE)["inputs"], *json_request(ONE, name="x")["inputs"]]}),
         "one",
     ),
-    ("an unknown input", one(name="photo"), "no input 'photo'; exactly one is taken, 'images', 'pixels' or 'encoded'"),
+    ("an unknown input", one(name="photo"), "no input 'photo'; expected exactly one, 'images', 'pixels' or 'encoded'"),
     ("floats for pixels", one(name="pixels"), "'pixels' must have the datatype UINT8, not FP32"),
     ("floats for files", one(name="encoded"), "'encoded' must have the datatype BYTES, not FP32"),
     ("a nameless input", one(name=None), "an input needs a 'name'"),
