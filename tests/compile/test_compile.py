@@ -196,7 +196,7 @@ def test_a_plan_that_is_not_met_writes_nothing_that_could_ship(
 def test_images_of_another_size_are_refused(
     tmp_path: Path, models: Mapping[Precision, OnnxModel], dataset: Dataset
 ) -> None:
-    with pytest.raises(CompileError, match=r"takes \[3, 8, 8\].*its manifest says \[3, 4, 4\]"):
+    with pytest.raises(CompileError, match=r"has the input \[3, 8, 8\].*its manifest says \[3, 4, 4\]"):
         compile_candidates(
             models,
             models[Precision.FP32],
@@ -211,7 +211,9 @@ def test_images_of_another_size_are_refused(
 def test_a_host_that_cannot_stand_for_the_target_is_refused() -> None:
     here, elsewhere = own_and_foreign()
     check_host(here)
-    with pytest.raises(TargetError, match=rf"is {elsewhere.platform}, this machine is .*provable_at: image, device\)"):
+    with pytest.raises(
+        TargetError, match=rf"is {elsewhere.platform}, but this machine is .*provable_at: image, device\)"
+    ):
         check_host(replace(elsewhere, provable_at=(Place.IMAGE, Place.DEVICE)))
     with pytest.raises(TargetError, match="needs amx_tile; this CPU has only"):
         check_host(replace(here, instruction_sets=("amx_tile",)))

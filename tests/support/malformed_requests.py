@@ -66,7 +66,7 @@ MALFORMED: list[tuple[str, bytes | tuple[bytes, Headers], str]] = [
     (
         "an unknown input",
         one(name="photo"),
-        "there is no input 'photo'; expected exactly one, 'images', 'pixels' or 'encoded'",
+        "no input 'photo'; expected exactly one, 'images', 'pixels' or 'encoded'",
     ),
     ("floats for pixels", one(name="pixels"), "'pixels' must have the datatype UINT8, not FP32"),
     ("floats for files", one(name="encoded"), "'encoded' must have the datatype BYTES, not FP32"),

@@ -225,7 +225,7 @@ def shorten(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (lambda folder: remove(folder, "manifest.json"), CompileError, "no artifact"),
+        (lambda folder: remove(folder, "manifest.json"), CompileError, "is not an artifact"),
         (lambda folder: remove(folder, "model.onnx"), CompileError, "has no model file"),
         (lambda folder: shorten(folder, "model.onnx"), CompileError, "not the model its manifest describes"),
         (lambda folder: remove(folder, SHARD), DataError, "no shard"),

@@ -194,13 +194,13 @@ def edited(members: Members) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (other_labels, r"labels\.npy is not what shard\.json says"),
+        (other_labels, r"labels\.npy does not match its hash in shard\.json"),
         (labels_out_of_range, "labels from 10 to 10 for 10 classes"),
         (edited, "does not match its own hash"),
         (lambda members: members.pop(FACTS), r"it has no shard\.json"),
         (lambda members: members.pop("logits.npy"), r"it has no logits\.npy"),
-        (lambda members: members.update({FACTS: b"{"}), "no JSON"),
-        (lambda members: members.update({FACTS: b"[]"}), "no object"),
+        (lambda members: members.update({FACTS: b"{"}), "is not valid JSON"),
+        (lambda members: members.update({FACTS: b"[]"}), "is not a JSON object"),
         (with_facts(lambda facts: facts.update(schema=2)), "schema 2, but this version supports schema 1"),
         (with_facts(lambda facts: facts.pop("images")), "invalid or missing entry"),
         (with_facts(lambda facts: facts.update(images=[])), "0 images and 10 classes"),

@@ -246,7 +246,7 @@ def test_fp16_takes_the_place_of_int8_where_the_recipe_allows_it_and_everything_
             _, proof = get(running, "/proof")
             assert (proof["state"], proof["variant"], proof["precision"]) == ("proven", "fp16", "fp16")
             assert proof["passport"]["precision"] == "fp16"
-            assert "It is built in fp16 in place of int8" in proof["reason"]
+            assert "It is built in fp16 instead of int8" in proof["reason"]
             assert "a drop of 12.25 points" in proof["reason"]
             _, status = get(running, "/status.json")
             assert (status["model"]["variant"], status["model"]["precision"]) == ("fp16", "fp16")
@@ -323,8 +323,11 @@ MISSING: dict[str, tuple[dict[str, str], str]] = {
         r"cannot build .*amount of GPU memory could not be allocated\. Now \d+ of \d+ MiB of memory are free",
     ),
     "a kernel": ({"STAND_IN_BUILD": "refuse no implementation"}, r"in int8: no implementation\.$"),
-    "its mind": ({"STAND_IN_BUILD": "signal SIGSEGV"}, "ended by signal SIGSEGV; TensorRT 10.3.0.30 said: nothing"),
-    "a word": ({"STAND_IN_BUILD": "raise"}, "ended with status 1; TensorRT 10.3.0.30 said: Traceback.*a bug"),
+    "its mind": (
+        {"STAND_IN_BUILD": "signal SIGSEGV"},
+        "ended by signal SIGSEGV; TensorRT 10.3.0.30 reported: nothing",
+    ),
+    "a word": ({"STAND_IN_BUILD": "raise"}, "ended with status 1; TensorRT 10.3.0.30 reported: Traceback.*a bug"),
 }
 
 

@@ -33,12 +33,12 @@ def test_the_terms_decide_what_is_served(tmp_path: Path) -> None:
         (json.dumps({**GOOD, "max_drop": True}), "has max_drop True"),
         (json.dumps({**GOOD, "max_drop": 101}), "has max_drop 101"),
         (json.dumps({**GOOD, "max_drop": float("nan")}), "has max_drop nan"),
-        (json.dumps({**GOOD, "confidence": 95}), "has confidence 95; 0.95 is usual"),
+        (json.dumps({**GOOD, "confidence": 95}), "has confidence 95; the usual value is 0.95"),
         (json.dumps({**GOOD, "confidence": 1.0}), "has confidence 1.0"),
         (json.dumps({**GOOD, "fallback": "int4"}), "has fallback 'int4'; expected none, fp16 or fastest"),
         (
             json.dumps({**GOOD, "undecided": "perhaps"}),
-            "undecided 'perhaps'; points from 0 to 100, and stop or package",
+            "undecided 'perhaps'; expected points from 0 to 100, and stop or package",
         ),
     ],
 )
