@@ -23,6 +23,7 @@ from pipeline.plan import (
     fixed_seconds,
     plan,
 )
+from pipeline.prune.settings import PruneSettings
 from pipeline.recipe import Recipe
 from pipeline.run import Run
 from pipeline.workspace.store import Workspace
@@ -156,12 +157,10 @@ def test_epochs_that_are_kept_are_not_planned_again(tmp_path: Path) -> None:
     run = run_of(tmp_path, **sections)
     whole = plan(run).stages[1]
     inputs = run.with_data(loaded=load(run).folder)
-    options = {
-        "seed": 0,
-        **run.recipe.prune.model_dump(mode="json", exclude={"table"}),
-        "channel_multiple": run.target.channel_multiple,
-    }
-    key = run.key("prune", code="pipeline.prune.prune", inputs=inputs, settings=options)
+    settings = PruneSettings(
+        **run.recipe.prune.model_dump(exclude={"table"}), seed=0, channel_multiple=run.target.channel_multiple
+    )
+    key = run.key("prune", code="pipeline.prune.prune", inputs=inputs, settings=settings)
     run.workspace.continuation(key).keep(b"state", epochs=990, seconds=1.0, name="recovery", progress=Recorded())
     left = plan(run)
     assert [stage.epochs_done for stage in left.stages] == [0, 990, 0, 0, 0, 0, 0]

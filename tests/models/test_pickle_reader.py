@@ -70,7 +70,7 @@ def test_an_object_of_another_class_says_which(tmp_path: Path) -> None:
     torch.save(Settings(), tmp_path / "saved.pth")
     loaded = load_inert(tmp_path / "saved.pth")
     assert isinstance(loaded, Inert)
-    assert loaded.full_name == "test_pickle_reader.Settings"
+    assert loaded.full_name == f"{__name__}.Settings"
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -40,7 +40,7 @@ def test_without_an_engine_a_base_that_nobody_knows_is_found_before_any_stage(tr
         timeout=300,
     )
     assert done.returncode == EngineMissing.exit_code, done.stderr
-    assert "the Python in mine:1 cannot be known" in done.stderr
+    assert "the Python in mine:1 is unknown" in done.stderr
     assert list(tmp_path.glob("*/*/stage.json")) == []
 
 
@@ -80,5 +80,5 @@ def test_the_room_that_is_needed_follows_the_checkpoint(tmp_path: Path, monkeypa
     outset.check_scratch(tmp_path / "small.pth")
     with (tmp_path / "large.pth").open("wb") as file:
         file.truncate(50 << 20)
-    with pytest.raises(WorkspaceError, match="105 MB free, 277 MB are needed"):
+    with pytest.raises(WorkspaceError, match="105 MB free, but 277 MB are needed"):
         outset.check_scratch(tmp_path / "large.pth")

@@ -68,7 +68,7 @@ def test_a_machine_without_the_targets_gpu_is_refused_before_anything_is_built(e
     device, target = local(), find_target("gpu-turing")
     if Path("/proc/driver/nvidia/version").exists():
         pytest.skip("this machine has an NVIDIA GPU")
-    with connected(device) as connection, pytest.raises(DeviceUnfit, match="nvidia-smi shows no GPU there"):
+    with connected(device) as connection, pytest.raises(DeviceUnfit, match="nvidia-smi shows no GPU"):
         survey(connection, device, target, base="base:1", needs=Needs(work=0, docker=0, base=0))
 
 

@@ -190,7 +190,7 @@ def test_another_training_begins_anew_and_says_so(other: str, tmp_path: Path) ->
         progress=progress,
         continuation=continuation,
     )
-    assert "is of another training" in progress.lines[0]
+    assert "is from another training" in progress.lines[0]
     assert progress.lines[1].startswith("recovery: epoch 1/")
     assert (tmp_path / "state.set-aside").exists()
 

@@ -83,7 +83,7 @@ def test_a_rail_that_cannot_be_read_leaves_no_total(tmp_path: Path) -> None:
     sensors = rails_of(write_files(tmp_path, files))
     assert list[Source](sensors.sources) == []
     assert "curr1_input does not exist" in sensors.missing["power of VDD_IN"]
-    assert "none that are known to add up" in sensors.missing["power of the module"]
+    assert "not a known set whose sum is the module's power" in sensors.missing["power of the module"]
 
 
 def test_no_chip_is_said(tmp_path: Path) -> None:
