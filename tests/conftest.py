@@ -40,7 +40,7 @@ SHARED = re.compile(
 )
 
 # Of files that look at one finished build, which takes a minute to make.
-BUILT = re.compile(r"from builds import [^\n]*\bbuilt\b")
+BUILT = re.compile(r"\b(built: Document|trained: Path)\b")
 NO_DATA = "no real data"
 
 

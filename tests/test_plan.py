@@ -71,6 +71,7 @@ def states(found: Plan) -> list[tuple[str, bool]]:
     return [(stage.stage, stage.is_done) for stage in found.stages]
 
 
+@pytest.mark.slow
 def test_a_fresh_plan_loads_and_estimates_the_rest(tmp_path: Path) -> None:
     write_weights(tmp_path / "digits.safetensors")
     found = plan(run_of(tmp_path))
@@ -83,6 +84,7 @@ def test_a_fresh_plan_loads_and_estimates_the_rest(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / ".deploy").iterdir() if path.name != "tmp"] == ["load"]
 
 
+@pytest.mark.slow
 def test_a_table_that_is_not_made_yet_is_part_of_pruning(tmp_path: Path) -> None:
     write_weights(tmp_path / "digits.safetensors")
     found = plan(run_of(tmp_path, prune={"speedup": 1.3}))
@@ -101,6 +103,7 @@ def test_a_variant_is_exported_and_compiled_as_well() -> None:
     assert fixed_seconds("export", recipe) == fixed_seconds("export", Recipe()) == FIXED_SECONDS["export"]
 
 
+@pytest.mark.slow
 def test_without_an_image_its_stage_is_no_part_of_the_plan(tmp_path: Path) -> None:
     write_weights(tmp_path / "digits.safetensors")
     with_image = plan(run_of(tmp_path))
@@ -140,6 +143,7 @@ def test_a_gate_that_is_not_passed_is_said_and_its_image_not_planned(built: Path
     assert isinstance(build(run, until=None).error, GateFailed)
 
 
+@pytest.mark.slow
 def test_the_estimate_grows_with_the_epochs_by_timed_steps(tmp_path: Path) -> None:
     write_weights(tmp_path / "digits.safetensors")
 
@@ -151,6 +155,7 @@ def test_the_estimate_grows_with_the_epochs_by_timed_steps(tmp_path: Path) -> No
     assert seconds(1000) > seconds(0)
 
 
+@pytest.mark.slow
 def test_epochs_that_are_kept_are_not_planned_again(tmp_path: Path) -> None:
     write_weights(tmp_path / "digits.safetensors")
     sections: dict[str, Any] = {"prune": {"macs": 0.5, "epochs": 1000}}
@@ -190,6 +195,7 @@ def test_what_is_written_fits_the_estimate(built: Path, tmp_path: Path) -> None:
     assert 0.2 < written / estimate < 2
 
 
+@pytest.mark.slow
 def test_memory_is_told_for_what_is_left(tmp_path: Path) -> None:
     write_weights(tmp_path / "digits.safetensors")
     found = plan(run_of(tmp_path, **CUT, package={"image": False}))

@@ -65,6 +65,7 @@ def run_of(
     )
 
 
+@pytest.mark.slow
 def test_a_stage_is_done_once(weights: str, tmp_path: Path) -> None:
     recipe = recipe_of(weights, prune={"macs": 0.7, "epochs": 0})
     progress = Recorded()

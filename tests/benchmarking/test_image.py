@@ -25,6 +25,8 @@ from pipeline.containers.engine import Engine
 from pipeline.errors import CompileError, DeployError, EngineMissing, PackageError, RecipeError
 from pipeline.progress import Silent
 
+pytestmark = pytest.mark.slow
+
 MOMENT = Effort(latency_seconds=0.1, least_requests=20, throughput_rounds=2, round_seconds=0.3)
 
 

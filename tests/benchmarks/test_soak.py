@@ -35,6 +35,7 @@ def check(done: subprocess.CompletedProcess[str], *, at_least: int) -> None:
     assert found["5xx without a reason"] == found["restarts"] == 0
 
 
+@pytest.mark.slow
 def test_a_few_seconds_of_load_leave_the_server_as_it_was(tmp_path: Path) -> None:
     check(run(write_tiny_package(tmp_path / "artifact").folder, "--minutes", "0.08", "--rate", "60"), at_least=60)
 
@@ -44,6 +45,7 @@ def test_a_minute_of_load_leaves_the_server_as_it_was(tmp_path: Path) -> None:
     check(run(write_tiny_package(tmp_path / "artifact").folder, "--minutes", "1"), at_least=600)
 
 
+@pytest.mark.slow
 def test_memory_that_grows_beyond_the_bound_is_a_fault(tmp_path: Path) -> None:
     done = run(write_tiny_package(tmp_path / "artifact").folder, "--minutes", "0.04", "--max-growth", "-1000")
     assert done.returncode == 1

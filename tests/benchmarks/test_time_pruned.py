@@ -23,6 +23,7 @@ DEEP = residual(
 IMAGES = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_both_ways_keep_the_share_and_not_much_less() -> None:
     network = network_of(DEEP)
     whole = cost_of(network, DEEP.input_shape).macs

@@ -138,6 +138,7 @@ def test_version(tmp_path: Path) -> None:
     assert deploy("--version", cwd=tmp_path).stdout.startswith("deploy 0.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_training_in_order(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(

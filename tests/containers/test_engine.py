@@ -237,6 +237,7 @@ def test_a_program_of_another_platform_names_the_emulator() -> None:
     assert "qemu" not in build_failure("non-zero code: 1", ["Step 4"], "linux/arm64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_ci", [pytest.param(True, id="CI"), pytest.param(False, id="elsewhere")])
 def test_tests_without_an_engine_are_skipped_with_the_reason_but_fail_in_ci(in_ci: bool) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CI"}

@@ -63,6 +63,7 @@ def judged_by_the_host(out: Path, shard: Path, *, max_drop: float, target: str) 
     return found
 
 
+@pytest.mark.slow
 def test_on_a_gpu_everything_that_proves_the_engine_is_handed_over(gpu: Device, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "made" / "out"
     done = device("prove", str(out), MODEL_FOLDER=model, **{**gpu.environment, "MEASURE_SECONDS": 1})
@@ -123,6 +124,7 @@ def test_the_precision_that_was_chosen_is_in_every_document(gpu: Device, model: 
     assert "instead of int8" in lines(done)[-1]["reason"]
 
 
+@pytest.mark.slow
 def test_what_was_timed_is_in_every_document_and_the_server_goes_by_it(gpu: Device, tmp_path: Path) -> None:
     """Also by another shard than that of the image: the times are of the engines."""
     model, out = tmp_path / "model", tmp_path / "out"
@@ -151,6 +153,7 @@ def test_what_was_timed_is_in_every_document_and_the_server_goes_by_it(gpu: Devi
         assert json.loads(done.stdout)["comparison"]["chosen"] == "fp16"
 
 
+@pytest.mark.slow
 def test_where_no_precision_is_proven_the_main_one_is_handed_over(gpu: Device, tmp_path: Path) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
     write_tiny_model(model, fallback="fastest")
@@ -219,6 +222,7 @@ def test_asked_to_end_it_ends_with_all_that_it_has_begun(gpu: Device, model: Pat
     assert (gpu.entries, gpu.left_over) == ([], [])
 
 
+@pytest.mark.slow
 def test_on_a_cpu_the_model_is_proven_by_the_shard_that_is_given(tiny: TinyPackage, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = device("prove", str(out), str(tiny.proof.shard), MODEL_FOLDER=tiny.folder, MEASURE_SECONDS=1)

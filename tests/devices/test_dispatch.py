@@ -22,6 +22,7 @@ from targets.device.model.manifest import read_manifest
 __all__ = ["library"]
 
 
+@pytest.mark.slow
 def test_a_model_is_known_by_its_hash_and_its_precision(tmp_path: Path, library: Path) -> None:
     """fp16 and fp32 are built from the same file here, as before TensorRT 10.12."""
     model, out = tmp_path / "model", tmp_path / "out"

@@ -23,7 +23,7 @@ from pipeline.errors import (
 
 __all__ = ["tiny"]
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

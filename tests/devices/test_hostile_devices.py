@@ -131,6 +131,7 @@ def mutated(text: str, seed: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 def test_whatever_a_device_says_of_itself_is_an_error_about_it_alone() -> None:
     target, device = find_target("orin-jp61"), Device(name="orin", address="me@orin")
     raised = set()

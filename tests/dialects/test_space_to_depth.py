@@ -170,6 +170,7 @@ def test_padding_that_its_author_left_to_the_runtime_is_left_as_it_is() -> None:
     assert not is_folded(plain)
 
 
+@pytest.mark.slow
 def test_the_stem_of_an_exported_network_is_folded_for_onnx_runtime_alone(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -29,6 +29,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keep_float",
     [(), ("conv1", "fc"), ("layer1.0.conv1",), ("layer1.0.conv2",), ("layer2.0.downsample.0", "layer1.0.conv2")],
@@ -281,6 +282,7 @@ class Swish(nn.Module):
         return logits
 
 
+@pytest.mark.slow
 def test_the_cure_names_layers_that_can_be_kept_in_float_and_is_one() -> None:
     torch.manual_seed(0)
     network = Swish().eval()
@@ -314,6 +316,7 @@ class Branches(nn.Module):
         return four.mean((2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("with_relu", "rules"), [(True, set()), (False, {"addition"})])
 def test_only_an_addition_that_could_fuse_has_to(with_relu: bool, rules: set[str]) -> None:
     torch.manual_seed(0)
@@ -327,6 +330,7 @@ def test_the_file_of_onnx_runtime_breaks_many_rules(tmp_path_factory: pytest.Tem
     assert {"int8", "bias", "addition"} <= {violation.rule for violation in violations(model)}
 
 
+@pytest.mark.slow
 def test_an_export_that_breaks_a_rule_is_no_export(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def opset(model: ModelProto) -> int:
     return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [Dialect.FLOAT, Dialect.TENSORRT])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_half_computes_in_half_and_answers_alike(kind: str, dialect: Dialect, tmp_path: Path) -> None:

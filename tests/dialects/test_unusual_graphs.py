@@ -92,12 +92,14 @@ def check_against_torch(network: nn.Module, folder: Path, keep_float: tuple[str,
     return names
 
 
+@pytest.mark.slow
 def test_a_point_at_the_very_end_keeps_the_outputs_name(tmp_path: Path) -> None:
     names = check_against_torch(seeded(ConvolutionalHead), tmp_path)
     assert names[Dialect.ONNXRUNTIME] == {"conv", "head"}
     assert [value.name for value in onnx.load(tmp_path / "onnxruntime.onnx").graph.output] == ["logits"]
 
 
+@pytest.mark.slow
 def test_a_float_layer_that_is_called_twice_has_two_names(tmp_path: Path) -> None:
     names = check_against_torch(seeded(Shared), tmp_path, keep_float=("twice",))
     assert {"stem", "twice", "fc"} < names[Dialect.ONNXRUNTIME]
@@ -109,6 +111,7 @@ def test_a_layer_without_bias_needs_no_grid_for_it(tmp_path: Path) -> None:
     assert names[Dialect.TENSORRT] == {"conv", "fc"}
 
 
+@pytest.mark.slow
 def test_padding_between_points_and_layer_is_an_error_that_names_the_cure() -> None:
     model, quantization = marked(seeded(Reflecting), side=SIDE)
     with pytest.raises(ExportError, match=r"conv cannot run in int8: .*padding.*keep_float") as caught:
@@ -116,6 +119,7 @@ def test_padding_between_points_and_layer_is_an_error_that_names_the_cure() -> N
     assert caught.value.exit_code == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", INTEGER)
 def test_a_planned_layer_that_is_no_conv_or_gemm_is_not_passed_over(dialect: Dialect) -> None:
     model, quantization = marked(seeded(Tokens), side=SIDE)
@@ -123,6 +127,7 @@ def test_a_planned_layer_that_is_no_conv_or_gemm_is_not_passed_over(dialect: Dia
         write_dialect(model, quantization, dialect)
 
 
+@pytest.mark.slow
 def test_it_can_be_kept_in_float(tmp_path: Path) -> None:
     names = check_against_torch(seeded(Tokens), tmp_path, keep_float=("mix",))
     assert names[Dialect.ONNXRUNTIME] == {"conv"}

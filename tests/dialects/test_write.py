@@ -73,6 +73,7 @@ def test_onnx_runtime_runs_every_layer_and_every_addition_in_int8(kind: str, fil
     assert counts["QuantizeLinear"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "keep_float"),
     [

@@ -42,6 +42,7 @@ def repeated(times: int) -> Dataset:
     return replace(digits(), training=training.subset([index % len(training) for index in range(times)]))
 
 
+@pytest.mark.slow
 def test_training_needs_more_than_looking(large: Checkpoint) -> None:
     found = needs(large)
     for stage in ("prune", "quantize"):
@@ -49,6 +50,7 @@ def test_training_needs_more_than_looking(large: Checkpoint) -> None:
     assert found.of("package") == PROCESS
 
 
+@pytest.mark.slow
 def test_a_stage_with_nothing_to_train_needs_less(large: Checkpoint) -> None:
     trained = needs(large)
     assert needs(large, prune={"macs": 1.0}).of("prune") == PROCESS
@@ -56,11 +58,13 @@ def test_a_stage_with_nothing_to_train_needs_less(large: Checkpoint) -> None:
     assert PROCESS < needs(large, quantize={"qat_epochs": 0}).of("quantize") < trained.of("quantize")
 
 
+@pytest.mark.slow
 def test_a_larger_image_needs_more(tmp_path: Path, large: Checkpoint) -> None:
     small = checkpoint_of(replace(LARGE, input_shape=(3, 48, 48)), tmp_path)
     assert needs(small).of("quantize") - PROCESS < 0.5 * (needs(large).of("quantize") - PROCESS)
 
 
+@pytest.mark.slow
 def test_images_add_as_far_as_they_are_kept(large: Checkpoint) -> None:
     one = 3 * 96 * 96
     few, more = needs(large, repeated(1000)), needs(large, repeated(3000))
@@ -76,6 +80,7 @@ def test_by_the_clock_more_is_kept_than_by_cost(large: Checkpoint) -> None:
     assert made.of("prune") >= made.profile
 
 
+@pytest.mark.slow
 def test_each_process_needs_its_own(large: Checkpoint) -> None:
     one, two, four = (needs(large, nproc=count).of("quantize") for count in (1, 2, 4))
     assert one < two < four
@@ -83,11 +88,13 @@ def test_each_process_needs_its_own(large: Checkpoint) -> None:
     assert needs(large, nproc=4).of("export") == needs(large).of("export")
 
 
+@pytest.mark.slow
 def test_layers_that_stay_in_float_are_followed(large: Checkpoint) -> None:
     quantize = {"qat_epochs": 1, "keep_float": ("conv1", "fc")}
     assert PROCESS < needs(large, quantize=quantize).of("quantize") <= needs(large).of("quantize")
 
 
+@pytest.mark.slow
 def test_the_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

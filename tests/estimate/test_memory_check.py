@@ -40,6 +40,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Needs, "at_most", 20 * GIB)
 
 
+@pytest.mark.slow
 def test_every_stage_is_told_where_there_is_enough(checkpoint: Checkpoint) -> None:
     found = check_memory(checkpoint, digits(), recipe(), stages=ORDER, has=PLENTY)
     assert tuple(found) == ORDER

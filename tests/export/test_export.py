@@ -86,6 +86,7 @@ def test_the_dialects_are_not_one_and_the_same(files: Exported, images: NDArray[
         assert (answers[first] - answers[second]).abs().mean() > 1e-3
 
 
+@pytest.mark.slow
 def test_exporting_again_gives_the_same_bytes_and_names_no_machine(files: Exported, tmp_path: Path) -> None:
     write_export(files.quantized, tmp_path / "again")
     assert sha256_of_folder(tmp_path / "again") == sha256_of_folder(files.models[Dialect.FLOAT].path.parent)
@@ -97,6 +98,7 @@ def test_exporting_again_gives_the_same_bytes_and_names_no_machine(files: Export
         assert b".py" not in content
 
 
+@pytest.mark.slow
 def test_a_network_that_was_never_quantized_is_written_in_float(tmp_path: Path) -> None:
     original = write_original("option B", tmp_path / "original")
     models = write_export(original, tmp_path / "export", (Dialect.FLOAT,))
@@ -109,6 +111,7 @@ def test_a_network_that_was_never_quantized_is_written_in_float(tmp_path: Path) 
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.ptp(wanted))
 
 
+@pytest.mark.slow
 def test_it_cannot_be_written_in_integers(tmp_path: Path) -> None:
     original = write_original("option A", tmp_path / "original")
     with pytest.raises(ExportError, match="the network is not quantized"):
@@ -116,6 +119,7 @@ def test_it_cannot_be_written_in_integers(tmp_path: Path) -> None:
     assert not list((tmp_path / "export").glob("export.json"))
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_ends_the_export(files: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Below what the order of sums alone makes of logits.
     monkeypatch.setattr(parity, "FLOAT_ERRORS", 1e-3)

@@ -144,6 +144,7 @@ def test_faults_in_real_networks_are_found_and_named(
     assert found == len(chosen) >= 18, missed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_random_right_network_passes(seed: int, tmp_path: Path) -> None:
     passes_in_every_dialect(seed, tmp_path)
@@ -185,6 +186,7 @@ def test_a_file_that_does_not_open_is_refused(files: Exported, images: Images, t
         check_parity(build_quantized(files.quantized), tmp_path / "broken.onnx", Dialect.FLOAT, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", Dialect)
 def test_a_file_of_another_network_is_refused(
     dialect: Dialect, files: Exported, images: Images, tmp_path_factory: pytest.TempPathFactory

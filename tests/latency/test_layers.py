@@ -18,6 +18,8 @@ from targets.runtimes.onnxruntime.layer_times import time_nodes
 from targets.runtimes.onnxruntime.runtime import OnnxRuntimeCpu
 from targets.target import find_target
 
+pytestmark = pytest.mark.slow
+
 BASIC = residual(depths=(1, 2), stage_widths=(16, 32), classes=("a", "b", "c"), input_size=(16, 16))
 OPTIONS = OnnxRuntimeCpu().session_options(find_target("cpu"), threads=1)
 

@@ -21,6 +21,8 @@ from targets.runtimes import timing
 from targets.runtimes.onnxruntime import layer_times
 from targets.target import find_target
 
+pytestmark = pytest.mark.slow
+
 BASIC = residual(depths=(2, 2), stage_widths=(16, 32), classes=("a", "b", "c"), input_size=(16, 16))
 
 

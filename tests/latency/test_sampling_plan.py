@@ -12,6 +12,8 @@ from pipeline.models.checkpoint import save_network
 from pipeline.models.surgery import Group
 from pipeline.models.zoo import residual
 
+pytestmark = pytest.mark.slow
+
 BASIC = residual(depths=(1, 2, 2), stage_widths=(8, 16, 24), classes=("a", "b", "c"), input_size=(16, 16))
 
 

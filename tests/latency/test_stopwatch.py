@@ -19,6 +19,7 @@ from targets.target import find_target
 WIDE = residual(depths=(2, 1), stage_widths=(64, 128), classes=("a", "b"), input_size=(16, 16))
 
 
+@pytest.mark.slow
 def test_a_narrow_network_takes_less_and_the_unpruned_one_as_long_as_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

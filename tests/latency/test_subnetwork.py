@@ -79,6 +79,7 @@ def test_cut_from_the_graph_it_is_what_pruning_and_exporting_gives(
             assert session.infer(images).shape == (1, len(architecture.classes))
 
 
+@pytest.mark.slow
 def test_in_full_nothing_changes(tmp_path: Path) -> None:
     save_network(network_of(BASIC), BASIC, tmp_path)
     subject = subject_of(Checkpoint(folder=tmp_path), multiple=8, weight_bits=8)
@@ -91,6 +92,7 @@ def test_in_full_nothing_changes(tmp_path: Path) -> None:
     assert subject.marked.SerializeToString() == before
 
 
+@pytest.mark.slow
 def test_a_normalization_of_its_own_is_refused() -> None:
     class Before(nn.Module):
         def __init__(self) -> None:

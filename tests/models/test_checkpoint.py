@@ -281,6 +281,7 @@ def test_a_network_without_logits(factory_module: str, tmp_path: Path) -> None:
         load(Path("weights.pth"), tmp_path / "out", factory="own_network:picture")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "right"), [("resnet20-12fca82f.th", 776), ("resnet56-4bfd9763.th", 789)])
 def test_published_checkpoints_do_what_their_authors_measured(
     file: str, right: int, data_root: Path, tmp_path: Path

@@ -44,6 +44,7 @@ def check_against_real_networks(network: nn.Module, shape: Shape, removals: int)
             assert meter.cost(widths) == pytest.approx(real_cost(pruned, shape, budget), rel=1e-9), (budget, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", FAMILY)
 def test_it_says_what_pruned_networks_cost(architecture: Architecture) -> None:
     check_against_real_networks(network_of(architecture), architecture.input_shape, removals=12)

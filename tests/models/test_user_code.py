@@ -36,6 +36,7 @@ def test_a_name_that_is_taken_is_named(name: str, is_folder: bool, here: Path) -
         import_module(f"{name}.net")
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_training_import_our_own_modules(here: Path) -> None:
     (here / "pipeline").mkdir()
     (here / "pipeline" / "__init__.py").write_text("raise SystemExit('the wrong one')")

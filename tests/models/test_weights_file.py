@@ -19,6 +19,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert load_file(tmp_path / "w.safetensors").keys() == network.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_an_oserror_with_its_number(tmp_path: Path) -> None:
     code = (
         "import resource, torch\n"

@@ -24,7 +24,7 @@ from pipeline.validate.judge import Terms, judge_predictions
 from pipeline.validate.predictions import read_predictions, write_predictions
 from pipeline.workplace import Workplace
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 
 @pytest.fixture

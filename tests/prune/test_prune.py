@@ -93,6 +93,7 @@ def recovered(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) 
     return pruned(checkpoint, tmp_path_factory.mktemp("a"), macs=0.5, epochs=1, progress=progress), progress.lines
 
 
+@pytest.mark.slow
 def test_macs_are_cut_and_accuracy_comes_back(
     checkpoint: Checkpoint, recovered: tuple[Checkpoint, list[str]], tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_the_files_are_those_of_a_checkpoint_and_describe_it(recovered: tuple[Ch
     assert after.architecture.classes == digits().classes
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights(
     checkpoint: Checkpoint, recovered: tuple[Checkpoint, list[str]], tmp_path: Path
 ) -> None:
@@ -273,6 +275,7 @@ def test_statistics_of_the_data_change_no_function_and_may_be_measured_again(
     assert float((again.argmax(1) == before.argmax(1)).float().mean()) > 0.98
 
 
+@pytest.mark.slow
 def test_a_folded_network_is_pruned_as_well_as_its_original(checkpoint: Checkpoint, tmp_path: Path) -> None:
     save_network(foreign(build_network(checkpoint)), checkpoint.architecture, tmp_path / "foreign")
     found = [
@@ -325,6 +328,7 @@ def time_of(network: Checkpoint, *, per_layer: float = 2.0) -> float:
     return sum(per_layer + m.weight.shape[0] * m.weight.shape[1] / 100 for m in layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [{"speedup": 1.5}, {"latency": 0.06}], ids=["speedup", "latency"])
 def test_the_network_that_comes_out_takes_no_more_than_the_time(
     budget: dict[str, Any], deep: Checkpoint, tmp_path: Path

@@ -47,6 +47,7 @@ def held(
     )
 
 
+@pytest.mark.slow
 def test_the_one_with_the_least_damage_wins_and_none_is_changed(teacher: nn.Module) -> None:
     contestants = [damaged(teacher, 0.95), damaged(teacher, 0.1), damaged(teacher, 0.8)]
     before = [state_of(each) for each in contestants]
@@ -67,6 +68,7 @@ def test_one_alone_needs_no_contest(teacher: nn.Module) -> None:
     assert progress.lines == []
 
 
+@pytest.mark.slow
 def test_a_contest_that_was_stopped_goes_on_with_the_same_figures(teacher: nn.Module, tmp_path: Path) -> None:
     contestants = [damaged(teacher, 0.9), damaged(teacher, 0.1)]
     continuation = Continuation(file=tmp_path / "state", fingerprint="prune")

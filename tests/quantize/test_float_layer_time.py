@@ -11,6 +11,7 @@ from targets.runtimes import timing
 from targets.target import find_target
 
 
+@pytest.mark.slow
 def test_every_set_is_timed_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "MODEL_SECONDS", 0.02)
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.001)

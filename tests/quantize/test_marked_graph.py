@@ -49,6 +49,7 @@ def test_the_rest_is_the_folded_float_network(marked: ModelProto) -> None:
     assert plain == {"Conv": 6, "Gemm": 1, "Add": 2, "Relu": 5, "GlobalAveragePool": 1, "Reshape": 1}
 
 
+@pytest.mark.slow
 def test_afterwards_the_network_computes_in_float_again() -> None:
     network = calibrated(float_network("option A"))
     export_marked(network, (3, SIDE, SIDE))
@@ -82,6 +83,7 @@ class Averaging(nn.Module):
                 return out.mean((1, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "is_global"),
     [("module", True), ("axes", True), ("negative axes", True), ("one axis", False), ("other axes", False)],
@@ -107,6 +109,7 @@ class Refusing(nn.Module):
         raise ValueError("only images of 7x7\nand some more lines")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "message"),
     [(Nameless(), r"to ONNX: AssertionError\. Avoid"), (Refusing(), r"to ONNX: only images of 7x7\. Avoid")],

@@ -114,6 +114,7 @@ def test_weights_ranges_and_scales_stay(case: Case) -> None:
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+@pytest.mark.slow
 def test_the_exported_file_runs_the_rest_in_int8_and_passes_the_gate(case: Case, tmp_path: Path) -> None:
     # Compares each dialect with PyTorch and with TensorRT's rules.
     export(

@@ -8,12 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from builds import FAST, ROOT, built, deploy, trained
+from builds import FAST, ROOT, deploy
 from PIL import Image
 
 from pipeline.report.document import Document
-
-__all__ = ["built", "trained"]
 
 
 def test_the_document_says_it_all(built: Document) -> None:
@@ -42,6 +40,7 @@ def test_the_artifact_is_published_with_all_it_needs(built: Document, trained: P
     assert json.loads((folder / "report.json").read_text())["verdict"] == "pass"
 
 
+@pytest.mark.slow
 def test_a_second_build_does_nothing_and_needs_no_heavy_library(built: Document, trained: Path) -> None:
     code = (
         "import sys\nsys.argv = ['deploy', *sys.argv[1:]]\nfrom pipeline.cli.app import main\n"
@@ -61,6 +60,7 @@ def test_a_second_build_does_nothing_and_needs_no_heavy_library(built: Document,
     assert done.stderr.strip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_another_margin_judges_the_stored_predictions_again(built: Document, trained: Path) -> None:
     before = {path for path in (trained / ".deploy").glob("*/*/stage.json")}
     arguments = [argument if argument != "30" else "20" for argument in FAST]
@@ -71,6 +71,7 @@ def test_another_margin_judges_the_stored_predictions_again(built: Document, tra
     assert "20 allowed" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_gate_still_prints_the_document_and_keeps_the_artifact(trained: Path, tmp_path: Path) -> None:
     """Post-training quantization of a network pruned to a tenth without recovery cannot pass at 0.1 points."""
     arguments = ["--macs", "0.15", "--epochs", "0", "--qat-epochs", "0", "--max-drop", "0.1", "--no-image"]
@@ -109,6 +110,7 @@ def test_a_what_if_that_fails_leaves_the_proven_artifact_where_it_is(trained: Pa
     assert "is not proven: the gate says fail" in deploy("predict", str(beside), "photo.png", cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_an_accuracy_that_was_stated_and_is_not_there_stops_the_build(trained: Path, tmp_path: Path) -> None:
     given = ("--data", "digits", "--checkpoint", str(trained / "digits.safetensors"))
     done = deploy("load", *given, "--expect-accuracy", "0.6", cwd=tmp_path)
@@ -127,6 +129,7 @@ def test_a_workspace_that_cannot_be_a_folder_is_an_error(name: str, trained: Pat
     assert "cannot be a folder" in done.stderr
 
 
+@pytest.mark.slow
 def test_one_stage_alone_stops_after_it(trained: Path, tmp_path: Path) -> None:
     deploy("load", "--data", "digits", "--checkpoint", str(trained / "digits.safetensors"), cwd=tmp_path)
     stages = {path.parent.parent.name for path in (tmp_path / ".deploy").glob("*/*/stage.json")}
@@ -144,6 +147,7 @@ def test_a_plan_names_what_is_done_and_what_is_not(built: Document, trained: Pat
     assert "quantize" in deploy(*asked, cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_status_shows_the_stages_and_clean_removes_them(trained: Path, tmp_path: Path) -> None:
     deploy("load", "--data", "digits", "--checkpoint", str(trained / "digits.safetensors"), cwd=tmp_path)
     assert "load" in deploy("status", cwd=tmp_path).stdout
@@ -151,6 +155,7 @@ def test_status_shows_the_stages_and_clean_removes_them(trained: Path, tmp_path:
     assert not list((tmp_path / ".deploy").glob("*/*/stage.json"))
 
 
+@pytest.mark.slow
 def test_a_published_file_that_was_changed_is_found(trained: Path, built: Document, tmp_path: Path) -> None:
     assert built.targets[0].artifact is not None
     published = trained / built.targets[0].artifact

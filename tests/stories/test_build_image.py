@@ -17,7 +17,7 @@ from pipeline.containers.engine import Engine
 from pipeline.data.readers import open_dataset
 from pipeline.report.document import Document, TargetSummary
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 NAME = "test-build-image"
 # Quick, not good; the margin is wide so that the verdict is known.

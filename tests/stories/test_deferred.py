@@ -23,6 +23,8 @@ from targets.device.gate.shard import Shard
 from targets.device.model.manifest import read_manifest
 from targets.device.tensorrt.passport import read as read_passport
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["library"]
 NO_ENGINE = {"DOCKER_HOST": "tcp://127.0.0.1:1"}
 FAST = ("--data", "digits", "--checkpoint", "digits.safetensors", "--qat-epochs", "0", "--max-drop", "5")

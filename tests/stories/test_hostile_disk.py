@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from builds import FAST, ROOT, built, deploy, trained
+from builds import FAST, ROOT, deploy
 
 from pipeline.errors import WorkspaceError
 from pipeline.report.document import Document
 
-__all__ = ["built", "trained"]
+pytestmark = pytest.mark.slow
+
 BUILD = ("build", "--data", "digits", "--checkpoint", "digits.safetensors", *FAST)
 SAID = "error: the output cannot be written: No space left on device"
 

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from builds import FAST, ROOT, deploy, trained
+from builds import FAST, ROOT, deploy
 
 from pipeline.containers.engine import Engine
 from pipeline.errors import EngineMissing, PackageError, WorkspaceError
 from pipeline.package import prerequisites as outset
 
-__all__ = ["trained"]
+pytestmark = pytest.mark.slow
+
 WITH_IMAGE = tuple(each for each in FAST if each != "--no-image")
 BUILD = ("build", "--data", "digits", "--checkpoint", "digits.safetensors")
 

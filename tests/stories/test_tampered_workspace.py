@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builds import FAST, built, deploy, trained
+from builds import FAST, deploy
 
 from pipeline.errors import WorkspaceError
 from pipeline.report.document import Document
 from pipeline.validate.predictions import read_predictions, write_predictions
 from pipeline.workspace.store import StageKey, Workspace
 
-__all__ = ["built", "trained"]
+pytestmark = pytest.mark.slow
+
 BUILD = ("build", "--data", "digits", "--checkpoint", "digits.safetensors", *FAST)
 
 

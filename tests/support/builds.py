@@ -5,10 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from pipeline.report.document import Document
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,17 +23,3 @@ def deploy(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedPro
     )
     assert done.returncode == code, done.stderr
     return done
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `digits.safetensors` in it, trained in seconds."""
-    folder = tmp_path_factory.mktemp("trained")
-    deploy("train", "--epochs", "3", "-o", "digits.safetensors", cwd=folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def built(trained: Path) -> Document:
-    done = deploy("build", "--data", "digits", "--checkpoint", "digits.safetensors", *FAST, "--json", cwd=trained)
-    return Document.model_validate_json(done.stdout)

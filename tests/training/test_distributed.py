@@ -139,6 +139,7 @@ def test_stopped_and_resumed_two_end_in_the_same_bits(together: nn.Module, tmp_p
     assert is_same(state_of(resumed), state_of(together))
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_ends_the_training_and_is_named() -> None:
     threads, started = torch.get_num_threads(), time.monotonic()
 

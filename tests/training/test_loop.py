@@ -105,6 +105,7 @@ def test_a_seed_settles_every_generator() -> None:
     assert all(other != one for other, one in zip(draws(), first, strict=True))
 
 
+@pytest.mark.slow
 def test_it_learns_and_says_so_once_per_epoch() -> None:
     progress = Recorded()
     selection = Batches(digits().selection, preprocessing())

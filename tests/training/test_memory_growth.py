@@ -33,6 +33,8 @@ from pipeline.training.loss import ATTENTION, Distillation
 from pipeline.workplace import Workplace
 from targets.device.model.preprocess import Preprocessing
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SIDE, BATCH = 128, 4
 FEW, MANY = 2, 8

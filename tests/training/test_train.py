@@ -89,6 +89,7 @@ def test_weights_classes_and_preprocessing_are_in_the_one_file_it_writes(trained
     assert trained.selection_images == 40
 
 
+@pytest.mark.slow
 def test_load_takes_the_stored_preprocessing_and_assumes_nothing(tmp_path: Path) -> None:
     """Well enough trained to be above chance; the same top-1 on the same images."""
     trained = run(tmp_path / "digits.safetensors", dataset=few(600), epochs=2, preprocessing=DIM)

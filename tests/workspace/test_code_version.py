@@ -59,6 +59,7 @@ def test_a_reworded_error_changes_nothing(copy: Path) -> None:
     assert digest("pipeline.recipe") == before
 
 
+@pytest.mark.slow
 def test_imports_inside_functions_count(copy: Path) -> None:
     before = digest("pipeline.prune.stage")
     extend(copy / "pipeline/prune/prune.py")

@@ -50,6 +50,7 @@ def is_accepted(drift: float, runs: int, noise: float, random: Random) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "noise"), [(30, 0.01), (30, 0.04), (100, 0.05), (500, 0.15)])
 def test_a_search_finds_steady_series_and_no_drifting_one_by_luck(runs: int, noise: float) -> None:
     assert share_accepted(0.0, runs, noise) == 1

@@ -91,6 +91,7 @@ def test_a_sealed_folder_is_served_and_one_that_was_never_packaged_too(model: Pa
     assert choose(tiny.folder).manifest == tiny.manifest
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_every_file_is_found(model: Path) -> None:
     names = {path.relative_to(model).as_posix() for path in files_of(model)}
     assert names >= {*FIGURES, "model.onnx", *(f"{FOLDER}/{name}" for name in FIGURES)}

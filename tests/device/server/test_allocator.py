@@ -28,6 +28,7 @@ with open("/proc/self/status") as status:
 IMAGE_MIB = 6000 * 6000 * 4 >> 20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_large_blocks_go_back() -> None:
     def resident(*, told: bool) -> int:

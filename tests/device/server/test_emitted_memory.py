@@ -24,7 +24,7 @@ from pipeline.containers.engine import Engine
 from pipeline.package.service_files import Service
 from targets.device.healthcheck import is_ready
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 LARGE = 500_000
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -29,6 +29,7 @@ def connected(running: Running, clients: ExitStack) -> socket.socket:
     return clients.enter_context(socket.create_connection((HOST, running.port), SECONDS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begin", "name"),
     [
@@ -82,6 +83,7 @@ def test_a_client_that_closes_its_half_gets_its_answer(folder: Path, tmp_path: P
                 assert client.recv(1) == b""
 
 
+@pytest.mark.slow
 def test_a_thousand_idle_connections_cost_little_and_keep_nobody_waiting(
     folder: Path, tmp_path: Path, clients: ExitStack
 ) -> None:
@@ -124,6 +126,7 @@ def test_idle_connections_make_room_and_busy_ones_do_not(folder: Path, tmp_path:
         assert running.ask(GOOD)[0] == 200
 
 
+@pytest.mark.slow
 def test_greedy_clients_that_read_nothing_take_no_memory(folder: Path, tmp_path: Path, clients: ExitStack) -> None:
     """What they ask for in a packet would be megabytes of answers."""
     with serving(folder, tmp_path / "log", IDLE_SECONDS=2, REQUEST_SECONDS=2) as running:
@@ -143,6 +146,7 @@ def test_greedy_clients_that_read_nothing_take_no_memory(folder: Path, tmp_path:
         assert eventually(lambda: open_files(running) <= files)
 
 
+@pytest.mark.slow
 def test_bodies_of_refused_requests_do_not_pile_up(folder: Path, tmp_path: Path) -> None:
     """A packet of a few kilobytes becomes 32 MiB before it is refused."""
     bomb = http_request(gzip.compress(b" " * (33 << 20)), "Content-Encoding: gzip")

@@ -16,7 +16,7 @@ from tiny_package import Packaged
 from pipeline.containers.engine import Engine
 from targets.device.healthcheck import is_ready
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 
 def test_a_container_killed_for_its_memory_comes_back_and_answers(engine: Engine, packaged: Packaged) -> None:

@@ -152,6 +152,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(folder: Path) -> None:
         assert running.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_ends_the_process_before_long(folder: Path, tmp_path: Path) -> None:
     """A pipe that is full would hold it for ever."""
     pipe = tmp_path / "pipe"
@@ -175,6 +176,7 @@ def test_a_log_that_nobody_reads_ends_the_process_before_long(folder: Path, tmp_
         os.close(reader)
 
 
+@pytest.mark.slow
 def test_damage_anywhere_in_the_artifact_is_found_and_named(folder: Path, tmp_path: Path) -> None:
     pick = random.Random(7)
     refused = 0

@@ -181,6 +181,7 @@ def fuzz(told: Told, examples: int) -> None:
     assert not [entry for entry in running.logged() if "traceback" in entry or entry["level"] == "error"]
 
 
+@pytest.mark.slow
 def test_a_thousand_broken_requests_leave_the_server_as_it_was(told: Told) -> None:
     fuzz(told, 25)
 

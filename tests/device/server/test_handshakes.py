@@ -36,6 +36,7 @@ def failures(running: Running) -> list[str]:
     return [entry["error"] for entry in running.logged() if entry["message"] == "TLS handshake failed"]
 
 
+@pytest.mark.slow
 def test_connections_that_say_nothing_are_counted_and_make_room(
     folder: Path, certificates: Certificates, tmp_path: Path, clients: ExitStack
 ) -> None:
@@ -56,6 +57,7 @@ def test_connections_that_say_nothing_are_counted_and_make_room(
         assert len(failures(running)) < 200
 
 
+@pytest.mark.slow
 def test_connections_that_say_nothing_are_cut_off_in_time(
     folder: Path, certificates: Certificates, tmp_path: Path, clients: ExitStack
 ) -> None:

@@ -149,6 +149,7 @@ def test_clients_at_the_same_time_get_their_own_answers(tiny: TinyPackage, tmp_p
         assert all(threads.map(ask, range(16)))
 
 
+@pytest.mark.slow
 def test_more_requests_than_are_held_are_asked_to_come_again(tiny: TinyPackage, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"MAX_WAITING": 2, "BATCH_IMAGES": 8, "BATCH_DELAY_MS": 2000}
     with serving(tiny.folder, tmp_path / "log", **settings) as running, ExitStack() as clients:

@@ -63,6 +63,7 @@ def send(client: socket.socket, data: bytes) -> None:
         return
 
 
+@pytest.mark.slow
 def test_clients_of_one_byte_a_second_hold_no_place(folder: Path, tmp_path: Path, clients: ExitStack) -> None:
     """With the settings as they are by themselves."""
     with serving(folder, tmp_path / "log") as running:
@@ -86,6 +87,7 @@ def test_clients_of_one_byte_a_second_hold_no_place(folder: Path, tmp_path: Path
             assert (status, "less than 1024 bytes per second (BODY_PACE)" in answer["error"]) == (408, True)
 
 
+@pytest.mark.slow
 def test_a_pace_that_is_low_enough_is_taken(folder: Path, tmp_path: Path, clients: ExitStack) -> None:
     """A slow link is no attack."""
     with serving(folder, tmp_path / "log", BODY_PACE=20) as running:
@@ -117,6 +119,7 @@ def test_bodies_that_stall_take_no_more_memory_than_those_that_wait_may(
         assert (status, "MAX_WAITING times MAX_BODY_MIB" in answer["error"]) == (429, True)
 
 
+@pytest.mark.slow
 def test_a_new_connection_takes_the_place_of_a_slow_one(folder: Path, tmp_path: Path, clients: ExitStack) -> None:
     with serving(folder, tmp_path / "log", MAX_CONNECTIONS=8) as running:
         for begin in (GOOD[:-10], GOOD[:20]):
@@ -141,6 +144,7 @@ def held(opened: Any, method: str, over: threading.Event) -> Any:
     return opened.stream_unary(method).future(message(), timeout=SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [pytest.param(INFER, id="infer"), pytest.param(LIVE, id="live")])
 def test_calls_whose_message_does_not_come_hold_nobody_up(
     folder: Path, tmp_path: Path, clients: ExitStack, method: str

@@ -129,6 +129,7 @@ def test_what_is_not_there_is_said_not_to_be(page: Page, status: StatusServer) -
     assert (said["p50"], said["Golden images"], said["Precision"]) == ("—", "not compared yet", "int8")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_told_with_the_time_and_found_again(shown: Page, status: StatusServer) -> None:
     status.stop()
     wait_for_word(shown, "No response")
@@ -171,6 +172,7 @@ def test_a_page_that_never_got_an_answer_promises_no_figures(page: Page, status:
     wait_for_word(page, "Ready")
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_and_kept_in_memory_alone(page: Page, status: StatusServer) -> None:
     status.token = "s3cret-token"
     page.open(status.url)

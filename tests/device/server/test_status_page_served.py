@@ -23,6 +23,7 @@ def artifact(tmp_path: Path) -> Path:
     return tiny.folder
 
 
+@pytest.mark.slow
 def test_it_tells_of_the_model_its_proof_and_the_requests(page: Page, artifact: Path, tmp_path: Path) -> None:
     with serving(artifact, tmp_path / "log") as running:
         page.open(f"http://{running.url}/")

@@ -51,6 +51,7 @@ def test_an_id_has_at_most_a_kibibyte(folder: Path, tmp_path: Path) -> None:
             assert refusal(opened, request(ONE, id=text)) == (grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
+@pytest.mark.slow
 def test_large_ids_of_clients_that_read_nothing_take_no_memory(
     folder: Path, tmp_path: Path, clients: ExitStack
 ) -> None:
@@ -66,6 +67,7 @@ def test_large_ids_of_clients_that_read_nothing_take_no_memory(
         assert resident_mib(running) < before + 30
 
 
+@pytest.mark.slow
 def test_a_thousand_clients_that_pipeline_and_read_nothing_are_bounded_together(
     folder: Path, tmp_path: Path, clients: ExitStack
 ) -> None:
@@ -104,6 +106,7 @@ def test_requests_behind_answers_that_are_not_taken_hold_no_place(folder: Path, 
 # gRPC
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [INFER, INFER.replace("ModelInfer", "ServerMetadata")])
 def test_calls_whose_answers_are_not_taken_hold_nobody_up(
     folder: Path, tmp_path: Path, clients: ExitStack, method: str

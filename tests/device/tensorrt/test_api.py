@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from tensorrt_bindings import GENERATIONS, ROOT, bindings, bindings_of, version
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["bindings", "version"]
 
 DEVICE = ROOT / "targets" / "device"

@@ -64,6 +64,7 @@ def test_options_are_read_or_refused(manifest: Manifest) -> None:
         dla_core_of(replace(manifest, session_options={"dla_core": "one"}))
 
 
+@pytest.mark.slow
 def test_whoever_opens_an_artifact_of_tensorrt_gets_its_engine(
     gpu: Device, manifest: Manifest, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_manifest_of_another_network_is_refused(gpu: Device, manifest: Manifes
     assert "and 4 classes; its manifest says [3, 8, 8] and 2" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_engine_is_measured_as_any_model_is(gpu: Device, manifest: Manifest, tmp_path: Path) -> None:
     settings = {**gpu.environment, "MODEL_FOLDER": tmp_path / "model"}
     done = python("-m", "targets.device", "bench", "0.2", **settings)

@@ -52,6 +52,7 @@ def medians(comparison: dict[str, Any]) -> dict[str, float | None]:
     return {rival["precision"]: rival["median_ms"] for rival in comparison["rivals"]}
 
 
+@pytest.mark.slow
 def test_the_fastest_of_those_that_pass_is_served_and_every_document_says_why(tiny: Device, model: Path) -> None:
     text = f"fp32: 1.5 ms against 2 ms of int8 and 1.6 ms of fp16, timed in turn {ON}"
     with ready(model, tiny, **slow(int8=500, fp16=100)) as running:
@@ -81,6 +82,7 @@ def test_the_fastest_of_those_that_pass_is_served_and_every_document_says_why(ti
         assert judged["is_new"] is False
 
 
+@pytest.mark.slow
 def test_a_tie_goes_to_the_smaller_precision(tiny: Device, model: Path) -> None:
     with ready(model, tiny, **slow(int8=60, fp16=30)) as running:
         facts = get(running, "/v2/models/tiny")[1]["parameters"]
@@ -91,6 +93,7 @@ def test_a_tie_goes_to_the_smaller_precision(tiny: Device, model: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_pass_is_left_out_with_its_reason(tiny: Device, model: Path) -> None:
     """Though it is the fastest."""
     given = {"STAND_IN_SPOILS": rarest(model), **slow(fp16=100, fp32=500)}
@@ -110,6 +113,7 @@ def test_an_engine_that_does_not_pass_is_left_out_with_its_reason(tiny: Device, 
             assert "served with reservations" in [entry["message"] for entry in running.logged()]
 
 
+@pytest.mark.slow
 def test_one_alone_that_passes_is_served_untimed(tiny: Device, model: Path) -> None:
     given = {"STAND_IN_SPOILS": rarest(model), "STAND_IN_SPOILT": "int8 fp16"}
     for expected in (EACH * 3, ["open"]):
@@ -119,6 +123,7 @@ def test_one_alone_that_passes_is_served_untimed(tiny: Device, model: Path) -> N
             assert get(running, "/proof")[1]["reason"].count("Excluded from the comparison: ") == 2
 
 
+@pytest.mark.slow
 def test_where_none_passes_it_is_not_ready_and_says_every_reason(tiny: Device, model: Path) -> None:
     given = {"STAND_IN_SPOILS": rarest(model), "STAND_IN_SPOILT": "int8 fp16 fp32"}
     for expected in (EACH * 3, ["open"] * 3):
@@ -134,6 +139,7 @@ def test_where_none_passes_it_is_not_ready_and_says_every_reason(tiny: Device, m
     assert kept(tiny) == []
 
 
+@pytest.mark.slow
 def test_what_cannot_be_built_or_answers_no_numbers_is_left_out(tiny: Device, model: Path) -> None:
     """And a build that failed is tried at the next start, which times nothing anew unless it succeeds."""
     given = {
@@ -205,6 +211,7 @@ def test_another_engine_is_another_comparison(tiny: Device, model: Path) -> None
         assert "the fp16 engine cannot be built: " in get(running, "/proof")[1]["reason"]
 
 
+@pytest.mark.slow
 def test_other_terms_are_judged_anew_by_the_times_that_are_kept(tiny: Device, model: Path) -> None:
     with ready(model, tiny, **slow(int8=500, fp32=500)) as running:
         before = compared(running)
@@ -216,6 +223,7 @@ def test_other_terms_are_judged_anew_by_the_times_that_are_kept(tiny: Device, mo
         assert (after["terms"]["max_drop"], medians(after)) == (2.0, medians(before))
 
 
+@pytest.mark.slow
 def test_it_can_be_asked_to_end_while_it_compares(tiny: Device, model: Path) -> None:
     running = start(model, model.parent / "log", **settings(tiny, STAND_IN_DELAY="0.005"))
     try:
@@ -233,6 +241,7 @@ def test_it_can_be_asked_to_end_while_it_compares(tiny: Device, model: Path) -> 
     assert kept(tiny) == []
 
 
+@pytest.mark.slow
 def test_without_leave_nothing_but_the_main_model_is_built(tiny: Device, model: Path) -> None:
     """Whatever lies in the image."""
     terms = json.loads((model / "first_start.json").read_text())

@@ -113,6 +113,7 @@ def test_while_it_builds_it_lives_and_says_how_far_it_is(tiny: Device, model: Pa
     assert (tiny.entries, tiny.left_over) == ([], [])
 
 
+@pytest.mark.slow
 def test_a_build_that_takes_long_is_not_taken_for_one_that_hangs(tiny: Device, model: Path) -> None:
     """After four times REQUEST_SECONDS a model that hangs while it answers ends the process."""
     with ready(model, tiny, STAND_IN_BUILD="sleep 6", REQUEST_SECONDS=1) as running:
@@ -121,6 +122,7 @@ def test_a_build_that_takes_long_is_not_taken_for_one_that_hangs(tiny: Device, m
         logits_of(running)
 
 
+@pytest.mark.slow
 def test_a_start_that_is_killed_leaves_nothing_to_be_taken_for_an_engine(tiny: Device, model: Path) -> None:
     with ready(model, tiny):
         pass
@@ -163,6 +165,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "reason"), [pytest.param(*each, id=name) for name, each in DAMAGE.items()])
 def test_an_engine_that_does_not_belong_is_built_anew_and_the_log_says_why(
     tiny: Device, model: Path, damage: Callable[[Path], object], reason: str
@@ -182,6 +185,7 @@ def test_an_engine_that_does_not_belong_is_built_anew_and_the_log_says_why(
     assert {path.name for path in entry.iterdir()} == FILES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["predictions.npz", "golden.npz", "report.json"])
 def test_a_proof_that_is_damaged_is_made_again_by_the_engine_that_is_there(
     tiny: Device, model: Path, name: str
@@ -200,6 +204,7 @@ def test_a_proof_that_is_damaged_is_made_again_by_the_engine_that_is_there(
     assert engine.stat().st_ino == before
 
 
+@pytest.mark.slow
 def test_an_engine_that_fails_its_gate_is_not_served_and_the_figures_are_said(tiny: Device, model: Path) -> None:
     """Also at the next start, which need not find it out again."""
     spoilt = {"STAND_IN_SPOILS": rarest(model)}
@@ -228,6 +233,7 @@ def test_golden_images_that_do_not_match_refuse_it_whatever_the_gate_says(tiny: 
         assert (proof["state"], proof["report"]["verdict"]) == ("failed", "pass")
 
 
+@pytest.mark.slow
 def test_fp16_takes_the_place_of_int8_where_the_recipe_allows_it_and_everything_says_so(
     tiny: Device, tmp_path: Path
 ) -> None:
@@ -259,6 +265,7 @@ def test_fp16_takes_the_place_of_int8_where_the_recipe_allows_it_and_everything_
     assert len(tiny.entries) == 2
 
 
+@pytest.mark.slow
 def test_too_few_images_to_tell_stop_it_or_not_as_the_recipe_says(tiny: Device, tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "stop", count=60, fallback="fp16")
     with refused(tmp_path / "stop", tiny) as running:
@@ -276,6 +283,7 @@ def test_too_few_images_to_tell_stop_it_or_not_as_the_recipe_says(tiny: Device, 
         assert "The gate is undecided; the model is served as the recipe allows." in proof["reason"]
 
 
+@pytest.mark.slow
 def test_an_engine_that_no_longer_repeats_itself_is_not_served(tiny: Device, model: Path) -> None:
     with ready(model, tiny):
         pass
@@ -287,6 +295,7 @@ def test_an_engine_that_no_longer_repeats_itself_is_not_served(tiny: Device, mod
         assert f"remove {tiny.entries[0]} to build and prove it again" in reason
 
 
+@pytest.mark.slow
 def test_two_on_one_volume_build_once(tiny: Device, model: Path, tmp_path: Path) -> None:
     given = settings(tiny, STAND_IN_BUILD="sleep 1.5")
     with serving(model, tmp_path / "log1", **given) as one, serving(model, tmp_path / "log2", **given) as two:
