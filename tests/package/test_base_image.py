@@ -122,7 +122,9 @@ def test_where_no_registry_answers_a_known_base_that_is_here_is_taken_and_named(
     monkeypatch.setattr("targets.base_images.known_bases", lambda: {target.base_image: absent, "another": here})
     found = find_base(engine, target, None, progress=Plain(is_verbose=False))
     assert found.tag == base_image
-    assert f"127.0.0.1:1/absent:1 cannot be pulled; building on {base_image}" in capsys.readouterr().err
+    assert (
+        f"127.0.0.1:1/absent:1 cannot be pulled; building on the local image {base_image}" in capsys.readouterr().err
+    )
     with pytest.raises(PackageError, match="cannot be pulled"):
         find_base(engine, target, absent.tag, progress=Silent())
 

@@ -107,7 +107,9 @@ def test_a_what_if_that_fails_leaves_the_proven_artifact_where_it_is(trained: Pa
     beside = proven.with_name("model-0.1.0-cpu.fail")
     Image.new("L", (8, 8)).save(tmp_path / "photo.png")
     assert "not proven" not in deploy("predict", str(proven), "photo.png", cwd=tmp_path).stderr
-    assert "is not proven: the gate says fail" in deploy("predict", str(beside), "photo.png", cwd=tmp_path).stderr
+    assert (
+        "is not proven: the gate's verdict is fail" in deploy("predict", str(beside), "photo.png", cwd=tmp_path).stderr
+    )
 
 
 @pytest.mark.slow

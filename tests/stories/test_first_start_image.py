@@ -204,7 +204,7 @@ def test_what_cannot_be_collected_is_said_with_the_reason(
     assert "has no proof to collect" in failed.stderr
     assert "TensorRT cannot be imported" in failed.stderr
     gone = collect(folder, f"http://127.0.0.1:{port}", code=25)
-    assert "cannot be asked" in gone.stderr
+    assert "does not respond" in gone.stderr
     assert "is not a server's address" in collect(folder, "orin.local", code=25).stderr
 
 
