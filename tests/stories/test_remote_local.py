@@ -80,7 +80,6 @@ def folder(engine: Engine, tmp_path: Path) -> Iterator[Path]:
         engine.client.images.remove(f"{NAME}:0.1.0-cpu", force=True)
 
 
-@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.long
 def test_an_image_is_built_proven_and_tagged_here(engine: Engine, folder: Path, base_image: str) -> None:
