@@ -60,6 +60,11 @@ def _scope_of(file: str) -> str:
     return "built" if BUILT.search(text) else file
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups that one process must run alone: at the end the other one would wait for it."""
+    items.sort(key=lambda item: _scope_of(item.nodeid.partition("::")[0]) not in ("built", "shared"))
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAtATime:
     return OneAtATime(config, log)
 
