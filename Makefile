@@ -1,12 +1,14 @@
 # Two commands do everything on a fresh machine with Python 3: `make demo` and `make test`.
 #
 #   make demo        set up, then the main job on embedded data, up to a running, answering container
-#   make test        set up, then lint, types and the tests (at most 20 minutes on 2 cores)
+#   make test        set up, then lint, types and the quick tests (at most 10 minutes on 2 cores)
+#   make test-ci     what CI runs: those that take seconds each, too
 #   make test-all    the long ones too: many kills, every reference network, 20,000 broken requests; and the status page
 #                    in a browser, for which Chromium is installed where there is none (root), saying so
 #   make test-arm64  builds for 64-bit ARM, emulated here; sets up QEMU and a base image first (root), saying so
 #   make test-gpu    builds and runs engines on this machine's NVIDIA GPU; skipped, with the reason, where there is none
 #   make lint        ruff, mypy, codespell
+#   make docs        the documents as a site, in build/site
 #   make soak        load on a server for MINUTES (15) of SUBJECT, an image or an artifact folder (the demo's image)
 #   make clean       remove what the above made
 #
@@ -23,12 +25,15 @@ SUBJECT ?= digits:0.1.0-cpu
 BIN := $(VENV)/bin
 export TORCH_INDEX PYTHON ENGINE BROWSER
 
-.PHONY: demo test test-all test-arm64 test-gpu lint soak setup setup-dev clean
+.PHONY: demo test test-ci test-all test-arm64 test-gpu lint soak docs setup setup-dev clean
 
 demo: setup
 	@scripts/demo.sh $(VENV)
 
 test: setup-dev lint
+	@scripts/test.sh $(VENV) -m "not slow and not long and not arm64"
+
+test-ci: setup-dev lint
 	@scripts/test.sh $(VENV) -m "not long and not arm64"
 
 test-all: setup-dev lint
@@ -50,7 +55,11 @@ lint: setup-dev
 	$(BIN)/codespell
 
 soak: setup
-	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(SUBJECT)
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(SUBJECT)
+
+docs:
+	@scripts/setup.sh $(VENV) docs
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 setup:
 	@scripts/setup.sh $(VENV)

@@ -1,8 +1,8 @@
-"""Make the image's Python environment from the wheels beside this file: python3 install.py ENVIRONMENT LAYER
+"""Create the image's Python environment from the wheels next to this file: python3 install.py ENVIRONMENT LAYER
 
-Runs inside the image's build, without network. What a model server never opens is left out. The environment is
-made where it will be, then moved below LAYER with its parent folders, all times fixed: so the layer that is copied
-from there is the same, bit for bit, wherever it is made from the same wheels.
+Runs in the image's build, without network. Files that a model server never opens are removed. The environment is
+created at its final path, then moved below LAYER with its parent folders and fixed times, so that the layer copied
+from there is bit-identical for the same wheels.
 """
 
 import os
@@ -15,7 +15,7 @@ WHEELS, SURPLUS = Path(__file__).parent / "wheels", Path(__file__).parent / "sur
 SCRIPTS = ("bin/[!p]*", "bin/pip*")
 IMPORTS = "import httptools, numpy, orjson, PIL.Image, prometheus_client"
 IMPORTS_OF_GRPC = "grpc.aio, google.protobuf.internal.builder"
-FIXED_TIME = 315532800  # 1980-01-01, the earliest that a zip archive can hold
+FIXED_TIME = 315532800  # 1980-01-01, the earliest time that a zip archive supports
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def shows_another_cpu() -> bool:
-    """Whether an emulator shows its host's /proc/cpuinfo, on which ONNX Runtime for ARM crashes; it is tried later."""
+    """Return whether an emulator shows the host's /proc/cpuinfo, with which ONNX Runtime for ARM crashes on import."""
     return os.uname().machine == "aarch64" and "CPU implementer" not in Path("/proc/cpuinfo").read_text()
 
 

@@ -1,6 +1,6 @@
-# The image of an ONNX Runtime target: base, dependencies, device code, model, in order of how rarely they change.
-# Built without network from a context that holds everything; needs Python 3 with venv in BASE, nothing else.
-# Each of the three copies brings its folders along, so that no time of the build enters a layer.
+# The image of an ONNX Runtime target: base, dependencies, device code, model; layers that change least come first.
+# Built without network from a complete context; BASE needs only Python 3 with venv.
+# Each of the three COPY steps includes its parent folders, so that layers contain no build time.
 ARG BASE
 FROM ${BASE} AS dependencies
 LABEL dev.edge-deploy.stage="dependencies"
@@ -11,8 +11,8 @@ RUN ["python3", "/install/install.py", "/opt/edge-deploy", "/layer"]
 FROM ${BASE}
 COPY --from=dependencies /layer /
 COPY device /
-# OpenBLAS computes nothing here; one thread keeps it from reserving memory for every core.
-# ONNX Runtime reports its use to its makers unless it is told not to.
+# OpenBLAS is not used; one thread keeps it from reserving memory for every core.
+# ONNX Runtime sends telemetry by default.
 ENV PYTHONPATH=/opt/edge-deploy/device \
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -1,11 +1,11 @@
-# The image of a TensorRT target: base with TensorRT, packages, device code, model, in order of how rarely they change.
-# Nothing is run while it is built, so that it can be built on a machine of another platform, and without a GPU; needs
-# Python 3 and TensorRT with its Python bindings in BASE. The engine is made when the image is first started.
+# The image of a TensorRT target: base with TensorRT, packages, device code, model; layers that change least come first.
+# The build runs no programs of the image, so it works on another platform and without a GPU. BASE needs
+# Python 3 and TensorRT with its Python bindings. The engine is built when the image is first started.
 ARG BASE
 FROM ${BASE}
 COPY packages /
 COPY device /
-# An engine is built once and kept in this volume, with what proves it; a named one outlives its container.
+# An engine is built once and kept in this volume with its proof; a named volume outlives the container.
 COPY --chown=10001:10001 cache/var/cache /var/cache/
 VOLUME /var/cache/edge-deploy
 ENV PYTHONPATH=/opt/edge-deploy/device:/opt/edge-deploy/packages \
@@ -21,7 +21,7 @@ USER 10001:10001
 WORKDIR /
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# Building takes minutes, on a small module tens of them; until then it is alive and not ready.
+# Building takes minutes, up to an hour on a small module; until then the container is alive but not ready.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60m --retries=3 \
     CMD ["python3", "-m", "targets.device", "healthcheck"]
 ENTRYPOINT ["python3", "-m", "targets.device"]

@@ -1,4 +1,4 @@
-"""What stages hand to each other: frozen facts and paths, never live tensors or sessions."""
+"""What stages pass to each other: frozen values and paths, never live tensors or sessions."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from pipeline.groups import GroupAccuracy
+from targets.device.gate.judgement import Judgement
+
+Fallback = Literal["none", "fp16", "fastest"]
+"""Which engines a device may build besides the main model's: none; fp16 if the main int8 engine does not
+pass; every precision, of which the fastest is served."""
 
 
 class Precision(StrEnum):
@@ -40,13 +44,25 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
+class Role(StrEnum):
+    """What a model is for in its image; alternatives are built and judged like the main model."""
+
+    MAIN = "model"
+    SATURATION_SAFE = "saturation-safe variant"
+    """7-bit weights, served where the CPU's int8 sums would saturate."""
+    FALLBACK = "fallback"
+    """Built on the device if the main model's engine does not pass."""
+    RIVAL = "rival"
+    """Timed against the main model on the device, which serves the fastest."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """Everything needed to rebuild the network from plain weights, pruned or not."""
 
     family: Literal["torchvision", "cifar", "custom"]
     name: str
-    """As published, e.g. `resnet20` or `resnet50`; for a model of the user's own, its factory."""
+    """As published, such as `resnet20` or `resnet50`; the factory's name for the user's own model."""
     block: Literal["basic", "bottleneck", "custom"]
     depths: tuple[int, ...]
     """Residual blocks per stage."""
@@ -60,9 +76,9 @@ class Architecture:
     classes: tuple[str, ...]
     """Class names in the order of the network's outputs."""
     widths: dict[str, int] = field(default_factory=dict)
-    """Output channels of every convolution by module name; pruning changes them, nothing else does."""
+    """Output channels of every convolution by module name; only pruning changes them."""
     factory: str | None = None
-    """`package.module:function` where the network is the user's own."""
+    """`package.module:function` of the user's own network."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True)
@@ -104,10 +120,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a network costs for one image: trained parameters, multiply-accumulates, bytes of fp32 weights.
+    """Cost of a network for one image: trained parameters, multiply-accumulates, bytes of fp32 weights.
 
-    The constant 1x1 convolution that stands for an option-A shortcut holds no trained parameters and is not
-    counted in `parameters`; its multiply-accumulates are not counted either, as the network has none there.
+    The constant 1x1 convolution that implements an option-A shortcut has no trained parameters and is not counted
+    in `parameters`; its multiply-accumulates are not counted either, as the original network has none there.
     """
 
     parameters: int
@@ -117,10 +133,10 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationRange:
-    """One tensor's symmetric clipping range; the integer grid is chosen by the dialect that is written."""
+    """One tensor's symmetric clipping range; the dialect that is written chooses the integer grid."""
 
     amax: float
-    signed: bool  # False where the tensor holds no negative value.
+    signed: bool  # False if the tensor has no negative value.
     post_relu: bool
 
 
@@ -128,8 +144,8 @@ class ActivationRange:
 class Quantization:
     """Quantization parameters as data, independent of any file format.
 
-    Keys of `activations` are quantization points (see `pipeline.quantize`), keys of `weights` are module names
-    of Conv2d and Linear; a weight has one scale per output channel. Biases stay float: their int32 grid follows
+    Keys of `activations` are quantization points (see `quantize.quantize`), keys of `weights` are module names
+    of Conv2d and Linear; a weight has one scale per output channel. Biases stay float: their int32 scale follows
     from the input's scale when a dialect is written.
     """
 
@@ -155,21 +171,21 @@ class Quantization:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """An ONNX file against the PyTorch model it was written from, on the same real images."""
+    """Comparison of an ONNX file with the PyTorch model it was written from, on the same real images."""
 
     images: int
     tensors: int
-    """Compared on their integer grids, each computed from the file's own integers before it; 0 of a float file."""
+    """Tensors compared on their integer grids, each computed from the file's own integers before it; 0 for float."""
     largest_distance: float
-    """In steps, between one of the file's integers and PyTorch's number there; 0.5 is what rounding takes."""
+    """In quantization steps, between an integer of the file and PyTorch's value; rounding alone gives up to 0.5."""
     float_error: float
-    """Mean difference of a float file's logits from float64, in those of PyTorch's float32; 0 of an integer file."""
+    """Mean error of a float file's logits against float64, relative to PyTorch float32's; 0 for integer files."""
     max_abs_difference: float
-    """Of the logits; those of an integer file are computed from its own integers before the last layer."""
+    """Of the logits; for an integer file they are computed from its own integers before the last layer."""
     logit_range: float
-    """Largest minus smallest logit of the PyTorch model: the scale to read the difference on."""
+    """Largest minus smallest logit of the PyTorch model: the scale for the difference."""
     is_undisturbed: bool
-    """Whether the file gave the same logits to the bit while its integers were looked at."""
+    """Whether the file gave bit-identical logits while its integers were read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,14 +197,14 @@ class OnnxModel:
     precision: Precision
     parity: Parity
     quantized_layers: tuple[str, ...]
-    """Conv and Gemm nodes that the plan has in int8, by node name."""
+    """Names of the Conv and Gemm nodes that run in int8 by the plan."""
     float_layers: tuple[str, ...]
-    """Conv and Gemm nodes that the plan keeps in float, by node name."""
+    """Names of the Conv and Gemm nodes that stay in float by the plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds of one inference, batch 1; ratios are taken on CPU time (wall time suffers from neighbours)."""
+    """Milliseconds of one inference, batch 1; ratios use CPU time (other programs disturb wall time)."""
 
     cpu_ms: float
     wall_ms: float
@@ -199,13 +215,13 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Conv and Gemm nodes of the runtime's own optimized graph, by what they really run in."""
+    """Conv and Gemm nodes of the runtime's own optimized graph, by the precision they actually run in."""
 
     int8_nodes: int
     float_nodes: int
-    kept_float: tuple[str, ...] = ()  # Because the plan says so.
+    kept_float: tuple[str, ...] = ()  # By the plan.
     operators: dict[str, int] = field(default_factory=dict)
-    """Operator types of the optimized graph and how often each occurs."""
+    """Operator types of the optimized graph and their counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +232,7 @@ class Candidate:
     folder: Path
     """A complete artifact folder: the model file, `manifest.json`, `golden.npz`."""
     latency: Latency | None
-    audit: Audit | None  # Both None of TensorRT: its device alone times it and says what is in int8.
+    audit: Audit | None  # Both None for TensorRT: only its device times it and reports what is in int8.
     selection_top1: float
     selection_drop_points: float
     """Top-1 of the float baseline minus this candidate's, in points, on the selection split."""
@@ -229,13 +245,15 @@ class Compilation:
     candidates: tuple[Candidate, ...]
     float_latency: Latency | None
     selection_images: int
-    stand_in: str | None = None
-    """What answered in the target's place: this host's platform, whose latencies are its own, or ONNX Runtime."""
+    place: Place
+    """Relation of the measuring machine to the target: only `HOST` timed the target's own platform."""
+    measured_by: str
+    """That machine's platform, or the ONNX Runtime that computed instead of TensorRT."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What would ship: the chosen candidate, and why it was chosen."""
+    """The chosen candidate that would ship, and the reason for the choice."""
 
     folder: Path
     target: str
@@ -243,8 +261,16 @@ class Artifact:
     reason: str
     candidate: Candidate
     float_latency: Latency | None
-    stand_in: str | None = None
-    """As in `Compilation`."""
+    place: Place
+    """As in `Compilation`, like the next field."""
+    measured_by: str
+    role: Role = Role.MAIN
+
+    @property
+    def name(self) -> str:
+        """In messages: `model`, `saturation-safe variant`, `fp16 fallback`."""
+        is_of_a_gpu = self.role in (Role.FALLBACK, Role.RIVAL)
+        return f"{self.precision} {self.role}" if is_of_a_gpu else self.role.value
 
     @property
     def manifest(self) -> Path:
@@ -252,58 +278,66 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AccuracyReport:
-    """The artifact against the float baseline on the same images (see `pipeline.validate`)."""
+class TimeBudgetResult:
+    """Result for the requested time: a latency or a speedup; the fields of the other are None."""
 
+    asked_ms: float | None
+    asked_speedup: float | None
+    predicted_ms: float
+    predicted_speedup: float
+    planned_ms: float | None
+    """Of the pruned network before its recovery; None if it was not timed here."""
+    planned_speedup: float | None
+    artifact_ms: float | None
+    artifact_speedup: float | None
+    verdict: Literal["held", "missed", "unmeasured"]
+    reason: str
+    """Why it is unmeasured; empty otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupAccuracy:
+    """Both models on one group of the gate's images, such as the faces of one size, where this is the recall."""
+
+    name: str
+    images: int
+    float_share: float
+    """Share of the images classified correctly."""
+    float_interval: tuple[float, float]
+    """Two-sided 95 % interval of that share (Wilson)."""
+    artifact_share: float
+    artifact_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyReport(Judgement):
+    """A judgement with the artifact and the images it is about, and the place (see `pipeline.validate.judge`)."""
+
+    verdict: Verdict
     target: str
     place: Place
-    verdict: Verdict
-    images: int
-    float_top1: float
-    artifact_top1: float
-    float_top5: float | None
-    artifact_top5: float | None
-    lost: int
-    """Images the float model has right and the artifact wrong."""
-    won: int
-    """Images the artifact has right and the float model wrong."""
-    drop_points: float
-    """Loss of top-1 in points; a loss is positive."""
-    drop_interval_points: tuple[float, float]
-    """Two-sided 95 % interval of the drop."""
-    drop_bounds_points: tuple[float, float]
-    """One-sided bounds of `confidence`; the verdict compares them with the margin."""
-    max_drop_points: float
-    flip_rate: float
-    """Share of images whose predicted class changed."""
-    worst_class: str
-    worst_class_drop_points: float
     gate_looks: int
-    """How many artifacts of this model the gate's images had judged when they judged this one, itself included."""
-    advice: str
-    """For `undecided`: how many images would decide, or that more cannot be expected to."""
+    """Number of this model's artifacts judged on the gate's images so far, including this one."""
     shard_sha256: str
     artifact_sha256: str
     instruction_set: str
     runtime: str
-    groups: tuple[GroupAccuracy, ...] = ()  # Where the data set names some.
-    confidence: float = 0.95
-    """Of the bounds; more than 0.95 where it is corrected for the looks at the gate."""
+    groups: tuple[GroupAccuracy, ...] = ()  # If the dataset defines groups.
     expected_accuracy: float | None = None
-    """Share that the float network was said to have where it was trained; what `float_top1` was held against."""
+    """Share that the float network reached where it was trained, as given by the user; compared with `float_top1`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A container image that answered like the artifact it holds, or passed a gate of its own where it runs."""
+    """A container image that gave the same answers as its artifact, or passed its own gate where it runs."""
 
     tag: str
     id: str
     bytes: int
     platform: str
     place: Place = Place.IMAGE
-    """Where its answers came from: `emulated` where the engine's own platform is another."""
+    """Where its answers came from: `emulated` if the engine's own platform is a different one."""
 
 
 Judge = Callable[[Path, Place], AccuracyReport]
-"""From the file of a container's answers and their place to the gate's report; raises where it says no."""
+"""Takes the file of a container's answers and their place, returns the gate's report; raises if it does not pass."""

@@ -1,39 +1,42 @@
-"""Everything that can go wrong, one exit code per class.
+"""All errors that a user can act on, one exit code per class.
 
 DeployError
 ├── RecipeError         3   an option or deploy.toml is wrong
 ├── CheckpointError     4   the trained model cannot be loaded
 ├── DataError           5   images or labels cannot be used
-├── TargetError         6   no such target, or one that cannot do what was asked
-├── CompressionError    7   pruning, training or quantization cannot reach what was asked
+├── TargetError         6   no such target, or the target does not support the request
+├── CompressionError    7   pruning, training or quantization cannot reach the requested goal
 ├── ExportError         8   the ONNX file does not compute what PyTorch computes
 ├── CompileError        9   the runtime does not run the plan (a layer fell back to float)
 ├── GateFailed         10   the artifact loses more accuracy than allowed
 ├── GateUndecided      11   too few images to tell
 ├── EngineMissing      12   no Docker engine answers; everything up to the image is done
-├── PackageError       13   the image could not be built, or does not answer as the artifact did
+├── PackageError       13   the image could not be built, or its answers differ from the artifact's
 ├── WorkspaceError     14   the workspace is locked, damaged or its disk is full
 ├── ToolError          15   another program (pip, docker, …) failed
 ├── HostUnknown        16   no address is known for a device's name
-├── HostKeyRefused     17   a device's host key is unknown, or another than before
-├── AccessDenied       18   a device does not let this user in
-├── HostUnreachable    19   no way to a device, or nothing listens there
-├── ConnectionLost     20   a device went away in the middle
-├── DeviceUnfit        21   a device is another than its target says, or lacks what it needs
+├── HostKeyRefused     17   a device's host key is unknown or has changed
+├── AccessDenied       18   a device refuses the login
+├── HostUnreachable    19   no route to a device, or nothing listens there
+├── ConnectionLost     20   a device disconnected
+├── DeviceUnfit        21   a device does not match its target, or lacks what it needs
 ├── CommandMissing     22   a program is not installed on a device
 ├── DeviceDiskFull     23   a device's disk is full
-├── DeviceTimeout      24   a device took longer than it is given
-├── DeviceError        25   a device could not do what it was told
-├── LatencyMissed      26   the artifact takes longer than was asked
-├── ProcessLost        27   one of a training's processes ended before it was done
+├── DeviceTimeout      24   a device exceeded its time limit
+├── DeviceError        25   a command on a device failed
+├── LatencyMissed      26   the artifact is slower than requested
+├── ProcessLost        27   a training process ended before the training was done
 └── NotEnoughMemory    28   this machine, or its control group, has less memory than the build needs
 
-A message says what happened, with the actual value, and what to do next. `pipeline.cli` alone catches and prints.
-0 is success, 1 a bug of ours (with its traceback), 2 a wrong command line, 130 an interrupt.
+A message says what happened, with the actual value, and what to do next. Only `pipeline.cli.app` catches and prints.
+0 is success, 1 a bug in Edge Deploy (with its traceback), 2 a wrong command line, 130 an interrupt.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pipeline.artifacts import AccuracyReport
 
 
 class DeployError(Exception):
@@ -60,12 +63,12 @@ class DataError(DeployError):
 
 class TargetError(DeployError):
     exit_code = 6
-    meaning = "no such target, or one that cannot do what was asked"
+    meaning = "no such target, or the target does not support the request"
 
 
 class CompressionError(DeployError):
     exit_code = 7
-    meaning = "pruning, training or quantization cannot reach what was asked"
+    meaning = "pruning, training or quantization cannot reach the requested goal"
 
 
 class ExportError(DeployError):
@@ -81,11 +84,15 @@ class CompileError(DeployError):
 class GateFailed(DeployError):
     exit_code = 10
     meaning = "the artifact loses more accuracy than allowed"
+    report: "AccuracyReport | None" = None
+    """The main model's report, if the error is about the main model."""
 
 
 class GateUndecided(DeployError):
     exit_code = 11
     meaning = "too few images to decide"
+    report: "AccuracyReport | None" = None
+    """The main model's report, if the error is about the main model."""
 
 
 class EngineMissing(DeployError):
@@ -95,7 +102,7 @@ class EngineMissing(DeployError):
 
 class PackageError(DeployError):
     exit_code = 13
-    meaning = "the image could not be built, or does not answer as the artifact did"
+    meaning = "the image could not be built, or its answers differ from the artifact's"
 
 
 class WorkspaceError(DeployError):
@@ -115,27 +122,27 @@ class HostUnknown(DeployError):
 
 class HostKeyRefused(DeployError):
     exit_code = 17
-    meaning = "a device's host key is unknown, or another than before"
+    meaning = "a device's host key is unknown or has changed"
 
 
 class AccessDenied(DeployError):
     exit_code = 18
-    meaning = "a device does not let this user in"
+    meaning = "a device refuses the login"
 
 
 class HostUnreachable(DeployError):
     exit_code = 19
-    meaning = "there is no way to a device, or nothing listens there"
+    meaning = "no route to a device, or nothing listens there"
 
 
 class ConnectionLost(DeployError):
     exit_code = 20
-    meaning = "a device went away in the middle"
+    meaning = "a device disconnected"
 
 
 class DeviceUnfit(DeployError):
     exit_code = 21
-    meaning = "a device is not what its target says, or lacks what it needs"
+    meaning = "a device does not match its target, or lacks what it needs"
 
 
 class CommandMissing(DeployError):
@@ -150,22 +157,22 @@ class DeviceDiskFull(DeployError):
 
 class DeviceTimeout(DeployError):
     exit_code = 24
-    meaning = "a device took longer than it is given"
+    meaning = "a device exceeded its time limit"
 
 
 class DeviceError(DeployError):
     exit_code = 25
-    meaning = "a device could not do what it was told"
+    meaning = "a command on a device failed"
 
 
 class LatencyMissed(DeployError):
     exit_code = 26
-    meaning = "the artifact takes longer than was asked"
+    meaning = "the artifact is slower than requested"
 
 
 class ProcessLost(DeployError):
     exit_code = 27
-    meaning = "one of a training's processes ended before it was done"
+    meaning = "a training process ended before the training was done"
 
 
 class NotEnoughMemory(DeployError):
@@ -204,7 +211,7 @@ EXIT_CODES: tuple[type[DeployError], ...] = (
 
 
 def worst_of(errors: Sequence[DeployError]) -> DeployError | None:
-    """The failure that matters most: any other above a failed or undecided gate, a missed time, no engine."""
+    """Return the most severe error: a failed or undecided gate, a missed time and a missing engine rank last."""
     mildest_first = (EngineMissing, LatencyMissed, GateUndecided, GateFailed)
 
     def severity(error: DeployError) -> int:

@@ -1,4 +1,4 @@
-"""The one door to other programs: the command is shown first, a failure becomes our error."""
+"""Run other programs: the command is logged first, a failure raises `ToolError`."""
 
 import shlex
 import subprocess
@@ -12,7 +12,7 @@ TAIL_LINES = 20
 
 
 class Run(Protocol):
-    """The signature of `run`, so that callers can be handed another door."""
+    """The signature of `run`, so that callers can be given another implementation."""
 
     def __call__(
         self, command: Sequence[str], *, progress: Progress, environment: Mapping[str, str] | None = None
@@ -20,7 +20,7 @@ class Run(Protocol):
 
 
 def run(command: Sequence[str], *, progress: Progress, environment: Mapping[str, str] | None = None) -> str:
-    """Run `command`, return what it wrote to stdout; raise `ToolError` with the tail of its output if it fails."""
+    """Run `command` and return its stdout; raise `ToolError` with the tail of its output if it fails."""
     progress.detail("+ " + shlex.join(command))
     try:
         done = subprocess.run(

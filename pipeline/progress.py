@@ -1,7 +1,7 @@
-"""What a running stage may say: lines and counted tasks. The CLI decides how they look.
+"""Progress of a running stage: lines and counted tasks. The CLI decides how they look.
 
-A task counts steps. Work that cannot know how many steps it is, such as a timing that runs again while the machine is
-busy, reports shares of itself; whoever asked for it knows which portion of the task that is.
+A task counts steps. Work that does not know its number of steps, such as a timing that is repeated while the machine
+is busy, reports shares of itself; the caller knows which portion of the task that is.
 """
 
 from collections.abc import Iterator
@@ -11,39 +11,39 @@ from typing import Protocol
 
 class Advance(Protocol):
     def __call__(self, steps: int = 1, *, note: str = "") -> None:
-        """Move the task on by `steps`; `note` is a short live text such as `loss 0.31  top-1 91.2 %`."""
+        """Advance the task by `steps`; `note` is a short live text such as `loss 0.31  top-1 91.2 %`."""
 
 
 class Progress(Protocol):
     def line(self, text: str) -> None:
-        """One line for the user, printed once."""
+        """Print one line for the user."""
 
     def detail(self, text: str) -> None:
-        """One line for those who asked for details (`-v`), such as a command about to run."""
+        """Print one line only with `-v`, such as a command about to run."""
 
     def task(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """A counted piece of work of `total` steps, shown with its remaining time."""
+        """Open a task of `total` steps, shown with its remaining time."""
 
 
 def ignore(steps: int = 1, *, note: str = "") -> None:
-    """An `Advance` for work that nobody watches."""
+    """Do nothing: an `Advance` for work whose progress is not shown."""
     del steps, note
 
 
 class Report(Protocol):
-    """How far a piece of work is that does not know which part of a task it is."""
+    """Progress of work that does not know which part of a task it is."""
 
     def __call__(self, share: float, *, note: str = "") -> None:
-        """Move on by `share` of the work, which is 1 in all; `note` as in `Advance`."""
+        """Advance by `share` of the work, whose total is 1; `note` as in `Advance`."""
 
 
-def unheard(share: float, *, note: str = "") -> None:
-    """A `Report` that nobody hears."""
+def ignore_share(share: float, *, note: str = "") -> None:
+    """Do nothing: a `Report` for work whose progress is not shown."""
     del share, note
 
 
-def _in_steps(advance: Advance, total: int) -> Report:
-    """The report of a whole task of `total` steps; those that are done as a whole are told."""
+def _report_in_steps(advance: Advance, total: int) -> Report:
+    """Return a report that advances a task of `total` steps by whole steps."""
     done, told = 0.0, 0
 
     def report(share: float, *, note: str = "") -> None:
@@ -60,9 +60,9 @@ def _in_steps(advance: Advance, total: int) -> Report:
 
 @contextmanager
 def portion(report: Report, size: float, name: str = "") -> Iterator[Report]:
-    """The report of a part that is the share `size` of the whole; what it has not told at its end is told then.
+    """Open a part that is the share `size` of the whole; report any unreported rest when it ends.
 
-    `name` is a note that stands before each of its own.
+    `name` is put before each of the part's notes.
     """
     told = 0.0
 
@@ -80,13 +80,13 @@ def portion(report: Report, size: float, name: str = "") -> Iterator[Report]:
 
 @contextmanager
 def reporting(progress: Progress, name: str, total: int = 100) -> Iterator[Report]:
-    """A task of `total` steps, as a report of the whole."""
-    with progress.task(name, total) as advance, portion(_in_steps(advance, total), 1.0) as report:
+    """Open a task of `total` steps as a report of the whole."""
+    with progress.task(name, total) as advance, portion(_report_in_steps(advance, total), 1.0) as report:
         yield report
 
 
 class Silent:
-    """Says nothing: for tests and for callers that use the stages as a library."""
+    """No output: for tests and for using the stages as a library."""
 
     def line(self, text: str) -> None:
         del text

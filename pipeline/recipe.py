@@ -1,4 +1,4 @@
-"""`deploy.toml` and flags become one checked `Recipe`; nothing is corrected silently."""
+"""Read `deploy.toml` and command-line options into one checked `Recipe`; no value is corrected silently."""
 
 import re
 import tomllib
@@ -7,17 +7,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.artifacts import Place
+from pipeline.artifacts import Fallback, Place
 from pipeline.errors import RecipeError
-from pipeline.fallback import Fallback
-from pipeline.mistakes import explain
+from pipeline.toml_errors import explain
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-LEAST_STD, MOST_STD = 0.01, 1.5
-MOST_PIXELS = 4096
-"""Of a side: an activation of the stem alone would have gigabytes beyond."""
-Side = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
+MIN_STD, MAX_STD = 0.01, 1.5
+MAX_PIXELS = 4096
+"""Largest side in pixels; above it the stem's activation alone takes gigabytes."""
+Side = Annotated[int, Field(gt=0, le=MAX_PIXELS)]
 NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 
 
@@ -26,7 +25,7 @@ class Section(BaseModel):
 
 
 class PreprocessingRecipe(Section):
-    """How an image file becomes the network's input. What is left out follows from the model's family."""
+    """How an image file becomes the network's input. Missing keys follow from the model's family."""
 
     resize: Annotated[Side, Field(description="shorter side in pixels before the crop")] | None = None
     crop: Annotated[Side, Field(description="side of the centre crop in pixels: the network's input")] | None = None
@@ -40,10 +39,10 @@ class PreprocessingRecipe(Section):
 
     @model_validator(mode="after")
     def _of_pixels_from_0_to_1(self) -> Self:
-        """Pixels are divided by 255 first, which not all training code does."""
+        """Check that mean and std are for pixels divided by 255, which not all training code does."""
         for name, values, problem in (("mean", self.mean, _impossible_mean), ("std", self.std, _impossible_std)):
             if values is not None and any(problem(value) for value in values):
-                raise ValueError(f"{name} = {list(values)} cannot be: {_cause(values)}")
+                raise ValueError(f"{name} = {list(values)} is out of range: {_cause(values)}")
         return self
 
 
@@ -52,24 +51,24 @@ def _impossible_mean(value: float) -> bool:
 
 
 def _impossible_std(value: float) -> bool:
-    # Networks from Caffe take pixels of 0 to 255 as they are.
-    return not LEAST_STD <= value <= MOST_STD and abs(255 * value - 1) > 0.01
+    # Networks from Caffe take pixels from 0 to 255 unscaled.
+    return not MIN_STD <= value <= MAX_STD and abs(255 * value - 1) > 0.01
 
 
 def _cause(values: tuple[float, ...]) -> str:
-    if all(value >= 0 for value in values) and max(values) > MOST_STD:
+    if all(value >= 0 for value in values) and max(values) > MAX_STD:
         divided = ", ".join(f"{value / 255:.4g}" for value in values)
         return (
-            f"pixels are 0 to 1 here, and these look like values for pixels of 0 to 255. Divided by 255: [{divided}]"
+            f"pixels are scaled to 0..1, and these look like values for pixels of 0..255. Divided by 255: [{divided}]"
         )
     return (
-        f"pixels are 0 to 1 here, so a mean lies between 0 and 1 and a standard deviation between {LEAST_STD} and "
-        f"{MOST_STD} (or is 1/255, where training took pixels of 0 to 255 as they are)"
+        f"pixels are scaled to 0..1, so a mean lies between 0 and 1 and a standard deviation between {MIN_STD} and "
+        f"{MAX_STD} (or is 1/255, if training used unscaled pixels of 0..255)"
     )
 
 
 def _milliseconds(value: object) -> object:
-    """`8`, `"8ms"` and `"800us"` in milliseconds; what is no text is left for the check of its type."""
+    """Convert `8`, `"8ms"` and `"800us"` to milliseconds; return non-text unchanged for the type check."""
     if not isinstance(value, str):
         return value
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|us|s)?", value.strip())
@@ -93,13 +92,13 @@ class PruneRecipe(Section):
         default=None, description="how many times faster than the unpruned network, by the target's latency table"
     )
     table: str | None = Field(
-        default=None, description="latency table that `deploy profile --output` wrote; default: measured here"
+        default=None, description="latency table written by `deploy profile --output`; default: measured here"
     )
     epochs: Annotated[int, Field(ge=0)] = Field(default=10, description="recovery by distillation after pruning")
 
     @property
     def by_clock(self) -> bool:
-        """Whether time is the budget."""
+        """Whether the budget is a time."""
         return self.latency is not None or self.speedup is not None
 
     @property
@@ -114,30 +113,30 @@ class PruneRecipe(Section):
         given |= {name: value for name, value in times.items() if value is not None}
         if len(given) > 1:
             raise ValueError(
-                f"{' and '.join(f'{name} = {value:g}' for name, value in given.items())}: give one of them"
+                f"{' and '.join(f'{name} = {value:g}' for name, value in given.items())}: give only one of them"
             )
         if self.table is not None and not self.by_clock:
-            raise ValueError(f"table = {self.table!r}, but neither latency nor speedup is asked for")
+            raise ValueError(f"table = {self.table!r} needs latency or speedup, and neither is set")
         return self
 
 
 class QuantizeRecipe(Section):
     qat_epochs: Annotated[int, Field(ge=0)] = Field(
-        default=2, description="epochs of quantization-aware training; 0 = post-training quantization alone"
+        default=2, description="epochs of quantization-aware training; 0: post-training quantization only"
     )
     weight_bits: Literal["auto", 7, 8] = Field(
         default="auto",
-        description="auto: 8 where the CPU has VNNI or dot products, else 7 (8 bits could saturate)",
+        description="auto: 8 if the CPU has VNNI or dot products, else 7 (8 bits could saturate)",
     )
     saturation_safe: bool = Field(
         default=False,
-        description="beside 8-bit weights, prove and pack a 7-bit variant, which CPUs without VNNI run in their place",
+        description="also prove and pack a 7-bit variant, which CPUs without VNNI run instead of the 8-bit model",
     )
-    keep_float: tuple[str, ...] = Field(default=(), description="Conv2d and Linear modules to leave in float, by name")
+    keep_float: tuple[str, ...] = Field(default=(), description="names of Conv2d and Linear modules to keep in float")
     fallback: Literal["layers", "none"] = Field(
         default="layers",
-        description="where int8 in every layer would lose more than max_drop: layers: leave the fewest layers in "
-        "float that hold it, named with what each saves and costs; none: leave all in int8",
+        description="if int8 in every layer would lose more than max_drop: layers: keep the fewest layers in float "
+        "that meet it, listed with the gain and cost of each; none: keep all layers in int8",
     )
 
 
@@ -146,14 +145,14 @@ class ValidateRecipe(Section):
         default=1.0, description="points of top-1 the artifact may lose against the float baseline"
     )
     undecided: Literal["stop", "package"] = Field(
-        default="stop", description="what to do where the images are too few to tell"
+        default="stop", description="what to do if the images are too few to decide"
     )
     correct_looks: bool = Field(
         default=False,
-        description="where the same images judge several artifacts of a model, judge by bounds of so much more "
-        "confidence that all of them together pass by luck in 5 % of cases at most",
+        description="if the same images judge several artifacts of a model, raise the confidence of the bounds so "
+        "that all of them together pass by chance in nominally at most 5 % of cases",
     )
-    required_place: Place | None = Field(default=None, description="where the proof must come from to release")
+    required_place: Place | None = Field(default=None, description="where the proof must be measured for a release")
 
 
 class PackageRecipe(Section):
@@ -161,25 +160,25 @@ class PackageRecipe(Section):
     base_image: str | None = Field(
         default=None,
         pattern=r"^\S+$",
-        description="base image with Python 3 and venv in it",
+        description="base image with Python 3 and venv",
         examples=["python:3.12-slim-bookworm"],
     )
-    grpc: bool = Field(default=False, description="an image that speaks the protocol over gRPC, too, on port 8001")
+    grpc: bool = Field(default=False, description="also serve the protocol over gRPC, on port 8001")
     fallback: Fallback = Field(
         default="none",
-        description="of TensorRT engines: fp16: build and prove that where int8 does not pass; fastest: build, prove "
-        "and time every precision within the accuracy budget on the device",
+        description="for TensorRT engines: fp16: build and prove an fp16 engine if int8 does not pass; fastest: "
+        "build, prove and time every precision within the accuracy budget on the device",
     )
     dla: bool = Field(
-        default=False, description="run on the deep learning accelerator, what it cannot run on the GPU (TensorRT)"
+        default=False, description="run on the deep learning accelerator; unsupported layers run on the GPU (TensorRT)"
     )
     personal_images: bool = Field(
         default=False,
-        description="of data that shows people: let the gate's images into the artifact's folder and into images",
+        description="for data that shows people: copy the gate's images into the artifact's folder and into images",
     )
     shard_images: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="images of the gate that travel in a TensorRT image to judge its engine; default: all",
+        description="gate images packed into a TensorRT image to judge its engine; default: all",
     )
 
 
@@ -195,12 +194,12 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=NAME, max_length=128)] = Field(
         default="model",
-        description="the model's name: lower-case letters and digits, parted by single . _ or -",
+        description="the model's name: lower-case letters and digits, separated by single . _ or -",
         examples=["resnet20-cars"],
     )
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}$")] = Field(
         default="0.1.0",
-        description="the image's version, of letters, digits, . _ and -; its tag is name:version-target",
+        description="the image's version: letters, digits, . _ and -; the tag is name:version-target",
         examples=["0.1.0"],
     )
     checkpoint: str | None = Field(default=None, description="trained weights: .pth .pt .th .safetensors")
@@ -216,22 +215,22 @@ class Recipe(Section):
     )
     expected_accuracy: Annotated[float, BeforeValidator(_share)] | None = Field(
         default=None,
-        description="top-1 that the float network had where it was trained, as a share, such as 0.917; the build "
-        "stops where it has less on the gate's images than chance explains",
+        description="top-1 of the float network where it was trained, as a share such as 0.917; the build "
+        "stops if it is lower on the gate's images by more than chance explains",
     )
     weights: Literal["auto", "raw", "ema"] = Field(
         default="auto",
-        description="of a file with weights and their moving average: raw, ema, or auto: the better on the selection "
+        description="for a file with weights and their moving average: raw, ema, or auto: the better on the selection "
         "split",
     )
     classes: tuple[str, ...] = Field(default=(), description="class names in training order; default: alphabetical")
     targets: tuple[str, ...] = Field(default=("cpu",), min_length=1, description="names or paths of target files")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=1, description="threads the artifact runs on, in the figures and on the device"
+        default=1, description="threads the artifact runs on, when timed and on the device"
     )
     nproc: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=1, description="processes that train together on this machine; results differ within noise"
+        default=1, description="training processes on this machine; results differ within noise"
     )
     preprocessing: PreprocessingRecipe = PreprocessingRecipe()
     prune: PruneRecipe = PruneRecipe()
@@ -241,19 +240,19 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _data_of_the_checkpoint(self) -> Self:
-        """The embedded digits are nobody's data by accident."""
+        """Require data for a checkpoint: the embedded digits must not be used by accident."""
         if self.checkpoint is not None and "data" not in self.model_fields_set:
             raise ValueError(
-                f"checkpoint = {self.checkpoint!r}, but no data: give the images it was trained for (--data FOLDER; "
-                "`--data digits` for the embedded digits)"
+                f"checkpoint = {self.checkpoint!r}, but data is not set: give the images it was trained for "
+                "(--data FOLDER; `--data digits` for the embedded digits)"
             )
         return self
 
 
 def read_recipe(path: Path | None, flags: dict[str, Any]) -> Recipe:
-    """A recipe from `deploy.toml` (where given) overridden by `flags`, whose keys are dotted: `prune.macs`.
+    """Return the recipe of `deploy.toml` (if given) overridden by `flags`, whose keys are dotted: `prune.macs`.
 
-    Relative paths in the file are taken from the file's folder. Raises `RecipeError` with every mistake found.
+    Relative paths in the file are relative to the file's folder. Raises `RecipeError` with every mistake found.
     """
     raw: dict[str, Any] = {}
     if path is not None:
@@ -287,7 +286,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"the recipe {path} is not valid TOML: {error}.") from None
     except RecursionError:
-        raise RecipeError(f"the recipe {path} is nested too deeply to be one. `deploy init` writes one.") from None
+        raise RecipeError(f"the recipe {path} is nested too deeply. `deploy init` writes a valid one.") from None
 
 
 def _relative_to(folder: Path, value: str) -> str:

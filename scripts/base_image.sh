@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Finds or makes a base image with Python 3 and venv in it: scripts/base_image.sh [amd64|arm64]
-# Prints its tag, and nothing else, on stdout. The architecture is this machine's unless another one is named.
+# Finds or builds a base image with Python 3 and venv: scripts/base_image.sh [amd64|arm64]
+# Prints only its tag on stdout. The default architecture is this machine's.
 #
-# First what is there already, then the one of docker/images.toml from its registry; where no registry answers,
-# a small Debian made here with debootstrap (root only; about a minute, three to six where its programs are emulated).
-# MIRROR names another Debian mirror. ENGINE=skip forbids setting up an emulator for another architecture.
+# It tries a local image first, then pulls the one in docker/images.toml. If the registry is not reachable, it builds
+# a small Debian with debootstrap (root only; about a minute, three to six minutes under emulation).
+# MIRROR names another Debian mirror. ENGINE=skip prevents the installation of an emulator for another architecture.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 suite=bookworm
@@ -19,12 +19,12 @@ case "${1:-$(uname -m)}" in
 esac
 published=$(awk -F'"' -v section="[python-$arch]" '$0 == section {found = 1} found && /^tag/ {print $2; exit}' docker/images.toml)
 
-# What follows may run programs of that architecture, and what is built on the image does.
+# The steps below, and builds on the image, run programs of that architecture.
 scripts/emulator.sh "$arch"
 
 for tag in "$published" "$own"; do
   if [ "$(docker image inspect --format '{{.Architecture}}' "$tag" 2>/dev/null)" = "$arch" ]; then
-    say "$tag is here"
+    say "$tag is available locally"
     echo "$tag"
     exit 0
   fi
@@ -36,7 +36,7 @@ if docker pull --quiet --platform "linux/$arch" "$published" >/dev/null 2>&1; th
   exit 0
 fi
 
-say "its registry does not answer: making $own (Debian $suite for $arch with python3 and venv) with debootstrap"
+say "the registry is not reachable: building $own (Debian $suite for $arch with python3 and venv) with debootstrap"
 [ "$(id -u)" = 0 ] || fail "debootstrap needs root: run \`sudo scripts/base_image.sh $arch\` once, or name an image you have: deploy build --base-image TAG"
 if ! command -v debootstrap >/dev/null; then
   command -v apt-get >/dev/null || fail "there is no debootstrap, and no apt-get to install it; name an image you have: deploy build --base-image TAG"
@@ -52,7 +52,7 @@ if ! debootstrap --arch="$arch" --variant=minbase --include=python3,python3-venv
   fail "debootstrap failed; its last lines are above (another mirror: MIRROR=http://... scripts/base_image.sh)"
 fi
 
-# What an image never needs; copyright files stay.
+# Remove what an image never needs; copyright files stay.
 cd "$work/root"
 rm -rf var/cache/apt/* var/lib/apt/lists/* var/log/* var/cache/debconf/*-old usr/share/man/* usr/share/info/* usr/share/locale/* debootstrap tmp/*
 find usr/share/doc -type f ! -name copyright -delete
@@ -61,7 +61,7 @@ find . -xdev -type d -name __pycache__ -prune -exec rm -rf {} +
 cd "$work"
 tar --numeric-owner --sort=name --one-file-system -C root -cf layer.tar .
 rm -rf root
-# Loaded, not imported: engines up to 20.10 give every image they import their own architecture.
+# With `docker load`, since `docker import` up to engine 20.10 sets the engine's own architecture.
 layer=$(sha256sum layer.tar | cut -d' ' -f1)
 cat >config.json <<JSON
 {"os": "linux", "architecture": "$arch", "created": "$(date -u +%Y-%m-%dT%H:%M:%SZ)",
@@ -70,5 +70,5 @@ cat >config.json <<JSON
 JSON
 echo "[{\"Config\": \"config.json\", \"RepoTags\": [\"$own\"], \"Layers\": [\"layer.tar\"]}]" >manifest.json
 tar -c manifest.json config.json layer.tar | docker load --quiet >/dev/null
-say "$own is made: $(docker image inspect --format '{{.Size}}' "$own" | awk '{printf "%.0f MB", $1 / 1e6}')"
+say "built $own: $(docker image inspect --format '{{.Size}}' "$own" | awk '{printf "%.0f MB", $1 / 1e6}')"
 echo "$own"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Succeeds once a Chromium runs, which the tests of the status page need: scripts/browser.sh
+# Ensures that Chromium runs, which the tests of the status page need: scripts/browser.sh
 #
-# Where there is none and we are root on Debian, it is installed with apt-get, after saying so. CHROMIUM names one that
-# is elsewhere; BROWSER=skip does without, and those tests are skipped.
+# If it is missing and the user is root on Debian, it is installed with apt-get, with a message. CHROMIUM names another
+# binary; BROWSER=skip skips the installation and those tests.
 set -euo pipefail
 
 say() { echo "browser: $*" >&2; }
 fail() { say "$*"; exit 1; }
 found() {
   local name
-  # tests/chromium.py looks for the same ones.
+  # tests/support/chromium.py looks for the same ones.
   for name in ${CHROMIUM:-chromium chromium-browser google-chrome}; do
-    # Ubuntu's package of that name is a stub which asks for snap: it is on the path and does not run.
+    # Ubuntu's package of that name is a stub that requires snap: it is on PATH but does not run.
     if version=$("$name" --version 2>/dev/null); then
       return 0
     fi
@@ -35,5 +35,5 @@ say "there is no browser: installing chromium (about 400 MB) from the distributi
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null ||
   fail "apt-get could not install chromium; its message is above"
-found || fail "the chromium of this distribution does not run here (Ubuntu's is a stub for snap): $cure"
+found || fail "this distribution's chromium does not run here (Ubuntu's is a stub for snap): $cure"
 say "$version"

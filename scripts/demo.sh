@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on embedded data: train, compress, prove, package, start, ask. scripts/demo.sh VENV
+# Runs the whole pipeline on embedded data: train, compress, prove, package, start, predict. scripts/demo.sh VENV
 set -euo pipefail
 cd "$(dirname "$0")/.."
 deploy="$1/bin/deploy"
@@ -8,5 +8,5 @@ if scripts/engine.sh; then
   base=$(scripts/base_image.sh)
   exec "$deploy" demo --folder .deploy/demo --base-image "$base"
 fi
-# Without an engine the demo goes as far as it can, and ends with one line that says what is missing.
+# Without an engine the demo runs as far as possible, and ends with a line that says what is missing.
 exec "$deploy" demo --folder .deploy/demo

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Succeeds once this machine runs programs of an architecture: scripts/emulator.sh amd64|arm64
+# Ensures that this machine runs programs of an architecture: scripts/emulator.sh amd64|arm64
 #
-# Its own it always runs; for another one QEMU's user mode emulation is installed (qemu-user-static and binfmt-support,
-# with apt-get) and registered with the kernel (binfmt_misc is mounted for it), after saying so. Root only;
-# ENGINE=skip prevents all of it.
+# For an architecture other than its own, QEMU's user mode emulation is installed (qemu-user-static and binfmt-support,
+# with apt-get) and registered with the kernel (which needs binfmt_misc mounted), with messages. Root only;
+# ENGINE=skip prevents it.
 set -euo pipefail
 
 say() { echo "emulator: $*" >&2; }
@@ -15,7 +15,7 @@ case "${1:-}" in
   *) fail "usage: scripts/emulator.sh amd64|arm64" ;;
 esac
 misc=/proc/sys/fs/binfmt_misc
-# Docker Desktop registers its own under the same name; F means that containers need no copy of the emulator.
+# Docker Desktop registers its own emulator under the same name; with flag F, containers need no copy of it.
 registered() { grep -qs '^enabled' "$misc/$qemu" && grep -qs '^flags:.*F' "$misc/$qemu"; }
 
 for machine in $machines; do
@@ -25,8 +25,8 @@ if registered; then
   exit 0
 fi
 cure="run \`sudo apt-get install qemu-user-static binfmt-support\` once"
-[ "${ENGINE:-}" != skip ] || fail "this $(uname -m) does not run $1 programs, and ENGINE=skip forbids setting up an emulator: $cure"
-[ "$(id -u)" = 0 ] || fail "this $(uname -m) does not run $1 programs, and setting up an emulator needs root: $cure"
+[ "${ENGINE:-}" != skip ] || fail "this $(uname -m) does not run $1 programs, and ENGINE=skip prevents installing an emulator: $cure"
+[ "$(id -u)" = 0 ] || fail "this $(uname -m) does not run $1 programs, and installing an emulator needs root: $cure"
 
 if ! command -v "$qemu-static" >/dev/null || ! command -v update-binfmts >/dev/null; then
   command -v apt-get >/dev/null || fail "this $(uname -m) does not run $1 programs, and there is no apt-get to install QEMU with: install it yourself"
@@ -42,6 +42,6 @@ fi
 if ! registered; then
   say "registering $qemu with the kernel (undo: update-binfmts --disable $qemu)"
   update-binfmts --import "$qemu" >/dev/null 2>&1 || true
-  registered || update-binfmts --enable "$qemu" || fail "$qemu could not be registered; the reason is above"
+  registered || update-binfmts --enable "$qemu" || fail "$qemu could not be registered; its message is above"
 fi
-registered || fail "$qemu is not registered as the kernel needs it: $(tr '\n' ' ' <"$misc/$qemu" 2>/dev/null)"
+registered || fail "$qemu is not registered correctly with the kernel: $(tr '\n' ' ' <"$misc/$qemu" 2>/dev/null)"

@@ -1,11 +1,11 @@
-"""Resolve what an image needs, for every runtime, platform and Python it may have; needs `uv` on PATH.
+"""Lock the Python packages of the images, for every runtime, platform and Python; needs `uv` on PATH.
 
-    python scripts/lock_device.py            writes docker/locks/<os>-<arch>-cp<version>.txt for ONNX Runtime, and into
-                                             folders of their own what images have for TensorRT or with --grpc
-    python scripts/lock_device.py --check    fails where a lock is not what it would write
+    python scripts/lock_device.py            writes docker/locks/<os>-<arch>-cp<version>.txt for ONNX Runtime, and in
+                                             subfolders those for TensorRT and --grpc
+    python scripts/lock_device.py --check    fails if a lock is out of date
 
-Versions follow constraints.txt, so that the device runs what the host was tested with; the Pythons of older JetPacks
-get the newest that still serve them.
+Versions follow constraints.txt, so that the device runs the versions that the host was tested with; Pythons of older
+JetPacks get the newest versions that support them.
 """
 
 import argparse
@@ -18,28 +18,28 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "docker" / "locks"
 PYTHONS = {"linux-amd64": ("3.11", "3.12", "3.13"), "linux-arm64": ("3.11", "3.12")}
-# Of the images that have TensorRT in them, and 3.11 of Debian, on which their server can be tried without one.
+# Those of the images with TensorRT, and Debian's 3.11, on which their server can be tested without TensorRT.
 PYTHONS_OF_TENSORRT = {"linux-amd64": ("3.11", "3.12"), "linux-arm64": ("3.8", "3.10", "3.11", "3.12")}
 OLDEST_TESTED = (3, 11)
-# glibc 2.28 is what ONNX Runtime's own wheels ask for.
+# ONNX Runtime's wheels need glibc 2.28.
 PLATFORMS = {"linux-amd64": "x86_64-manylinux_2_28", "linux-arm64": "aarch64-manylinux_2_28"}
-# Asked for by ONNX Runtime's metadata, imported by its tools alone, never by a session.
+# Required by ONNX Runtime's metadata, but imported only by its tools, never by a session.
 NOT_AT_RUN_TIME = ("coloredlogs", "flatbuffers", "mpmath", "packaging", "protobuf", "sympy")
 AT_RUN_TIME_OF_GRPC = frozenset({"protobuf"})
-# Folder below docker/locks: what is asked for.
+# Folder in docker/locks: its requirement files.
 KINDS = {
     "": ("requirements.in", "onnxruntime.in"),
     "grpc": ("requirements.in", "onnxruntime.in", "grpc.in"),
     "tensorrt": ("requirements.in",),
     "tensorrt-grpc": ("requirements.in", "grpc.in"),
 }
-# A lock must serve behind any mirror: names, versions and hashes, nothing about where they came from.
+# A lock must work with any mirror: only names, versions and hashes, no URLs.
 FOREIGN = re.compile(r"://|^\s*-[-a-z]*(index|find-links|trusted)|^\s*-[if]\b|\bfile:|@ ", re.MULTILINE)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a lock is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a lock is out of date")
     check = parser.parse_args().check
     stale = []
     for kind, platform, python in locked():
@@ -55,11 +55,11 @@ def main() -> None:
             path.write_text(text)
             print(f"{name} written: {text.count('==')} packages")
     if stale:
-        sys.exit(f"out of date: {', '.join(stale)}. Run scripts/lock_device.py and commit what it writes.")
+        sys.exit(f"out of date: {', '.join(stale)}. Run scripts/lock_device.py and commit the result.")
 
 
 def locked() -> list[tuple[str, str, str]]:
-    """Kind, platform and Python of every lock."""
+    """Return kind, platform and Python of every lock."""
     return [
         (kind, platform, python)
         for kind in KINDS
@@ -69,7 +69,7 @@ def locked() -> list[tuple[str, str, str]]:
 
 
 def resolve(platform: str, python: str, kind: str) -> str:
-    """The lock's text: `name==version` with the hashes of every published file of that version."""
+    """Return the lock's text: `name==version` with the hashes of all published files of that version."""
     is_tested = tuple(map(int, python.split("."))) >= OLDEST_TESTED
     with tempfile.TemporaryDirectory() as scratch:
         excluded = Path(scratch) / "excluded.txt"
@@ -89,7 +89,9 @@ def resolve(platform: str, python: str, kind: str) -> str:
         sys.exit(f"uv could not resolve for {platform}, Python {python}:\n{done.stderr}")
     stray = FOREIGN.search(done.stdout)
     if stray is not None:
-        sys.exit(f"the lock for {platform}, Python {python} names a place: {stray.group()!r} in\n{done.stdout}")
+        sys.exit(
+            f"the lock for {platform}, Python {python} contains a URL or an index: {stray.group()!r} in\n{done.stdout}"
+        )
     return done.stdout
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a virtual environment with everything in it: scripts/setup.sh VENV [dev]
+# Creates a virtual environment with all dependencies: scripts/setup.sh VENV [dev]
+# or only with those of the documentation, without PyTorch: scripts/setup.sh VENV docs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1
@@ -30,12 +31,20 @@ if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
 fi
 
 if [ ! -x "$venv/bin/python" ]; then
-  say "making the virtual environment $venv with $("$python" --version)"
+  say "creating the virtual environment $venv with $("$python" --version)"
   "$python" -m venv "$venv"
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
-# PyTorch first and by its exact version: a range may take a CUDA build of several gigabytes.
+if [ "$extra" = docs ]; then
+  say "installing the documentation tools (versions: constraints.txt)"
+  pip install --quiet --constraint constraints.txt pip
+  pip install --quiet --constraint constraints.txt --group docs
+  echo "$wanted" > "$stamp"
+  exit 0
+fi
+
+# PyTorch first and with its exact version: a range may select a CUDA build of several gigabytes.
 torch=$(grep '^torch==' constraints.txt)
 say "installing $torch${TORCH_INDEX:+ from $TORCH_INDEX}"
 pip install --quiet "$torch" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}

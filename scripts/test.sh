@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests, those that need a Docker engine, too, where one can be had: scripts/test.sh VENV [pytest's options]
-# TEST_PROCESSES of them (2) share the files; each computes with one thread, or they would wait for each other.
+# Runs the tests, including those that need a Docker engine if there is one: scripts/test.sh VENV [pytest options]
+# TEST_PROCESSES (2) run in parallel, each with one compute thread, since more would slow each other down.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="$1/bin/python"
@@ -12,6 +12,6 @@ if scripts/engine.sh; then
   scripts/hosts.sh
   exec "$python" -m pytest "${options[@]}"
 fi
-# In CI those tests fail instead of being skipped.
+# In CI, tests that need an engine fail instead of being skipped.
 "$python" -m pytest "${options[@]}"
-echo "test: all that needs no Docker engine passed; the rest was skipped, as none answers (the reason is above)" >&2
+echo "test: all tests without a Docker engine passed; the others were skipped, as none is running (see above)" >&2

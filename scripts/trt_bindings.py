@@ -1,13 +1,13 @@
-"""TensorRT's own Python bindings without TensorRT: real signatures on any x86-64 Linux, for `tests/test_trt_api.py`.
+"""TensorRT's Python bindings without TensorRT: real signatures on any x86-64 Linux, to test calls against.
 
     python scripts/trt_bindings.py FOLDER [VERSION ...]
 
-For each version: fetches the wheel of the bindings (1 MB, no library in it), makes libraries under the names that it
-asks for, whose few functions answer nothing, so that it can be imported, and writes its typed signatures to
-FOLDER/VERSION/stubs. That shows which attributes exist and what they take. It shows nothing of what they do.
+For each version: downloads the wheel of the bindings (1 MB, without libraries), compiles stub libraries with the names
+it needs, so that it can be imported, and writes its typed signatures to FOLDER/VERSION/stubs. That shows which
+attributes exist and their parameters, but not their behavior.
 
-TensorRT 8.5 has no such wheel. `--wheel FILE --python PYTHON` takes its full one (550 MB, `pip download --no-deps
---python-version 3.10 --only-binary :all: tensorrt==8.5.3.1`) and a CPython 3.10, of which only the bindings are read.
+TensorRT 8.5 has no such wheel. `--wheel FILE --python PYTHON` uses its full one (550 MB, `pip download --no-deps
+--python-version 3.10 --only-binary :all: tensorrt==8.5.3.1`) and a CPython 3.10; only the bindings are extracted.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WHEELS = {
     "11.4.0": "tensorrt_cu13_bindings==11.4.0.106",
 }
 PACKAGE = "tensorrt"
-# What the bindings ask of the libraries by name; the last four are C++ of the parsers that TensorRT 8 still had.
+# Symbols that the bindings need from the libraries; the last four are C++ symbols of the parsers in TensorRT 8.
 ASKED_FOR = (
     "createInferBuilder_INTERNAL",
     "createInferRuntime_INTERNAL",
@@ -44,7 +44,7 @@ ASKED_FOR = (
     "_ZN14nvcaffeparser123shutdownProtobufLibraryEv",
 )
 NEEDED = re.compile(r"\(NEEDED\).*\[(libnv[^\]]+)\]")
-# Prints the names of the classes that fill in tp_as_buffer, the 21st word of a type on 64-bit CPython.
+# Prints the names of the classes with tp_as_buffer set, the 21st word of a type on 64-bit CPython.
 BUFFERS = """
 import ctypes, tensorrt
 for name, kind in vars(tensorrt).items():
@@ -56,7 +56,7 @@ FUNCTION = re.compile(r"(\s*)def (\w+)\(")
 
 
 class Unavailable(RuntimeError):
-    """The wheel, or a tool that is needed here, cannot be had."""
+    """The wheel, or a tool that is needed, is not available."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Bindings:
     python: str = sys.executable
 
     def environment(self, *paths: Path) -> dict[str, str]:
-        """Variables for a process that imports the bindings, and modules from `paths`."""
+        """Return the environment for a process that imports the bindings, and modules from `paths`."""
         path = os.pathsep.join(map(str, (self.packages, *paths)))
         return {**os.environ, "PYTHONPATH": path, "LD_LIBRARY_PATH": str(self.libraries)}
 
@@ -81,9 +81,9 @@ class Bindings:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("versions", nargs="*", help=f"of {', '.join(WHEELS)}; all unless given")
-    parser.add_argument("--wheel", type=Path, help="a wheel that is here already, instead of VERSION")
-    parser.add_argument("--python", default=sys.executable, help="an interpreter that the wheel is for")
+    parser.add_argument("versions", nargs="*", help=f"of {', '.join(WHEELS)}; default: all")
+    parser.add_argument("--wheel", type=Path, help="a local wheel, instead of VERSION")
+    parser.add_argument("--python", default=sys.executable, help="a Python interpreter that the wheel supports")
     given = parser.parse_args()
     try:
         if given.wheel is not None:
@@ -97,17 +97,17 @@ def main() -> None:
 
 
 def prepare(version: str, folder: Path) -> Bindings:
-    """Fetch a version's bindings and write its signatures; raises `Unavailable`."""
+    """Download a version's bindings and write its signatures; raise `Unavailable`."""
     if version not in WHEELS:
         raise Unavailable(f"no wheel is known for TensorRT {version}; known: {', '.join(WHEELS)}.")
     folder.mkdir(parents=True, exist_ok=True)
     fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    _run([*fetch, "--dest", str(folder), WHEELS[version]], f"the wheel {WHEELS[version]} cannot be fetched")
+    _run([*fetch, "--dest", str(folder), WHEELS[version]], f"the wheel {WHEELS[version]} cannot be downloaded")
     return prepare_wheel(next(folder.glob("*.whl")), folder)
 
 
 def prepare_wheel(wheel: Path, folder: Path, *, python: str = sys.executable) -> Bindings:
-    """Make a wheel's bindings importable and write their signatures; raises `Unavailable`."""
+    """Make a wheel's bindings importable and write their signatures; raise `Unavailable`."""
     packages, libraries, stubs = folder / "packages", folder / "libraries", folder / "stubs"
     for path in (packages, libraries, stubs):
         path.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def prepare_wheel(wheel: Path, folder: Path, *, python: str = sys.executable) ->
 
 
 def _unpack(wheel: Path, packages: Path) -> Path:
-    """The bindings as a package `tensorrt`, and nothing else of the wheel: a full one has a gigabyte of libraries."""
+    """Extract only the bindings, as a package `tensorrt`: a full wheel has a gigabyte of libraries."""
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             top, _, rest = name.partition("/")
@@ -130,7 +130,7 @@ def _unpack(wheel: Path, packages: Path) -> Path:
                 path.write_bytes(archive.read(name))
     binding = packages / PACKAGE / "tensorrt.so"
     if not binding.is_file():
-        raise Unavailable(f"{wheel.name} has no TensorRT bindings in it.")
+        raise Unavailable(f"{wheel.name} does not contain TensorRT bindings.")
     return binding
 
 
@@ -144,12 +144,12 @@ def _write_library(path: Path) -> None:
 def _version(package: Path) -> str:
     found = re.search(r'^__version__ = "([^"]+)"', (package / "__init__.py").read_text(), re.MULTILINE)
     if found is None:
-        raise Unavailable(f"{package} does not tell its version.")
+        raise Unavailable(f"{package} does not contain its version.")
     return found[1]
 
 
 def _write_stubs(bindings: Bindings) -> None:
-    """By pybind11-stubgen, which is pure Python and runs on other interpreters, too."""
+    """Run pybind11-stubgen, which is pure Python and also works with other interpreters."""
     import pybind11_stubgen
 
     generator = Path(pybind11_stubgen.__file__).parent
@@ -161,27 +161,27 @@ def _write_stubs(bindings: Bindings) -> None:
     command = [bindings.python, "-m", "pybind11_stubgen", PACKAGE, "--ignore-all-errors", "-o", str(bindings.stubs)]
     _run(command, "the bindings cannot be imported", environment=bindings.environment(tools))
     buffers = _run(
-        [bindings.python, "-c", BUFFERS], "the bindings cannot be looked into", bindings.environment()
+        [bindings.python, "-c", BUFFERS], "the bindings cannot be inspected", bindings.environment()
     ).split()
     for path in bindings.stubs.rglob("*.pyi"):
-        path.write_text(_named(_with_buffers(_valid(path.read_text()), buffers)))
+        path.write_text(_qualify_bool(_add_buffers(_fix_syntax(path.read_text()), buffers)))
 
 
-def _with_buffers(stub: str, buffers: list[str]) -> str:
-    """With the buffer protocol told of the classes that have it, which Python before 3.12 names nowhere."""
+def _add_buffers(stub: str, buffers: list[str]) -> str:
+    """Add `__buffer__` to the classes with the buffer protocol, which Python before 3.12 does not expose."""
     method = "    def __buffer__(self, flags: int, /) -> memoryview: ..."
     return re.sub(rf"^class ({'|'.join(buffers)})(\(.*\))?:$", rf"\g<0>\n{method}", stub, flags=re.MULTILINE)
 
 
-def _named(stub: str) -> str:
-    """With Python's `bool`, since TensorRT has a data type of that name in the same module."""
+def _qualify_bool(stub: str) -> str:
+    """Qualify Python's `bool`, because TensorRT has a data type of that name in the same module."""
     return stub.replace("import typing\n", "import typing\nimport builtins\n", 1).replace(
         "-> bool:", "-> builtins.bool:"
     )
 
 
-def _valid(stub: str) -> str:
-    """Without the few signatures that Python does not allow (a parameter `in`, defaults in the middle)."""
+def _fix_syntax(stub: str) -> str:
+    """Replace signatures with invalid syntax (a parameter `in`, defaults in the middle)."""
     lines = stub.split("\n")
     for _ in lines:
         try:
@@ -190,7 +190,7 @@ def _valid(stub: str) -> str:
             number = (error.lineno or 1) - 1
             found = FUNCTION.match(lines[number])
             if found is None:
-                raise Unavailable(f"the signatures are no Python: {lines[number].strip()}") from None
+                raise Unavailable(f"the signatures are not valid Python: {lines[number].strip()}") from None
             body = " ..." if lines[number].rstrip().endswith("...") else ""
             lines[number] = f"{found[1]}def {found[2]}(*args: typing.Any, **kwargs: typing.Any) -> typing.Any:{body}"
         else:

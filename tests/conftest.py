@@ -5,47 +5,47 @@ import gc
 import os
 import re
 import subprocess
-import time
-import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from chromium import NAMES, Chromium, Page, chromium, find_chromium
-from docker.errors import APIError
+from images_of_tests import names_of_images, own_target
+from random_statistics import with_random_statistics
+from repository import REPOSITORY
 from status_server import StatusServer, status_server, wait_for_word
 from tiny_package import Packaged, write_tiny_package
 from torch import nn
 from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.artifacts import Architecture, Checkpoint
-from pipeline.bases import known_bases
-from pipeline.checkpoint import save_network
-from pipeline.container import running
-from pipeline.engine import Engine, connect
+from pipeline.containers.client import InferenceClient
+from pipeline.containers.container import running
+from pipeline.containers.engine import Engine, connect
 from pipeline.errors import EngineMissing
-from pipeline.inference import InferenceClient
-from pipeline.labels import OPEN_CONTAINER
-from pipeline.package import package
+from pipeline.models.checkpoint import save_network
+from pipeline.models.resnet import build_resnet
+from pipeline.models.zoo import residual
+from pipeline.package.package import package
+from pipeline.package.settings import ImageSettings
 from pipeline.progress import Silent
-from pipeline.published import residual
-from pipeline.resnet import build_resnet
-from targets.base import Target, find_target
+from pipeline.workplace import Workplace
+from targets.base_images import known_bases
 
-REPOSITORY = Path(__file__).parent.parent
 # Of files that use what there is one of on a machine: the Docker engine, its network, the browser.
 SHARED = re.compile(
     r"pytest\.mark\.docker|\b(engine: Engine|packaged: Packaged|browser: Chromium|shown: Page|page: Page)\b"
 )
 
+# Of files that look at one finished build, which takes a minute to make.
+BUILT = re.compile(r"\b(built: Document|trained: Path)\b")
+NO_DATA = "no real data"
+
 
 class OneAtATime(LoadScopeScheduling):  # type: ignore[misc]
-    """Under `-n`: a file's tests stay in one process, and so do all files that use what there is one of."""
+    """Under `-n`: a file's tests stay in one process; so do files that share an engine, a browser or a build."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -54,11 +54,29 @@ class OneAtATime(LoadScopeScheduling):  # type: ignore[misc]
 
 @functools.cache
 def _scope_of(file: str) -> str:
-    return "shared" if SHARED.search((REPOSITORY / file).read_text(encoding="utf-8")) else file
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    if SHARED.search(text):
+        return "shared"
+    return "built" if BUILT.search(text) else file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups that one process must run alone: at the end the other one would wait for it."""
+    items.sort(key=lambda item: _scope_of(item.nodeid.partition("::")[0]) not in ("built", "shared"))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAtATime:
     return OneAtATime(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that had no real data: among a thousand lines of dots a skip is easily missed."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    without = sorted({report.nodeid for report in skipped if NO_DATA in str(report.longrepr)})
+    if without:
+        terminalreporter.section(f"{len(without)} tests were skipped: {NO_DATA} (EDGE_DEPLOY_DATA names its folder)")
+        for nodeid in without:
+            terminalreporter.line(nodeid)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +84,7 @@ def data_root() -> Path:
     """Real images and trained checkpoints (`EDGE_DEPLOY_DATA`); the test is skipped where they are absent."""
     root = Path(os.environ.get("EDGE_DEPLOY_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
     if not (root / "checkpoints").is_dir():
-        pytest.skip(f"no real data at {root} (EDGE_DEPLOY_DATA)")
+        pytest.skip(f"{NO_DATA} at {root} (EDGE_DEPLOY_DATA)")
     return root
 
 
@@ -103,7 +121,7 @@ def engine() -> Iterator[Engine]:
     yield found
     # Kept by the engine to build faster; what was there before us stays.
     for stage in _dependency_stages(found) - before:
-        found.remove(stage)
+        found.client.images.remove(stage, force=True)
     found.close()
 
 
@@ -131,17 +149,17 @@ def packaged(engine: Engine, base_image: str, tmp_path_factory: pytest.TempPathF
     tiny = write_tiny_package(root / "artifact")
     with names_of_images(engine) as name:
         image = package(
-            tiny.artifact,
-            tiny.report,
-            proof=tiny.proof,
-            name=name,
-            version="0.1.0",
-            target=own_target(engine),
-            base_image=base_image,
-            labels={"dev.edge-deploy.recipe.sha256": "0123abc", "said": 'a "quoted" $HOME \\ name'},
+            tiny.judged,
+            ImageSettings(
+                name=name,
+                version="0.1.0",
+                target=own_target(engine),
+                base_image=base_image,
+                labels={"dev.edge-deploy.recipe.sha256": "0123abc", "said": 'a "quoted" $HOME \\ name'},
+            ),
+            shard=tiny.proof.shard,
             context=root / "context",
-            progress=Silent(),
-            folder=root / "packaged",
+            at=Workplace(folder=root / "packaged", progress=Silent()),
         )
         yield Packaged(tiny=tiny, image=image, folder=root / "packaged", base_image=base_image)
 
@@ -188,22 +206,6 @@ def shown(page: Page, status: StatusServer) -> Page:
     return page
 
 
-def own_target(engine: Engine) -> Target:
-    """The catalogue's CPU target, for the engine's own platform."""
-    return replace(find_target("cpu"), platform="linux/arm64" if engine.platform == "linux/arm64" else "linux/amd64")
-
-
-@contextmanager
-def names_of_images(engine: Engine) -> Iterator[str]:
-    """A name that no image has; images that carry it in tag or title are removed when this is left."""
-    name = f"edge-deploy-test-{uuid.uuid4().hex[:8]}"
-    try:
-        yield name
-    finally:
-        for image in engine.client.images.list(filters={"label": f"{OPEN_CONTAINER}title={name}"}):
-            _remove_image(engine, str(image.id))
-
-
 def _engine_or_why_not() -> Engine | str:
     # The SDK leaves a socket open that it could not connect; collected here, it spoils no other test.
     with warnings.catch_warnings():
@@ -216,36 +218,6 @@ def _engine_or_why_not() -> Engine | str:
     return reason
 
 
-def _remove_image(engine: Engine, image: str) -> None:
-    for attempt in range(100):
-        try:
-            engine.client.images.remove(image, force=True)
-            return
-        except APIError:
-            # The engine takes a moment to end the container of a build that was interrupted.
-            if attempt == 99:
-                raise
-            time.sleep(0.1)
-
-
 def _dependency_stages(engine: Engine) -> set[str]:
-    found = engine.client.images.list(filters={"label": "dev.edge-deploy.stage=dependencies", "dangling": True})
+    found = engine.client.images.list(filters={"label": "dev.edge-deploy.stage=dependencies"})
     return {str(image.id) for image in found}
-
-
-def with_random_statistics(network: nn.Module, seed: int) -> nn.Module:
-    """Weights and statistics drawn from `seed`; equal biases would be merged on export and hide fusion faults."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad:
-                fan_in = module.weight[0].numel()
-                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
-            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-                assert module.running_var is not None
-                shape = module.weight.shape
-                module.weight.copy_(torch.rand(shape, generator=generator) + 0.5)
-                module.bias.copy_(torch.randn(shape, generator=generator) * 0.2)
-                module.running_mean.copy_(torch.randn(shape, generator=generator) * 0.2)
-                module.running_var.copy_(torch.rand(shape, generator=generator) + 0.5)
-    return network.eval()

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.console import Plain
-from pipeline.printable import on_one_line, printable
-from pipeline.table import print_table
+from pipeline.cli.console import Plain
+from pipeline.cli.output import print_table
+from pipeline.untrusted import on_one_line, printable
 
 NASTY = "cat\x1b[2K\x1b]0;title\x07\rdog\u202etxt\x9b31m\ud800"
 

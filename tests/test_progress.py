@@ -3,7 +3,7 @@
 import pytest
 from tiny_progress import Counted
 
-from pipeline.progress import Silent, ignore, portion, reporting, unheard
+from pipeline.progress import Silent, ignore, ignore_share, portion, reporting
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 100, 1000])
@@ -76,6 +76,6 @@ def test_who_says_nothing_takes_everything() -> None:
     progress.line("")
     progress.detail("")
     ignore(3, note="a note")
-    unheard(0.5, note="a note")
+    ignore_share(0.5, note="a note")
     with reporting(progress, "work") as report:
         report(1.0)

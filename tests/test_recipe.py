@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.init import TEMPLATE
+from pipeline.cli.init import TEMPLATE
 from pipeline.errors import RecipeError
 from pipeline.recipe import Recipe, read_recipe
 
@@ -39,8 +39,10 @@ def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
             "[validate]\nmax_dorp = 1", r"validate\.max_dorp: unknown key\. Did you mean max_drop\?", id="alias"
         ),
         pytest.param("[prune]\nmacs = 1.5", r"prune\.macs = 1\.5: .*less than or equal to 1", id="out-of-range"),
-        pytest.param("[prune]\nmacs = 0.5\nparams = 0.5", r"give one of them", id="two-budgets"),
-        pytest.param("[prune]\nmacs = 0.5\nspeedup = 2", r"macs = 0\.5 and speedup = 2: give one", id="both-kinds"),
+        pytest.param("[prune]\nmacs = 0.5\nparams = 0.5", r"give only one of them", id="two-budgets"),
+        pytest.param(
+            "[prune]\nmacs = 0.5\nspeedup = 2", r"macs = 0\.5 and speedup = 2: give only one", id="both-kinds"
+        ),
         pytest.param(
             '[prune]\nlatency = "8ms"\nspeedup = 2', r"  prune: latency = 8 and speedup = 2:", id="two-times"
         ),
@@ -48,7 +50,7 @@ def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
         pytest.param('[prune]\nlatency = "-3ms"', r"prune\.latency = '-3ms': give a time", id="negative-time"),
         pytest.param("[prune]\nlatency = 0", r"prune\.latency = 0: .*greater than 0", id="no-time"),
         pytest.param("[prune]\nspeedup = 1", r"prune\.speedup = 1: .*greater than 1", id="no-speedup"),
-        pytest.param('[prune]\ntable = "t.json"', r"neither latency nor speedup is asked for", id="idle-table"),
+        pytest.param('[prune]\ntable = "t.json"', r"needs latency or speedup, and neither is set", id="idle-table"),
         pytest.param("targets = []", r"targets = \[\]", id="no-target"),
         pytest.param(
             "name = 'Upper Case'", r"'Upper Case' .*Lower-case|lower-case .*such as resnet20-cars", id="bad-name"
@@ -60,12 +62,12 @@ def test_the_embedded_data_is_no_path(tmp_path: Path) -> None:
             id="bad-factory",
         ),
         pytest.param("[package]\nbase_image = ''", r"base_image = '' .*such as python:3\.12", id="empty-base-image"),
-        pytest.param("checkpoint = 'a.pth'", r"but no data: give the images it was trained", id="no-data"),
+        pytest.param("checkpoint = 'a.pth'", r"but data is not set: give the images it was trained", id="no-data"),
         pytest.param("expected_accuracy = 91.7", r"a share between 0 and 1, such as 0\.917 for 91\.7 %", id="percent"),
         pytest.param("expected_accuracy = 0.0", r"a share between 0 and 1", id="no-accuracy"),
         pytest.param("expected_accuracy = nan", r"expected_accuracy = nan", id="nan-accuracy"),
         pytest.param(
-            "[preprocessing]\nmean = [127.5, 127.5, 127.5]", r"pixels of 0 to 255.*\[0\.5, 0\.5, 0\.5\]", id="mean-255"
+            "[preprocessing]\nmean = [127.5, 127.5, 127.5]", r"pixels of 0\.\.255.*\[0\.5, 0\.5, 0\.5\]", id="mean-255"
         ),
         pytest.param("[preprocessing]\nstd = [58.4, 57.1, 57.4]", r"Divided by 255: \[0\.229, 0\.2239", id="std-255"),
         pytest.param("[preprocessing]\nstd = [0, 0.2, 0.2]", r"standard deviation between 0\.01 and 1\.5", id="std-0"),

@@ -1,4 +1,4 @@
-"""Batches of preprocessed images, the same ones for the same seed and epoch."""
+"""Batches of preprocessed images, identical for the same seed and epoch."""
 
 import copy
 import math
@@ -11,23 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.decoding import WORKERS, decoded, stacked
-from pipeline.data.images import ImageSet
-from targets.device.preprocess import Preprocessing, normalize
+from pipeline.data.images import WORKERS, ImageSet, decoded, stack_images
+from targets.device.model.preprocess import Preprocessing, normalize
 
 CACHE_BYTES = 2 * 2**30
 SHIFT_SHARE = 1 / 8
-"""Padding of the random crop: 4 pixels for 32 (He et al. 2015, section 4.2), in proportion for other sizes."""
+"""Padding of the random crop: 4 pixels for 32 (He et al. 2015, section 4.2), scaled for other sizes."""
 
 PHOTOS_AT_A_TIME = 48
-"""Photos whose parts are shuffled among each other where parts are cut anew in every epoch: enough for batches of
-many photos, and few enough that none is decoded for one part of it alone."""
+"""Photos whose crops are shuffled together if crops are decoded in every epoch: enough for batches of many
+photos, and few enough that no photo is decoded for a single crop."""
 
 Pixels = NDArray[np.uint8]
 
 
 class Batches:
-    """Decoded once and kept in memory as uint8 where they fit into `cache_bytes`, else decoded batch by batch."""
+    """Images decoded once and kept in memory as uint8 if they fit into `cache_bytes`, else decoded batch by batch."""
 
     def __init__(
         self,
@@ -51,24 +50,24 @@ class Batches:
         self._rank, self._world = 0, 1
 
     def shared(self, rank: int, world: int) -> "Batches":
-        """What one of `world` processes gets of every batch; all shares together are the batches, bit for bit."""
+        """Return one process's share of every batch; all shares together are bit-identical to the batches."""
         share = copy.copy(self)
         share._rank, share._world = rank, world
         return share
 
     def size(self, number: int) -> int:
-        """Images of the batch `number` of an epoch, in all its shares."""
+        """Return the number of images of batch `number` of an epoch, over all its shares."""
         whole, more = divmod(len(self.images), len(self))
         return whole + (number < more)
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Return the number of batches per epoch."""
         return math.ceil(len(self.images) / self.batch_size)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images float32 [B, 3, H, W] and labels int64 [B]; sizes differ by one at most, no batch is tiny.
+        """Yield images float32 [B, 3, H, W] and labels int64 [B]; sizes differ by at most one, no batch is tiny.
 
-        Of `shared` batches the share.
+        For `shared` batches, yield this process's share.
         """
         if len(self.images) == 0:
             return
@@ -93,9 +92,9 @@ class Batches:
 
     def _pixels(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
         if self._cached is None:
-            self._cached = self._all_decoded()
+            self._cached = self._decode_all()
         if self._cached is None:
-            yield from self._decoded(chunks)
+            yield from self._decode_batches(chunks)
         else:
             for chunk in chunks:
                 yield self._cached[chunk]
@@ -108,19 +107,19 @@ class Batches:
     def _fits(self) -> bool:
         return len(self.images) * math.prod(self._shape) <= self._cache_bytes
 
-    def _all_decoded(self) -> Pixels | None:
-        """uint8 [N, H, W, 3], or None where that is more than the cache may hold."""
+    def _decode_all(self) -> Pixels | None:
+        """Return uint8 [N, H, W, 3], or None if that does not fit into the cache."""
         if not self._fits:
             return None
         count = len(self.images)
         everything: Pixels = np.empty((count, *self._shape), dtype=np.uint8)
         chunks = np.array_split(np.arange(count), len(self))
-        for chunk, pixels in zip(chunks, self._decoded(chunks), strict=True):
+        for chunk, pixels in zip(chunks, self._decode_batches(chunks), strict=True):
             everything[chunk] = pixels
         return everything
 
-    def _decoded(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
-        """Decode in order, the next chunk while the caller works on this one."""
+    def _decode_batches(self, chunks: list[NDArray[np.int64]]) -> Iterator[Pixels]:
+        """Decode in order; the next chunk is decoded while the caller uses this one."""
 
         def one(index: int) -> Pixels:
             return decoded(self.images, index, self.preprocessing)
@@ -131,13 +130,13 @@ class Batches:
                 current = ahead
                 if following is not None:
                     ahead = pool.map(one, following.tolist())
-                yield stacked(self.images, chunk.tolist(), list(current), shape=self._shape)
+                yield stack_images(self.images, chunk.tolist(), list(current), shape=self._shape)
 
 
 def photo_by_photo(
     order: NDArray[np.int64], origins: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """A shuffled order in which parts of one photo stay near each other: `PHOTOS_AT_A_TIME` are mixed at a time."""
+    """Return a shuffled order that keeps the crops of a photo close: `PHOTOS_AT_A_TIME` photos are mixed at a time."""
     turn = generator.permutation(int(origins.max()) + 1) // PHOTOS_AT_A_TIME
     return order[np.argsort(turn[origins[order]], kind="stable")]
 
@@ -145,11 +144,11 @@ def photo_by_photo(
 def augmented(
     pixels: Pixels, generator: np.random.Generator, *, mirror: bool, first: int = 0, among: int | None = None
 ) -> Pixels:
-    """Every image of uint8 [N, H, W, 3] shifted by its own random offset over black and mirrored by its own coin.
+    """Shift each image of uint8 [N, H, W, 3] by its own random offset (black borders) and mirror it at random.
 
-    They are those from `first` on of a batch of `among` images, for all of which is drawn, so that an image gets the
-    same whoever else is at hand. One offset for a whole batch, or gray borders, cost points of accuracy when a trained
-    network is fine-tuned.
+    The images are those from `first` on of a batch of `among` images. Random numbers are drawn for the whole batch, so
+    an image gets the same ones in any share. One offset for a whole batch, or gray borders, cost points of accuracy in
+    fine-tuning.
     """
     height, width = pixels.shape[1:3]
     down, right = round(height * SHIFT_SHARE), round(width * SHIFT_SHARE)

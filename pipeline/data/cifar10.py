@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.images import ImageSet
-from pipeline.data.index import Index, stamp_of
-from pipeline.data.source import Source
+from pipeline.data.files import Index, stamp_of
+from pipeline.data.images import ImageSet, Source
 from pipeline.errors import DataError
 
 TRAINING = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
@@ -32,7 +31,7 @@ MAX_FILE_BYTES = 2**28
 
 
 def open_cifar10(path: Path, *, index: Index) -> Source:
-    """Open the batches; pixels are only read when an image is asked for. Raises `DataError`."""
+    """Open the batches; pixels are only read on access to an image. Raises `DataError`."""
     paths = _paths(path)
     stamp = sum((stamp_of(file.stat()) for file in paths), ())
     fact = index.facts(str(path.resolve()), {FOLDER: stamp}, lambda _: _facts(path))[FOLDER]
@@ -47,7 +46,7 @@ def open_cifar10(path: Path, *, index: Index) -> Source:
 
 
 class _Pixels:
-    """All pixels [N, 3072], training images first, read once when first needed, by whichever thread."""
+    """All pixels [N, 3072], training images first, read once on first use; thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -69,7 +68,7 @@ class _Pixels:
 
 
 def _facts(path: Path) -> str:
-    """Everything needed to plan with the data, as JSON: a hash, the labels and the class names."""
+    """Return everything needed to plan with the data, as JSON: a hash, the labels and the class names."""
     batches = _read_batches(path)
     digest = hashlib.sha256()
     for name in (*TRAINING, *GATE):
@@ -99,7 +98,7 @@ def _image_set(part: str, raw: Mapping[str, str], pixels: _Pixels) -> ImageSet:
 
 
 def _paths(path: Path) -> list[Path]:
-    """The files that hold the data: the archive, or the batches."""
+    """Return the files of the data: the archive, or the batches."""
     if not path.exists():
         raise DataError(f"the CIFAR-10 data {path} does not exist. Give the folder of its batches or its tar.gz.")
     if path.is_file():
@@ -127,7 +126,7 @@ def _read_files(path: Path) -> dict[str, bytes]:
                 if file is not None:
                     found[name] = file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is neither a folder nor a sound tar archive: {error}.") from None
+        raise DataError(f"{path} is neither a folder nor a valid tar archive: {error}.") from None
     missing = [name for name in FILES if name not in found]
     if missing:
         raise DataError(f"the CIFAR-10 archive {path} lacks {', '.join(missing)}. Is it the python version?")
@@ -135,17 +134,17 @@ def _read_files(path: Path) -> dict[str, bytes]:
 
 
 def _read_batches(path: Path) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
-    """Pixels [N, 3072] and labels of every batch."""
+    """Return pixels [N, 3072] and labels of every batch."""
     files = _read_files(path)
-    return {name: _batch(f"{path}: {name}", _unpickled(f"{path}: {name}", files[name])) for name in (*TRAINING, *GATE)}
+    return {name: _batch(f"{path}: {name}", _unpickle(f"{path}: {name}", files[name])) for name in (*TRAINING, *GATE)}
 
 
 def _batch(where: str, raw: Mapping[str, object]) -> tuple[NDArray[np.uint8], list[int]]:
     if "fine_labels" in raw:
-        raise DataError(f"{where} is of CIFAR-100; only CIFAR-10 is read. Export it as an image folder.")
+        raise DataError(f"{where} is from CIFAR-100; only CIFAR-10 is supported. Export it as an image folder.")
     pixels, labels = raw.get("data"), raw.get("labels")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
-        raise DataError(f"{where} has no uint8 array `data` of N x 3072 pixels. Fetch it again.")
+        raise DataError(f"{where} has no uint8 array `data` of N x 3072 pixels. Download it again.")
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise DataError(f"{where} has no list `labels` with one label for each of its {len(pixels)} images.")
     wrong = [label for label in labels if not isinstance(label, int) or not 0 <= label <= 9]
@@ -156,13 +155,13 @@ def _batch(where: str, raw: Mapping[str, object]) -> tuple[NDArray[np.uint8], li
 
 def _class_names(path: Path) -> list[str]:
     where = f"{path}: {META}"
-    names = _unpickled(where, _read_files(path)[META]).get("label_names")
+    names = _unpickle(where, _read_files(path)[META]).get("label_names")
     if not isinstance(names, list) or len(names) != 10:
-        raise DataError(f"{where} has no list `label_names` of 10 names. Fetch it again.")
+        raise DataError(f"{where} has no list `label_names` of 10 names. Download it again.")
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _unpickled(where: str, data: bytes) -> dict[str, object]:
+def _unpickle(where: str, data: bytes) -> dict[str, object]:
     try:
         raw = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
     except (
@@ -174,14 +173,14 @@ def _unpickled(where: str, data: bytes) -> dict[str, object]:
         AttributeError,
         MemoryError,
     ) as error:
-        raise DataError(f"{where} is damaged or no batch of CIFAR-10: {error}. Fetch it again.") from None
+        raise DataError(f"{where} is damaged or not a CIFAR-10 batch: {error}. Download it again.") from None
     if not isinstance(raw, dict):
-        raise DataError(f"{where} holds a {type(raw).__name__} instead of a dict. Fetch it again.")
+        raise DataError(f"{where} contains a {type(raw).__name__} instead of a dict. Download it again.")
     return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in raw.items()}
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Admits what numpy arrays are made of; any other name in the pickle is refused before it is looked up."""
+    """Unpickler for NumPy arrays; any other name in the pickle is refused before it is imported."""
 
     def find_class(self, module: str, name: str) -> Callable[..., object]:
         if (module.replace("numpy.core", "numpy._core"), name) == ("numpy._core.multiarray", "_reconstruct"):
@@ -194,26 +193,26 @@ class _ArraysOnly(pickle.Unpickler):
             return np.dtype
         if (module, name) == ("_codecs", "encode"):
             return _latin1
-        raise pickle.UnpicklingError(f"it wants to run {module}.{name}, which no data needs")
+        raise pickle.UnpicklingError(f"it tries to run {module}.{name}, which no data needs")
 
 
 def _reconstruct(kind: type, shape: tuple[int, ...], typecode: object) -> NDArray[np.uint8]:
-    """What numpy's own `_reconstruct` does for a plain array: an empty one that gets its state next."""
+    """Do the same as NumPy's `_reconstruct` for a plain array: return an empty one, whose state is set next."""
     del typecode
     if kind is not np.ndarray or shape != (0,):
-        raise pickle.UnpicklingError(f"it holds an array of kind {kind!r} and shape {shape!r}")
+        raise pickle.UnpicklingError(f"it contains an array of kind {kind!r} and shape {shape!r}")
     return np.ndarray((0,), dtype=np.uint8)
 
 
 def _from_buffer(buffer: bytes, kind: np.dtype[np.uint8], shape: tuple[int, ...], order: str) -> NDArray[np.uint8]:
-    """What newer pickle protocols call instead."""
+    """Replace the function that newer pickle protocols call."""
     if kind != np.uint8 or order != "C":
-        raise pickle.UnpicklingError(f"it holds an array of type {kind} in order {order!r}")
+        raise pickle.UnpicklingError(f"it contains an array of type {kind} in order {order!r}")
     return np.frombuffer(buffer, dtype=np.uint8).reshape(shape)
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes for Python 2."""
+    """Return bytes as Python 3 writes them for Python 2."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it holds bytes in the encoding {encoding!r}")
+        raise pickle.UnpicklingError(f"it contains bytes in the encoding {encoding!r}")
     return text.encode("latin1")

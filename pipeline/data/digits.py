@@ -1,4 +1,4 @@
-"""The embedded data set: scikit-learn's 1,797 real handwritten digits, read without importing scikit-learn.
+"""The embedded dataset: scikit-learn's 1,797 real handwritten digits, read without importing scikit-learn.
 
 Alpaydin, E. & Kaynak, C. (1998): Optical Recognition of Handwritten Digits. UCI Machine Learning Repository.
 """
@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.images import ImageSet
-from pipeline.data.source import Source
-from pipeline.data.split import stratified
+from pipeline.data.images import ImageSet, Kind, Source
+from pipeline.data.sampling import split_stratified
 from pipeline.errors import DataError
 
 CLASSES = tuple("0123456789")
 GATE_IMAGES = 800
 GATE_SEED = 1998
-"""The gate is the same in every build, whatever its seed."""
+"""The gate's images are the same in every build, whatever its seed."""
 SIDE = 32
 LARGEST = 16
 """The pixel values are counts of 0..16."""
@@ -30,13 +29,13 @@ LARGEST = 16
 
 def open_digits() -> Source:
     pixels, labels = _read(_file())
-    rest, gate = stratified(labels, count=GATE_IMAGES, seed=GATE_SEED)
+    rest, gate = split_stratified(labels, count=GATE_IMAGES, seed=GATE_SEED)
     images = ImageSet(
         read=partial(_png_of, pixels),
         digests=[hashlib.sha256(f"{SIDE}x{SIDE}".encode() + image.tobytes()).hexdigest() for image in pixels],
         names=[f"digits[{index}]" for index in range(len(labels))],
         labels=labels,
-        mirrors=False,
+        kind=Kind(mirrors=False),
     )
     return Source(name="digits", classes=CLASSES, training=images.subset(rest), gate=images.subset(gate))
 
@@ -49,13 +48,13 @@ def _file() -> Path:
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise DataError(
-            "the embedded digits come with scikit-learn, which is not installed: pip install scikit-learn."
+            "the embedded digits are part of scikit-learn, which is not installed: pip install scikit-learn."
         )
     return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels [N, 8, 8] in 0..16 and labels [N]."""
+    """Return pixels [N, 8, 8] in 0..16 and labels [N]."""
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.array([line.split(",") for line in file], dtype=np.float64)
@@ -65,7 +64,7 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _png(digit: NDArray[np.uint8]) -> bytes:
-    """One digit [8, 8] in 0..16, white on black, as a 32 x 32 RGB image."""
+    """Return one digit [8, 8] in 0..16, white on black, as a 32 x 32 RGB image."""
     gray = np.rint(digit * (255 / LARGEST)).astype(np.uint8)
     file = io.BytesIO()
     image = Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""Image folders as everybody lays them out: `train/<class>/*.jpg` and `val/<class>/*.jpg`, unpacked or zipped."""
+"""Image folders in the usual layout: `train/<class>/*.jpg` and `val/<class>/*.jpg`, unpacked or zipped."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,23 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.images import ImageSet
-from pipeline.data.index import Index
-from pipeline.data.source import Source, first_few
-from pipeline.data.tree import Tree, open_tree
+from pipeline.data.files import Index, Tree, open_tree
+from pipeline.data.images import ImageSet, Source, first_few
 from pipeline.errors import DataError
 
 EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"})
 TRAINING = "train"
 GATES = ("val", "valid", "validation", "test")
-"""Folders that may hold the gate's images; the first one found is taken."""
+"""Folders that may contain the gate's images; the first one found is used."""
 
 Split = Mapping[str, Sequence[str]]
 """Image names by class."""
 
 
 def open_folder(path: Path, *, index: Index) -> Source:
-    """Open a folder or zip; raises `DataError` with the names of the files or folders that cannot be used."""
+    """Open a folder or zip; raise `DataError` with the names of the files or folders that cannot be used."""
     tree = open_tree(path)
     gate_name, notes = _choose_gate(path, tree)
     training, ignored = _split(tree, TRAINING)
@@ -51,7 +49,7 @@ def _choose_gate(path: Path, tree: Tree) -> tuple[str, tuple[str, ...]]:
         missing = "train" if TRAINING not in top else "val (or test)"
         held = ", ".join(f"{name}/" for name in top[:10]) or "no folder"
         raise DataError(
-            f"the data set {path} has no folder {missing}; it holds {held}. "
+            f"the dataset {path} has no folder {missing}; it contains {held}. "
             "Expected: train/<class>/*.jpg and val/<class>/*.jpg."
         )
     notes: tuple[str, ...] = ()
@@ -63,7 +61,7 @@ def _choose_gate(path: Path, tree: Tree) -> tuple[str, tuple[str, ...]]:
 
 
 def _split(tree: Tree, folder: str) -> tuple[dict[str, list[str]], list[str]]:
-    """Images of one split by class (empty classes included), and the files that are no part of any class."""
+    """Return images of one split by class (including empty classes), and files that belong to no class."""
     below = [name for name in tree.folders if name.startswith(f"{folder}/")]
     split: dict[str, list[str]] = {name.split("/")[1]: [] for name in sorted(below)}
     ignored: list[str] = []
@@ -86,7 +84,7 @@ def _check_classes(path: Path, tree: Tree, training: Split, gate: Split, gate_na
     if not training:
         loose = sum(name.startswith(f"{TRAINING}/") for name in tree.files)
         raise DataError(
-            f"{path}: {TRAINING} has no class folders ({loose} files lie directly in it). "
+            f"{path}: {TRAINING} has no class folders ({loose} files are directly in it). "
             f"Expected {TRAINING}/<class>/*.jpg."
         )
     differing = [f"{name}: only in {TRAINING}" for name in sorted(set(training) - set(gate))]
@@ -94,7 +92,7 @@ def _check_classes(path: Path, tree: Tree, training: Split, gate: Split, gate_na
     if differing:
         raise DataError(
             f"{path}: the class folders of {TRAINING} and {gate_name} differ:{first_few(differing)}\n"
-            "Both need the same ones."
+            "Both need the same class folders."
         )
     empty = [
         f"{folder}/{name}"
@@ -105,22 +103,22 @@ def _check_classes(path: Path, tree: Tree, training: Split, gate: Split, gate_na
     if empty:
         raise DataError(f"{path}: class folders without an image:{first_few(empty)}\nFill or remove them.")
     if len(training) == 1:
-        raise DataError(f"{path} has one class only ({next(iter(training))}); a classifier needs at least two.")
+        raise DataError(f"{path} has only one class ({next(iter(training))}); a classifier needs at least two.")
 
 
 def _notes_on_ignored(ignored: Sequence[str]) -> tuple[str, ...]:
     if not ignored:
         return ()
-    return (f"{len(ignored)} files are no images in a class folder and are not used:{first_few(ignored, limit=4)}",)
+    return (f"{len(ignored)} files are not images in a class folder and are ignored:{first_few(ignored, limit=4)}",)
 
 
 def _notes_on_order(classes: Sequence[str]) -> tuple[str, ...]:
-    """Class folders that are numbers are the usual way to mix up the order of a network's outputs."""
+    """Return a note if class folders are numbers, which often mixes up the order of a network's outputs."""
     if not all(name.isdecimal() for name in classes) or sorted(classes, key=int) == list(classes):
         return ()
     text = (
-        f"the class folders are numbers and are taken in alphabetical order ({', '.join(classes[:4])}, ...), as "
-        "torchvision does. If the network was trained in numeric order, give the order with `classes`."
+        f"the class folders are numbers and are sorted alphabetically ({', '.join(classes[:4])}, ...), as in "
+        "torchvision. If the network was trained in numeric order, give the order with `classes`."
     )
     return (text,)
 

@@ -9,23 +9,23 @@ from typing import List, NoReturn
 
 USAGE = """usage: python -m targets.device COMMAND
 
-  serve                     answer requests (Open Inference Protocol v2) on PORT (8000) until SIGTERM
-  selftest [SHARD [POINTS]] prove the model on its golden images and, where given, on a shard: the gate's report
-                            for a drop of at most POINTS (1) of top-1; JSON on stdout, status 0 if it is a pass
-  prove OUT [SHARD]         prove it on the image's own shard or another one, and write what proves it into the
-                            folder OUT: report, answers, measurements; of a GPU also the engine with its passport and
-                            layers, built first where ENGINE_CACHE has none. Progress as JSON lines on stderr, the
-                            report as JSON on stdout, with the comparison where several engines were timed; status 0
-                            if it is a pass, 1 if not, 3 if that cannot be found out here
-  bench [SECONDS]           measure the model here, in a stable window of so many seconds (10): latency, energy,
-                            clocks, heat, load; JSON on stdout, status 0 if it was stable, 1 with the reasons if
+  serve                     serve requests (Open Inference Protocol v2) on PORT (8000) until SIGTERM
+  selftest [SHARD [POINTS]] prove the model on its golden images and, if given, on a shard: the gate's report
+                            for a drop of at most POINTS (1) of top-1; JSON on stdout, status 0 on a pass
+  prove OUT [SHARD]         prove it on the image's shard or on SHARD, and write the proof into the folder OUT:
+                            report, predictions, measurements; for a GPU also the engine with its passport and
+                            layers, after building it if ENGINE_CACHE has none. Progress as JSON lines on stderr, the
+                            report as JSON on stdout, with the comparison if several engines were timed; status 0
+                            on a pass, 1 if not proven, 3 if it cannot be judged here
+  bench [SECONDS]           measure the model here, in a stable window of SECONDS (10): latency, energy, clocks,
+                            temperature, load; JSON on stdout, status 0 if it was stable, 1 with the reasons if
                             not, 3 if the model cannot be opened
   healthcheck               status 0 if the server of this container is ready, else 1
 """
 
 
 def main(arguments: List[str]) -> int:
-    """The exit status: 0 done, 1 not proven, stable or ready, 2 wrong use or setting, 3 not to be found out here."""
+    """Return the exit status: 0 done, 1 not proven, stable or ready, 2 wrong usage or setting, 3 cannot be judged."""
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "healthcheck" and not rest:
         return _healthcheck()
@@ -50,11 +50,11 @@ def _healthcheck() -> int:
 
 
 def _serve() -> int:
-    # Before the imports, which take a while: a container's first process is deaf to signals that it does not handle.
+    # Before the slow imports: the kernel drops signals that a container's first process does not handle.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     from targets.device.log import log_as_json
-    from targets.device.server import serve
+    from targets.device.serve import serve
     from targets.device.settings import SettingError, read_settings
 
     try:
@@ -78,7 +78,7 @@ def _prove(arguments: List[str]) -> int:
     from targets.device.log import log_as_json
     from targets.device.progress import Progress
     from targets.device.prove import prove
-    from targets.device.service import REFUSALS
+    from targets.device.server.service import REFUSALS
     from targets.device.settings import SettingError, read_settings
 
     stopped: List[int] = []
@@ -106,12 +106,12 @@ def _selftest(arguments: List[str]) -> int:
     from pathlib import Path
 
     from targets.device.errors import ModelError
-    from targets.device.image_files import ImageError
-    from targets.device.manifest import ManifestError
-    from targets.device.measure import MeasureError
+    from targets.device.gate.run import MeasureError
+    from targets.device.gate.shard import ShardError
+    from targets.device.model.image_files import ImageError
+    from targets.device.model.manifest import ManifestError
     from targets.device.selftest import MAX_DROP, selftest
     from targets.device.settings import SettingError, read_settings
-    from targets.device.shard import ShardError
 
     try:
         folder = read_settings().model_folder
@@ -128,12 +128,12 @@ def _selftest(arguments: List[str]) -> int:
 def _bench(arguments: List[str]) -> int:
     import json
 
-    from targets.device.bench import SECONDS, bench
+    from targets.device.bench.bench import SECONDS, bench
     from targets.device.errors import ModelError
-    from targets.device.manifest import ManifestError
-    from targets.device.sessions import open_session
+    from targets.device.model.manifest import ManifestError
+    from targets.device.model.variant import choose
+    from targets.device.open_session import open_session
     from targets.device.settings import SettingError, read_settings
-    from targets.device.variant import choose
 
     try:
         seconds = _seconds(arguments[0]) if arguments else SECONDS

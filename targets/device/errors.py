@@ -1,28 +1,28 @@
-"""Errors of every runtime's sessions and builds, apart from the runtimes: an image holds one of them only.
+"""Errors of all runtimes' sessions and builds, in a module of their own: an image has only one runtime.
 
 ModelError
 ├── SessionError    a model cannot be opened or run
-├── BuildError      TensorRT does not build the engine, or its builder died
-├── CacheError      the folder that engines are kept in cannot be used
-├── CudaError       `cudart`: no CUDA, no GPU, or a call of it failed
+├── BuildError      TensorRT cannot build the engine, or the builder process died
+├── CacheError      the engine cache cannot be used
+├── CudaError       `cudart`: no CUDA, no GPU, or a CUDA call failed
 ├── MachineError    `machine`: no TensorRT, or a version that cannot be read
-├── PassportError   `passport`: an engine from elsewhere, or damaged
-└── LayerError      `layer_report`: an engine that does not say what it runs
+├── PassportError   `passport`: an engine from another machine, or damaged
+└── LayerError      `layer_report`: an engine without usable layer information
 """
 
 from __future__ import annotations
 
 
 class ModelError(RuntimeError):
-    """What a model needs is missing or refuses here; the message says what and how to cure it."""
+    """The model cannot run here; the message says why and how to fix it."""
 
 
 class SessionError(ModelError):
-    """The runtime cannot open or run the model as its manifest asks."""
+    """The runtime cannot open or run the model as its manifest specifies."""
 
 
 class BuildError(ModelError):
-    """TensorRT cannot build the engine that was asked for; its own words are in the message."""
+    """TensorRT cannot build the engine; the message contains TensorRT's own."""
 
 
 class CacheError(ModelError):

@@ -1,4 +1,4 @@
-"""Ask the server of this container whether it is ready; imports next to nothing, as it runs every half minute."""
+"""Check whether the server of this container is ready; imports very little, as it runs every 30 s."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ SECONDS = 4.0
 
 
 def is_ready(port: int, host: str = "127.0.0.1", *, is_tls: bool = False) -> bool:
-    """Whether `GET /v2/health/ready` answers 200; 0.0.0.0 and :: lead to this machine itself on Linux."""
+    """Return whether `GET /v2/health/ready` answers 200; on Linux, 0.0.0.0 and :: connect to this machine."""
     try:
-        with closing(_connected(port, host, is_tls)) as connection:
+        with closing(_connect(port, host, is_tls)) as connection:
             connection.sendall(b"GET /v2/health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
             with connection.makefile("rb") as answer:
                 status_line = answer.readline(100)
-    # OverflowError: no port has such a number.
+    # OverflowError: the port is above 65535.
     except (OSError, OverflowError):
         return False
     return status_line.split()[1:2] == [b"200"]
 
 
-def _connected(port: int, host: str, is_tls: bool) -> socket.socket:
+def _connect(port: int, host: str, is_tls: bool) -> socket.socket:
     connection = socket.create_connection((host, port), SECONDS)
     if not is_tls:
         return connection
-    # Here alone: it takes longer to import than all the rest.
+    # Imported only here, because it takes longer than all the rest.
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # We speak to ourselves: the certificate names whoever others reach us as, and no secret is sent.
+    # The connection is local: the certificate names the external host, and no secret is sent.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:

@@ -1,4 +1,4 @@
-"""Log lines as JSON, one object per line: what log collectors on devices expect."""
+"""Log lines as JSON, one object per line, as log collectors expect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class JsonLines(logging.Formatter):
 
 
 class Throttle:
-    """At most `PER_SECOND` lines of one kind a second: who sends nonsense must not fill the device's disk."""
+    """Limits one kind of line to `PER_SECOND` per second, so that bad clients do not fill the device's disk."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -50,15 +50,15 @@ class Throttle:
         return False
 
     def fields(self) -> Dict[str, int]:
-        """How many were dropped since the last line, for the next one."""
+        """Return the number of lines dropped since the last one, as fields for the next line."""
         dropped, self._dropped = self._dropped, 0
         return {"lines_dropped_before": dropped} if dropped else {}
 
 
 def log_as_json(level: str, stream: Optional[TextIO] = None) -> None:
-    """What is logged in this process, and warned of, goes to stdout (or `stream`) as JSON lines.
+    """Send this process's logs and warnings to stdout (or `stream`) as JSON lines.
 
-    Raises ValueError for no level.
+    Raises ValueError for an unknown level.
     """
     handler = logging.StreamHandler(sys.stdout if stream is None else stream)
     handler.setFormatter(JsonLines())
@@ -66,6 +66,6 @@ def log_as_json(level: str, stream: Optional[TextIO] = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
-    # Pillow repeats what clients sent, and Python remembers every different warning for ever.
+    # Pillow's warnings repeat client input, and Python keeps every distinct warning in memory.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""How far a start has come: for the readiness answer, the status page, the log and the metrics."""
+"""The progress of a start, for readiness responses, the status page, the log and the metrics."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ HEARTBEAT_SECONDS = 30.0
 
 
 class Stopped(ModelError):
-    """Whoever started it has asked it to end."""
+    """A stop was requested during the start."""
 
 
 class Progress:
-    """One start's phases; written by the model's thread, read by any."""
+    """The phases of a start; written by the model's thread, read by any thread."""
 
     def __init__(
         self, stopping: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stopping = stopping
         self._clock = clock
-        self._begun = self._since = self._told = clock()
+        self._begun = self._since = self._logged_at = clock()
         self._finished: Dict[str, float] = {}
         self.phase = LOAD
         self.detail = "the model is being loaded and checked against its golden images"
 
     def enter(self, phase: str, detail: str) -> None:
-        """The next phase begins; raises `Stopped`."""
+        """Begin the next phase; raise `Stopped`."""
         self.check()
         self._finish()
         self.phase, self.detail = phase, detail
         LOG.info("starting", extra={"fields": {"phase": phase, "reason": detail}})
 
     def note(self, detail: str) -> None:
-        """What is done now, within the phase; logged now and then, lest it be taken for dead. Raises `Stopped`."""
+        """Set the current step of the phase, and log it periodically as a sign of life. Raises `Stopped`."""
         self.check()
         self.detail = detail
         now = self._clock()
-        if now - self._told >= HEARTBEAT_SECONDS:
-            self._told = now
+        if now - self._logged_at >= HEARTBEAT_SECONDS:
+            self._logged_at = now
             fields = {"phase": self.phase, "reason": detail, "seconds": round(now - self._since)}
             LOG.info("still starting", extra={"fields": fields})
 
     def check(self) -> None:
-        """Raise `Stopped` where it is to end."""
+        """Raise `Stopped` if a stop was requested."""
         if self._stopping():
-            raise Stopped("it was asked to end before it was done; what is finished is kept for the next start")
+            raise Stopped("stopped before the start was finished; completed steps are kept for the next start")
 
     def end(self) -> None:
-        """Nothing is done any more."""
+        """End the last phase."""
         self._finish()
         self.phase, self.detail = "", ""
 
     @property
     def words(self) -> str:
-        """One sentence: what is done, and for how long."""
+        """The current step and its duration, in one sentence."""
         if self.phase == LOAD:
             return self.detail
         return f"{self.detail}; {self._clock() - self._since:.0f} s so far"
 
     def seconds_by_phase(self) -> Dict[str, float]:
-        """How long each phase took, the present one so far; without the loading that every start does."""
+        """Return the seconds of each phase, the current one so far; without loading, which every start does."""
         found = dict(self._finished)
         if self.phase not in ("", LOAD):
             found[self.phase] = found.get(self.phase, 0.0) + self._clock() - self._since
@@ -84,4 +84,4 @@ class Progress:
         now = self._clock()
         if self.phase not in ("", LOAD):
             self._finished[self.phase] = self._finished.get(self.phase, 0.0) + now - self._since
-        self._since = self._told = now
+        self._since = self._logged_at = now

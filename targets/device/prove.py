@@ -1,4 +1,4 @@
-"""python -m targets.device prove: prove the model on this device, without serving it, and hand over what proves it."""
+"""python -m targets.device prove: prove the model on this device without serving it, and write the proof."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from targets.device import ort_start
-from targets.device.accuracy import ask, report_of
 from targets.device.errors import ModelError
-from targets.device.evidence import write_to
 from targets.device.files import SHARD
-from targets.device.gate import PASS
-from targets.device.manifest import TENSORRT, sha256_of
-from targets.device.measurements import measured
+from targets.device.gate.judge import PASS
+from targets.device.gate.run import make_report, predict
+from targets.device.gate.shard import Shard
+from targets.device.gate.started import Started
+from targets.device.gate.tango import CONFIDENCE
+from targets.device.measurements import measure_latency
+from targets.device.model.manifest import TENSORRT, sha256_of
+from targets.device.model.variant import Chosen, choose
 from targets.device.progress import Progress
 from targets.device.selftest import MAX_DROP
+from targets.device.server import start_onnxruntime as ort_start
+from targets.device.server.evidence import write_to
 from targets.device.settings import Settings
-from targets.device.shard import Shard
-from targets.device.started import Started
-from targets.device.tango import CONFIDENCE
-from targets.device.variant import Chosen, choose
 
 
 class ProveError(ModelError):
-    """The proof has nowhere to go."""
+    """The proof cannot be written."""
 
 
 def prove(settings: Settings, out: Path, shard: Optional[Path], progress: Progress) -> Started:
-    """Write into the folder `out` what proves the model, or what speaks against it; `shard` is the image's by default.
+    """Judge the model and write the evidence into the folder `out`; `shard` is the image's by default.
 
-    Raises `ModelError`, `ManifestError`, `ProofError`, `ShardError`, `ImageError` or `MeasureError` where that cannot
-    be found out here.
+    Raises `ModelError`, `ManifestError`, `ProofError`, `ShardError`, `ImageError` or `MeasureError` if the model
+    cannot be judged here.
     """
-    # Before a build of minutes.
+    # Before an engine build, which takes minutes.
     _prepare(out)
     chosen = choose(settings.model_folder)
     bundled = settings.model_folder / SHARD
     given = bundled if shard is None else shard
     if chosen.manifest.runtime == TENSORRT:
-        started = _on_gpu(chosen, given, settings, progress)
+        started = _prove_on_gpu(chosen, given, settings, progress)
     else:
-        started = _on_cpu(chosen, given, settings, progress)
+        started = _prove_on_cpu(chosen, given, settings, progress)
     with started.session:
         try:
             write_to(out, started)
@@ -51,10 +51,10 @@ def prove(settings: Settings, out: Path, shard: Optional[Path], progress: Progre
     return started
 
 
-def _on_gpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress) -> Started:
-    from targets.device.trt_engines import Engines
-    from targets.device.trt_start import TensorRtStart
-    from targets.device.trt_terms import read_terms
+def _prove_on_gpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress) -> Started:
+    from targets.device.tensorrt.engines import Engines
+    from targets.device.tensorrt.start import TensorRtStart
+    from targets.device.tensorrt.terms import read_terms
 
     terms = read_terms(chosen.folder)
     engines = Engines(settings.engine_cache, progress)
@@ -64,17 +64,17 @@ def _on_gpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress)
     return starting.start(chosen)
 
 
-def _on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress) -> Started:
-    """By the margin of the report that came with the model, or the usual one."""
-    progress.enter("open", "opening the model and comparing its answers with the golden ones")
+def _prove_on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress) -> Started:
+    """Judge by the margin of the model's report, or by the default one."""
+    progress.enter("open", "opening the model and comparing its logits with the golden ones")
     started = ort_start.start(chosen)
     session, manifest = started.session, chosen.manifest
     terms = started.report or {"max_drop_points": MAX_DROP}
     max_drop, confidence = float(terms["max_drop_points"]), float(terms.get("confidence", CONFIDENCE))
     with Shard(shard) as images:
-        progress.enter("gate", f"asking the model about the gate's {len(images)} images")
-        predictions = ask(images, session, manifest, lambda _count: progress.check())
-        report = report_of(images, predictions, manifest, max_drop=max_drop, confidence=confidence)
+        progress.enter("gate", f"running the model on the gate's {len(images)} images")
+        predictions = predict(images, session, manifest, lambda _count: progress.check())
+        report = make_report(images, predictions, manifest, max_drop=max_drop, confidence=confidence)
     refusal = started.refusal or ("" if report["verdict"] == PASS else f"the gate says {report['verdict']}.")
     return replace(
         started,
@@ -83,7 +83,7 @@ def _on_cpu(chosen: Chosen, shard: Path, settings: Settings, progress: Progress)
         refusal=refusal,
         remark="",
         predictions=predictions,
-        measurements=measured(session, settings.measure_seconds, progress),
+        measurements=measure_latency(session, settings.measure_seconds, progress),
     )
 
 
@@ -97,4 +97,4 @@ def _prepare(out: Path) -> None:
 
 
 def _unwritable(out: Path, error: OSError) -> str:
-    return f"the proof cannot be written to {out}: {error}. Name a folder that this user may write, with room in it."
+    return f"the proof cannot be written to {out}: {error}. Name a writable folder with enough free space."

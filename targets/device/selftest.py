@@ -1,4 +1,4 @@
-"""Prove the artifact where it is: its golden images and, where a shard is given, the gate's images."""
+"""Prove the artifact on this machine with its golden images and, if a shard is given, the gate's images."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any, Dict, Optional
 
 import numpy as np
 
-from targets.device.accuracy import ask
-from targets.device.gate import PASS, judge
-from targets.device.golden import check
-from targets.device.manifest import Manifest
-from targets.device.sessions import Session, open_session
-from targets.device.shard import Shard
-from targets.device.variant import choose
+from targets.device.gate.judge import PASS, judge
+from targets.device.gate.run import predict
+from targets.device.gate.shard import Shard
+from targets.device.model.golden import check
+from targets.device.model.manifest import Manifest
+from targets.device.model.session import Session
+from targets.device.model.variant import choose
+from targets.device.open_session import open_session
 
 SCHEMA = 2
 MAX_DROP = 1.0
-"""Points of top-1 that may be lost, as in a recipe that does not say otherwise."""
+"""Allowed drop of top-1 in points; the default of a recipe."""
 
 
 def selftest(folder: Path, shard: Optional[Path], *, max_drop: float = MAX_DROP) -> Dict[str, Any]:
-    """What was found of the model that runs here, ready for JSON; with a shard the gate's report.
+    """Check the model that runs here and return a JSON-ready report; with a shard, add the gate's report.
 
-    It is for a drop of at most `max_drop` points. `passed`: the golden images match, and the gate, where it was
-    asked, says pass. Raises `ManifestError`, `SessionError`, `ShardError`, `ImageError` or `MeasureError` where that
-    cannot be found out.
+    The gate allows a drop of at most `max_drop` points. `passed`: the golden images match, and with a shard, the
+    verdict is pass. Raises `ManifestError`, `SessionError`, `ShardError`, `ImageError` or `MeasureError` if the model
+    cannot be judged.
     """
     chosen = choose(folder)
     manifest = chosen.manifest
@@ -52,13 +53,13 @@ def selftest(folder: Path, shard: Optional[Path], *, max_drop: float = MAX_DROP)
         }
         if shard is not None:
             with Shard(shard) as images:
-                report["gate"] = _judged(images, session, manifest, max_drop)
+                report["gate"] = _run_gate(images, session, manifest, max_drop)
             report["passed"] = golden.matched and report["gate"]["verdict"] == PASS
     return report
 
 
-def _judged(shard: Shard, session: Session, manifest: Manifest, max_drop: float) -> Dict[str, Any]:
-    """The gate's report, as the building host makes it from the same shard."""
-    logits = ask(shard, session, manifest).logits
+def _run_gate(shard: Shard, session: Session, manifest: Manifest, max_drop: float) -> Dict[str, Any]:
+    """Return the gate's report, which the build host makes from the same shard in the same way."""
+    logits = predict(shard, session, manifest).logits
     judgement = judge(shard.labels, shard.logits, logits, classes=shard.classes, max_drop=max_drop)
     return {**asdict(judgement), "shard_sha256": shard.sha256}

@@ -1,4 +1,4 @@
-"""What a container's environment may set."""
+"""Settings from a container's environment variables."""
 
 from __future__ import annotations
 
@@ -7,81 +7,82 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Optional
 
-from targets.device.image_files import MAX_PIXELS
+from targets.device.files import IMAGES_MODEL
+from targets.device.model.image_files import MAX_PIXELS
 
 MEBIBYTE = 1 << 20
 
 
 class SettingError(ValueError):
-    """An environment variable has a value that cannot be used."""
+    """An environment variable has an invalid value."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Read from the environment; every one has a default."""
+    """The settings of the environment; each has a default."""
 
     port: int = 8000
     """PORT"""
     grpc_port: int = 0
-    """GRPC_PORT: where the protocol is spoken over gRPC, too; 0: nowhere. Needs an image that was built for it."""
+    """GRPC_PORT: port for the protocol over gRPC; 0: no gRPC. Needs an image built with gRPC."""
     host: str = "0.0.0.0"
     """HOST: the address to listen on."""
-    model_folder: Path = Path("/opt/edge-deploy/model")
+    model_folder: Path = Path(IMAGES_MODEL)
     """MODEL_FOLDER"""
     engine_cache: Path = Path("/var/cache/edge-deploy")
-    """ENGINE_CACHE: where an image of TensorRT keeps the engines that it builds; a volume, else they are lost."""
+    """ENGINE_CACHE: where a TensorRT image keeps the engines it builds; use a volume, or they are lost."""
     measure_seconds: int = 10
-    """MEASURE_SECONDS: how long a model is measured once it is proven here; 0: not at all."""
+    """MEASURE_SECONDS: how long a model is measured after it is proven here; 0: not at all."""
     max_batch: int = 64
-    """MAX_BATCH: images of one request."""
+    """MAX_BATCH: images per request."""
     max_body_bytes: int = 64 * MEBIBYTE
-    """MAX_BODY_MIB: mebibytes of one request's body."""
+    """MAX_BODY_MIB: mebibytes per request body."""
     max_image_pixels: int = MAX_PIXELS
-    """MAX_IMAGE_MIPIXELS, in units of 2**20: width times height of the largest encoded image that is decoded."""
+    """MAX_IMAGE_MIPIXELS, in units of 2**20: largest width times height of an encoded image."""
     max_waiting: int = 16
-    """MAX_WAITING: requests at a time whose bodies are whole, waiting or being answered.
+    """MAX_WAITING: complete requests that are waiting or being answered at the same time.
 
-    Times MAX_BODY_MIB it bounds the memory of all bodies, those on their way among them."""
+    Times MAX_BODY_MIB, it limits the memory of all bodies, including incomplete ones."""
     max_held_bytes: int = 64 * MEBIBYTE
-    """MAX_HELD_MIB: mebibytes of heads on their way and of answers that their clients do not take, of all together."""
+    """MAX_HELD_MIB: mebibytes of incomplete heads and of responses that clients do not read, in total."""
     max_connections: int = 1024
-    """MAX_CONNECTIONS: open at a time; where all are taken, a new one takes the place of the one idle for longest.
+    """MAX_CONNECTIONS: open connections; above it, a new one replaces the one that has been idle the longest.
 
-    With none idle, of one whose request is on its way for longest.
-    As many again for gRPC, which turns new ones away."""
+    If none is idle, it replaces the one whose request has been arriving the longest.
+    gRPC has the same limit of its own, and rejects new connections above it."""
     head_seconds: int = 10
     """HEAD_SECONDS: how long the head of a request may take to arrive."""
     body_seconds: int = 60
     """BODY_SECONDS: how long a request's body may take to arrive."""
     body_pace: int = 1024
-    """BODY_PACE: bytes a second that a body has to come with, on average over more than five seconds; 0: any."""
+    """BODY_PACE: minimum bytes per second of a body, averaged over more than five seconds; 0: no minimum."""
     request_seconds: int = 30
     """REQUEST_SECONDS: how long a complete request may wait for its answer."""
     idle_seconds: int = 75
-    """IDLE_SECONDS: how long a connection may be silent between two requests."""
+    """IDLE_SECONDS: how long a connection may be idle between two requests."""
     grace_seconds: int = 8
-    """GRACE_SECONDS: how long requests at hand may take after SIGTERM; Docker kills after ten by itself."""
+    """GRACE_SECONDS: how long requests in progress may take after SIGTERM; by default Docker kills after ten."""
     instances: int = 0
-    """INSTANCES: requests that are run at a time, by one model in memory; 0: the cores that this container may use,
+    """INSTANCES: requests that run in parallel on one model in memory; 0: the cores that this container may use,
     divided by the model's own threads. A GPU runs one at a time."""
     batch_images: int = 1
-    """BATCH_IMAGES: images of several requests that are run together; 1: every request by itself."""
+    """BATCH_IMAGES: maximum images of several requests in one batch; 1: no batching across requests."""
     batch_delay_ms: int = 0
-    """BATCH_DELAY_MS: how long a request may wait for others to be run with; 0: only those that wait already join."""
+    """BATCH_DELAY_MS: how long a request may wait for others to join its batch; 0: only those already waiting join."""
     token_file: Optional[Path] = None
-    """TOKEN_FILE: bearer tokens, one a line, one of which is asked of whoever infers or reads metrics."""
+    """TOKEN_FILE: bearer tokens, one per line; clients need one of them to infer or read metrics."""
     tls_certificate: Optional[Path] = None
-    """TLS_CERTIFICATE: PEM file of the server's certificate chain; then it speaks TLS only."""
+    """TLS_CERTIFICATE: PEM file of the server's certificate chain; with it, the server accepts only TLS."""
     tls_key: Optional[Path] = None
     """TLS_KEY: PEM file of its private key."""
     tls_client_ca: Optional[Path] = None
-    """TLS_CLIENT_CA: PEM file of the authorities whose client certificates may infer and read metrics."""
+    """TLS_CLIENT_CA: PEM file of the CAs whose client certificates may infer and read metrics."""
     log_level: str = "info"
     """LOG_LEVEL: debug, info, warning or error."""
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Raises `SettingError` that names the variable."""
+    """Read all settings; raise `SettingError`, which names the variable."""
     default = Settings()
     level = environment.get("LOG_LEVEL", default.log_level)
     if level.lower() not in ("debug", "info", "warning", "error"):
@@ -123,20 +124,20 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def engine_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """ENGINE_CACHE alone."""
+    """Return ENGINE_CACHE; raise `SettingError`."""
     return _path(environment, "ENGINE_CACHE") or Settings().engine_cache
 
 
 def _path(environment: Mapping[str, str], name: str) -> Optional[Path]:
     text = environment.get(name)
     if text == "":
-        raise SettingError(f"{name} is empty; name a file, or leave it unset")
+        raise SettingError(f"{name} is empty; set it to a path, or unset it")
     return None if text is None else Path(text)
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
     text = environment.get(name, str(default))
-    # int() would take more, such as 8_000, which the health check does not.
+    # int() accepts more, e.g. 8_000, which the health check does not.
     if not (text.isascii() and text.isdecimal() and len(text) <= 9 and least <= int(text) <= most):
         raise SettingError(f"{name} is {text!r}; use a whole number from {least} to {most}")
     return int(text)

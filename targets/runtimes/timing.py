@@ -1,4 +1,4 @@
-"""Time models against each other in one run, so that a busy neighbor slows them all alike."""
+"""Time several models interleaved in one run, so that other load on the machine slows all of them equally."""
 
 import statistics
 import time
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from pipeline.artifacts import Latency
 
-# Enough inferences in a row for warm caches, as on a device that does nothing else.
+# Enough consecutive inferences for warm caches, as on a dedicated device.
 BLOCK_SECONDS = 0.01
 MODEL_SECONDS = 1.5
-"""Aimed at for each model: small ones get many rounds, and the largest still the least number."""
-LEAST_ROUNDS, MOST_ROUNDS = 7, 60
+"""Target time per model: small models get many rounds, large ones at least `MIN_ROUNDS`."""
+MIN_ROUNDS, MAX_ROUNDS = 7, 60
 WARM_UP = 3
 
 Clock = Callable[[], float]
 Report = Callable[[float], None]
-"""Told of each share of a run that is done; all of them sum to 1."""
+"""Receives each finished share of a run; the shares sum to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Series:
     threads: int
 
     def latency(self) -> Latency:
-        """In milliseconds, medians and the 90th percentile."""
+        """Return medians and the 90th percentile, in milliseconds."""
         return Latency(
             cpu_ms=statistics.median(self.cpu) * 1e3,
             wall_ms=statistics.median(self.wall) * 1e3,
@@ -41,17 +41,17 @@ class Series:
 def time_interleaved(
     inferences: Sequence[Callable[[], object]], *, threads: int, report: Report | None = None
 ) -> list[Latency]:
-    """Median milliseconds of each inference; see `series_interleaved`."""
+    """Return the latency of each inference; see `series_interleaved`."""
     return [series.latency() for series in series_interleaved(inferences, threads=threads, report=report)]
 
 
 def series_interleaved(
     inferences: Sequence[Callable[[], object]], *, threads: int, report: Report | None = None
 ) -> list[Series]:
-    """Seconds of each inference; all run in turn, block by block, over many rounds.
+    """Return the seconds of each inference; all run in turn, block by block, over many rounds.
 
-    With one thread ONNX Runtime works in the calling thread, whose CPU time nobody else's work can add to; with
-    more the process's CPU time is taken, so nothing else should run in it.
+    With one thread, ONNX Runtime works in the calling thread, and that thread's CPU time is measured. With more, it is
+    the process's CPU time, so nothing else should run in the process.
     """
     clock = time.thread_time if threads == 1 else time.process_time
     blocks = [block_size(inference) for inference in inferences]
@@ -60,14 +60,14 @@ def series_interleaved(
     wall: list[list[float]] = [[] for _ in inferences]
     for number in reported(rounds, report):
         for place in range(len(inferences)):
-            # Every model follows every other one, so none always finds the caches of the same predecessor.
+            # The order rotates, so that no model always runs after the same predecessor's caches.
             index = (place + number) % len(inferences)
             _run_block(inferences[index], blocks[index][0], clock, cpu[index], wall[index])
     return [Series(cpu=c, wall=w, threads=threads) for c, w in zip(cpu, wall, strict=True)]
 
 
 def reported(rounds: int, report: Report | None) -> Iterator[int]:
-    """The numbers of the rounds; each that is done is told."""
+    """Yield the round numbers and report each finished round."""
     for number in range(rounds):
         yield number
         if report is not None:
@@ -75,7 +75,7 @@ def reported(rounds: int, report: Report | None) -> Iterator[int]:
 
 
 def block_size(inference: Callable[[], object]) -> tuple[int, float]:
-    """Inferences per block, and the seconds of one, after warming up."""
+    """Return the number of inferences per block and the seconds of one inference, after a warm-up."""
     seconds = min(_seconds(inference) for _ in range(WARM_UP))
     return max(1, round(BLOCK_SECONDS / seconds)), seconds
 
@@ -88,7 +88,7 @@ def _seconds(inference: Callable[[], object]) -> float:
 
 def _rounds(block_seconds: Sequence[float]) -> int:
     affordable = MODEL_SECONDS * len(block_seconds) / max(sum(block_seconds), 1e-9)
-    return int(min(max(affordable, LEAST_ROUNDS), MOST_ROUNDS))
+    return int(min(max(affordable, MIN_ROUNDS), MAX_ROUNDS))
 
 
 def _run_block(inference: Callable[[], object], size: int, clock: Clock, cpu: list[float], wall: list[float]) -> None:

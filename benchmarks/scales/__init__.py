@@ -1,0 +1,1 @@
+"""Alternative methods of choosing scales, for `benchmarks/compare_scales.py`: none was measurably better."""
